@@ -1,0 +1,1 @@
+"""From hospital files to a case data set."""

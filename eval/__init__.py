@@ -1,0 +1,1 @@
+"""Metrics, zero-shot, explanations, reports."""

@@ -1,0 +1,49 @@
+"""radfm: a knowledge-enhanced, multimodal foundation model for radiology. Research use only, not a medical device.
+
+Decisions:
+- Every name is imported on first use, so `import radfm` and reading a study need no torch.
+- The Auto classes and `pipeline("zero-shot-diagnosis")` know radfm as soon as both radfm and transformers are
+  imported, in either order, without one importing the other: see `radfm.registration`.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from radfm import registration
+
+_HOME = {  # public name -> the module it lives in
+    "Case": "cases",
+    "Scan": "cases",
+    "read_case": "cases",
+    "RadFMConfig": "configuration_radfm",
+    "RadFMForDiagnosis": "modeling_radfm",
+    "RadFMModel": "modeling_radfm",
+    "RadFMImageProcessor": "image_processing_radfm",
+    "RadFMProcessor": "processing_radfm",
+    "ZeroShotDiagnosisPipeline": "pipeline_radfm",
+}
+_MODULES = ("data_prep", "eval", "knowledge", "raddiag", "train")
+
+__all__ = [*_HOME, *_MODULES]
+
+try:
+    __version__ = version("radfm")
+except PackageNotFoundError:  # run from the repository root, never installed
+    __version__ = "0+unknown"
+
+registration.when_transformers_is_imported()
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        value = getattr(import_module(f"radfm.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"radfm.{name}")
+    else:
+        raise AttributeError(f"module 'radfm' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
