@@ -1,0 +1,42 @@
+"""A case: all scans of one patient's question, read from whatever files hold them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Scan:
+    """One acquisition: slices in order.
+
+    Attributes:
+        pixels: (slices, H, W), or (slices, H, W, 3) where the file is in colour. Hounsfield units for CT.
+        modality: one of `MODALITIES`, or None where neither the header nor the caller says.
+        plane: "axial", "coronal", "sagittal", "oblique", or a radiograph's view ("PA", "AP", "lateral", "MLO", "CC").
+        spacing_mm: distance between slices, rows and columns; None where unknown.
+        days: days before the newest scan of the case, 0.0 for the newest; None where unknown.
+        body_part: as the header names it, in lower case; None where unknown.
+        key_slice: index of the slice that shows the finding; None where unknown.
+        source: the file or folder it was read from, relative to what was given to `read_case`.
+    """
+
+    pixels: np.ndarray
+    modality: str | None = None
+    plane: str | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    days: float | None = None
+    body_part: str | None = None
+    key_slice: int | None = None
+    source: str = ""
+
+
+@dataclass
+class Case:
+    """All scans of one patient's question, with the history where known and the disorders as labels."""
+
+    scans: list[Scan] = field(default_factory=list)
+    history: str | None = None
+    disorders: list[str] = field(default_factory=list)
+    case_id: str | None = None
+    patient_id: str | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
