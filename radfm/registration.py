@@ -1,54 +1,53 @@
 """Makes radfm known to transformers' Auto classes and pipelines.
 
-Registering needs the classes, and they need torch: seconds that `radfm --help` or reading a study should not pay. So
-each registration waits for the transformers module that holds its registry; `wrapt` calls it when that is imported.
+Registering needs our classes, and they need torch: seconds that `radfm --help` or reading a study should not pay. So
+nothing is imported here. `wrapt` calls back when transformers' module with a registry has been imported, which imports
+ours, and when ours has been imported, which registers it. Whichever comes first, both are complete by then.
 """
+
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 from wrapt import when_imported
 
 
 def when_transformers_is_imported() -> None:
-    when_imported("transformers.models.auto.configuration_auto")(_register_config)
-    when_imported("transformers.models.auto.modeling_auto")(_register_models)
-    when_imported("transformers.models.auto.image_processing_auto")(_register_image_processor)
-    when_imported("transformers.models.auto.processing_auto")(_register_processor)
-    when_imported("transformers.pipelines")(_register_pipeline)
+    for ours, theirs, register in (
+        ("configuration_radfm", "models.auto.configuration_auto", _register_config),
+        ("modeling_radfm", "models.auto.modeling_auto", _register_model),
+        ("image_processing_radfm", "models.auto.image_processing_auto", _register_image_processor),
+        ("processing_radfm", "models.auto.processing_auto", _register_processor),
+        ("pipeline_radfm", "pipelines", _register_pipeline),
+    ):
+        _when_both_are_imported(f"radfm.{ours}", f"transformers.{theirs}", register)
 
 
-def _register_config(module) -> None:
-    from radfm.configuration_radfm import RadFMConfig
-
-    module.AutoConfig.register(RadFMConfig.model_type, RadFMConfig)
-
-
-def _register_models(module) -> None:
-    from radfm.configuration_radfm import RadFMConfig
-    from radfm.modeling_radfm import RadFMForDiagnosis
-
-    module.AutoModel.register(RadFMConfig, RadFMForDiagnosis)
-    module.AutoModelForZeroShotImageClassification.register(RadFMConfig, RadFMForDiagnosis)
+def _when_both_are_imported(ours: str, theirs: str, register: Callable[[ModuleType, ModuleType], None]) -> None:
+    when_imported(theirs)(lambda _: import_module(ours))
+    when_imported(ours)(lambda module: register(module, import_module(theirs)))
 
 
-def _register_image_processor(module) -> None:
-    from radfm.configuration_radfm import RadFMConfig
-    from radfm.image_processing_radfm import RadFMImageProcessor
-
-    module.AutoImageProcessor.register(RadFMConfig, RadFMImageProcessor)
+def _register_config(ours: ModuleType, theirs: ModuleType) -> None:
+    theirs.AutoConfig.register(ours.RadFMConfig.model_type, ours.RadFMConfig)
 
 
-def _register_processor(module) -> None:
-    from radfm.configuration_radfm import RadFMConfig
-    from radfm.processing_radfm import RadFMProcessor
-
-    module.AutoProcessor.register(RadFMConfig, RadFMProcessor)
+def _register_model(ours: ModuleType, theirs: ModuleType) -> None:
+    theirs.AutoModel.register(ours.RadFMConfig, ours.RadFMForDiagnosis)
 
 
-def _register_pipeline(module) -> None:
-    from transformers.pipelines import PIPELINE_REGISTRY
+def _register_image_processor(ours: ModuleType, theirs: ModuleType) -> None:
+    theirs.AutoImageProcessor.register(ours.RadFMConfig, ours.RadFMImageProcessor)
 
-    from radfm.modeling_radfm import RadFMForDiagnosis
-    from radfm.pipeline_radfm import ZeroShotDiagnosisPipeline
 
-    PIPELINE_REGISTRY.register_pipeline(
-        "zero-shot-diagnosis", pipeline_class=ZeroShotDiagnosisPipeline, pt_model=RadFMForDiagnosis, type="multimodal"
+def _register_processor(ours: ModuleType, theirs: ModuleType) -> None:
+    theirs.AutoProcessor.register(ours.RadFMConfig, ours.RadFMProcessor)
+
+
+def _register_pipeline(ours: ModuleType, theirs: ModuleType) -> None:
+    theirs.PIPELINE_REGISTRY.register_pipeline(
+        "zero-shot-diagnosis",
+        pipeline_class=ours.ZeroShotDiagnosisPipeline,
+        pt_model=ours.RadFMForDiagnosis,
+        type="multimodal",
     )

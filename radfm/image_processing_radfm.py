@@ -1,0 +1,139 @@
+"""A scan's pixels -> normalised slices of one size.
+
+Decisions:
+- CT is in Hounsfield units, whose meaning must not depend on what else the scan shows: three windows (lung, soft tissue,
+  bone) are the three channels. Every other modality has units of its own: each scan is scaled between two percentiles.
+- The shape of the anatomy is kept: pixels that are not square are made so, and the shorter side is filled with black.
+- A grey slice is stored once; its three channels are views of it (`Tensor.expand`).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .configuration_radfm import MODALITIES, PLANES
+
+# (level, width) in Hounsfield units.
+CT_WINDOWS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}
+
+
+class RadFMImageProcessor(BaseImageProcessor):
+    r"""
+    Args:
+        size: height and width of a slice, pixels.
+        intensity_percentiles: what becomes 0 and 1 in scans that are not CT; (0, 100): the smallest and largest value.
+        ct_windows: name -> (level, width) in Hounsfield units, one per channel; None: CT is treated as the rest.
+        image_mean, image_std: taken from and divided into each channel in the end; None: slices stay in [0, 1].
+        keep_aspect_ratio: False stretches slices to a square.
+        max_slices: of a scan with more, so many are taken, evenly spaced; None: all.
+        modalities, planes: what the ids of the packed batch count; as in the model's configuration.
+    """
+
+    model_input_names = ["pixel_values", "slices_per_scan"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        size: int = 256,
+        intensity_percentiles: tuple[float, float] = (0.5, 99.5),
+        ct_windows: dict[str, tuple[float, float]] | None = CT_WINDOWS,
+        image_mean: list[float] | None = (0.485, 0.456, 0.406),
+        image_std: list[float] | None = (0.229, 0.224, 0.225),
+        keep_aspect_ratio: bool = True,
+        max_slices: int | None = None,
+        modalities: list[str] = MODALITIES,
+        planes: list[str] = PLANES,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.size = size
+        self.intensity_percentiles = list(intensity_percentiles)
+        self.ct_windows = ct_windows and {name: list(window) for name, window in ct_windows.items()}
+        self.image_mean = image_mean and list(image_mean)
+        self.image_std = image_std and list(image_std)
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.max_slices = max_slices
+        self.modalities = list(modalities)
+        self.planes = list(planes)
+
+    def preprocess(
+        self,
+        images: np.ndarray,
+        modality: str | None = None,
+        spacing_mm: tuple[float, float, float] | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """One scan.
+
+        Args:
+            images: (slices, H, W) or (slices, H, W, 3); Hounsfield units for CT.
+            modality: "CT" and the like; decides how intensities are scaled.
+            spacing_mm: distance between slices, rows and columns.
+        Returns:
+            `pixel_values` (slices, 3, size, size) float32 and `slices_per_scan` (1,) int64.
+        Raises:
+            ValueError: where the pixels have another shape or no slice.
+        """
+        pixels = np.asarray(images)
+        if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
+            raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
+        pixels = pixels[self.choose_slices(len(pixels))]
+        if modality == "CT" and self.ct_windows and pixels.ndim == 3:
+            windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows.values()]
+        else:
+            windows = [self._intensity_range(pixels)]
+        slices = [self._slice(torch.from_numpy(np.ascontiguousarray(s)), windows, spacing_mm) for s in pixels]
+        values = torch.stack(slices) if slices else torch.zeros(0, 1, self.size, self.size)
+        values = self._normalise(values).expand(-1, 3, -1, -1)
+        data = {"pixel_values": values, "slices_per_scan": torch.tensor([len(values)])}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def choose_slices(self, slices: int) -> list[int]:
+        """Which of so many slices are taken, evenly spaced: (slices taken,) indices in order."""
+        if self.max_slices is None or slices <= self.max_slices:
+            return list(range(slices))
+        return [int(i * slices / self.max_slices) for i in range(self.max_slices)]
+
+    def _intensity_range(self, pixels: np.ndarray) -> tuple[float, float]:
+        if not pixels.size:
+            return 0.0, 1.0
+        low, high = self.intensity_percentiles
+        if (low, high) == (0, 100):
+            return float(pixels.min()), float(pixels.max())
+        step = max(1, int((pixels.size / 1e6) ** 0.5))  # percentiles of a million pixels are those of all
+        sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
+        return tuple(float(p) for p in np.percentile(sample, (low, high)))
+
+    def _slice(self, pixels: Tensor, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
+        """(H, W) or (H, W, 3) -> (channels, size, size) in [0, 1], one channel for each window or colour."""
+        pixels = pixels.float()
+        grey = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows])
+        height, width = self._shape(pixels.shape[:2], spacing_mm)
+        if (height, width) != tuple(pixels.shape[:2]):
+            scaled = F.interpolate(scaled[None], size=(height, width), mode="bilinear", antialias=True)[0]
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        return F.pad(scaled, (left, self.size - width - left, top, self.size - height - top))
+
+    def _shape(self, shape: tuple[int, int], spacing_mm: tuple | None) -> tuple[int, int]:
+        if not self.keep_aspect_ratio:
+            return self.size, self.size
+        row_mm, column_mm = spacing_mm[1:] if spacing_mm is not None else (1.0, 1.0)
+        height, width = shape[0] * row_mm, shape[1] * column_mm
+        scale = self.size / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _normalise(self, values: Tensor) -> Tensor:
+        """(slices, 1 or 3, size, size), in place where it may be."""
+        if self.image_mean is None:
+            return values
+        mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (self.image_mean, self.image_std))
+        if values.shape[1] == 1 and (len(set(self.image_mean)) > 1 or len(set(self.image_std)) > 1):
+            return (values - mean) / std
+        return values.sub_(mean[:, : values.shape[1]]).div_(std[:, : values.shape[1]])
+
+
+__all__ = ["CT_WINDOWS", "RadFMImageProcessor"]

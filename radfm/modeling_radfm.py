@@ -1,0 +1,501 @@
+"""The model: slices -> scans -> case -> logits over disorder names.
+
+Decisions:
+- Nothing is padded. All slices of all scans of all cases lie in one row, so cost follows the slices that exist and
+  one case's neighbours in the batch cannot change its answer.
+- Without gradients the tower takes a fixed number of slices at a time: a scan of a thousand slices needs the memory of
+  its pixels, not of its activations.
+- A disorder is the embedding of its name: `disorder_embeds` is a buffer, saved with the weights and swapped at will.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMOpenCLIPTextConfig, RadFMVisionConfig
+from .encoder_radfm import RadFMEncoder
+from .towers_radfm import FastTower, feature_map_side, num_features, open_clip_text_tower, visual_tower
+
+
+@dataclass
+class RadFMModelOutput(ModelOutput):
+    """
+    Args:
+        case_embeds: (cases, d). What the head reads: of unit length for the text head, plain for the mlp head.
+        scan_embeds: (scans, hidden_size).
+        slice_attentions: (slices,). How much each slice counted for its scan; sums to 1 per scan.
+        text_embeds: (texts, d), of unit length; where texts were given.
+    """
+
+    case_embeds: Tensor | None = None
+    scan_embeds: Tensor | None = None
+    slice_attentions: Tensor | None = None
+    text_embeds: Tensor | None = None
+
+
+@dataclass
+class RadFMDiagnosisOutput(ModelOutput):
+    """
+    Args:
+        loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or key slices were given.
+        logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
+        case_embeds, scan_embeds, slice_attentions, text_embeds: as in [`RadFMModelOutput`].
+        diagnosis_loss: (). Mean binary cross-entropy.
+        key_slice_loss: (). [`key_slice_loss`] times `config.key_slice_loss_weight`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    case_embeds: Tensor | None = None
+    scan_embeds: Tensor | None = None
+    slice_attentions: Tensor | None = None
+    text_embeds: Tensor | None = None
+    diagnosis_loss: Tensor | None = None
+    key_slice_loss: Tensor | None = None
+
+
+class RadFMPreTrainedModel(PreTrainedModel):
+    config: RadFMConfig
+    config_class = RadFMConfig
+    base_model_prefix = "radfm"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["RadFMSliceEncoder", "RadFMEncoderLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if getattr(module, "is_part_of_a_tower", False):
+            # A tower comes out of its own constructor initialised; only what no checkpoint holds is made again.
+            if hasattr(module, "init_non_persistent_buffers"):
+                module.init_non_persistent_buffers()
+        elif isinstance(module, RadFMEncoder):
+            if module.layers:
+                init.normal_(module.class_token, std=std)
+            if module.positions is not None:
+                init.normal_(module.positions, std=std)
+        elif isinstance(module, RadFMDaysEmbedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, RadFMForDiagnosis):
+            if self.config.head == "text":
+                init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+                init.constant_(module.logit_bias, self.config.logit_bias_init_value)
+                init.zeros_(module.disorder_embeds)
+        else:
+            super()._init_weights(module)
+
+
+class RadFMModel(RadFMPreTrainedModel):
+    """Slices, scans, cases and texts as vectors."""
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.slice_encoder = RadFMSliceEncoder(config.vision_config, width)
+        self.scan_encoder = RadFMEncoder(config.scan_config, width)
+        self.case_encoder = RadFMEncoder(config.case_config, width)
+        # Without a fusion module there is nobody to tell what kind of scan it is.
+        fusion = config.case_config.num_hidden_layers > 0
+        self.modality_embed = nn.Embedding(len(config.modalities), width) if fusion else None
+        self.plane_embed = nn.Embedding(len(config.planes), width) if fusion and config.use_planes else None
+        self.days_embed = RadFMDaysEmbedding(width) if fusion and config.use_days else None
+        self.case_projection = _projection(width, config.projection_dim)
+        self.text_encoder = RadFMTextEncoder(config) if config.text_config is not None else None
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        slices_per_scan: Tensor,
+        scans_per_case: Tensor,
+        modality_ids: Tensor,
+        plane_ids: Tensor | None = None,
+        days: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> RadFMModelOutput | tuple:
+        """
+        Args:
+            pixel_values: (slices, 3, H, W). Every slice of the batch, in case, scan, slice order.
+            slices_per_scan: (scans,) int64, sums to slices.
+            scans_per_case: (cases,) int64, sums to scans.
+            modality_ids: (scans,) int64, index into `config.modalities`.
+            plane_ids: (scans,) int64, index into `config.planes`.
+            days: (scans,). Days before the newest scan of the case; NaN where unknown.
+            input_ids, attention_mask: (texts, tokens) int64.
+        Raises:
+            ValueError: where the counts do not add up, or texts meet a model without a text encoder.
+        """
+        slice_counts, scan_counts = slices_per_scan.tolist(), scans_per_case.tolist()
+        _check_counts(pixel_values, slice_counts, scan_counts, modality_ids)
+        slice_embeds, looks_per_scan = self.slice_encoder(pixel_values, slice_counts)  # (looks, width)
+        scan_embeds, attentions = self.scan_encoder(slice_embeds, looks_per_scan)  # (scans, width), (looks,)
+
+        tokens = scan_embeds
+        if self.modality_embed is not None:
+            tokens = tokens + self.modality_embed(modality_ids)
+        if self.plane_embed is not None and plane_ids is not None:
+            tokens = tokens + self.plane_embed(plane_ids)
+        if self.days_embed is not None and days is not None:
+            tokens = tokens + self.days_embed(days)
+        case_embeds, _ = self.case_encoder(tokens, scan_counts)
+        case_embeds = self.case_projection(case_embeds)
+        if self.config.head == "text":
+            case_embeds = F.normalize(case_embeds, dim=-1)
+
+        output = RadFMModelOutput(
+            case_embeds=case_embeds,
+            scan_embeds=scan_embeds,
+            slice_attentions=self.slice_encoder.spread(attentions, slice_counts),
+            text_embeds=None if input_ids is None else self.get_text_features(input_ids, attention_mask),
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        """(texts, tokens) int64 -> (texts, d), of unit length."""
+        if self.text_encoder is None:
+            raise ValueError("this checkpoint has no text encoder: it knows its own list of disorders only")
+        return F.normalize(self.text_encoder(input_ids, attention_mask), dim=-1)
+
+    def get_case_features(self, **inputs) -> Tensor:
+        """A packed batch -> (cases, d), of unit length."""
+        return F.normalize(self(**inputs).case_embeds, dim=-1)
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        return None if self.text_encoder is None else self.text_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_encoder.set_input_embeddings(value)
+
+
+class RadFMForDiagnosis(RadFMPreTrainedModel):
+    """The model people load: logits over disorder names, and the loss where labels are given."""
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__(config)
+        self.radfm = RadFMModel(config)
+        if config.head == "text":
+            self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+            self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init_value))
+            self.register_buffer("disorder_embeds", torch.zeros(len(config.disorders), config.projection_dim))
+        else:
+            self.classifier = RadFMClassifier(config.hidden_size, len(config.disorders))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        slices_per_scan: Tensor,
+        scans_per_case: Tensor,
+        modality_ids: Tensor,
+        plane_ids: Tensor | None = None,
+        days: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        key_slices: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> RadFMDiagnosisOutput | tuple:
+        """
+        Args:
+            pixel_values ... attention_mask: the packed batch, as in [`RadFMModel`].
+            text_embeds: (texts, d). Embeddings to score against, in place of `input_ids` that were embedded before.
+            labels: (cases, disorders) in [0, 1].
+            key_slices: (scans,) int64, -1 where unknown.
+        """
+        output = self.radfm(
+            pixel_values, slices_per_scan, scans_per_case, modality_ids, plane_ids, days, input_ids, attention_mask
+        )
+        text_embeds = output.text_embeds if text_embeds is None else text_embeds
+        if self.config.head == "mlp":
+            if text_embeds is not None:
+                raise ValueError("an mlp head scores its own list of disorders only: leave out the texts")
+            logits = self.classifier(output.case_embeds)
+        else:
+            disorders = self.disorder_embeds if text_embeds is None else text_embeds.to(output.case_embeds.dtype)
+            logits = self.logit_scale.exp() * (output.case_embeds @ disorders.T) + self.logit_bias
+
+        losses = {}
+        if labels is not None:
+            losses["diagnosis_loss"] = diagnosis_loss(logits, labels)
+        if key_slices is not None:
+            losses["key_slice_loss"] = self.config.key_slice_loss_weight * key_slice_loss(
+                output.slice_attentions, slices_per_scan.tolist(), key_slices
+            )
+        diagnosis = RadFMDiagnosisOutput(
+            loss=sum(losses.values()) if losses else None,
+            logits=logits,
+            case_embeds=output.case_embeds,
+            scan_embeds=output.scan_embeds,
+            slice_attentions=output.slice_attentions,
+            text_embeds=text_embeds,
+            **losses,
+        )
+        return diagnosis if return_dict is not False else diagnosis.to_tuple()
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        """(texts, tokens) int64 -> (texts, d), of unit length."""
+        return self.radfm.get_text_features(input_ids, attention_mask)
+
+    def get_case_features(self, **inputs) -> Tensor:
+        """A packed batch -> (cases, d), of unit length."""
+        return self.radfm.get_case_features(**inputs)
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        return self.radfm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.radfm.set_input_embeddings(value)
+
+    def set_disorders(
+        self,
+        disorders: Sequence[str],
+        embeds: Tensor | None = None,
+        icd10cm: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """Swaps the vocabulary; it is saved with the checkpoint.
+
+        Args:
+            disorders: n names.
+            embeds: (n, d), for the text head, from `get_text_features`. The mlp head has none: it keeps the rows of the
+                names that stay, and new names start untrained.
+            icd10cm: n lists of codes.
+        Raises:
+            ValueError: where the lengths differ, a name comes twice, or a text head gets no embeddings.
+        """
+        disorders = list(disorders)
+        codes = [list(c) for c in icd10cm] if icd10cm is not None else []
+        if len(set(disorders)) != len(disorders):
+            twice = next(name for i, name in enumerate(disorders) if name in disorders[:i])
+            raise ValueError(f"{twice!r} is in the vocabulary twice: give each disorder once")
+        if codes and len(codes) != len(disorders):
+            raise ValueError(f"{len(codes)} lists of ICD-10-CM codes for {len(disorders)} disorders")
+        if self.config.head == "text":
+            expected = (len(disorders), self.config.projection_dim)
+            if embeds is None or tuple(embeds.shape) != expected:
+                got = "none" if embeds is None else tuple(embeds.shape)
+                raise ValueError(f"the text head needs embeddings of shape {expected}, got {got}")
+            self.disorder_embeds = F.normalize(embeds.detach().float(), dim=-1).to(self.disorder_embeds)
+        else:
+            known = {name: row for row, name in enumerate(self.config.disorders)}
+            self.classifier.resize([known.get(name) for name in disorders])
+        self.config.disorders, self.config.icd10cm = disorders, codes
+
+    @torch.no_grad()
+    def optimize_for_inference(self, dtype: torch.dtype | None = None, compile: bool = False) -> "RadFMForDiagnosis":
+        """Makes the tower fast for a batch of cases, for inference only; returns the model.
+
+        Batch normalisation is folded into the convolutions and pictures lie channels-last. `compile` adds
+        `torch.compile` with frozen weights: half a minute, once, and slices then go in chunks of one fixed size.
+
+        Args:
+            dtype: bfloat16 where the processor has instructions for it; unset, what the weights have.
+        """
+        self.eval().requires_grad_(False).to(dtype or self.dtype)
+        self.radfm.slice_encoder.optimize_for_inference(compile)
+        return self
+
+
+class RadFMSliceEncoder(nn.Module):
+    """Slices -> one vector per look; a look is `slice_depth` neighbouring slices, mostly one."""
+
+    def __init__(self, config: RadFMVisionConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.tower = visual_tower(config)
+        config.num_features = config.num_features or num_features(self.tower, config)
+        self.projection = _projection(config.num_features, hidden_size)
+        self.token_encoder = None
+        if config.family == "resnet-vit":
+            tokens = RadFMEncoderConfig(
+                num_hidden_layers=config.num_hidden_layers,
+                num_attention_heads=config.num_attention_heads,
+                intermediate_size=config.intermediate_size,
+                num_positions=feature_map_side(self.tower, config) ** 2,
+            )
+            self.token_encoder = RadFMEncoder(tokens, hidden_size)
+        self._fast_tower = None
+
+    def forward(self, pixel_values: Tensor, slice_counts: list[int]) -> tuple[Tensor, list[int]]:
+        looks = self._looks(pixel_values, slice_counts)
+        chunk = len(looks) if self.training and not self.gradient_checkpointing else self.config.slices_per_chunk
+        embeds = [self._embed(looks[start : start + chunk]) for start in range(0, len(looks), max(chunk, 1))]
+        counts = [-(-n // self.config.slice_depth) for n in slice_counts]
+        if not embeds:
+            return looks.new_zeros((0, self.embed_dim), dtype=self.dtype), counts
+        return torch.cat(embeds), counts
+
+    @property
+    def embed_dim(self) -> int:
+        return self.projection.out_features if isinstance(self.projection, nn.Linear) else self.config.num_features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.tower.parameters()).dtype
+
+    def spread(self, attentions: Tensor, slice_counts: list[int]) -> Tensor:
+        """The attention of each look, shared by its slices: (looks,) -> (slices,)."""
+        depth = self.config.slice_depth
+        if depth == 1:
+            return attentions
+        sizes = [min(depth, n - start) for n in slice_counts for start in range(0, n, depth)]
+        sizes = torch.tensor(sizes, device=attentions.device)
+        return (attentions / sizes).repeat_interleave(sizes)
+
+    def optimize_for_inference(self, compile: bool) -> None:
+        self._fast_tower = FastTower(self.tower, self.config.slices_per_chunk if compile else None)
+
+    def _looks(self, pixel_values: Tensor, slice_counts: list[int]) -> Tensor:
+        depth = self.config.slice_depth
+        if depth == 1:
+            return pixel_values
+        rows, first = [], 0
+        for n in slice_counts:
+            rows += [[first + min(start + k, n - 1) for k in range(depth)] for start in range(0, n, depth)]
+            first += n
+        index = torch.tensor(rows, device=pixel_values.device).reshape(-1, depth)
+        return pixel_values[index].flatten(1, 2)  # (looks, depth * 3, H, W)
+
+    def _embed(self, looks: Tensor) -> Tensor:
+        looks = looks.to(self.dtype)
+        if self._fast_tower is not None:
+            features = self._fast_tower(looks)
+        elif self.training and self.gradient_checkpointing:
+            features = self._gradient_checkpointing_func(self.tower, looks)
+        else:
+            features = self.tower(looks)
+        if self.token_encoder is None:
+            return self.projection(features)
+        tokens = self.projection(features.flatten(2).transpose(1, 2))  # (looks, positions, width)
+        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0]
+
+
+class RadFMTextEncoder(nn.Module):
+    """Token ids -> (texts, d): any text encoder of transformers, or an open_clip text tower."""
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__()
+        self.pooling = config.text_pooling
+        text = config.text_config
+        if isinstance(text, RadFMOpenCLIPTextConfig):
+            self.encoder, width = open_clip_text_tower(text), text.embed_dim
+        else:
+            self.encoder, width = AutoModel.from_config(text), text.hidden_size
+            if getattr(self.encoder, "pooler", None) is not None:
+                self.encoder.pooler = None  # never asked
+        self.projection = _projection(width, config.projection_dim, mlp=config.text_projection == "mlp")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if not isinstance(self.encoder, PreTrainedModel):
+            return self.projection(self.encoder(input_ids))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            return self.projection(tokens[:, 0])
+        mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+        return self.projection((tokens * mask).sum(1) / mask.sum(1).clamp(min=1))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return getattr(self.encoder, "token_embedding", None) or self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+
+class RadFMDaysEmbedding(nn.Module):
+    """Days before the newest scan as a vector, on a logarithmic scale from a day to a lifetime; zero where unknown."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 8):
+        super().__init__()
+        self.frequencies = frequencies
+        self.weight = nn.Parameter(torch.zeros(2 * frequencies, hidden_size))
+
+    def forward(self, days: Tensor) -> Tensor:
+        known = ~days.isnan()
+        octaves = torch.arange(1, self.frequencies + 1, device=days.device)
+        phase = torch.log1p(days.float().nan_to_num().clamp(min=0)).unsqueeze(-1) * octaves * (torch.pi / 12)
+        features = torch.cat([phase.sin(), phase.cos()], dim=-1) * known.unsqueeze(-1)
+        return features.to(self.weight.dtype) @ self.weight
+
+
+class RadFMClassifier(nn.Module):
+    """Two layers over a fixed list of disorders."""
+
+    def __init__(self, hidden_size: int, num_disorders: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, num_disorders)
+
+    def forward(self, case_embeds: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(case_embeds)))
+
+    @torch.no_grad()
+    def resize(self, rows: list[int | None]) -> None:
+        """Keeps the given rows, in this order; None makes an untrained one."""
+        old, new = self.fc2, nn.Linear(self.fc2.in_features, len(rows))
+        new = new.to(device=old.weight.device, dtype=old.weight.dtype)
+        for i, row in enumerate(rows):
+            if row is not None:
+                new.weight[i], new.bias[i] = old.weight[row], old.bias[row]
+        self.fc2 = new
+
+
+def diagnosis_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of (cases, disorders), logits clamped to +-60 (Zheng et al. 2024)."""
+    return F.binary_cross_entropy_with_logits(logits.float().clamp(-60, 60), labels.float())
+
+
+def key_slice_loss(slice_attentions: Tensor, slice_counts: list[int], key_slices: Tensor) -> Tensor:
+    """How far the attention over slices is from a Gaussian around the annotated key slice (Zheng et al. 2024).
+
+    The mean of the two Kullback-Leibler divergences, sigma two slices, probabilities clamped at 1e-5, averaged over the
+    scans whose key slice is known; 0 where none is.
+
+    Args:
+        slice_attentions: (slices,), sums to 1 per scan.
+        slice_counts: slices of each scan.
+        key_slices: (scans,) int64, -1 where unknown.
+    """
+    losses = []
+    for attention, key in zip(slice_attentions.float().split(slice_counts), key_slices.tolist(), strict=True):
+        if key < 0:
+            continue
+        distance = torch.arange(len(attention), device=attention.device) - key
+        target = torch.exp(-(distance**2) / (2 * 2.0**2))
+        target, attention = (target / target.sum()).clamp(min=1e-5), attention.clamp(min=1e-5)
+        losses.append(((target - attention) * (target.log() - attention.log())).sum() / 2)
+    return torch.stack(losses).mean() if losses else slice_attentions.sum() * 0.0
+
+
+def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
+    if mlp:  # as open_clip has it
+        between = (inputs + outputs) // 2
+        return nn.Sequential(nn.Linear(inputs, between, bias=False), nn.GELU(), nn.Linear(between, outputs, bias=False))
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+
+def _check_counts(pixel_values: Tensor, slice_counts: list[int], scan_counts: list[int], modality_ids: Tensor) -> None:
+    if sum(slice_counts) != len(pixel_values):
+        raise ValueError(f"slices_per_scan sums to {sum(slice_counts)}, pixel_values holds {len(pixel_values)} slices")
+    if sum(scan_counts) != len(slice_counts):
+        raise ValueError(f"scans_per_case sums to {sum(scan_counts)}, slices_per_scan holds {len(slice_counts)} scans")
+    if len(modality_ids) != len(slice_counts):
+        raise ValueError(f"{len(modality_ids)} modality_ids for {len(slice_counts)} scans")
+
+
+__all__ = ["RadFMForDiagnosis", "RadFMModel", "RadFMPreTrainedModel"]
