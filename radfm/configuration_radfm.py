@@ -47,8 +47,8 @@ class RadFMVisionConfig(PreTrainedConfig):
         family: "resnet": one vector a slice from a CNN's pooled features. "vit": from a vision transformer; with
             `slice_depth` above 1 its patches are 3D. "resnet-vit": the CNN's feature map are the tokens of a
             transformer, whose class token is the slice.
-        tower: a timm architecture by name, or "open_clip", whose `tower_args` then hold open_clip's own `embed_dim`
-            and `vision_cfg`.
+        tower: a timm architecture by name, or "open_clip", whose `tower_args` then hold open_clip's own
+            `embed_dim`, `vision_cfg` and `quick_gelu`.
         tower_args: further arguments of `timm.create_model`, as they are.
         image_size: height and width of a slice, pixels.
         num_features: length of the tower's pooled vector; found out when the model is built.
@@ -110,7 +110,7 @@ class RadFMOpenCLIPTextConfig(PreTrainedConfig):
     r"""The text tower of an open_clip model.
 
     Args:
-        embed_dim, text_cfg: as open_clip's own model configuration has them.
+        embed_dim, text_cfg, quick_gelu: as open_clip's own model configuration has them.
     """
 
     model_type = "radfm_open_clip_text"
@@ -118,6 +118,7 @@ class RadFMOpenCLIPTextConfig(PreTrainedConfig):
 
     embed_dim: int = 512
     text_cfg: dict[str, Any] | None = None
+    quick_gelu: bool = False
 
 
 @strict
@@ -182,6 +183,8 @@ class RadFMConfig(PreTrainedConfig):
             self.projection_dim = self.hidden_size
         super().__post_init__(**kwargs)
 
+
+RadFMConfig.register_for_auto_class()  # a saved checkpoint carries this file, and loads without radfm
 
 __all__ = [
     "MODALITIES",

@@ -1,10 +1,11 @@
 """A scan's pixels -> normalised slices of one size.
 
 Decisions:
-- CT is in Hounsfield units, whose meaning must not depend on what else the scan shows: three windows (lung, soft tissue,
-  bone) are the three channels. Every other modality has units of its own: each scan is scaled between two percentiles.
+- CT is in Hounsfield units, whose meaning must not depend on what else the scan shows: three windows (lung, soft
+  tissue, bone) are the three channels. Other modalities have no units: each scan is scaled between two percentiles.
 - The shape of the anatomy is kept: pixels that are not square are made so, and the shorter side is filled with black.
-- A grey slice is stored once; its three channels are views of it (`Tensor.expand`).
+- A grey slice is stored once; its three channels are views of it (`Tensor.expand`). So mean and standard deviation are
+  one number each, ImageNet's over its channels, unless a tower needs one per channel.
 """
 
 import numpy as np
@@ -26,7 +27,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         size: height and width of a slice, pixels.
         intensity_percentiles: what becomes 0 and 1 in scans that are not CT; (0, 100): the smallest and largest value.
         ct_windows: name -> (level, width) in Hounsfield units, one per channel; None: CT is treated as the rest.
-        image_mean, image_std: taken from and divided into each channel in the end; None: slices stay in [0, 1].
+        image_mean, image_std: what is subtracted and divided by in the end, one number or one per channel; None: slices
+            stay in [0, 1].
         keep_aspect_ratio: False stretches slices to a square.
         max_slices: of a scan with more, so many are taken, evenly spaced; None: all.
         modalities, planes: what the ids of the packed batch count; as in the model's configuration.
@@ -39,8 +41,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         size: int = 256,
         intensity_percentiles: tuple[float, float] = (0.5, 99.5),
         ct_windows: dict[str, tuple[float, float]] | None = CT_WINDOWS,
-        image_mean: list[float] | None = (0.485, 0.456, 0.406),
-        image_std: list[float] | None = (0.229, 0.224, 0.225),
+        image_mean: float | list[float] | None = 0.449,
+        image_std: float | list[float] | None = 0.226,
         keep_aspect_ratio: bool = True,
         max_slices: int | None = None,
         modalities: list[str] = MODALITIES,
@@ -51,8 +53,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
         self.ct_windows = ct_windows and {name: list(window) for name, window in ct_windows.items()}
-        self.image_mean = image_mean and list(image_mean)
-        self.image_std = image_std and list(image_std)
+        self.image_mean = image_mean
+        self.image_std = image_std
         self.keep_aspect_ratio = keep_aspect_ratio
         self.max_slices = max_slices
         self.modalities = list(modalities)
@@ -85,9 +87,10 @@ class RadFMImageProcessor(BaseImageProcessor):
             windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows.values()]
         else:
             windows = [self._intensity_range(pixels)]
-        slices = [self._slice(torch.from_numpy(np.ascontiguousarray(s)), windows, spacing_mm) for s in pixels]
-        values = torch.stack(slices) if slices else torch.zeros(0, 1, self.size, self.size)
-        values = self._normalise(values).expand(-1, 3, -1, -1)
+        values = torch.empty(len(pixels), self._channels(pixels, windows), self.size, self.size)
+        for i, picture in enumerate(pixels):
+            values[i] = self._slice(picture, windows, spacing_mm)
+        values = values.expand(-1, 3, -1, -1)
         data = {"pixel_values": values, "slices_per_scan": torch.tensor([len(values)])}
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -107,16 +110,26 @@ class RadFMImageProcessor(BaseImageProcessor):
         sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
         return tuple(float(p) for p in np.percentile(sample, (low, high)))
 
-    def _slice(self, pixels: Tensor, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
-        """(H, W) or (H, W, 3) -> (channels, size, size) in [0, 1], one channel for each window or colour."""
-        pixels = pixels.float()
+    def _channels(self, pixels: np.ndarray, windows: list[tuple[float, float]]) -> int:
+        means = 1 if self.image_mean is None else np.size(self.image_mean)
+        return max(3 if pixels.ndim == 4 else len(windows), means)
+
+    def _slice(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
+        """(H, W) or (H, W, 3) -> (channels, size, size), one channel for each window or colour."""
+        pixels = torch.from_numpy(pixels.astype(np.float32))
+        if not pixels.isfinite().all():
+            raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
         grey = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows])
         height, width = self._shape(pixels.shape[:2], spacing_mm)
         if (height, width) != tuple(pixels.shape[:2]):
             scaled = F.interpolate(scaled[None], size=(height, width), mode="bilinear", antialias=True)[0]
         top, left = (self.size - height) // 2, (self.size - width) // 2
-        return F.pad(scaled, (left, self.size - width - left, top, self.size - height - top))
+        scaled = F.pad(scaled, (left, self.size - width - left, top, self.size - height - top))
+        if self.image_mean is None:
+            return scaled
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.image_mean, self.image_std))
+        return (scaled - mean) / std
 
     def _shape(self, shape: tuple[int, int], spacing_mm: tuple | None) -> tuple[int, int]:
         if not self.keep_aspect_ratio:
@@ -126,14 +139,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         scale = self.size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def _normalise(self, values: Tensor) -> Tensor:
-        """(slices, 1 or 3, size, size), in place where it may be."""
-        if self.image_mean is None:
-            return values
-        mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (self.image_mean, self.image_std))
-        if values.shape[1] == 1 and (len(set(self.image_mean)) > 1 or len(set(self.image_std)) > 1):
-            return (values - mean) / std
-        return values.sub_(mean[:, : values.shape[1]]).div_(std[:, : values.shape[1]])
 
+RadFMImageProcessor.register_for_auto_class()
 
 __all__ = ["CT_WINDOWS", "RadFMImageProcessor"]

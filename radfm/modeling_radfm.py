@@ -31,12 +31,14 @@ class RadFMModelOutput(ModelOutput):
         case_embeds: (cases, d). What the head reads: of unit length for the text head, plain for the mlp head.
         scan_embeds: (scans, hidden_size).
         slice_attentions: (slices,). How much each slice counted for its scan; sums to 1 per scan.
+        scan_attentions: (scans,). How much each scan counted for its case; sums to 1 per case.
         text_embeds: (texts, d), of unit length; where texts were given.
     """
 
     case_embeds: Tensor | None = None
     scan_embeds: Tensor | None = None
     slice_attentions: Tensor | None = None
+    scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
 
 
@@ -46,7 +48,7 @@ class RadFMDiagnosisOutput(ModelOutput):
     Args:
         loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or key slices were given.
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
-        case_embeds, scan_embeds, slice_attentions, text_embeds: as in [`RadFMModelOutput`].
+        case_embeds, scan_embeds, slice_attentions, scan_attentions, text_embeds: as in [`RadFMModelOutput`].
         diagnosis_loss: (). Mean binary cross-entropy.
         key_slice_loss: (). [`key_slice_loss`] times `config.key_slice_loss_weight`.
     """
@@ -56,6 +58,7 @@ class RadFMDiagnosisOutput(ModelOutput):
     case_embeds: Tensor | None = None
     scan_embeds: Tensor | None = None
     slice_attentions: Tensor | None = None
+    scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
     diagnosis_loss: Tensor | None = None
     key_slice_loss: Tensor | None = None
@@ -75,10 +78,8 @@ class RadFMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if getattr(module, "is_part_of_a_tower", False):
-            # A tower comes out of its own constructor initialised; only what no checkpoint holds is made again.
-            if hasattr(module, "init_non_persistent_buffers"):
-                module.init_non_persistent_buffers()
-        elif isinstance(module, RadFMEncoder):
+            return  # it comes out of its own constructor initialised
+        if isinstance(module, RadFMEncoder):
             if module.layers:
                 init.normal_(module.class_token, std=std)
             if module.positions is not None:
@@ -149,7 +150,7 @@ class RadFMModel(RadFMPreTrainedModel):
             tokens = tokens + self.plane_embed(plane_ids)
         if self.days_embed is not None and days is not None:
             tokens = tokens + self.days_embed(days)
-        case_embeds, _ = self.case_encoder(tokens, scan_counts)
+        case_embeds, scan_attentions = self.case_encoder(tokens, scan_counts)
         case_embeds = self.case_projection(case_embeds)
         if self.config.head == "text":
             case_embeds = F.normalize(case_embeds, dim=-1)
@@ -158,6 +159,7 @@ class RadFMModel(RadFMPreTrainedModel):
             case_embeds=case_embeds,
             scan_embeds=scan_embeds,
             slice_attentions=self.slice_encoder.spread(attentions, slice_counts),
+            scan_attentions=scan_attentions,
             text_embeds=None if input_ids is None else self.get_text_features(input_ids, attention_mask),
         )
         return output if return_dict is not False else output.to_tuple()
@@ -241,6 +243,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             case_embeds=output.case_embeds,
             scan_embeds=output.scan_embeds,
             slice_attentions=output.slice_attentions,
+            scan_attentions=output.scan_attentions,
             text_embeds=text_embeds,
             **losses,
         )
@@ -401,7 +404,8 @@ class RadFMTextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if not isinstance(self.encoder, PreTrainedModel):
-            return self.projection(self.encoder(input_ids))
+            missing = self.encoder.context_length - input_ids.shape[1]  # open_clip's mask has one length only
+            return self.projection(self.encoder(F.pad(input_ids, (0, missing))))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -497,5 +501,7 @@ def _check_counts(pixel_values: Tensor, slice_counts: list[int], scan_counts: li
     if len(modality_ids) != len(slice_counts):
         raise ValueError(f"{len(modality_ids)} modality_ids for {len(slice_counts)} scans")
 
+
+RadFMForDiagnosis.register_for_auto_class("AutoModel")
 
 __all__ = ["RadFMForDiagnosis", "RadFMModel", "RadFMPreTrainedModel"]

@@ -33,21 +33,30 @@ def _register_config(ours: ModuleType, theirs: ModuleType) -> None:
 
 
 def _register_model(ours: ModuleType, theirs: ModuleType) -> None:
-    theirs.AutoModel.register(ours.RadFMConfig, ours.RadFMForDiagnosis)
+    theirs.AutoModel.register(_config(), ours.RadFMForDiagnosis)
 
 
 def _register_image_processor(ours: ModuleType, theirs: ModuleType) -> None:
-    theirs.AutoImageProcessor.register(ours.RadFMConfig, ours.RadFMImageProcessor)
+    backends = {"pil": ours.RadFMImageProcessor, "torchvision": ours.RadFMImageProcessor}  # it needs neither
+    theirs.AutoImageProcessor.register(_config(), image_processor_classes=backends)
 
 
 def _register_processor(ours: ModuleType, theirs: ModuleType) -> None:
-    theirs.AutoProcessor.register(ours.RadFMConfig, ours.RadFMProcessor)
+    theirs.AutoProcessor.register(_config(), ours.RadFMProcessor)
 
 
 def _register_pipeline(ours: ModuleType, theirs: ModuleType) -> None:
+    from radfm.modeling_radfm import RadFMForDiagnosis
+
     theirs.PIPELINE_REGISTRY.register_pipeline(
         "zero-shot-diagnosis",
         pipeline_class=ours.ZeroShotDiagnosisPipeline,
-        pt_model=ours.RadFMForDiagnosis,
+        pt_model=RadFMForDiagnosis,
         type="multimodal",
     )
+
+
+def _config() -> type:
+    from radfm.configuration_radfm import RadFMConfig
+
+    return RadFMConfig

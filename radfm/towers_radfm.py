@@ -29,7 +29,7 @@ def visual_tower(config: RadFMVisionConfig) -> nn.Module:
         if config.family == "resnet-vit":
             args["global_pool"] = ""
         tower = timm.create_model(config.tower, pretrained=False, num_classes=0, **args)
-    return _mark(tower)
+    return _own(tower)
 
 
 def num_features(tower: nn.Module, config: RadFMVisionConfig) -> int:
@@ -47,7 +47,8 @@ def feature_map_side(tower: nn.Module, config: RadFMVisionConfig) -> int:
 
 def open_clip_text_tower(config: RadFMOpenCLIPTextConfig) -> nn.Module:
     """(texts, tokens) int64 -> (texts, embed_dim)."""
-    return _mark(_open_clip("_build_text_tower", embed_dim=config.embed_dim, text_cfg=config.text_cfg))
+    args = {"embed_dim": config.embed_dim, "text_cfg": config.text_cfg, "quick_gelu": config.quick_gelu}
+    return _own(_open_clip("_build_text_tower", **args))
 
 
 class FastTower:
@@ -82,8 +83,13 @@ def _open_clip(build: str, **config) -> nn.Module:
     return getattr(module, build)(**config)
 
 
-def _mark(tower: nn.Module) -> nn.Module:
-    """So that transformers leaves it as its own constructor initialised it."""
+def _own(tower: nn.Module) -> nn.Module:
+    """So that transformers leaves it as its own constructor made it.
+
+    `from_pretrained` builds models without memory and fills them from the checkpoint, so the checkpoint has to hold
+    everything: also the tables (attention masks, relative positions) that timm and open_clip do not save.
+    """
     for module in tower.modules():
         module.is_part_of_a_tower = True
+        module._non_persistent_buffers_set.clear()
     return tower

@@ -1,0 +1,219 @@
+"""`pipeline("zero-shot-diagnosis")`: a case in, disorders with ICD-10-CM codes and scores out, best first.
+
+Decisions:
+- A name of the checkpoint's vocabulary is scored with the embedding saved there; any other is embedded once and kept.
+- What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from transformers.pipelines import Pipeline
+
+try:
+    from radfm.cases import read_case
+    from radfm.knowledge.disorders import codes
+except ImportError:  # a checkpoint's own code, on a machine without radfm
+    read_case = codes = None
+
+
+class ZeroShotDiagnosisPipeline(Pipeline):
+    r"""
+    Scores a case against disorder names.
+
+    ```python
+    import radfm
+    from transformers import pipeline
+
+    diagnose = pipeline("zero-shot-diagnosis", model="path/to/checkpoint")
+    diagnose("study/", candidate_labels=["Pneumothorax", "Rib fracture"])
+    # [{"label": "Pneumothorax", "icd10cm": ["J93.9"], "score": 0.91}, ...]
+    diagnose(radfm.read_case("study/"), top_k=10)  # the checkpoint's own vocabulary
+    ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._embeds: dict[str, torch.Tensor] = {}  # prompt -> (d,)
+        self._asked: tuple[list[str], torch.Tensor] | None = (
+            None  # the last prompts, and their embeddings as one tensor
+        )
+        self._vocabulary: list[str] | None = None  # what `_rows` was made of
+
+    def __call__(self, inputs, **kwargs):
+        """
+        Args:
+            inputs: a `Case`, or a file or folder that `read_case` reads; or a list of these, each a case of its own.
+            candidate_labels: disorder names; unset, the checkpoint's vocabulary.
+            hypothesis_template: what is embedded for a name that is not in the vocabulary, "{}" standing for it.
+            top_k: how many are wanted; unset, all candidate labels, or 10 of the vocabulary.
+            batch_size: cases that go through the model together, of a list.
+            return_attentions: also say what each scan and slice counted.
+        Returns:
+            Per case a list of {"label", "icd10cm", "score"}, best first. With `return_attentions` a dictionary with
+            this list as "diagnoses", and in the order of the case "scans", a list of {"source", "modality", "plane",
+            "slices", "weight", "key_slice", "key_slice_weight"}.
+        Raises:
+            ValueError: for a case without a readable scan, no or empty labels, or a label that a fixed list lacks.
+        """
+        several = isinstance(inputs, list | tuple)
+        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
+        parameters = [
+            {**at_start, **now}
+            for at_start, now in zip(
+                (self._preprocess_params, self._forward_params, self._postprocess_params),
+                self._sanitize_parameters(**kwargs),
+                strict=True,
+            )
+        ]
+        cases = list(inputs) if several else [inputs]
+        batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
+        answers = [answer for batch in batches for answer in self.run_single(batch, *parameters)]
+        return answers if several else answers[0]
+
+    def _sanitize_parameters(
+        self, candidate_labels=None, hypothesis_template=None, top_k=None, return_attentions=None, **kwargs
+    ):
+        if kwargs:
+            raise TypeError(f"zero-shot-diagnosis knows no argument {next(iter(kwargs))!r}")
+        forward, after = {}, {}
+        if candidate_labels is not None:
+            labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
+            if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+                raise ValueError("candidate_labels must be disorder names, none of them empty")
+            forward["labels"] = list(dict.fromkeys(label.strip() for label in labels))
+        if hypothesis_template is not None:
+            forward["template"] = hypothesis_template
+        if top_k is not None:
+            after["top_k"] = top_k
+        if return_attentions is not None:
+            after["return_attentions"] = return_attentions
+        return {}, forward, after
+
+    def preprocess(self, inputs: list, **parameters) -> dict:
+        cases = [_read(case) for case in inputs]
+        for case in cases:
+            if not case.scans:
+                reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
+                raise ValueError("the case holds no readable scan" + (f" ({reasons})" if reasons else ""))
+        return {"cases": cases, "batch": self.processor(cases=cases)}
+
+    def _forward(self, inputs: dict, labels: list[str] | None = None, template: str = "{}") -> dict:
+        config = self.model.config
+        if labels is None and not config.disorders:
+            raise ValueError("this checkpoint has no vocabulary of its own: give candidate_labels")
+        batch = {name: x for name, x in inputs["batch"].items() if name != "key_slices"}
+        if labels is None:
+            output, names = self.model(**batch), list(config.disorders)
+        elif config.head == "text":
+            output, names = self.model(**batch, text_embeds=self._text_embeds(labels, template)), labels
+        else:
+            rows = [self._row(label) for label in labels]
+            output, names = self.model(**batch), labels
+            output.logits = output.logits[:, rows]
+        return {
+            "cases": inputs["cases"],
+            "names": names,
+            "given": labels is not None,
+            "scores": output.logits.float().sigmoid(),
+            "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
+            "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
+        }
+
+    def postprocess(self, outputs: dict, top_k: int | None = None, return_attentions: bool = False) -> list:
+        wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
+        slice_attentions, answers = iter(outputs["slice_attentions"]), []
+        for case, scores, weights in zip(outputs["cases"], outputs["scores"], outputs["scan_attentions"], strict=True):
+            best = scores.topk(min(wanted, len(scores)))
+            diagnoses = [
+                {"label": outputs["names"][i], "icd10cm": self._codes(outputs["names"][i]), "score": score}
+                for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            slices = [next(slice_attentions) for _ in case.scans]
+            scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
+            answers.append({"diagnoses": diagnoses, "scans": scans} if return_attentions else diagnoses)
+        return answers
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Model and processor; `pipeline("zero-shot-diagnosis", model=save_directory)` brings them back."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
+        """(labels, d)."""
+        rows = self._rows
+        prompts = [label if label.casefold() in rows else template.format(label) for label in labels]
+        if self._asked is not None and self._asked[0] == prompts:
+            return self._asked[1]
+        new = [
+            p
+            for p, label in zip(prompts, labels, strict=True)
+            if label.casefold() not in rows and p not in self._embeds
+        ]
+        for start in range(0, len(new), 256):
+            some = new[start : start + 256]
+            embeds = self.model.get_text_features(**self.processor(text=some).to(self.device))
+            self._embeds |= dict(zip(some, embeds, strict=True))
+        embeds = [
+            self.model.disorder_embeds[rows[label.casefold()]] if label.casefold() in rows else self._embeds[prompt]
+            for label, prompt in zip(labels, prompts, strict=True)
+        ]
+        self._asked = prompts, torch.stack(embeds)
+        return self._asked[1]
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        """Where a name, in lower case, stands in the vocabulary."""
+        if self._vocabulary is not self.model.config.disorders:  # set_disorders swaps it
+            self._vocabulary = self.model.config.disorders
+            self._row_of = {name.casefold(): row for row, name in enumerate(self._vocabulary)}
+            self._asked = None
+        return self._row_of
+
+    def _row(self, label: str) -> int:
+        row = self._rows.get(label.casefold())
+        if row is None:
+            near = get_close_matches(label.casefold(), self._rows, n=3)
+            names = ", ".join(repr(self.model.config.disorders[self._rows[name]]) for name in near)
+            raise ValueError(
+                f"{label!r} is not in this checkpoint's list" + (f": did you mean {names}?" if near else "")
+            )
+        return row
+
+    def _codes(self, name: str) -> list[str]:
+        row, known = self._rows.get(name.casefold()), self.model.config.icd10cm
+        if row is not None and known:
+            return list(known[row])
+        return codes(name) if codes is not None else []
+
+    def _seen(self, scan, weight: float, attentions: torch.Tensor) -> dict:
+        slices = self.processor.image_processor.choose_slices(len(scan.pixels))
+        key = int(attentions.argmax()) if len(attentions) else None
+        return {
+            "source": scan.source,
+            "modality": scan.modality,
+            "plane": scan.plane,
+            "slices": len(scan.pixels),
+            "weight": weight,
+            "key_slice": None if key is None else slices[key],
+            "key_slice_weight": None if key is None else float(attentions[key]),
+        }
+
+
+def _read(case):
+    if hasattr(case, "scans"):
+        return case
+    if not isinstance(case, str | Path):
+        raise TypeError(f"expected a Case, a file or a folder, got {type(case).__name__}")
+    if read_case is None:
+        raise ValueError("reading files needs radfm: pip install radfm")
+    return read_case(case)
+
+
+__all__ = ["ZeroShotDiagnosisPipeline"]

