@@ -142,6 +142,7 @@ class RadFMConfig(PreTrainedConfig):
         disorders: names of the vocabulary, in the order of the logits.
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
         logit_scale_init_value, logit_bias_init_value: start of the learned scale (its logarithm) and bias (SigLIP).
+        trained: whether the vision has learned from images; what is not trained says so wherever it answers.
         key_slice_loss_weight: weight of the key-slice supervision in the loss.
     """
 
@@ -172,6 +173,7 @@ class RadFMConfig(PreTrainedConfig):
     logit_bias_init_value: float = -10.0
     key_slice_loss_weight: float = 0.001
     initializer_range: float = 0.02
+    trained: bool = False
 
     def __post_init__(self, **kwargs):
         text = self.text_config

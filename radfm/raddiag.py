@@ -8,6 +8,7 @@ Decisions:
   stretched to 256 x 256, every (D / 32)-th of D slices.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +22,7 @@ from torch import Tensor
 from radfm.configuration_radfm import RadFMConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
 
 # RadDiag's modality ids, in its order: CT, MRI and X-ray have a row for each plane or view of the case.
 MODALITIES = [
@@ -63,6 +65,7 @@ def from_checkpoint(
         modalities=MODALITIES,
         use_planes=False,
         use_days=False,
+        trained=True,
         disorders=list(disorders),
         icd10cm=[list(codes) for codes in icd10cm] if icd10cm is not None else [],
     )
@@ -79,9 +82,30 @@ def from_checkpoint(
     return model.eval()
 
 
-def image_processor() -> RadFMImageProcessor:
+def read_disorders(file: str | Path) -> list[str]:
+    """Names in the order of the logits, from RadDiag's `disorder_label_dict.json` ({name: index}).
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is not JSON, or the indices are not 0, 1, 2, ...
+    """
+    file = Path(file)
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file. RadDiag publishes disorder_label_dict.json with its data set")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        names = sorted(index, key=index.get)
+        complete = [index[name] for name in names] == list(range(len(names)))
+    except (AttributeError, TypeError, ValueError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{file}: expected a JSON object of disorder names with their indices 0, 1, 2, ...")
+    return names
+
+
+def processor() -> RadFMProcessor:
     """Slices as RadDiag's own preparation made them."""
-    return RadFMImageProcessor(
+    slices = RadFMImageProcessor(
         size=256,
         intensity_percentiles=(0, 100),
         ct_windows=None,
@@ -91,6 +115,7 @@ def image_processor() -> RadFMImageProcessor:
         max_slices=32,
         modalities=MODALITIES,
     )
+    return RadFMProcessor(slices)
 
 
 _LAYER = {

@@ -1,0 +1,304 @@
+"""The command `radfm`.
+
+Decisions:
+- Nothing heavy is imported before a command needs it: `radfm --help` and reading a study need no torch.
+- Bad input ends in one line on standard error and a status that is not 0, never in a traceback. Results go to standard
+  output, everything else to standard error, so `--json` can feed a program.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+if TYPE_CHECKING:
+    from radfm.cases import Case
+
+DISCLAIMER = "Research use only, not a medical device."
+
+app = typer.Typer(
+    name="radfm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=f"Reads every scan of a case and names the disorders, with ICD-10-CM codes. {DISCLAIMER}",
+)
+convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
+app.add_typer(convert, name="convert")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
+
+
+def main() -> None:
+    try:
+        status = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        status = 2
+    except click.ClickException as error:
+        print(f"radfm: {error.format_message()} Try --help.", file=sys.stderr)
+        status = error.exit_code
+    except (ValueError, OSError) as error:
+        print(f"radfm: {_one_line(error)}", file=sys.stderr)
+        status = 1
+    except (KeyboardInterrupt, click.Abort):
+        print("radfm: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if show:
+        import radfm
+
+        print(radfm.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def diagnose(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders of one case: DICOM, NIfTI, pictures, arrays.")],
+    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name on the Hugging Face Hub.")],
+    labels: Annotated[str | None, typer.Option(help='Disorder names to score: "Pneumothorax; Rib fracture".')] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="A text file with one disorder name per line.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many disorders to print.")] = 10,
+    modality: Annotated[str | None, typer.Option(help="What the scans are where no header says: CT, MRI, ...")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Compile the model first, for many cases.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the disorders of a case.
+
+    Example: radfm diagnose study/ --model checkpoint/ --labels "Pneumothorax; Rib fracture"
+    """
+    from radfm.cases import read_case
+
+    names = _labels(labels, labels_file)
+    groups = [[path] for path in paths] if each else [paths]
+    with _step(f"Loading {model}"):
+        pipe = _pipeline(model, device, fast)
+    answered = 0
+    for group in groups:
+        started = time.perf_counter()
+        try:
+            with _step(f"Reading {', '.join(str(path) for path in group)}"):
+                case = read_case(group[0] if len(group) == 1 else group, modality=modality)
+            read = time.perf_counter()
+            with _step(f"Looking at {sum(len(scan.pixels) for scan in case.scans):,} slices"):
+                found = pipe(case, candidate_labels=names, top_k=top, return_attentions=True)
+        except (ValueError, OSError) as error:
+            if not each:
+                raise
+            print(f"radfm: {group[0]}: {_one_line(error)}", file=sys.stderr)
+            continue
+        answered += 1
+        seconds = (read - started, time.perf_counter() - read)
+        if as_json:
+            print(json.dumps(_as_json(case, found, pipe.model.config.trained), indent=None if each else 2))
+        else:
+            _print_diagnosis(case, found, seconds, pipe.model.config.trained)
+    if answered < len(groups):
+        raise ValueError(f"{len(groups) - answered} of {len(groups)} cases could not be diagnosed: see above")
+
+
+@app.command()
+def icd(
+    text: Annotated[str, typer.Argument(help="A disorder, as a clinician would write it.")],
+    top: Annotated[int, typer.Option(min=1, help="How many codes to print.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Find the ICD-10-CM codes of a disorder.
+
+    Example: radfm icd "ACL tear"
+    """
+    from radfm.knowledge.disorders import link
+
+    result = link(text, top=top)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    table = _table("code", "description", ">confidence", "evidence", "path")
+    for found in result.candidates:
+        table.add_row(found.code, found.description, f"{found.confidence:.2f}", found.evidence, " > ".join(found.path))
+    _print(table)
+
+
+@convert.command()
+def raddiag(
+    src: Annotated[Path, typer.Argument(help="pytorch_model.bin or .safetensors of RadDiag, or the folder of it.")],
+    dst: Annotated[Path, typer.Argument(help="Folder for the radfm checkpoint.")],
+    disorders: Annotated[
+        Path | None,
+        typer.Option(help="RadDiag's disorder_label_dict.json; unset, the one beside the checkpoint."),
+    ] = None,
+) -> None:
+    """Convert a published RadDiag checkpoint.
+
+    Example: radfm convert raddiag pytorch_model.bin checkpoints/raddiag --disorders disorder_label_dict.json
+    """
+    from radfm import raddiag
+
+    names = raddiag.read_disorders(disorders or (src if src.is_dir() else src.parent) / "disorder_label_dict.json")
+    with _step("Looking up ICD-10-CM codes"):
+        from radfm.knowledge.disorders import codes
+
+        icd10cm = [codes(name) for name in names]
+    with _step(f"Converting {src}"):
+        model = raddiag.from_checkpoint(src, names, icd10cm)
+        model.save_pretrained(dst)
+        raddiag.processor().save_pretrained(dst)
+    numbers = sum(p.numel() for p in model.parameters())
+    level = "case level" if model.config.case_config.num_hidden_layers else "one scan"
+    coded = sum(bool(c) for c in icd10cm)
+    print(f"{dst}: {level}, {numbers:,} numbers, {len(names):,} disorders, {coded:,} of them with ICD-10-CM codes")
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is built.")] = Path("runs/demo")) -> None:
+    """Diagnose a real study with a model built on the spot.
+
+    Example: radfm demo
+    """
+    from radfm.demo import DISORDERS, STUDY, build
+
+    _print(f"[bold]1. A model, built on the spot[/], in {out}")
+    with _step("Building it"):
+        size = build(out)
+    _print(f"   {size / 1e6:.0f} million numbers. It knows {len(DISORDERS)} disorders by name, from all-MiniLM-L6-v2;")
+    _print("   [bold yellow]of images it knows nothing: its weights are untrained.[/]\n")
+    _print("[bold]2. A real study[/], which pydicom ships: one patient, three MR series\n")
+    _print(f"   $ radfm diagnose {STUDY} --model {out}\n", highlight=False, soft_wrap=True)
+    diagnose([STUDY], model=str(out))
+    _print("\n[bold]3. Now yours[/]\n")
+    _print(f'   $ radfm diagnose path/to/study --model {out} --labels "Pneumothorax; Rib fracture"\n', highlight=False)
+
+
+def _labels(labels: str | None, file: Path | None) -> list[str] | None:
+    if labels is not None and file is not None:
+        raise ValueError("give --labels or --labels-file, not both")
+    if file is not None:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not names:
+            raise ValueError(f"{file} holds no disorder name: write one per line")
+        return names
+    if labels is None:
+        return None
+    names = [name.strip() for name in labels.split(";") if name.strip()]
+    if not names:
+        raise ValueError('--labels holds no disorder name: separate them by ";"')
+    return names
+
+
+def _pipeline(model: str, device: str | None, fast: bool):
+    folder = Path(model)
+    if folder.exists() and not (folder / "config.json").exists():
+        raise ValueError(f"{model} is no checkpoint: it holds no config.json")
+    if not folder.exists() and (folder.is_absolute() or model.startswith(".") or model.count("/") != 1):
+        raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
+    import torch
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    import radfm  # noqa: F401  registers the pipeline
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
+    if fast:
+        has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
+    return pipe
+
+
+def _as_json(case: "Case", found: dict, trained: bool) -> dict:
+    return {
+        "case_id": case.case_id,
+        "trained": trained,
+        "diagnoses": found["diagnoses"],
+        "scans": found["scans"],
+        "skipped": [{"file": file, "reason": reason} for file, reason in case.skipped],
+        "notice": DISCLAIMER,
+    }
+
+
+def _print_diagnosis(case: "Case", found: dict, seconds: tuple[float, float], trained: bool) -> None:
+    slices = sum(len(scan.pixels) for scan in case.scans)
+    _print(
+        f"[bold]{case.case_id or 'Case'}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
+        f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
+    )
+    scans = _table("scan", "modality", "plane", ">slices", ">mm", ">days", ">weight", ">key slice", "from")
+    heaviest = max(range(len(found["scans"])), key=lambda i: found["scans"][i]["weight"])
+    for i, (scan, seen) in enumerate(zip(case.scans, found["scans"], strict=True)):
+        spacing = "x".join(f"{mm:.3g}" for mm in scan.spacing_mm) if scan.spacing_mm else "?"
+        days = "?" if scan.days is None else f"{scan.days:g}"
+        key = f"{seen['key_slice'] + 1} ({seen['key_slice_weight']:.0%})"
+        row = [str(i + 1), scan.modality or "?", scan.plane or "?", str(len(scan.pixels)), spacing, days]
+        scans.add_row(*row, f"{seen['weight']:.0%}", key, scan.source, style="bold" if i == heaviest else None)
+    _print(scans)
+    disorders = _table(">rank", "disorder", "ICD-10-CM", ">score")
+    for rank, diagnosis in enumerate(found["diagnoses"], 1):
+        codes = ", ".join(diagnosis["icd10cm"]) or "-"
+        disorders.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}")
+    _print(disorders)
+    seen = found["scans"][heaviest]
+    _print(f"Most weight: scan {heaviest + 1} ({seen['weight']:.0%}), there slice {seen['key_slice'] + 1}.")
+    if case.skipped:
+        _print(f"Set aside: {_count(len(case.skipped), 'file')}")
+        for file, reason in case.skipped[:20]:
+            _print(f"  {file}: {reason}", highlight=False, markup=False)
+        if len(case.skipped) > 20:
+            _print(f"  and {len(case.skipped) - 20} more: --json lists them all")
+    if not trained:
+        _print("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")
+    _print(f"[dim]{DISCLAIMER}[/]")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def _table(*columns: str):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def _print(what, **options) -> None:
+    from rich.console import Console
+
+    Console().print(what, **options)
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Says what is going on, on a terminal and while it lasts."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{what} ..."):
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
