@@ -14,24 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 if TYPE_CHECKING:
     from radfm.cases import Case
 
+UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
 DISCLAIMER = "Research use only, not a medical device."
 
 app = typer.Typer(
     name="radfm",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=f"Reads every scan of a case and names the disorders, with ICD-10-CM codes. {DISCLAIMER}",
 )
-convert = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
+convert = typer.Typer(rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
 app.add_typer(convert, name="convert")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
@@ -40,28 +39,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program ins
 def main() -> None:
     try:
         status = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        status = 2
-    except click.ClickException as error:
-        print(f"radfm: {error.format_message()} Try --help.", file=sys.stderr)
+    except UsageError as error:
+        print(f"radfm: {error.format_message().rstrip('.')}. Try --help.", file=sys.stderr)
         status = error.exit_code
     except (ValueError, OSError) as error:
         print(f"radfm: {_one_line(error)}", file=sys.stderr)
         status = 1
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("radfm: interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
-    if show:
-        import radfm
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from radfm import __version__
 
-        print(radfm.__version__)
-        raise typer.Exit
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -356,7 +356,7 @@ class RadFMSliceEncoder(nn.Module):
         if depth == 1:
             return attentions
         sizes = [min(depth, n - start) for n in slice_counts for start in range(0, n, depth)]
-        sizes = torch.tensor(sizes, device=attentions.device)
+        sizes = torch.tensor(sizes, dtype=torch.int64, device=attentions.device)
         return (attentions / sizes).repeat_interleave(sizes)
 
     def optimize_for_inference(self, compile: bool) -> None:
@@ -370,7 +370,7 @@ class RadFMSliceEncoder(nn.Module):
         for n in slice_counts:
             rows += [[first + min(start + k, n - 1) for k in range(depth)] for start in range(0, n, depth)]
             first += n
-        index = torch.tensor(rows, device=pixel_values.device).reshape(-1, depth)
+        index = torch.tensor(rows, dtype=torch.int64, device=pixel_values.device).reshape(-1, depth)
         return pixel_values[index].flatten(1, 2)  # (looks, depth * 3, H, W)
 
     def _embed(self, looks: Tensor) -> Tensor:
