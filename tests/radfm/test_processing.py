@@ -1,0 +1,123 @@
+"""From a case to the packed batch: shapes, intensities, geometry, ids."""
+
+import numpy as np
+import pytest
+import torch
+
+from radfm import Case, RadFMImageProcessor, RadFMProcessor, Scan
+from radfm.configuration_radfm import MODALITIES, PLANES
+
+
+@pytest.fixture(scope="module")
+def processor() -> RadFMProcessor:
+    return RadFMProcessor(RadFMImageProcessor(size=32))
+
+
+def scan(slices: int = 3, height: int = 40, width: int = 40, **fields) -> Scan:
+    pixels = np.random.default_rng(slices).integers(0, 255, (slices, height, width)).astype(np.uint8)
+    return Scan(pixels, **fields)
+
+
+def test_the_packed_batch_has_the_contract_s_keys_shapes_and_types(processor):
+    first = Case(scans=[scan(3, modality="CT", plane="axial", days=0.0), scan(1, modality="X-ray", plane="PA")])
+    second = Case(scans=[scan(2, modality="MRI", plane="sagittal", days=31.0, key_slice=1)])
+    batch = processor(cases=[first, second], text=["pneumothorax", "rib fracture"], return_tensors="pt")
+    assert batch["pixel_values"].shape == (6, 3, 32, 32)
+    assert batch["pixel_values"].dtype == torch.float32
+    assert batch["slices_per_scan"].tolist() == [3, 1, 2]
+    assert batch["scans_per_case"].tolist() == [2, 1]
+    assert batch["modality_ids"].tolist() == [MODALITIES.index(m) for m in ("CT", "X-ray", "MRI")]
+    assert batch["plane_ids"].tolist() == [PLANES.index(p) for p in ("axial", "PA", "sagittal")]
+    assert batch["days"][0] == 0
+    assert batch["days"][1].isnan()
+    assert batch["key_slices"].tolist() == [-1, -1, 1]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert {batch[k].dtype for k in ("slices_per_scan", "scans_per_case", "modality_ids", "input_ids")} == {torch.int64}
+
+
+def test_no_case_a_case_without_scans_and_a_scan_without_slices_pack(processor):
+    batch = processor(cases=[Case(), Case(scans=[scan(0)])])
+    assert batch["pixel_values"].shape == (0, 3, 32, 32)
+    assert batch["scans_per_case"].tolist() == [0, 1]
+    assert batch["slices_per_scan"].tolist() == [0]
+    with pytest.raises(ValueError, match="nothing to process"):
+        processor()
+
+
+def test_ct_windows_are_the_three_channels():
+    hounsfield = np.full((1, 8, 8), -1000, np.int16)
+    hounsfield[0, :, 4:] = 40
+    images = RadFMImageProcessor(size=8, image_mean=None, image_std=None)
+    lung, soft, bone = images(hounsfield, modality="CT")["pixel_values"][0]
+    assert lung[0, 0] == pytest.approx((-1000 + 1350) / 1500)
+    assert soft[0, 0] == 0
+    assert soft[0, 7] == pytest.approx(0.5)
+    assert bone[0, 7] == pytest.approx((40 + 500) / 1800)
+
+
+def test_other_modalities_are_scaled_between_their_own_percentiles():
+    pixels = np.linspace(1000, 3000, 64, dtype=np.float32).reshape(1, 8, 8)
+    images = RadFMImageProcessor(size=8, image_mean=None, image_std=None, intensity_percentiles=(0, 100))
+    values = images(pixels, modality="MRI")["pixel_values"]
+    assert values.min() == 0
+    assert values.max() == 1
+    torch.testing.assert_close(values[:, 0], values[:, 2])
+    torch.testing.assert_close(images(pixels * 7 - 50, modality="MRI")["pixel_values"], values)
+
+
+def test_a_grey_scan_is_stored_once():
+    values = RadFMImageProcessor(size=32)(np.ones((5, 16, 16), np.uint8), modality="MRI")["pixel_values"]
+    assert values.shape == (5, 3, 32, 32)
+    assert values.untyped_storage().nbytes() == 5 * 32 * 32 * 4
+
+
+def test_the_shape_of_the_anatomy_is_kept():
+    pixels = np.ones((1, 20, 40), np.uint8)
+    pixels[0, 0, 0] = 0
+    images = RadFMImageProcessor(size=40, image_mean=None, image_std=None, intensity_percentiles=(0, 100))
+    upright = images(pixels)["pixel_values"][0, 0]
+    assert upright[:10].max() == 0
+    assert upright[12:28].min() == 1
+    # Rows twice as far apart as columns: the anatomy is square.
+    assert images(pixels, spacing_mm=(1, 2, 1))["pixel_values"][0, 0, 2:, 2:].min() > 0.9
+    stretched = RadFMImageProcessor(size=40, image_mean=None, keep_aspect_ratio=False, intensity_percentiles=(0, 100))
+    assert stretched(pixels)["pixel_values"][0, 0, 5:].min() == 1
+
+
+def test_colour_stays_colour():
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    pixels[..., 0] = 255
+    images = RadFMImageProcessor(size=8, image_mean=None, intensity_percentiles=(0, 100))
+    assert images(pixels, modality="ultrasound")["pixel_values"][0].amax((1, 2)).tolist() == [1, 0, 0]
+
+
+def test_a_limit_of_slices_keeps_them_evenly_and_the_key_slice_with_them():
+    processor = RadFMProcessor(RadFMImageProcessor(size=8, max_slices=4))
+    pixels = np.arange(12, dtype=np.float32)[:, None, None] * np.ones((1, 8, 8), np.float32)
+    batch = processor(cases=[Case(scans=[Scan(pixels, key_slice=7)])])
+    assert batch["slices_per_scan"].tolist() == [4]
+    assert processor.image_processor.choose_slices(12) == [0, 3, 6, 9]
+    assert batch["key_slices"].tolist() == [2]
+
+
+def test_planes_take_the_rows_of_a_modality_in_the_order_of_the_case():
+    rows = ["padding", "CT", "CT 2", "MRI", "other"]
+    processor = RadFMProcessor(RadFMImageProcessor(size=8, modalities=rows))
+    planes = [("CT", "axial"), ("MRI", "axial"), ("CT", "coronal"), ("CT", "axial"), ("CT", "sagittal"), (None, None)]
+    batch = processor(cases=[Case(scans=[scan(1, 8, 8, modality=m, plane=p) for m, p in planes])])
+    assert batch["modality_ids"].tolist() == [1, 3, 2, 1, 2, 4]
+
+
+def test_pixels_of_a_wrong_shape_or_not_finite_are_refused(processor):
+    with pytest.raises(ValueError, match=r"got \(4, 4\)"):
+        processor(cases=[Case(scans=[Scan(np.zeros((4, 4)))])])
+    with pytest.raises(ValueError, match="NaN"):
+        processor(cases=[Case(scans=[Scan(np.full((1, 4, 4), np.nan, np.float32))])])
+
+
+def test_processor_survives_saving(processor, tmp_path):
+    processor.image_processor.ct_windows = {"brain": [40.0, 80.0]}
+    processor.save_pretrained(tmp_path)
+    again = RadFMProcessor.from_pretrained(tmp_path)
+    assert again.image_processor.to_dict() == processor.image_processor.to_dict()
+    assert again(text=["ACL tear"])["input_ids"].tolist() == processor(text=["ACL tear"])["input_ids"].tolist()
