@@ -1,0 +1,131 @@
+"""`pipeline("zero-shot-diagnosis")`, from a saved checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan
+
+DISORDERS = ["Pneumothorax", "Meningioma", "Gallstones", "Cirrhosis"]
+CODES = [["J93.9"], [], ["K80.20"], ["K74.60"]]
+
+
+def save(config: RadFMConfig, folder) -> str:
+    torch.manual_seed(0)
+    model = RadFMForDiagnosis(config)
+    if config.head == "text":
+        embeds = F.normalize(torch.randn(len(config.disorders), config.projection_dim), dim=-1)
+        model.set_disorders(config.disorders, embeds, CODES)
+    model.save_pretrained(folder)
+    RadFMProcessor(RadFMImageProcessor(size=64)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    rng = np.random.default_rng(0)
+    first = Scan(rng.integers(-1000, 1000, (6, 50, 60)).astype(np.int16), modality="CT", plane="axial", source="ct")
+    return Case(scans=[first, Scan(rng.integers(0, 255, (1, 64, 64)).astype(np.uint8), modality="X-ray", source="xr")])
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path) -> str:
+    return save(RadFMConfig(**tiny_config, disorders=DISORDERS), tmp_path)
+
+
+@pytest.fixture
+def diagnose(checkpoint):
+    return pipeline("zero-shot-diagnosis", model=checkpoint)
+
+
+def test_the_auto_classes_know_radfm(checkpoint):
+    assert type(AutoModel.from_pretrained(checkpoint)) is RadFMForDiagnosis
+    assert type(AutoProcessor.from_pretrained(checkpoint)) is RadFMProcessor
+
+
+def test_the_vocabulary_is_ranked_with_its_codes(diagnose, case):
+    ranked = diagnose(case, top_k=3)
+    assert len(ranked) == 3
+    assert [d["score"] for d in ranked] == sorted((d["score"] for d in ranked), reverse=True)
+    assert {d["label"] for d in ranked} < set(DISORDERS)
+    assert all(d["icd10cm"] == CODES[DISORDERS.index(d["label"])] for d in ranked)
+    model = diagnose.model
+    with torch.no_grad():
+        expected = model(**diagnose.processor(cases=[case])).logits.sigmoid().max().item()
+    assert ranked[0]["score"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_any_name_can_be_asked_for(diagnose, case):
+    found = diagnose(case, candidate_labels=["Rib fracture", "pneumothorax", "Rib fracture"])
+    assert {d["label"] for d in found} == {"Rib fracture", "pneumothorax"}
+    known = next(d for d in found if d["label"] == "pneumothorax")
+    assert known["icd10cm"] == ["J93.9"]
+    vocabulary = {d["label"]: d["score"] for d in diagnose(case)}
+    assert known["score"] == pytest.approx(vocabulary["Pneumothorax"], rel=1e-4)
+    with torch.no_grad():
+        embeds = diagnose.model.get_text_features(**diagnose.processor(text=["Rib fracture"]))
+        expected = diagnose.model(**diagnose.processor(cases=[case]), text_embeds=embeds).logits.sigmoid().item()
+    assert next(d["score"] for d in found if d["label"] == "Rib fracture") == pytest.approx(expected, rel=1e-4)
+
+
+def test_several_cases_are_answered_one_by_one_or_in_batches_alike(diagnose, case):
+    other = Case(scans=case.scans[1:])
+    alone = [diagnose(case), diagnose(other)]
+    for batch_size in (1, 2):
+        together = diagnose([case, other], batch_size=batch_size)
+        for a, b in zip(alone, together, strict=True):
+            assert [d["label"] for d in a] == [d["label"] for d in b]
+            assert [d["score"] for d in a] == pytest.approx([d["score"] for d in b], rel=1e-4)
+
+
+def test_attentions_name_the_scan_and_the_slice(diagnose, case):
+    found = diagnose(case, return_attentions=True)
+    assert sum(scan["weight"] for scan in found["scans"]) == pytest.approx(1, abs=1e-4)
+    assert [scan["source"] for scan in found["scans"]] == ["ct", "xr"]
+    assert 0 <= found["scans"][0]["key_slice"] < 6
+    assert found["scans"][1]["key_slice"] == 0
+
+
+def test_the_template_is_what_is_embedded(diagnose, case):
+    plain = diagnose(case, candidate_labels=["Rib fracture"])[0]["score"]
+    framed = diagnose(case, candidate_labels=["Rib fracture"], hypothesis_template="a scan that shows {}")[0]["score"]
+    assert plain != framed
+
+
+def test_a_new_vocabulary_is_seen_at_once(diagnose, case):
+    diagnose(case)
+    diagnose.model.set_disorders(["Sinusitis"], torch.ones(1, 32))
+    assert [d["label"] for d in diagnose(case)] == ["Sinusitis"]
+
+
+def test_a_fixed_list_scores_its_own_names_and_refuses_others(tiny_config, tmp_path, case):
+    config = tiny_config | {"text_config": None, "head": "mlp", "disorders": DISORDERS, "icd10cm": CODES}
+    diagnose = pipeline("zero-shot-diagnosis", model=save(RadFMConfig(**config), tmp_path))
+    assert len(diagnose(case)) == 4
+    found = diagnose(case, candidate_labels=["meningioma", "Cirrhosis"])
+    assert {d["label"] for d in found} == {"meningioma", "Cirrhosis"}
+    with pytest.raises(ValueError, match="'Gallstone' is not in this checkpoint's list: did you mean 'Gallstones'"):
+        diagnose(case, candidate_labels=["Gallstone"])
+
+
+def test_a_folder_is_read(diagnose, tmp_path):
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).integers(0, 255, (3, 40, 40)).astype(np.uint8))
+    assert len(diagnose(str(tmp_path / "scan.npy"))) == 4
+
+
+def test_bad_input_is_refused_in_one_line(diagnose, case):
+    with pytest.raises(ValueError, match=r"no readable scan .*cut short"):
+        diagnose(Case(skipped=[("a.dcm", "is cut short")]))
+    with pytest.raises(ValueError, match="none of them empty"):
+        diagnose(case, candidate_labels=[])
+    with pytest.raises(ValueError, match="none of them empty"):
+        diagnose(case, candidate_labels=["Pneumothorax", " "])
+    with pytest.raises(TypeError, match="'labels'"):
+        diagnose(case, labels=["Pneumothorax"])
+    with pytest.raises(TypeError, match="expected a Case"):
+        diagnose(17)
+    diagnose.model.set_disorders([], torch.zeros(0, 32))
+    with pytest.raises(ValueError, match="give candidate_labels"):
+        diagnose(case)
