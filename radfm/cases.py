@@ -1,8 +1,58 @@
-"""A case: all scans of one patient's question, read from whatever files hold them."""
+"""A case: all scans of one patient's question, read from whatever files hold them.
 
+Decisions:
+- What a file is, its first bytes say; its name decides only where the bytes cannot (NIfTI, NRRD, MetaImage, NPZ).
+- One bad file never costs the others: it is listed in `Case.skipped`, with the reason and what to do.
+- Hidden files, and those that Windows and macOS leave behind, are passed over. Every other file is read or listed.
+- Nothing that names the patient leaves the reader: no name, number, birth date, nor free text of a header. Names of
+  files and folders are shown as they are.
+- DICOM alone tells dates: `days` is None elsewhere. Other order: DICOM series by date and number, then files by name.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+MODALITIES = (
+    "other",
+    "CT",
+    "MRI",
+    "X-ray",
+    "ultrasound",
+    "fluoroscopy",
+    "mammography",
+    "angiography",
+    "nuclear medicine",
+    "barium study",
+)
+
+_SYNONYMS = {
+    "CT": "ct, cbct, hrct, cta, computed tomography, cat scan",
+    "MRI": "mr, mri, mra, mrcp, fmri, magnetic resonance, magnetic resonance imaging",
+    "X-ray": "xray, xr, cr, dx, rg, px, io, dr, cxr, radiograph, radiography, plain film, dxr",
+    "ultrasound": "us, ultrasonography, sonography, echo, echocardiography, ivus, bdus, cd, dd, ec, doppler",
+    "fluoroscopy": "rf, fl, df, cf, vf, fluoro",
+    "mammography": "mg, mammo, mammogram, dbt, tomosynthesis",
+    "angiography": "xa, dsa, ds, angio, angiogram, angiocardiography, dsa (angiography)",
+    "nuclear medicine": "nm, pt, st, pet, spect, nuclear, pet/ct, scintigraphy, bone scan",
+    "barium study": "barium, barium swallow, barium meal, barium enema",
+    "other": "op, opt, opm, opv, ophthalmic photography, oct, ivoct, xc, es, sm, gm, dm, dms, ecg, bi, tg, hd, fa, cs, "
+    "lp, ar, ker, len, lensometry, oss, srf, va, bmd, photograph, photo, endoscopy, microscopy, histology, rtimage, "
+    "annotated image",
+}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", "", text.casefold())
+
+
+_MODALITY_OF = {
+    _plain(name): modality for modality, names in _SYNONYMS.items() for name in (modality, *names.split(", "))
+}
 
 
 @dataclass
@@ -13,7 +63,8 @@ class Scan:
         pixels: (slices, H, W), or (slices, H, W, 3) where the file is in colour. Hounsfield units for CT.
         modality: one of `MODALITIES`, or None where neither the header nor the caller says.
         plane: "axial", "coronal", "sagittal", "oblique", or a radiograph's view ("PA", "AP", "lateral", "MLO", "CC").
-        spacing_mm: distance between slices, rows and columns; None where unknown.
+        spacing_mm: distance between slices, rows and columns; None where unknown. The first is 0.0 where a header
+            tells rows and columns but no distance between slices, as for a radiograph or an ultrasound clip.
         days: days before the newest scan of the case, 0.0 for the newest; None where unknown.
         body_part: as the header names it, in lower case; None where unknown.
         key_slice: index of the slice that shows the finding; None where unknown.
@@ -40,3 +91,172 @@ class Case:
     case_id: str | None = None
     patient_id: str | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+
+
+def modality_name(text: str) -> str:
+    """ "MR", "PET", "x ray", "DSA", a DICOM code, ... -> one of `MODALITIES`. Raises: ValueError for what is none."""
+    try:
+        return _MODALITY_OF[_plain(text)]
+    except KeyError:
+        raise ValueError(f"unknown modality {text!r}: use one of {', '.join(MODALITIES)}") from None
+
+
+def dicom_modality(code: str) -> str | None:
+    """A DICOM Modality code -> one of `MODALITIES`; None for OT (other), SC (screen capture) and what is no code."""
+    return _MODALITY_OF.get(_plain(code))
+
+
+def read_case(
+    path: str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    modality: str | None = None,
+    history: str | None = None,
+    disorders: Iterable[str] = (),
+    case_id: str | None = None,
+    patient_key: str | bytes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Case:
+    """Read all scans of one patient.
+
+    Args:
+        path: a folder (with all below it), a file, a DICOMDIR, or a list of them.
+        modality: what the scans are where no header says: pictures, NIfTI, arrays, screen captures.
+        history, disorders, case_id: kept as given.
+        patient_key: a secret. With it, `patient_id` is a pseudonym, the first 16 hex digits of HMAC-SHA256 of the DICOM
+            PatientID: the same patient has the same one in every case read with the key. Without it, None.
+        progress: called with the number of files done and of all files, as reading goes on.
+    Returns:
+        The case. What was not read is in `skipped`; where nothing could be read, it has no scans.
+    Raises:
+        FileNotFoundError: where a path is not there.
+        ValueError: for an empty list or folder, and a modality that is none.
+        TypeError: for arguments of another type.
+    """
+    from radfm.readers.errors import quiet_libraries
+
+    if modality is not None:
+        modality = modality_name(_checked("modality", modality, str))
+    if isinstance(disorders, str):
+        raise TypeError(f"disorders is a list of names, got the text {disorders!r}: put it in a list")
+    if patient_key is not None:
+        patient_key = _checked("patient_key", patient_key, (str, bytes))
+        patient_key = patient_key.encode() if isinstance(patient_key, str) else patient_key
+    case = Case(
+        history=_checked("history", history, (str, type(None))),
+        disorders=[_checked("a disorder", name, str) for name in disorders],
+        case_id=case_id,
+    )
+    with quiet_libraries():
+        files = _files(path, case.skipped)
+        _read_files(files, case, modality, patient_key, progress or (lambda done, of: None))
+    return case
+
+
+def _checked(what: str, value, types):
+    if not isinstance(value, types):
+        raise TypeError(f"{what} cannot be of type {type(value).__name__}")
+    return value
+
+
+def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
+    """(the name shown, the path) of every file, in natural order. What cannot be a file of the case goes to skipped."""
+    if isinstance(path, (str, os.PathLike)):
+        given = [Path(path)]
+    elif isinstance(path, Iterable) and not isinstance(path, (bytes, dict)):
+        given = [Path(_checked("a path", one, (str, os.PathLike))) for one in path]
+    else:
+        raise TypeError(f"path is a path or a list of paths, got {type(path).__name__}")
+    if not given:
+        raise ValueError("got an empty list of paths: give at least one file or folder")
+    files, seen = [], {}
+    for top in given:
+        if not os.path.lexists(top):
+            raise FileNotFoundError(f"no such file or folder: {top}")
+        if top.is_dir():
+            prefix = f"{top.name}/" if len(given) > 1 else ""
+            found = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
+        else:
+            found = [(top.name, top)]
+        for name, file in sorted(found, key=lambda pair: natural(pair[0])):
+            first = seen.setdefault(os.path.realpath(file), name)
+            if first is name:
+                files.append((name, file))
+            else:
+                skipped.append((name, f"is the same file as {first}: read once"))
+    if not files and not skipped:
+        raise ValueError(f"{', '.join(map(str, given))} holds no files: give the folder the images are in")
+    return files
+
+
+def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()) -> Iterator[Path]:
+    """All files below a folder. Links are followed, but never into a folder that is being walked already."""
+    name = prefix + folder.relative_to(top).as_posix()
+    try:
+        status = folder.stat()
+        entries = sorted(folder.iterdir())
+    except OSError:
+        skipped.append((name, "is a folder that may not be opened: ask for permission to read it"))
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        skipped.append((name, "is a link back to a folder above it: nothing is lost"))
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, top, prefix, skipped, (*above, here))
+        else:
+            yield entry
+
+
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "autorun.inf", "lost+found"}
+
+
+def natural(name: str) -> list:
+    """Sorting key by which img2 comes before img10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _read_files(files, case: Case, modality: str | None, patient_key: bytes | None, progress) -> None:
+    from radfm.readers.errors import Unreadable, reason_for
+    from radfm.readers.formats import format_of, pixel_files
+
+    formats: dict[str, list[tuple[str, Path]]] = {}
+    read_along = {os.path.realpath(partner) for _, path in files for partner in pixel_files(path)}
+    for name, path in files:
+        if os.path.realpath(path) in read_along:
+            continue
+        try:
+            formats.setdefault(format_of(path), []).append((name, path))
+        except (OSError, Unreadable) as error:
+            case.skipped.append((name, reason_for(error, "an image")))
+    total = sum(map(len, formats.values()))
+    dicom = formats.pop("DICOM", [])
+    if dicom:
+        from radfm.readers.dicom import read_dicom
+
+        study = read_dicom(dicom, modality, patient_key, lambda done: progress(done, total))
+        case.scans, case.patient_id = study.scans, study.patient_id
+        case.skipped += study.skipped
+    others = sorted((natural(name), name, path, format) for format in formats for name, path in formats[format])
+    for done, (_, name, path, format) in enumerate(others, len(dicom) + 1):
+        _read_alone(name, path, format, case, modality)
+        progress(done, total)
+
+
+def _read_alone(name: str, path: Path, format: str, case: Case, modality: str | None) -> None:
+    """Files that hold whole scans: all but DICOM."""
+    from radfm.readers.errors import reason_for
+    from radfm.readers.formats import KINDS, read_scans
+
+    try:
+        scans, left_out = read_scans(path, format)
+    except Exception as error:  # decoders raise anything on damaged files; the reason is told
+        case.skipped.append((name, reason_for(error, KINDS[format])))
+        return
+    for scan in scans:
+        scan.source = name + scan.source
+        scan.modality = scan.modality or modality
+    case.scans += scans
+    case.skipped += [(name + part, reason) for part, reason in left_out]

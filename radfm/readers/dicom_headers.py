@@ -1,0 +1,328 @@
+"""What a DICOM file says about its frames: headers only, and of them only the elements that are needed.
+
+Decisions:
+- A header element with a damaged value counts as absent.
+- Objects that are not images of the patient (reports, plans, doses, ...), localisers and dose screens are set aside.
+- An enhanced multi-frame file tells place and spacing frame by frame; any other file once for all its frames.
+- Text from a header becomes part of a case only if it is one of the terms listed here.
+"""
+
+import io
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from radfm.cases import dicom_modality
+from radfm.readers.dicom_terms import BODY_WORDS, KEY_OBJECTS, SET_ASIDE, SET_ASIDE_MODALITIES, VIEW_CODES, VIEWS
+from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.limits import MOST_BYTES, check_size, n_bytes
+
+_NEEDED = """
+SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality
+StudyDate SeriesDate AcquisitionDate AcquisitionDateTime AcquisitionTime SeriesDescription BodyPartExamined
+ViewPosition ViewCodeSequence AnatomicRegionSequence SeriesNumber InstanceNumber AcquisitionNumber
+ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing SliceThickness
+SpacingBetweenSlices SequenceOfUltrasoundRegions EchoTime EchoNumbers InversionTime TriggerTime DiffusionBValue
+DiffusionGradientOrientation TemporalPositionIdentifier ConvolutionKernel SamplesPerPixel PhotometricInterpretation
+Rows Columns NumberOfFrames BitsAllocated BitsStored PixelRepresentation RescaleSlope RescaleIntercept
+TotalPixelMatrixColumns SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DetectorInformationSequence
+DirectoryRecordSequence CurrentRequestedProcedureEvidenceSequence
+"""
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+@dataclass(eq=False)
+class Instance:
+    """One file: its header's needed elements."""
+
+    name: str
+    path: Path
+    header: Dataset
+    frames: int = 1
+
+
+@dataclass(eq=False)
+class Frame:
+    """One picture of one file, with its place in the patient where known (mm, in L, P, S)."""
+
+    instance: Instance
+    index: int
+    position: np.ndarray | None = None
+    orientation: np.ndarray | None = None  # (6,) directions along the rows and down the columns
+    pixel_mm: tuple[float, float] | None = None  # between rows, between columns
+    slice_mm: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    traits: tuple = ()  # what may tell apart frames at one position, see dicom_series
+
+
+def read_header(name: str, path: Path) -> Instance:
+    """Raises: Unreadable for what is no image of the patient, or asks for more pixels than it can hold."""
+    with open_clamped(path) as file:
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED.split())
+    if not any(keyword in header for keyword in ("SOPClassUID", "Modality", "Rows")):
+        raise Unreadable("is damaged, or is not a DICOM image: open it in a viewer and export it again")
+    return Instance(name, path, header)
+
+
+def check_image(instance: Instance) -> None:
+    """Raises: Unreadable where there is no picture to read, or one that cannot be so large."""
+    header = instance.header
+    reason = _set_aside(header)
+    if reason:
+        raise Unreadable(f"is {reason}, not an image of the patient: set aside")
+    rows, columns = number(header, "Rows"), number(header, "Columns")
+    if not rows or not columns:
+        raise Unreadable("has a DICOM header but no picture: export it again if it should have one")
+    frames = number(header, "NumberOfFrames")
+    instance.frames = 1 if frames is None else int(frames)
+    if instance.frames < 1:
+        raise Unreadable("has no frames, says its header: export it again")
+    samples, bits = int(number(header, "SamplesPerPixel") or 1), int(number(header, "BitsAllocated") or 16)
+    syntax = transfer_syntax(header)
+    compressed = syntax is not None and syntax.is_compressed
+    stored = instance.path.stat().st_size
+    n = n_bytes((instance.frames, int(rows), int(columns), samples), 1)
+    halved = header.get("PhotometricInterpretation") == "YBR_FULL_422"  # two colours are stored for every second pixel
+    n = n * bits // 8 * (2 if halved and not compressed else 3) // 3
+    check_size(n, stored, compressed=compressed)
+    if compressed and not syntax.is_deflated and 8 * instance.frames > stored + 64:
+        raise Unreadable(f"holds fewer frames than its header says, so it {CUT_SHORT}")
+
+
+def _set_aside(header: Dataset) -> str | None:
+    sop_class = text(header, "SOPClassUID")
+    if sop_class == KEY_OBJECTS:
+        return "a list of key images"
+    for uid, what in SET_ASIDE.items():
+        if sop_class == uid or (uid.endswith(".") and sop_class.startswith(uid)):
+            return what
+    if text(header, "Modality").upper() in SET_ASIDE_MODALITIES:
+        return SET_ASIDE_MODALITIES[text(header, "Modality").upper()]
+    image_type = [kind.upper() for kind in texts(header, "ImageType")]
+    if "LOCALIZER" in image_type:
+        return "a localiser (scout)"
+    title = text(header, "SeriesDescription").lower()
+    captured = sop_class.startswith(_SECONDARY_CAPTURE)
+    if "DOSE_INFO" in image_type or (
+        captured and re.search(r"dose (report|info|record)|(patient|exam) protocol", title)
+    ):
+        return "a screen of dose figures"
+    if (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
+        return "one level of a tiled whole-slide picture (export the region you mean as PNG or TIFF)"
+    return None
+
+
+def frames_of(instance: Instance) -> list[Frame]:
+    header = instance.header
+    shared = first(header, "SharedFunctionalGroupsSequence")
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    if shared is None and not per_frame:
+        return _classic_frames(instance)
+    frames = []
+    for index in range(instance.frames):
+        own = per_frame[index] if index < len(per_frame) else None
+        frames.append(_frame(instance, index, [group for group in (own, shared) if group is not None]))
+    return frames
+
+
+def _classic_frames(instance: Instance) -> list[Frame]:
+    frame = _frame(instance, 0, [])
+    if instance.frames == 1:
+        return [frame]
+    frame.position = None  # the header's is that of the first frame
+    return [Frame(instance, i, None, *list(vars(frame).values())[3:]) for i in range(instance.frames)]
+
+
+def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
+    header = instance.header
+
+    def of(sequence: str) -> Dataset:
+        items = (first(group, sequence) for group in groups)
+        return next((item for item in items if item is not None), header)
+
+    detector = first(header, "DetectorInformationSequence")
+    orientation = numbers(of("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
+    if orientation is None and detector is not None:
+        orientation = numbers(detector, "ImageOrientationPatient", 6)
+    if orientation is not None and not _upright(orientation):
+        orientation = None
+    measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
+    spacing = [
+        numbers(measures, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    ]
+    pixel_mm = next((tuple(map(float, mm)) for mm in spacing if mm is not None and (mm > 0).all()), None)
+    distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    return Frame(
+        instance,
+        index,
+        numbers(of("PlanePositionSequence"), "ImagePositionPatient", 3),
+        orientation,
+        pixel_mm or _ultrasound_mm(header),
+        next((abs(mm) for mm in distances if mm), None),
+        number(transform, "RescaleSlope") or 1.0,
+        number(transform, "RescaleIntercept") or 0.0,
+        _traits(header, of),
+    )
+
+
+def _traits(header: Dataset, of) -> tuple:
+    """What may tell apart two frames at one position; in the order in which it is asked. The last ones are times."""
+    content, echo, diffusion = of("FrameContentSequence"), of("MREchoSequence"), of("MRDiffusionSequence")
+    kind = of("MRImageFrameTypeSequence")
+    if kind is header:
+        kind = of("CTImageFrameTypeSequence")
+    return (
+        number(echo, "EffectiveEchoTime") or number(echo, "EchoTime"),
+        text(header, "EchoNumbers"),
+        number(diffusion, "DiffusionBValue"),
+        tuple(texts(kind, "FrameType") or texts(header, "ImageType")),
+        text(header, "ConvolutionKernel"),
+        number(header, "InversionTime"),
+        text(header, "DiffusionGradientOrientation"),
+        number(content, "TemporalPositionIndex") or number(header, "TemporalPositionIdentifier"),
+        number(header, "AcquisitionNumber"),
+        number(header, "TriggerTime"),
+        text(header, "AcquisitionTime"),
+    )
+
+
+TRAITS_OF_TIME = 4
+
+
+def _upright(orientation: np.ndarray) -> bool:
+    row, column = orientation[:3], orientation[3:]
+    return bool(
+        abs(np.linalg.norm(row) - 1) < 0.05 and abs(np.linalg.norm(column) - 1) < 0.05 and abs(row @ column) < 0.1
+    )
+
+
+def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
+    region = first(header, "SequenceOfUltrasoundRegions")
+    if (
+        region is None
+        or number(region, "PhysicalUnitsXDirection") != 3
+        or number(region, "PhysicalUnitsYDirection") != 3
+    ):
+        return None  # 3: centimetres
+    deltas = [number(region, name) for name in ("PhysicalDeltaY", "PhysicalDeltaX")]
+    return tuple(abs(delta) * 10 for delta in deltas) if all(deltas) else None
+
+
+def modality_of(header: Dataset) -> str | None:
+    return dicom_modality(text(header, "Modality"))
+
+
+def view_of(header: Dataset) -> str | None:
+    """A radiograph's view, of those that `Scan.plane` knows."""
+    code = first(header, "ViewCodeSequence")
+    return VIEWS.get(text(header, "ViewPosition").upper()) or VIEW_CODES.get(text(code, "CodeValue") if code else "")
+
+
+def body_part_of(header: Dataset) -> str | None:
+    """BodyPartExamined in lower case, if each of its words is one of anatomy: it is free text on many machines."""
+    part = " ".join(text(header, "BodyPartExamined").lower().split())
+    words = re.findall(r"[^\W\d_]+", part)
+    return (
+        part
+        if words and len(part) < 40 and re.fullmatch(r"[a-z _/,&-]+", part) and BODY_WORDS.issuperset(words)
+        else None
+    )
+
+
+def date_of(header: Dataset) -> date | None:
+    for keyword in ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate", "StudyDate"):
+        digits = text(header, keyword).replace(".", "").replace("-", "")[:8]
+        try:
+            return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8]))
+        except ValueError:
+            continue
+    return None
+
+
+def transfer_syntax(header: Dataset) -> UID | None:
+    """None where the file does not say, and it is one of the two uncompressed ones."""
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    return syntax if syntax and not syntax.is_private and syntax.is_transfer_syntax else None
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """A value as text, stripped; "" where absent or damaged."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom converts a value when it is asked for, and fails on damaged ones
+        return ""
+    return "" if value is None else str(value).strip()
+
+
+def texts(header: Dataset, keyword: str) -> list[str]:
+    try:
+        value = header.get(keyword)
+    except Exception:
+        return []
+    return [] if not value else [value] if isinstance(value, str) else [str(part) for part in value]
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    values = numbers(header, keyword, None)
+    return None if values is None else float(values[0])
+
+
+def numbers(header: Dataset, keyword: str, count: int | None) -> np.ndarray | None:
+    """(count,) finite numbers; None where absent, damaged, or of another count."""
+    try:
+        values = np.atleast_1d(np.asarray(header.get(keyword), dtype=np.float64))
+    except Exception:
+        return None
+    return values if values.size and values.size == (count or values.size) and np.isfinite(values).all() else None
+
+
+def first(header: Dataset, sequence: str) -> Dataset | None:
+    items = header.get(sequence)
+    return items[0] if isinstance(items, pydicom.Sequence) and len(items) else None
+
+
+def open_clamped(path: Path) -> io.BufferedIOBase:
+    """The file, such that a header that claims more bytes than there are gets what there is, and reserves no more."""
+    file = _Clamped(open(path, "rb", buffering=0))  # noqa: SIM115
+    start = file.peek(4096)[:4096]
+    if _DEFLATED in start:
+        _check_deflated(path, start)
+    return file
+
+
+class _Clamped(io.BufferedReader):
+    def __init__(self, raw: io.FileIO):
+        super().__init__(raw, 2**16)
+        self.end = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self.end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def _check_deflated(path: Path, start: bytes) -> None:
+    """pydicom inflates a deflated file at once, however large it becomes: see first how large."""
+    group_length = start.find(b"\x02\x00\x00\x00UL\x04\x00")
+    if group_length < 0:
+        return
+    begin = group_length + 12 + int.from_bytes(start[group_length + 8 : group_length + 12], "little")
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with open(path, "rb") as file:
+        file.seek(begin)
+        while block := file.read(2**16):
+            while block and not inflater.eof:
+                size += len(inflater.decompress(block, 2**20))
+                block = inflater.unconsumed_tail
+                if size > MOST_BYTES:
+                    check_size(size, 0, compressed=True)

@@ -1,0 +1,188 @@
+"""The pictures of a DICOM stack, as one array.
+
+Decisions:
+- Modality LUT or rescale slope and intercept are applied, frame by frame: Hounsfield units for CT, activity for PET.
+- For projections (radiography, mammography, fluoroscopy, angiography) the header's first VOI LUT or window is applied:
+  stored values differ by detector and processing, and the window is the picture the vendor means to be read. One that
+  leaves no contrast is ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
+- MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
+- YBR becomes RGB, a palette is looked up, colours of 16 bits are reduced to 8.
+- A frame whose compressed picture is of another size than the header says is not decoded at all.
+"""
+
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from radfm.readers.dicom_headers import Frame, Instance, modality_of, number, open_clamped, transfer_syntax
+from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.pixels import compact, rescaled
+
+_WINDOWED = ("X-ray", "mammography", "fluoroscopy", "angiography")
+_QUANTITIES = ("CT", "nuclear medicine")
+
+
+def read_pixels(
+    frames: list[Frame],
+    open_dataset: Callable[[Instance], Dataset],
+    failed: dict[Instance, BaseException],
+    done: Callable[[Instance], None],
+) -> tuple[np.ndarray | None, list[Frame]]:
+    """The pictures of a stack, (slices, H, W) or (slices, H, W, 3), and the frames they are of.
+
+    Args:
+        frames: in the order of the slices.
+        open_dataset: `decodable`, or what remembers its answers.
+        failed: takes the files that cannot be decoded, and why; their frames are left out.
+        done: called after each file, with it.
+    """
+    slots: dict[Instance, list[int]] = defaultdict(list)
+    for slot in sorted(range(len(frames)), key=lambda slot: frames[slot].index):
+        slots[frames[slot].instance].append(slot)
+    pixels, lock = None, Lock()
+
+    def decode(instance: Instance) -> None:
+        nonlocal pixels
+        try:
+            wanted = slots[instance]
+            for slot, picture in zip(
+                wanted, _pictures(open_dataset(instance), instance, [frames[slot] for slot in wanted]), strict=True
+            ):
+                with lock:
+                    pixels = _with_room(pixels, len(frames), picture)
+                    pixels[slot] = picture
+        except Exception as error:  # decoders raise anything on damaged files; the reason is told
+            failed[instance] = error
+        done(instance)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(decode, slots))
+    kept = [slot for slot, frame in enumerate(frames) if frame.instance not in failed]
+    if len(kept) == len(frames):
+        return pixels, frames
+    return (pixels[kept] if kept else None), [frames[slot] for slot in kept]
+
+
+def _with_room(pixels: np.ndarray | None, slices: int, picture: np.ndarray) -> np.ndarray:
+    """An array for all slices whose type also holds this picture exactly."""
+    if pixels is None:
+        return np.empty((slices, *picture.shape), picture.dtype)
+    if pixels.shape[1:] != picture.shape:
+        raise Unreadable("has another matrix size than the rest of its series: read it alone")
+    if pixels.dtype == picture.dtype:
+        return pixels
+    holds_both = np.promote_types(pixels.dtype, picture.dtype)
+    return pixels.astype(np.float32 if holds_both.itemsize > 2 else holds_both, copy=False)
+
+
+def decodable(instance: Instance) -> Dataset:
+    """The whole file, checked so that decoding it cannot need more than its header says."""
+    with open_clamped(instance.path) as file:
+        dataset = pydicom.dcmread(file, force=True)
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise Unreadable("has a DICOM header but no picture: export it again if it should have one")
+    syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
+    if syntax.is_encapsulated:
+        _check_codestreams(dataset, instance.frames)
+    return dataset
+
+
+def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
+    """One picture for each frame; the frames are those of one file, in its order."""
+    indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
+    for frame, values in zip(frames, iter_pixels(dataset, indices=indices), strict=True):
+        yield _values(values, dataset, frame)
+
+
+def _uncompressed_syntax(dataset: Dataset) -> UID:
+    """Of a file without meta header: as it was found to be encoded."""
+    implicit, little = dataset.original_encoding
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    if dataset["PixelData"].is_undefined_length:
+        raise Unreadable("does not say how its pixels are compressed: export it again")
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return syntax
+
+
+def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
+    """Stored values -> what a scan keeps."""
+    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, dataset)
+        return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
+    if values.ndim == 3:
+        depth = values.dtype.itemsize * 8
+        return values if depth == 8 else (values >> (depth - 8)).astype(np.uint8)
+    modality = modality_of(dataset)
+    low, high = _stored_range(dataset)
+    if "ModalityLUTSequence" in dataset:
+        values = compact(apply_modality_lut(values, dataset))
+        low, high = int(values.min()), int(values.max())
+    else:
+        values = rescaled(values, frame.slope, frame.intercept)
+        low, high = (end * frame.slope + frame.intercept for end in (low, high))
+    if modality in _WINDOWED:
+        values = _windowed(values, dataset)
+    if photometric == "MONOCHROME1" and modality not in _QUANTITIES:
+        values = rescaled(values, -1, low + high)
+    return values
+
+
+def _windowed(values: np.ndarray, dataset: Dataset) -> np.ndarray:
+    try:
+        seen = apply_voi_lut(values, dataset)
+    except Exception:  # a damaged window says nothing: the picture is shown without
+        return values
+    if seen is values or seen.min() == seen.max():
+        return values
+    return compact(np.rint(seen).astype(np.int32)) if np.ptp(seen) >= 255 else seen.astype(np.float32)
+
+
+def _stored_range(dataset: Dataset) -> tuple[int, int]:
+    """The smallest and largest value that the pixels' bits can be."""
+    bits = int(number(dataset, "BitsStored") or number(dataset, "BitsAllocated") or 16)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if number(dataset, "PixelRepresentation") else (0, 2**bits - 1)
+
+
+def _check_codestreams(dataset: Dataset, frames: int) -> None:
+    """A decoder believes the size in the compressed picture, not the header's: they must agree before it starts."""
+    expected = (dataset.Rows, dataset.Columns)
+    for codestream in generate_frames(dataset.PixelData, number_of_frames=frames):
+        size = _codestream_size(codestream)
+        if size is not None and size != expected:
+            raise Unreadable(f"has a compressed picture of another size than its header says: it {CUT_SHORT}")
+
+
+def _codestream_size(codestream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) in a JPEG, JPEG-LS or JPEG 2000 codestream; None where there is none, as in RLE."""
+    if b"\xff\x4f\xff\x51" in codestream[:256]:  # SIZ: after its length and capabilities, four 32-bit numbers
+        at = codestream.index(b"\xff\x4f\xff\x51") + 8
+        x, y, x0, y0 = struct.unpack_from(">4I", codestream, at)
+        return y - y0, x - x0
+    if codestream[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(codestream) and codestream[at] == 0xFF:
+        marker, length = codestream[at + 1], int.from_bytes(codestream[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # start of frame
+            return struct.unpack_from(">2H", codestream, at + 5)
+        at += 2 + length
+    return None
+
+
+_THREADS = min(4, os.cpu_count() or 1)

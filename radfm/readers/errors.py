@@ -1,0 +1,62 @@
+"""Why a file was not read, in words that a person can act on.
+
+Decisions:
+- A decoder may raise anything on a damaged file, and its message may quote the header: a name, a birth date, a path.
+  So no foreign message reaches a reason. Only an `Unreadable`, whose words are written in radfm, speaks for itself.
+- What pydicom, nibabel and Pillow log or warn about while reading quotes headers too, and is silenced.
+"""
+
+import gzip
+import logging
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CUT_SHORT = "is cut short or damaged: copy it again from where it came from"
+_LIBRARIES = ("pydicom", "nibabel", "PIL", "pylibjpeg", "openjpeg", "libjpeg", "rle")
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read, or is set aside. The message is the reason, and quotes nothing from the file."""
+
+
+def reason_for(error: BaseException, kind: str) -> str:
+    """One line for `Case.skipped`. kind: what the file was taken for, "a DICOM image" and the like."""
+    if isinstance(error, Unreadable):
+        return str(error)
+    if isinstance(error, PermissionError):
+        return "may not be opened: ask for permission to read it"
+    if isinstance(error, FileNotFoundError):
+        return "is not there, or is a link to a file that is gone: copy it again"
+    if isinstance(error, MemoryError):
+        return "needs more memory than this machine has free: read it alone or on a larger machine"
+    damaged = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error)
+    words = str(error).lower()
+    if isinstance(error, damaged) or any(hint in words for hint in _CUT_SHORT_HINTS):
+        return CUT_SHORT
+    return f"is damaged, or is not {kind}: open it in a viewer and export it again"
+
+
+_CUT_SHORT_HINTS = (
+    "truncated", "less than expected", "not enough data", "unexpected end", "end of file", "mmap length", "corrupt",
+    "expected data element", "crc", "insufficient", "did we get all",
+)  # fmt: skip
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """While it lasts, no decoding library warns or logs. Levels are given back at the end."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,67 @@
+"""One way to lay out slices, whatever file they come from, so that the same volume is always the same scan.
+
+Decisions, in the patient's axes (L: left, P: posterior, S: superior, as in DICOM):
+- Slices follow each other from right to left (sagittal), front to back (coronal), feet to head (axial).
+- Within a slice a radiologist's view: the patient's right on the left of an axial or coronal picture, the front on the
+  left of a sagittal one; the front at the top of an axial picture, the head at the top of the others.
+- Only axes are swapped and flipped; nothing is resampled. An oblique volume is laid out as the nearest upright one.
+- A plane further than 37 degrees (cosine 0.8) from the nearest anatomical one is called "oblique".
+"""
+
+from itertools import permutations
+
+import numpy as np
+
+_PLANES = ("sagittal", "coronal", "axial")  # by the patient axis the slices follow: L, P, S
+_ROWS_AND_COLUMNS = ((2, 1), (2, 0), (1, 0))  # patient axes along a picture's rows and columns, for each of them
+_OBLIQUE_BELOW = 0.8
+_ANISOTROPIC_ABOVE = 1.05
+
+
+def lay_out(
+    volume: np.ndarray, axes: np.ndarray, slice_axis: int
+) -> tuple[np.ndarray, str, tuple[float, float, float]]:
+    """A volume as a scan's slices.
+
+    Args:
+        volume: three spatial axes in any order and direction, perhaps colour after them.
+        axes: (3, 3); column i is the step along axis i in mm, in L, P, S.
+        slice_axis: the axis of the volume along which slices are counted.
+    Returns:
+        A view (slices, H, W) or (slices, H, W, 3), its plane, and its spacing: slices, rows, columns in mm.
+    """
+    spacing = np.linalg.norm(axes, axis=0)
+    directions = axes / spacing
+    order = max(permutations(range(3)), key=lambda p: sum(abs(directions[p[i], i]) for i in range(3)))
+    axis_of = {patient: axis for axis, patient in enumerate(order)}  # patient axis -> axis of the volume
+    across = order[slice_axis]
+    chosen = [slice_axis, *(axis_of[patient] for patient in _ROWS_AND_COLUMNS[across])]
+    volume = volume.transpose(*chosen, *range(3, volume.ndim))
+    steps = [-1 if directions[order[axis], axis] < 0 else 1 for axis in chosen]
+    if order[chosen[1]] == 2:  # the head is at the top
+        steps[1] = -steps[1]
+    volume = volume[:: steps[0], :: steps[1], :: steps[2]]
+    return volume, plane_of(directions[:, slice_axis]), tuple(round(float(spacing[axis]), 4) for axis in chosen)
+
+
+def plane_of(normal: np.ndarray) -> str:
+    """The plane whose normal, a unit vector in L, P, S, is given."""
+    across = int(np.argmax(np.abs(normal)))
+    return _PLANES[across] if abs(normal[across]) >= _OBLIQUE_BELOW else "oblique"
+
+
+def acquired_axis(shape: tuple[int, ...], axes: np.ndarray, hint: int | None = None) -> int:
+    """Which axis of a volume counts the slices.
+
+    A lone slice's axis; else the axis with the largest spacing, if it is 5% above the next; else `hint`, what the
+    header says; else the axis nearest to feet-head, so that an isotropic volume is read in axial slices.
+    """
+    if sum(n == 1 for n in shape[:3]) == 1:
+        return shape.index(1)
+    spacing = np.linalg.norm(axes, axis=0)
+    _, second, largest = np.sort(spacing)
+    if largest > _ANISOTROPIC_ABOVE * second:
+        return int(np.argmax(spacing))
+    if hint is not None:
+        return hint
+    return int(np.argmax(np.abs(axes[2]) / spacing))

@@ -1,0 +1,134 @@
+"""NIfTI, Analyze and MGH (nibabel), NRRD and MetaImage (SimpleITK): volumes with their place in the patient.
+
+Decisions:
+- All are laid out by `radfm.readers.orientation`, in slices of the acquired plane.
+- Of a fourth axis (time, echo, diffusion direction) each volume is one scan, up to 16; of more, 16 evenly spaced ones.
+- A volume without a place in the patient (an Analyze file, a NIfTI file whose two codes are zero) is taken as nibabel
+  takes it, from right to left, back to front, feet to head, as most programs that omit it store it.
+- Values are scaled by the header's slope. In a file of CT, they are Hounsfield units already.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from radfm.cases import Scan
+from radfm.readers.errors import Unreadable
+from radfm.readers.limits import check_gzip, check_size, chosen_volumes, left_out, n_bytes
+from radfm.readers.orientation import acquired_axis, lay_out
+from radfm.readers.pixels import rescaled, tidy
+
+_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
+    """NIfTI-1 and -2, Analyze, MGH: one scan for each volume, and what was left out."""
+    import nibabel
+
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+        raise Unreadable("holds no volume: radfm reads volumes, not surfaces")
+    stored, header = image.dataobj, image.header
+    shape = tuple(stored.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if not 2 <= len(shape) <= 4 or 0 in shape:
+        raise Unreadable(f"has the shape {tuple(stored.shape)}: radfm reads volumes, and series of volumes")
+    data_path = Path(image.file_map["image"].filename)
+    check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
+    unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
+    axes = _RAS_TO_LPS @ image.affine[:3, :3] * _MM.get(unit, 1.0)
+    hint = header.get_dim_info()[2] if hasattr(header, "get_dim_info") else None
+    if len(shape) < 4:
+        values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
+        values = values.reshape(shape + (1,) * (3 - len(shape)))
+        return [_scan(_scaled(values, stored), axes, hint)], []
+    volumes = chosen_volumes(shape[3])
+    rest = (0,) * (len(stored.shape) - 4)
+    return [_scan(np.asanyarray(stored[(..., i, *rest)]), axes, hint) for i in volumes], left_out(shape[3])
+
+
+def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
+    """NRRD and MetaImage: one scan for each volume, and what was left out."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    data_path, compressed = _data_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size, channels = reader.GetSize(), reader.GetNumberOfComponents()
+    itemsize = _itemsize(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    check_size(n_bytes(size, itemsize * channels), data_path.stat().st_size, compressed=compressed)
+    image = reader.Execute()
+    values = sitk.GetArrayFromImage(image)  # ([t,] [z,] y, x[, channels])
+    dimensions = image.GetDimension()
+    if dimensions == 2:
+        values = values[None]
+        rows_mm, columns_mm = image.GetSpacing()[::-1]
+        return [Scan(tidy(_colour_or_first(values, channels)), spacing_mm=(0.0, rows_mm, columns_mm))], []
+    direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
+    axes = (direction * image.GetSpacing()[:3])[:, ::-1]  # of the axes z, y, x
+    if dimensions == 3 and (channels == 1 or (channels in (3, 4) and itemsize == 1)):
+        return [_scan(_colour_or_first(values, channels), axes)], []
+    series = list(values) if dimensions == 4 else list(np.moveaxis(values, -1, 0))
+    return [_scan(series[i], axes) for i in chosen_volumes(len(series))], left_out(len(series))
+
+
+def _scan(values: np.ndarray, axes: np.ndarray, hint: int | None = None) -> Scan:
+    if values.dtype.names:  # NIfTI's RGB24 and RGBA32
+        values = np.stack([values[channel] for channel in values.dtype.names[:3]], axis=-1)
+    spacing = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(axes).all() or (spacing == 0).any():
+        return Scan(tidy(np.moveaxis(values, 2, 0)))  # no usable geometry: as stored
+    slices, plane, spacing_mm = lay_out(values, axes, acquired_axis(values.shape, axes, hint))
+    return Scan(tidy(slices), plane=plane, spacing_mm=spacing_mm)
+
+
+def _scaled(values: np.ndarray, stored) -> np.ndarray:
+    slope, intercept = getattr(stored, "slope", 1), getattr(stored, "inter", 0)
+    return values if values.dtype.kind not in "bui" else rescaled(values, slope or 1, intercept)
+
+
+def _colour_or_first(values: np.ndarray, channels: int) -> np.ndarray:
+    return values if channels == 1 else values[..., :3] if channels >= 3 else values[..., 0]
+
+
+def _itemsize(pixel_type: str) -> int:
+    """Bytes of one of SimpleITK's numbers: "vector of 32-bit float" -> 4."""
+    bits = re.search(r"(\d+)-bit", pixel_type)
+    return int(bits[1]) // 8 * (2 if "complex" in pixel_type else 1) if bits else 8
+
+
+def _data_file(path: Path) -> tuple[Path, bool]:
+    """Where the pixels of an NRRD or MetaImage file are, and whether they are compressed (or text)."""
+    with open(path, "rb") as file:
+        header = file.read(2**16).decode("latin-1")
+    compressed = bool(
+        re.search(r"(?mi)^(encoding:\s*(?!raw)\w|CompressedData\s*=\s*True|BinaryData\s*=\s*False)", header)
+    )
+    name = re.search(r"(?mi)^(?:data ?file:|ElementDataFile\s*=)\s*(.*?)\s*$", header)
+    if name is None or name[1] in ("LOCAL", ""):
+        return path, compressed
+    if name[1].startswith("LIST") or "%" in name[1]:
+        raise Unreadable("spreads its pixels over several files: save it as one .nrrd or .mha file")
+    if Path(name[1]).name != name[1]:
+        raise Unreadable("points to pixels in another folder: put both files side by side, or save it as one file")
+    if not (path.parent / name[1]).is_file():
+        raise Unreadable("comes without the file that holds its pixels: put both side by side")
+    return path.parent / name[1], compressed
+
+
+def companions(path: Path) -> Iterator[Path]:
+    """Files that hold the pixels of this one, and are read with it."""
+    if path.suffix.lower() in (".mhd", ".nhdr"):
+        try:
+            yield _data_file(path)[0]
+        except (OSError, Unreadable):
+            return
+    elif path.name.lower().endswith((".hdr", ".hdr.gz")):
+        stem = re.sub(r"(?i)\.hdr(\.gz)?$", "", path.name)
+        yield from (path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG"))
