@@ -70,7 +70,7 @@ def read_header(name: str, path: Path) -> Instance:
     """Raises: Unreadable for what is no image of the patient, or asks for more pixels than it can hold."""
     with open_clamped(path) as file:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED.split())
-    if not any(keyword in header for keyword in ("SOPClassUID", "Modality", "Rows")):
+    if not header and not header.file_meta:
         raise Unreadable("is damaged, or is not a DICOM image: open it in a viewer and export it again")
     return Instance(name, path, header)
 
@@ -90,7 +90,7 @@ def check_image(instance: Instance) -> None:
         raise Unreadable("has no frames, says its header: export it again")
     samples, bits = int(number(header, "SamplesPerPixel") or 1), int(number(header, "BitsAllocated") or 16)
     syntax = transfer_syntax(header)
-    compressed = syntax is not None and syntax.is_compressed
+    compressed = syntax is not None and (syntax.is_compressed or syntax.is_deflated)
     stored = instance.path.stat().st_size
     n = n_bytes((instance.frames, int(rows), int(columns), samples), 1)
     halved = header.get("PhotometricInterpretation") == "YBR_FULL_422"  # two colours are stored for every second pixel

@@ -21,7 +21,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radfm.readers.dicom_headers import Frame, Instance, modality_of, number, open_clamped, transfer_syntax
@@ -99,6 +99,9 @@ def decodable(instance: Instance) -> Dataset:
 
 def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
     """One picture for each frame; the frames are those of one file, in its order."""
+    if instance.frames == 1:
+        yield _values(pixel_array(dataset), dataset, frames[0])
+        return
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
     for frame, values in zip(frames, iter_pixels(dataset, indices=indices), strict=True):
         yield _values(values, dataset, frame)

@@ -35,6 +35,8 @@ def reason_for(error: BaseException, kind: str) -> str:
         return "needs more memory than this machine has free: read it alone or on a larger machine"
     damaged = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error)
     words = str(error).lower()
+    if "unable to decode" in words or "no available" in words:
+        return "is damaged, or is compressed in a way that no decoder here reads: export it again, uncompressed"
     if isinstance(error, damaged) or any(hint in words for hint in _CUT_SHORT_HINTS):
         return CUT_SHORT
     return f"is damaged, or is not {kind}: open it in a viewer and export it again"

@@ -60,7 +60,7 @@ def format_of(path: Path) -> str:
     if start.startswith(_ARCHIVES):
         raise Unreadable("is a packed archive: unpack it and read the folder")
     if by_suffix is None:
-        raise Unreadable("is not an image format radfm reads")
+        raise Unreadable("is not an image format radfm reads: convert it to DICOM or NIfTI if it holds images")
     raise Unreadable(f"is damaged, or is not {KINDS[by_suffix]} although its name says so: export it again")
 
 

@@ -28,9 +28,11 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     """NIfTI-1 and -2, Analyze, MGH: one scan for each volume, and what was left out."""
     import nibabel
 
+    if path.name.lower().endswith((".hdr", ".hdr.gz")) and not any(file.is_file() for file in companions(path)):
+        raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
     image = nibabel.load(path)
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
-        raise Unreadable("holds no volume: radfm reads volumes, not surfaces")
+        raise Unreadable("holds a surface or a matrix, not an image: set aside")
     stored, header = image.dataobj, image.header
     shape = tuple(stored.shape)
     while len(shape) > 3 and shape[-1] == 1:
