@@ -132,8 +132,6 @@ def read_case(
         ValueError: for an empty list or folder, and a modality that is none.
         TypeError: for arguments of another type.
     """
-    from radfm.readers.errors import quiet_libraries
-
     if modality is not None:
         modality = modality_name(_checked("modality", modality, str))
     if isinstance(disorders, str):
@@ -146,9 +144,8 @@ def read_case(
         disorders=[_checked("a disorder", name, str) for name in disorders],
         case_id=case_id,
     )
-    with quiet_libraries():
-        files = _files(path, case.skipped)
-        _read_files(files, case, modality, patient_key, progress or (lambda done, of: None))
+    files = _files(path, case.skipped)
+    _read_files(files, case, modality, patient_key, progress or (lambda done, of: None))
     return case
 
 

@@ -37,7 +37,7 @@ from radfm.readers.dicom_headers import (
 from radfm.readers.dicom_pixels import decodable, read_pixels
 from radfm.readers.dicom_series import Stack, stacks_of
 from radfm.readers.dicom_terms import KEY_OBJECTS
-from radfm.readers.errors import reason_for
+from radfm.readers.errors import quiet_libraries, reason_for
 from radfm.readers.orientation import lay_out
 from radfm.readers.pixels import tidy
 
@@ -60,7 +60,8 @@ def read_dicom(
     validation = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.IGNORE  # a value that breaks a rule is still a value
     try:
-        return _read(files, modality, patient_key, progress)
+        with quiet_libraries():
+            return _read(files, modality, patient_key, progress)
     finally:
         config.settings.reading_validation_mode = validation
 
@@ -114,6 +115,8 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
     known = {header.path.resolve() for header in headers} | {path.resolve() for _, path in files}
     for directory in directories:
         named, missing = _named_files(directory)
+        if not named and not missing:
+            study.skipped.append((directory.name, "is a DICOMDIR that names no files: give the folder it lies in"))
         study.skipped += [(file, "is named in the DICOMDIR but is not there: copy the whole disc") for file in missing]
         for name, path in named:
             if path.resolve() in known:

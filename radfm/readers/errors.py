@@ -50,7 +50,7 @@ _CUT_SHORT_HINTS = (
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While it lasts, no decoding library warns or logs. Levels are given back at the end."""
+    """While it lasts, no decoding library warns or logs. Enter it after the import: pydicom sets its level then."""
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from radfm.cases import Scan
-from radfm.readers.errors import Unreadable
+from radfm.readers.errors import Unreadable, quiet_libraries
 
 KINDS = {  # format -> what a file is said not to be, if it cannot be read
     "DICOM": "a DICOM image",
@@ -77,8 +77,10 @@ def _starts_like_dicom(start: bytes, size: int) -> bool:
 def read_scans(path: Path, format: str) -> tuple[list[Scan], list[tuple[str, str]]]:
     """The scans of one file, each with the part of the file it is as `source` ("" for the whole), and what was left
     out of it: (part, reason)."""
-    module, reader = _READERS[format]
-    return getattr(import_module(f"radfm.readers.{module}"), reader)(path)
+    module, name = _READERS[format]
+    reader = getattr(import_module(f"radfm.readers.{module}"), name)
+    with quiet_libraries():
+        return reader(path)
 
 
 def pixel_files(path: Path) -> set[Path]:
