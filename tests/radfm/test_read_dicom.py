@@ -71,7 +71,7 @@ def item(**elements):
 
 def test_a_series_is_one_scan_in_hounsfield_units_in_order_of_position_whatever_the_names(tmp_path):
     names = ["c", "a.dcm", "sub/e", "b.ima", "d"]
-    numbers = dict(RescaleSlope=1, RescaleIntercept=-1024)
+    numbers = {"RescaleSlope": 1, "RescaleIntercept": -1024}
     series(tmp_path, ramp(), names=names, AcquisitionDate="20200131", BodyPartExamined="CHEST", **numbers)
     case = read_case(tmp_path)
     (scan,) = case.scans
@@ -83,7 +83,7 @@ def test_a_series_is_one_scan_in_hounsfield_units_in_order_of_position_whatever_
 
 def test_positions_decide_even_against_instance_numbers(tmp_path):
     for i, picture in enumerate(ramp()):
-        place = dict(ImagePositionPatient=[0, 0, 5.0 * i], ImageOrientationPatient=AXIAL)
+        place = {"ImagePositionPatient": [0, 0, 5.0 * i], "ImageOrientationPatient": AXIAL}
         dicom(tmp_path / f"{i}", picture, SeriesInstanceUID="1.2", InstanceNumber=9 - i, **place)
     assert np.array_equal(read_case(tmp_path).scans[0].pixels, ramp())
 
@@ -132,7 +132,7 @@ def test_a_patient_who_lay_on_the_belly_is_shown_with_the_front_up(tmp_path):
 
 def test_gaps_are_read_with_the_median_spacing(tmp_path):
     for i, z in enumerate([0, 2, 4, 6, 30, 32]):
-        place = dict(ImagePositionPatient=[0, 0, z], ImageOrientationPatient=AXIAL, PixelSpacing=[1, 1])
+        place = {"ImagePositionPatient": [0, 0, z], "ImageOrientationPatient": AXIAL, "PixelSpacing": [1, 1]}
         dicom(tmp_path / f"{i}", ramp()[0] + i, SeriesInstanceUID="1.2", **place)
     (scan,) = read_case(tmp_path).scans
     assert len(scan.pixels) == 6
@@ -142,9 +142,9 @@ def test_gaps_are_read_with_the_median_spacing(tmp_path):
 def test_one_series_is_split_where_matrix_orientation_or_pixel_spacing_change(tmp_path):
     for name, change in {
         "a": {},
-        "b": dict(volume=ramp(5, 4, 4)),
-        "c": dict(orientation=CORONAL, step=(0, 5.0, 0)),
-        "d": dict(PixelSpacing=[2, 2]),
+        "b": {"volume": ramp(5, 4, 4)},
+        "c": {"orientation": CORONAL, "step": (0, 5.0, 0)},
+        "d": {"PixelSpacing": [2, 2]},
     }.items():
         series(tmp_path / name, **{"volume": ramp(), **change}, SeriesInstanceUID="1.2")
     scans = read_case(tmp_path).scans
@@ -165,7 +165,7 @@ def test_one_series_is_split_where_matrix_orientation_or_pixel_spacing_change(tm
 def test_volumes_at_the_same_positions_are_scans_of_their_own(tmp_path, keyword, values):
     for k, value in enumerate(values):
         for i, picture in enumerate(ramp()):
-            place = dict(ImagePositionPatient=[0, 0, 5.0 * i], ImageOrientationPatient=AXIAL)
+            place = {"ImagePositionPatient": [0, 0, 5.0 * i], "ImageOrientationPatient": AXIAL}
             numbers = {"InstanceNumber": i * 10 + k, keyword: value + i * 100 if keyword == "InstanceNumber" else value}
             dicom(tmp_path / f"{i}-{k}", picture + 1000 * k, Modality="MR", SeriesInstanceUID="1.2", **place, **numbers)
     scans = read_case(tmp_path).scans
@@ -185,7 +185,7 @@ def test_of_a_long_series_of_volumes_sixteen_are_read_and_the_rest_told(tmp_path
 
 def test_pictures_of_one_place_over_time_are_one_clip(tmp_path):
     for i, picture in enumerate(ramp()):
-        place = dict(ImagePositionPatient=[0, 0, 7], ImageOrientationPatient=AXIAL, TriggerTime=i * 40)
+        place = {"ImagePositionPatient": [0, 0, 7], "ImageOrientationPatient": AXIAL, "TriggerTime": i * 40}
         dicom(tmp_path / f"{9 - i}", picture, Modality="MR", SeriesInstanceUID="1.2", InstanceNumber=i, **place)
     (scan,) = read_case(tmp_path).scans
     assert np.array_equal(scan.pixels, ramp())
@@ -220,9 +220,10 @@ def enhanced(path, volume, echoes=1, **elements):
     shared = Dataset()
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=AXIAL)
     shared.PixelMeasuresSequence = item(PixelSpacing=[0.5, 0.75], SliceThickness=9)
-    sequences = dict(
-        PerFrameFunctionalGroupsSequence=Sequence(groups), SharedFunctionalGroupsSequence=Sequence([shared])
-    )
+    sequences = {
+        "PerFrameFunctionalGroupsSequence": Sequence(groups),
+        "SharedFunctionalGroupsSequence": Sequence([shared]),
+    }
     pixels = np.stack([volume[i] + 1000 * echo for echo, i in frames])
     return dicom(path, pixels, SOPClassUID=EnhancedMRImageStorage, Modality="MR", **sequences, **elements)
 
@@ -248,7 +249,7 @@ def test_a_key_object_names_the_key_slice(tmp_path):
     series(tmp_path, ramp(), step=(0, 0, -5.0))
     key = pydicom.dcmread(tmp_path / "1.dcm").SOPInstanceUID
     evidence = item(ReferencedSeriesSequence=item(ReferencedSOPSequence=item(ReferencedSOPInstanceUID=key)))
-    kind = dict(SOPClassUID=KeyObjectSelectionDocumentStorage, Modality="KO", StudyInstanceUID="1.2.3")
+    kind = {"SOPClassUID": KeyObjectSelectionDocumentStorage, "Modality": "KO", "StudyInstanceUID": "1.2.3"}
     dicom(tmp_path / "key", None, CurrentRequestedProcedureEvidenceSequence=evidence, **kind)
     case = read_case(tmp_path)
     assert case.scans[0].key_slice == 3
@@ -288,15 +289,15 @@ def test_one_bad_file_of_a_series_costs_one_slice(tmp_path):
 @pytest.mark.parametrize(
     ("elements", "what"),
     [
-        (dict(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "localiser"),
-        (dict(ImageType=["DERIVED", "SECONDARY", "DOSE_INFO"]), "dose"),
-        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", SeriesDescription="Dose Report"), "dose"),
-        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR"), "presentation state"),
-        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG"), "segmentation"),
-        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2", Modality="RTDOSE"), "dose"),
-        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1", Modality="DOC"), "document"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localiser"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}, "dose"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "SeriesDescription": "Dose Report"}, "dose"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.1", "Modality": "PR"}, "presentation state"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "Modality": "SEG"}, "segmentation"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.2", "Modality": "RTDOSE"}, "dose"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1", "Modality": "DOC"}, "document"),
         (
-            dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6", Modality="SM", TotalPixelMatrixColumns=5000),
+            {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.6", "Modality": "SM", "TotalPixelMatrixColumns": 5000},
             "whole-slide",
         ),
     ],
@@ -342,7 +343,7 @@ def test_a_dicomdir_is_read_through_its_records_and_missing_files_are_told(tmp_p
     dicom(tmp_path / "DISC" / "NOTNAMED", ramp()[0])
     records = [(["DISC", "IM1"]), (["DISC", "IM2"]), (["..", "ESCAPE"])]
     records = Sequence([item(DirectoryRecordType="IMAGE", ReferencedFileID=parts)[0] for parts in records])
-    kind = dict(SOPClassUID="1.2.840.10008.1.3.10", DirectoryRecordSequence=records)
+    kind = {"SOPClassUID": "1.2.840.10008.1.3.10", "DirectoryRecordSequence": records}
     directory = dicom(tmp_path / "DICOMDIR", None, Modality="", **kind)
     case = read_case(directory)
     assert [scan.source for scan in case.scans] == ["DISC/IM1"]
