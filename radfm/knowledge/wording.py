@@ -21,7 +21,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 STOP_WORDS = frozenset(
-    ["a", "an", "and", "as", "at", "by", "due", "for", "from", "in", "into", "of", "on", "or", "the", "to", "upon", "with"]
+    ["a", "an", "and", "as", "at", "by", "due", "for", "from", "in", "into", "of", "on", "or", "the", "to", "with"]
 )
 
 _SPELLINGS = (  # British to American, and words with two current spellings
@@ -38,8 +38,6 @@ _SPELLINGS = (  # British to American, and words with two current spellings
 _PREFIXES = frozenset(
     ["anti", "extra", "hyper", "hypo", "intra", "macro", "micro", "multi", "neo", "non", "para", "peri", "poly", "post"]
     + ["pre", "pseudo", "sub"]
-)
-    "non post pre anti sub intra extra peri para hyper hypo micro macro multi poly neo pseudo".split()
 )
 
 
