@@ -307,9 +307,10 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         Args:
             dtype: bfloat16 where the processor has instructions for it; unset, what the weights have.
         """
-        self.eval().requires_grad_(False).to(dtype or self.dtype)
-        self.radfm.slice_encoder.optimize_for_inference(compile)
-        return self
+        dtype = dtype or self.dtype
+        self.eval().requires_grad_(False)
+        self.radfm.slice_encoder.optimize_for_inference(dtype, compile)
+        return self.to(dtype)
 
 
 class RadFMSliceEncoder(nn.Module):
@@ -359,8 +360,8 @@ class RadFMSliceEncoder(nn.Module):
         sizes = torch.tensor(sizes, dtype=torch.int64, device=attentions.device)
         return (attentions / sizes).repeat_interleave(sizes)
 
-    def optimize_for_inference(self, compile: bool) -> None:
-        self._fast_tower = FastTower(self.tower, self.config.slices_per_chunk if compile else None)
+    def optimize_for_inference(self, dtype: torch.dtype, compile: bool) -> None:
+        self._fast_tower = FastTower(self.tower, dtype, self.config.slices_per_chunk if compile else None)
 
     def _looks(self, pixel_values: Tensor, slice_counts: list[int]) -> Tensor:
         depth = self.config.slice_depth

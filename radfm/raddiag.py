@@ -55,10 +55,29 @@ def from_checkpoint(
     if len(disorders) != num_disorders:
         raise ValueError(f"the checkpoint scores {num_disorders:,} disorders, {len(disorders):,} names were given")
 
-    config = RadFMConfig(
+    model_config = config(disorders, icd10cm, fusion_layers=_layers(weights, "vitFuse"))
+    converted = {f"radfm.slice_encoder.tower.{name}": t for name, t in _tower(weights)}
+    converted |= {f"radfm.scan_encoder.{name}": t for name, t in _encoder(weights, "attention1D")}
+    if model_config.case_config.num_hidden_layers:
+        converted |= {f"radfm.case_encoder.{name}": t for name, t in _encoder(weights, "vitFuse")}
+        converted["radfm.modality_embed.weight"] = weights["vitFuse.mod_embed"]
+    converted |= {f"classifier.{ours}": weights[theirs] for ours, theirs in _HEAD.items()}
+
+    with torch.device("meta"):
+        model = RadFMForDiagnosis(model_config)
+    model.load_state_dict(converted, assign=True)
+    return model.eval()
+
+
+def config(
+    disorders: Sequence[str], icd10cm: Sequence[Sequence[str]] | None = None, fusion_layers: int = 2
+) -> RadFMConfig:
+    """RadDiag's architecture in radfm's words; no `fusion_layers` in the one-scan checkpoint."""
+    layer = {"intermediate_size": 2048, "hidden_act": "relu", "layer_norm_eps": 1e-12, "norm_before_attention": False}
+    return RadFMConfig(
         vision_config={"family": "resnet", "tower": "resnet50", "image_size": 256, "num_features": 2048},
-        scan_config=_encoder_config(weights, "attention1D", heads=1),
-        case_config=_encoder_config(weights, "vitFuse", heads=4),
+        scan_config={"num_hidden_layers": 1, "num_attention_heads": 1, "num_positions": 32, **layer},
+        case_config={"num_hidden_layers": fusion_layers, "num_attention_heads": 4, **layer},
         text_config=None,
         hidden_size=2048,
         head="mlp",
@@ -69,17 +88,6 @@ def from_checkpoint(
         disorders=list(disorders),
         icd10cm=[list(codes) for codes in icd10cm] if icd10cm is not None else [],
     )
-    converted = {f"radfm.slice_encoder.tower.{name}": t for name, t in _tower(weights)}
-    converted |= {f"radfm.scan_encoder.{name}": t for name, t in _encoder(weights, "attention1D")}
-    if config.case_config.num_hidden_layers:
-        converted |= {f"radfm.case_encoder.{name}": t for name, t in _encoder(weights, "vitFuse")}
-        converted["radfm.modality_embed.weight"] = weights["vitFuse.mod_embed"]
-    converted |= {f"classifier.{ours}": weights[theirs] for ours, theirs in _HEAD.items()}
-
-    with torch.device("meta"):
-        model = RadFMForDiagnosis(config)
-    model.load_state_dict(converted, assign=True)
-    return model.eval()
 
 
 def read_disorders(file: str | Path) -> list[str]:
@@ -154,20 +162,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise ValueError(f"{path}: not a file of weights ({type(error).__name__}): download it again") from error
 
 
-def _encoder_config(weights: Mapping[str, Tensor], theirs: str, heads: int) -> dict:
-    layers = {
-        name.split(".")[4] for name in weights if name.startswith(f"{theirs}.transformer_encoder.encoder.layers.")
-    }
-    positions = weights.get(f"{theirs}.pos_emb")
-    return {
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": heads,
-        "intermediate_size": 2048,
-        "hidden_act": "relu",
-        "layer_norm_eps": 1e-12,
-        "num_positions": 0 if positions is None else len(positions) - 1,  # the first is the class token's
-        "norm_before_attention": False,
-    }
+def _layers(weights: Mapping[str, Tensor], theirs: str) -> int:
+    prefix = f"{theirs}.transformer_encoder.encoder.layers."
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 def _tower(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

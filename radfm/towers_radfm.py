@@ -6,6 +6,7 @@ Decisions:
 - open_clip's own towers are built by open_clip from its configuration, so its weights fit without mapping.
 """
 
+import copy
 from importlib import import_module
 
 import timm
@@ -55,13 +56,15 @@ class FastTower:
     """A tower in eval mode for many slices: channels-last, batch normalisation folded, and compiled where asked.
 
     Args:
-        tower: left as it is, weights shared where nothing was folded into them.
+        tower: left as it is.
+        dtype: what the tower computes in; folding comes first, in the tower's own.
         chunk: what `torch.compile` is compiled for; fewer slices are filled up to it. None: not compiled.
     """
 
-    def __init__(self, tower: nn.Module, chunk: int | None = None):
+    def __init__(self, tower: nn.Module, dtype: torch.dtype, chunk: int | None = None):
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
-        self.tower = (fuse(tower) if has_batch_norm else tower).to(memory_format=torch.channels_last)
+        tower = fuse(tower) if has_batch_norm else copy.deepcopy(tower)
+        self.tower = tower.to(dtype=dtype, memory_format=torch.channels_last)
         self.chunk = chunk
         if chunk is not None:
             # Frozen weights let inductor lay them out for the convolutions once, and fold what is constant.
