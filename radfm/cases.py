@@ -169,7 +169,7 @@ def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
     for top in given:
         if not os.path.lexists(top):
             raise FileNotFoundError(f"no such file or folder: {top}")
-        if top.is_dir():
+        if os.path.isdir(top):
             prefix = f"{top.name}/" if len(given) > 1 else ""
             found = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
         else:
@@ -201,7 +201,7 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry):  # False, where Path.is_dir may raise
             yield from _walk(entry, top, prefix, skipped, (*above, here))
         else:
             yield entry

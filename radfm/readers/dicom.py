@@ -27,6 +27,7 @@ from radfm.readers.dicom_headers import (
     check_image,
     date_of,
     frames_of,
+    items,
     modality_of,
     number,
     read_header,
@@ -132,7 +133,7 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
 def _named_files(directory: Instance) -> tuple[list[tuple[str, Path]], list[str]]:
     """(name, path) of the files that a DICOMDIR names and that are there, and the names of those that are not."""
     found, missing = {}, []
-    for record in directory.header.DirectoryRecordSequence:
+    for record in items(directory.header, "DirectoryRecordSequence"):
         parts = texts(record, "ReferencedFileID")
         if not parts or any(part in ("", ".", "..") or "/" in part or "\\" in part for part in parts):
             continue  # a record without a file, or one that would lead out of the folder
@@ -220,9 +221,9 @@ def _key_images(instance: Instance) -> list[str]:
         return []
     return [
         text(image, "ReferencedSOPInstanceUID")
-        for study in instance.header.get("CurrentRequestedProcedureEvidenceSequence") or []
-        for series in study.get("ReferencedSeriesSequence") or []
-        for image in series.get("ReferencedSOPSequence") or []
+        for study in items(instance.header, "CurrentRequestedProcedureEvidenceSequence")
+        for series in items(study, "ReferencedSeriesSequence")
+        for image in items(series, "ReferencedSOPSequence")
     ]
 
 

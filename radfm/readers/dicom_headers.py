@@ -23,7 +23,7 @@ from pydicom.uid import UID
 from radfm.cases import dicom_modality
 from radfm.readers.dicom_terms import BODY_WORDS, KEY_OBJECTS, SET_ASIDE, SET_ASIDE_MODALITIES, VIEW_CODES, VIEWS
 from radfm.readers.errors import CUT_SHORT, Unreadable
-from radfm.readers.limits import MOST_BYTES, check_size, n_bytes
+from radfm.readers.limits import check_size, n_bytes
 
 _NEEDED = """
 SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality
@@ -39,6 +39,7 @@ DirectoryRecordSequence CurrentRequestedProcedureEvidenceSequence
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MOST_DEFLATED_BYTES = 2**30
 
 
 @dataclass(eq=False)
@@ -126,7 +127,7 @@ def _set_aside(header: Dataset) -> str | None:
 def frames_of(instance: Instance) -> list[Frame]:
     header = instance.header
     shared = first(header, "SharedFunctionalGroupsSequence")
-    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    per_frame = items(header, "PerFrameFunctionalGroupsSequence")
     if shared is None and not per_frame:
         return _classic_frames(instance)
     frames = []
@@ -148,8 +149,8 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
     header = instance.header
 
     def of(sequence: str) -> Dataset:
-        items = (first(group, sequence) for group in groups)
-        return next((item for item in items if item is not None), header)
+        found = (first(group, sequence) for group in groups)
+        return next((item for item in found if item is not None), header)
 
     detector = first(header, "DetectorInformationSequence")
     orientation = numbers(of("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
@@ -287,9 +288,17 @@ def numbers(header: Dataset, keyword: str, count: int | None) -> np.ndarray | No
     return values if values.size and values.size == (count or values.size) and np.isfinite(values).all() else None
 
 
+def items(header: Dataset, sequence: str) -> list[Dataset]:
+    """Of a sequence; none where it is absent or damaged."""
+    try:
+        value = header.get(sequence)
+    except Exception:
+        return []
+    return list(value) if isinstance(value, pydicom.Sequence) else []
+
+
 def first(header: Dataset, sequence: str) -> Dataset | None:
-    items = header.get(sequence)
-    return items[0] if isinstance(items, pydicom.Sequence) and len(items) else None
+    return next(iter(items(header, sequence)), None)
 
 
 def open_clamped(path: Path) -> io.BufferedIOBase:
@@ -324,5 +333,5 @@ def _check_deflated(path: Path, start: bytes) -> None:
             while block and not inflater.eof:
                 size += len(inflater.decompress(block, 2**20))
                 block = inflater.unconsumed_tail
-                if size > MOST_BYTES:
-                    check_size(size, 0, compressed=True)
+                if size > _MOST_DEFLATED_BYTES:
+                    raise Unreadable(f"inflates to more than 1 GiB, which no single picture does: it {CUT_SHORT}")

@@ -1,5 +1,6 @@
 """Which format a file has, and who reads it."""
 
+import os
 import re
 import stat
 from importlib import import_module
@@ -85,7 +86,7 @@ def read_scans(path: Path, format: str) -> tuple[list[Scan], list[tuple[str, str
 
 def pixel_files(path: Path) -> set[Path]:
     """The files that hold the pixels of a header (.hdr, .mhd, .nhdr), and are read with it."""
-    if not path.name.lower().endswith((".hdr", ".hdr.gz", ".mhd", ".nhdr")):
+    if not path.name.lower().endswith((".hdr", ".hdr.gz", ".mhd", ".nhdr")) or not os.path.isfile(path):
         return set()
     from radfm.readers.volumes import companions
 

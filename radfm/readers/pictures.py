@@ -27,7 +27,9 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     try:
         image = Image.open(path)
     except Image.DecompressionBombError:
-        raise Unreadable("its header asks for more pixels than a picture can have: crop or scale it down") from None
+        raise Unreadable(
+            "has a header that asks for more pixels than a picture can have: crop or scale it down"
+        ) from None
     with image:
         pages, bands = getattr(image, "n_frames", 1), len(image.getbands())
         check_size(pages * bands * image.width * image.height, path.stat().st_size, compressed=True)
