@@ -28,7 +28,7 @@ from radfm.knowledge import icd10cm, wording
 from radfm.knowledge.lexicon import SIDES, SOURCES, Lexicon
 
 if TYPE_CHECKING:
-    from radfm.knowledge.ontology import Ontology
+    from radfm.knowledge.ontology import Ontology, Term
 
 Verdict = Literal["confident", "doubtful", "unlinked"]
 Encoder = Callable[[list[str]], np.ndarray]
@@ -133,32 +133,31 @@ class Linker:
             ValueError: The name is empty or longer than 300 characters, or `top` is below 1.
             TypeError: The name is not a string.
         """
+        candidates = tuple(found for found in self.rank(text, top) if found.confidence >= DOUBTFUL)
+        if not candidates:
+            return Link(text, "unlinked", ())
+        return Link(text, "confident" if candidates[0].confidence >= CONFIDENT else "doubtful", candidates)
+
+    def rank(self, text: str, top: int = 5) -> list[Candidate]:
+        """The nearest codes, best first, however far they are. Raises as `link`."""
         _check(text, top)
         found = self._exact(text)
         if top > len(found) or max(seen.confidence for seen in found.values()) < CONFIDENT:
             found = self._near(text, 3 * top + 10) | found
-        return self._answer(text, found, top)
+        said = set(wording.words(wording.expand(text)))
+        lowered: dict[str, Seen] = {}
+        for code, seen in found.items():
+            _keep(lowered, _descend(code, said), seen)
+        ranked = sorted(lowered.items(), key=lambda item: (-item[1].confidence, len(item[0]), item[0]))
+        candidates = []
+        for code, seen in ranked[:top]:
+            entry, confidence = icd10cm.get(code), round(seen.confidence, 3)
+            candidates.append(Candidate(code, entry.description, entry.path, confidence, seen.evidence, seen.name))
+        return candidates
 
     def codes(self, texts: Sequence[str]) -> list[list[str]]:
         """For each name the code to use without looking, [] when unsure. As `link`, without what it does not need."""
         return [self.link(text, top=1).codes for text in texts]
-
-    def _answer(self, text: str, found: dict[str, Seen], top: int) -> Link:
-        said = set(wording.words(wording.expand(text)))
-        lowered: dict[str, Seen] = {}
-        for code, seen in found.items():
-            if seen.confidence >= DOUBTFUL:
-                _keep(lowered, _descend(code, said), seen)
-        ranked = sorted(lowered.items(), key=lambda item: (-item[1].confidence, len(item[0]), item[0]))[:top]
-        if not ranked:
-            return Link(text, "unlinked", ())
-        candidates = []
-        for code, seen in ranked:
-            entry = icd10cm.get(code)
-            confidence = round(seen.confidence, 3)
-            candidates.append(Candidate(code, entry.description, entry.path, confidence, seen.evidence, seen.name))
-        verdict: Verdict = "confident" if candidates[0].confidence >= CONFIDENT else "doubtful"
-        return Link(text, verdict, tuple(candidates))
 
     def _exact(self, text: str) -> dict[str, Seen]:
         """Codes of which the text is a name."""
@@ -284,7 +283,27 @@ def _believe(score: float) -> float:
 
 
 def _names_of(ontology: "Ontology") -> dict[str, list[tuple[str, Seen]]]:
-    raise NotImplementedError
+    """Key of a name -> codes the ontology has for it; for a term without codes, those of the nearest above it."""
+    names: dict[str, list[tuple[str, Seen]]] = {}
+    for term in ontology:
+        source = term.id.split(":")[0]
+        bearers = [term, *ontology.ancestors(term)]
+        bearer = next((above for above in bearers if _codes_of(above)), None)
+        if bearer is None:
+            continue
+        named = [(term.name, f"name in {source}", 0.96)]
+        for synonym in term.synonyms:
+            named.append((synonym.text, f"synonym in {source}", 0.94 if synonym.scope == "EXACT" else 0.6))
+        for name, evidence, belief in named:
+            if bearer is not term:
+                evidence, belief = f"a kind of {bearer.name} in {source}", 0.5
+            for code in _codes_of(bearer):
+                names.setdefault(wording.key(name), []).append((code, Seen(belief, evidence, name)))
+    return names
+
+
+def _codes_of(term: "Term") -> list[str]:
+    return [code for code in term.icd10cm if "-" not in code]
 
 
 @cache

@@ -36,8 +36,7 @@ _SPELLINGS = (  # British to American, and words with two current spellings
     (re.compile(r"mould"), "mold"),
 )
 _PREFIXES = frozenset(
-    ["anti", "extra", "hyper", "hypo", "intra", "macro", "micro", "multi", "neo", "non", "para", "peri", "poly", "post"]
-    + ["pre", "pseudo", "sub"]
+    ["extra", "hyper", "hypo", "intra", "micro", "multi", "neo", "non", "para", "peri", "poly", "post", "pre", "pseudo"]
 )
 
 
