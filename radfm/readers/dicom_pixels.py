@@ -7,15 +7,13 @@ Decisions:
   leaves no contrast is ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
 - MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
 - YBR becomes RGB, a palette is looked up, colours of 16 bits are reduced to 8.
+- One file after the other: two and four threads were tried on raw and JPEG 2000 series, and gained nothing.
 - A frame whose compressed picture is of another size than the header says is not decoded at all.
 """
 
-import os
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
 
 import numpy as np
 import pydicom
@@ -49,24 +47,16 @@ def read_pixels(
     slots: dict[Instance, list[int]] = defaultdict(list)
     for slot in sorted(range(len(frames)), key=lambda slot: frames[slot].index):
         slots[frames[slot].instance].append(slot)
-    pixels, lock = None, Lock()
-
-    def decode(instance: Instance) -> None:
-        nonlocal pixels
+    pixels = None
+    for instance, own in slots.items():
         try:
-            wanted = slots[instance]
-            for slot, picture in zip(
-                wanted, _pictures(open_dataset(instance), instance, [frames[slot] for slot in wanted]), strict=True
-            ):
-                with lock:
-                    pixels = _with_room(pixels, len(frames), picture)
-                    pixels[slot] = picture
+            pictures = _pictures(open_dataset(instance), instance, [frames[slot] for slot in own])
+            for slot, picture in zip(own, pictures, strict=True):
+                pixels = _with_room(pixels, len(frames), picture)
+                pixels[slot] = picture
         except Exception as error:  # decoders raise anything on damaged files; the reason is told
             failed[instance] = error
         done(instance)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(decode, slots))
     kept = [slot for slot, frame in enumerate(frames) if frame.instance not in failed]
     if len(kept) == len(frames):
         return pixels, frames
@@ -186,6 +176,3 @@ def _codestream_size(codestream: bytes) -> tuple[int, int] | None:
             return struct.unpack_from(">2H", codestream, at + 5)
         at += 2 + length
     return None
-
-
-_THREADS = min(4, os.cpu_count() or 1)

@@ -143,7 +143,7 @@ def test_a_liver_ct_is_in_hounsfield_units():
     assert -100 < np.median(inside) < 150
     assert scan.pixels[:, :60, 200:300].max() < -900  # air above the patient
     lungs = ((scan.pixels > -950) & (scan.pixels < -700)).mean(axis=(1, 2))
-    assert lungs[-1] > 5 * lungs[0]  # feet first, head last
+    assert lungs[-1] > 2 * lungs[0]  # feet first, head last
     assert case.skipped == []
 
 
