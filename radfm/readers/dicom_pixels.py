@@ -8,22 +8,20 @@ Decisions:
 - MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
 - YBR becomes RGB, a palette is looked up, colours of 16 bits are reduced to 8.
 - One file after the other: two and four threads were tried on raw and JPEG 2000 series, and gained nothing.
-- A frame whose compressed picture is of another size than the header says is not decoded at all.
 """
 
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from radfm.readers.codestreams import check_codestreams, decoder_for
 from radfm.readers.dicom_headers import Frame, Instance, modality_of, number, open_clamped, transfer_syntax
-from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.errors import Unreadable
 from radfm.readers.pixels import compact, rescaled
 
 _WINDOWED = ("X-ray", "mammography", "fluoroscopy", "angiography")
@@ -83,17 +81,18 @@ def decodable(instance: Instance) -> Dataset:
         raise Unreadable("has a DICOM header but no picture: export it again if it should have one")
     syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
     if syntax.is_encapsulated:
-        _check_codestreams(dataset, instance.frames)
+        check_codestreams(dataset, syntax, instance.frames)
     return dataset
 
 
 def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
     """One picture for each frame; the frames are those of one file, in its order."""
+    plugin = decoder_for(dataset.file_meta.TransferSyntaxUID, dataset)
     if instance.frames == 1:
-        yield _values(pixel_array(dataset), dataset, frames[0])
+        yield _values(pixel_array(dataset, decoding_plugin=plugin), dataset, frames[0])
         return
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
-    for frame, values in zip(frames, iter_pixels(dataset, indices=indices), strict=True):
+    for frame, values in zip(frames, iter_pixels(dataset, indices=indices, decoding_plugin=plugin), strict=True):
         yield _values(values, dataset, frame)
 
 
@@ -147,32 +146,3 @@ def _stored_range(dataset: Dataset) -> tuple[int, int]:
     """The smallest and largest value that the pixels' bits can be."""
     bits = int(number(dataset, "BitsStored") or number(dataset, "BitsAllocated") or 16)
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if number(dataset, "PixelRepresentation") else (0, 2**bits - 1)
-
-
-def _check_codestreams(dataset: Dataset, frames: int) -> None:
-    """A decoder believes the size in the compressed picture, not the header's: they must agree before it starts."""
-    expected = (dataset.Rows, dataset.Columns)
-    for codestream in generate_frames(dataset.PixelData, number_of_frames=frames):
-        size = _codestream_size(codestream)
-        if size is not None and size != expected:
-            raise Unreadable(f"has a compressed picture of another size than its header says: it {CUT_SHORT}")
-
-
-def _codestream_size(codestream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) in a JPEG, JPEG-LS or JPEG 2000 codestream; None where there is none, as in RLE."""
-    if b"\xff\x4f\xff\x51" in codestream[:256]:  # SIZ: after its length and capabilities, four 32-bit numbers
-        at = codestream.index(b"\xff\x4f\xff\x51") + 8
-        x, y, x0, y0 = struct.unpack_from(">4I", codestream, at)
-        return y - y0, x - x0
-    if codestream[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(codestream) and codestream[at] == 0xFF:
-        marker, length = codestream[at + 1], int.from_bytes(codestream[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # start of frame
-            return struct.unpack_from(">2H", codestream, at + 5)
-        at += 2 + length
-    return None

@@ -35,7 +35,7 @@ def reason_for(error: BaseException, kind: str) -> str:
         return "needs more memory than this machine has free: read it alone or on a larger machine"
     damaged = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error)
     words = str(error).lower()
-    if "unable to decode" in words or "no available" in words:
+    if "unable to decode" in words or "no pixel data decoders" in words:
         return "is damaged, or is compressed in a way that no decoder here reads: export it again, uncompressed"
     if isinstance(error, damaged) or any(hint in words for hint in _CUT_SHORT_HINTS):
         return CUT_SHORT
