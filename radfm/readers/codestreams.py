@@ -4,7 +4,7 @@ Decisions:
 - A decoder reserves what the codestream asks for, not what the header says; and gdcm ends the whole process at some
   damaged segments. So a codestream must be well-formed up to its size, and agree with the header, to be decoded at all.
 - Where there is a choice of decoders, the one that answers damage with an error comes alone: Pillow for 8-bit JPEG,
-  OpenJPEG for JPEG 2000. gdcm is left with JPEG lossless, 12-bit JPEG and JPEG-LS.
+  OpenJPEG for JPEG 2000, pydicom for RLE (pylibjpeg-rle panics). gdcm is left with JPEG lossless, 12-bit JPEG, JPEG-LS.
 """
 
 import struct
@@ -42,6 +42,8 @@ def decoder_for(syntax: uid.UID, dataset: Dataset) -> str:
     """The name of pydicom's decoding plugin to use; "" for any."""
     if syntax == uid.JPEGBaseline8Bit or (syntax == uid.JPEGExtended12Bit and dataset.BitsStored <= 8):
         return "pillow"
+    if syntax == uid.RLELossless:
+        return "pydicom"
     return "pylibjpeg" if syntax in _JPEG_2000 else ""
 
 

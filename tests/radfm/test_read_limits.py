@@ -195,14 +195,11 @@ def test_a_file_that_may_not_be_opened_is_told(tmp_path):
 
 
 def test_a_damaged_segment_of_a_jpeg_is_told_before_a_decoder_can_end_the_process(tmp_path):
-    for name in ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jpeg_gdcm.dcm", "MR_small_jpeg_ls_lossless.dcm"):
+    for name in ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jpeg_gdcm.dcm"):
         whole = Path(pydicom.data.get_testdata_file(name)).read_bytes()
         at = whole.index(b"\xff\xd8\xff") + 4
         (tmp_path / name).write_bytes(whole[:at] + b"\0\0" + whole[at + 2 :])
-    case = read_case(tmp_path)
-    assert case.scans == []
-    assert {reason.split(":")[0] for _, reason in case.skipped} <= {
-        "holds a compressed picture that is cut short or damaged",
-        "holds a compressed picture of another size than its header says",
-        "is damaged, or is not a DICOM image",
-    }
+        case = read_case(tmp_path / name)
+        assert case.scans == []
+        reason = "holds a compressed picture that is cut short or damaged: copy it again from where it came from"
+        assert case.skipped == [(name, reason)]
