@@ -138,6 +138,8 @@ def read_case(
         raise TypeError(f"disorders is a list of names, got the text {disorders!r}: put it in a list")
     if patient_key is not None:
         patient_key = _checked("patient_key", patient_key, (str, bytes))
+        if not patient_key:
+            raise ValueError("patient_key is empty, so anybody could undo the pseudonym: give a secret")
         patient_key = patient_key.encode() if isinstance(patient_key, str) else patient_key
     case = Case(
         history=_checked("history", history, (str, type(None))),
@@ -165,15 +167,16 @@ def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
         raise TypeError(f"path is a path or a list of paths, got {type(path).__name__}")
     if not given:
         raise ValueError("got an empty list of paths: give at least one file or folder")
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(top)) for top in given])
     files, seen = [], {}
     for top in given:
         if not os.path.lexists(top):
             raise FileNotFoundError(f"no such file or folder: {top}")
         if os.path.isdir(top):
-            prefix = f"{top.name}/" if len(given) > 1 else ""
+            prefix = "" if len(given) == 1 else f"{os.path.relpath(top, shared)}/"
             found = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
         else:
-            found = [(top.name, top)]
+            found = [(os.path.relpath(top, shared), top)]
         for name, file in sorted(found, key=lambda pair: natural(pair[0])):
             first = seen.setdefault(os.path.realpath(file), name)
             if first is name:

@@ -45,6 +45,8 @@ def read_npz(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
                 scans.append(Scan(slices_of(_member(archive, member)), source=part))
             except Exception as error:  # one bad array must not cost the others
                 left_out.append((part, reason_for(error, "a NumPy array")))
+    if not scans and not left_out:
+        raise Unreadable("holds no array: save it again")
     return scans, left_out
 
 

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pydicom.uid import UID
 
 from radfm.cases import dicom_modality
 from radfm.readers.dicom_terms import BODY_WORDS, KEY_OBJECTS, SET_ASIDE, SET_ASIDE_MODALITIES, VIEW_CODES, VIEWS
-from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.errors import CUT_SHORT, NO_PICTURE, Unreadable
 from radfm.readers.limits import check_size, n_bytes
 
 _NEEDED = """
@@ -84,7 +84,7 @@ def check_image(instance: Instance) -> None:
         raise Unreadable(f"is {reason}, not an image of the patient: set aside")
     rows, columns = number(header, "Rows"), number(header, "Columns")
     if not rows or not columns:
-        raise Unreadable("has a DICOM header but no picture: export it again if it should have one")
+        raise Unreadable(NO_PICTURE)
     frames = number(header, "NumberOfFrames")
     instance.frames = 1 if frames is None else int(frames)
     if instance.frames < 1:
@@ -141,8 +141,8 @@ def _classic_frames(instance: Instance) -> list[Frame]:
     frame = _frame(instance, 0, [])
     if instance.frames == 1:
         return [frame]
-    frame.position = None  # the header's is that of the first frame
-    return [Frame(instance, i, None, *list(vars(frame).values())[3:]) for i in range(instance.frames)]
+    # The header's position is that of the first frame only.
+    return [replace(frame, index=i, position=None) for i in range(instance.frames)]
 
 
 def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:

@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from radfm.readers.codestreams import check_codestreams, decoder_for
 from radfm.readers.dicom_headers import Frame, Instance, modality_of, number, open_clamped, transfer_syntax
-from radfm.readers.errors import Unreadable
+from radfm.readers.errors import NO_PICTURE, Unreadable
 from radfm.readers.pixels import compact, rescaled
 
 _WINDOWED = ("X-ray", "mammography", "fluoroscopy", "angiography")
@@ -78,7 +78,7 @@ def decodable(instance: Instance) -> Dataset:
     with open_clamped(instance.path) as file:
         dataset = pydicom.dcmread(file, force=True)
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise Unreadable("has a DICOM header but no picture: export it again if it should have one")
+        raise Unreadable(NO_PICTURE)
     syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
     if syntax.is_encapsulated:
         check_codestreams(dataset, syntax, instance.frames)

@@ -36,7 +36,7 @@ KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 
 VIEWS = {
     "AP": "AP", "PA": "PA", "LL": "lateral", "RL": "lateral", "LAT": "lateral", "LATERAL": "lateral", "ML": "lateral",
-    "LM": "lateral", "LLAT": "lateral", "RLAT": "lateral", "LLD": "lateral", "RLD": "lateral", "MLO": "MLO", "CC": "CC",
+    "LM": "lateral", "LLAT": "lateral", "RLAT": "lateral",  "MLO": "MLO", "CC": "CC",
     "RLO": "oblique", "LLO": "oblique", "RAO": "oblique", "LAO": "oblique", "RPO": "oblique", "LPO": "oblique",
 }  # fmt: skip
 VIEW_CODES = {  # SNOMED RT and CT, DICOM PS3.16 CID 4010 and 4014

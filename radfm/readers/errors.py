@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CUT_SHORT = "is cut short or damaged: copy it again from where it came from"
+NO_PICTURE = (
+    "has a DICOM header but no picture, or is cut short before it: copy or export it again if it should have one"
+)
 _LIBRARIES = ("pydicom", "nibabel", "PIL", "pylibjpeg", "openjpeg", "libjpeg", "rle")
 
 

@@ -18,7 +18,7 @@ _KEPT = (np.uint8, np.int16, np.uint16)
 def tidy(pixels: np.ndarray) -> np.ndarray:
     """A whole scan -> the same values, contiguous, in the types above. Raises: Unreadable without one finite value."""
     if pixels.size == 0:
-        raise Unreadable("holds no pixels: one of its dimensions is zero")
+        raise Unreadable("holds no pixels, one of its dimensions is zero: export it again")
     if pixels.ndim == 4:
         pixels = _grey(pixels)
     pixels = compact(pixels)

@@ -37,8 +37,10 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     shape = tuple(stored.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if not 2 <= len(shape) <= 4 or 0 in shape:
-        raise Unreadable(f"has the shape {tuple(stored.shape)}: radfm reads volumes, and series of volumes")
+    if 0 in shape:
+        raise Unreadable("holds no pixels, one of its dimensions is zero: export it again")
+    if not 2 <= len(shape) <= 4:
+        raise Unreadable(f"has {len(shape)} axes: save it as volumes (three axes) or a series of them (four)")
     data_path = Path(image.file_map["image"].filename)
     check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"

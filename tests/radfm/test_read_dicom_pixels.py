@@ -149,6 +149,8 @@ def test_a_patient_key_makes_a_pseudonym_and_without_one_there_is_none(tmp_path)
     assert read_case(tmp_path, patient_key="secret").patient_id == expected
     assert read_case(tmp_path, patient_key=b"other").patient_id not in (None, expected)
     assert read_case(tmp_path).patient_id is None
+    with pytest.raises(ValueError, match="patient_key is empty"):
+        read_case(tmp_path, patient_key="")
     (tmp_path / "f").unlink()
     dicom(tmp_path / "f", ramp()[0])
     assert read_case(tmp_path, patient_key="secret").patient_id is None
