@@ -21,18 +21,15 @@ from pathlib import Path, PurePosixPath
 from pydicom import config
 
 from radfm.cases import Scan, natural
+from radfm.readers.dicom_files import items, number, text, texts
 from radfm.readers.dicom_headers import (
     Instance,
     body_part_of,
     check_image,
     date_of,
     frames_of,
-    items,
     modality_of,
-    number,
     read_header,
-    text,
-    texts,
     view_of,
 )
 from radfm.readers.dicom_pixels import decodable, read_pixels

@@ -1,16 +1,12 @@
 """What a DICOM file says about its frames: headers only, and of them only the elements that are needed.
 
 Decisions:
-- A header element with a damaged value counts as absent.
 - Objects that are not images of the patient (reports, plans, doses, ...), localisers and dose screens are set aside.
 - An enhanced multi-frame file tells place and spacing frame by frame; any other file once for all its frames.
 - Text from a header becomes part of a case only if it is one of the terms listed here.
 """
 
-import io
-import os
 import re
-import zlib
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -18,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from radfm.cases import dicom_modality
+from radfm.readers.dicom_files import first, items, number, numbers, open_clamped, text, texts, transfer_syntax
 from radfm.readers.dicom_terms import BODY_WORDS, KEY_OBJECTS, SET_ASIDE, SET_ASIDE_MODALITIES, VIEW_CODES, VIEWS
 from radfm.readers.errors import CUT_SHORT, NO_PICTURE, Unreadable
 from radfm.readers.limits import check_size, n_bytes
@@ -28,7 +24,7 @@ from radfm.readers.limits import check_size, n_bytes
 _NEEDED = """
 SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality
 StudyDate SeriesDate AcquisitionDate AcquisitionDateTime AcquisitionTime SeriesDescription BodyPartExamined
-ViewPosition ViewCodeSequence AnatomicRegionSequence SeriesNumber InstanceNumber AcquisitionNumber
+ViewPosition ViewCodeSequence SeriesNumber InstanceNumber AcquisitionNumber
 ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing SliceThickness
 SpacingBetweenSlices SequenceOfUltrasoundRegions EchoTime EchoNumbers InversionTime TriggerTime DiffusionBValue
 DiffusionGradientOrientation TemporalPositionIdentifier ConvolutionKernel SamplesPerPixel PhotometricInterpretation
@@ -38,8 +34,8 @@ DirectoryRecordSequence CurrentRequestedProcedureEvidenceSequence
 """
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MOST_DEFLATED_BYTES = 2**30
+_CENTIMETRES = 3  # DICOM PS3.3 C.8.5.5.1.15
+TRAITS_OF_TIME = 4  # how many of a frame's traits, the last ones, are times
 
 
 @dataclass(eq=False)
@@ -68,7 +64,7 @@ class Frame:
 
 
 def read_header(name: str, path: Path) -> Instance:
-    """Raises: Unreadable for what is no image of the patient, or asks for more pixels than it can hold."""
+    """Raises: Unreadable for what is not DICOM."""
     with open_clamped(path) as file:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED.split())
     if not header and not header.file_meta:
@@ -115,9 +111,8 @@ def _set_aside(header: Dataset) -> str | None:
         return "a localiser (scout)"
     title = text(header, "SeriesDescription").lower()
     captured = sop_class.startswith(_SECONDARY_CAPTURE)
-    if "DOSE_INFO" in image_type or (
-        captured and re.search(r"dose (report|info|record)|(patient|exam) protocol", title)
-    ):
+    titled_dose = re.search(r"dose (report|info|record)|(patient|exam) protocol", title)
+    if "DOSE_INFO" in image_type or (captured and titled_dose):
         return "a screen of dose figures"
     if (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
         return "one level of a tiled whole-slide picture (export the region you mean as PNG or TIFF)"
@@ -156,13 +151,12 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
     orientation = numbers(of("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
     if orientation is None and detector is not None:
         orientation = numbers(detector, "ImageOrientationPatient", 6)
-    if orientation is not None and not _upright(orientation):
+    if orientation is not None and not _orthonormal(orientation):
         orientation = None
     measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
-    spacing = [
-        numbers(measures, name, 2) for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-    ]
-    pixel_mm = next((tuple(map(float, mm)) for mm in spacing if mm is not None and (mm > 0).all()), None)
+    keywords = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    spacings = (numbers(measures, keyword, 2) for keyword in keywords)
+    pixel_mm = next((tuple(map(float, mm)) for mm in spacings if mm is not None and (mm > 0).all()), None)
     distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
     return Frame(
         instance,
@@ -178,7 +172,7 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
 
 
 def _traits(header: Dataset, of) -> tuple:
-    """What may tell apart two frames at one position; in the order in which it is asked. The last ones are times."""
+    """What may tell apart two frames at one position; in the order in which it is asked."""
     content, echo, diffusion = of("FrameContentSequence"), of("MREchoSequence"), of("MRDiffusionSequence")
     kind = of("MRImageFrameTypeSequence")
     if kind is header:
@@ -198,24 +192,16 @@ def _traits(header: Dataset, of) -> tuple:
     )
 
 
-TRAITS_OF_TIME = 4
-
-
-def _upright(orientation: np.ndarray) -> bool:
-    row, column = orientation[:3], orientation[3:]
-    return bool(
-        abs(np.linalg.norm(row) - 1) < 0.05 and abs(np.linalg.norm(column) - 1) < 0.05 and abs(row @ column) < 0.1
-    )
+def _orthonormal(orientation: np.ndarray) -> bool:
+    directions = orientation.reshape(2, 3)
+    return bool(np.allclose(directions @ directions.T, np.eye(2), atol=0.1))
 
 
 def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
     region = first(header, "SequenceOfUltrasoundRegions")
-    if (
-        region is None
-        or number(region, "PhysicalUnitsXDirection") != 3
-        or number(region, "PhysicalUnitsYDirection") != 3
-    ):
-        return None  # 3: centimetres
+    units = ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")
+    if region is None or any(number(region, unit) != _CENTIMETRES for unit in units):
+        return None
     deltas = [number(region, name) for name in ("PhysicalDeltaY", "PhysicalDeltaX")]
     return tuple(abs(delta) * 10 for delta in deltas) if all(deltas) else None
 
@@ -233,12 +219,9 @@ def view_of(header: Dataset) -> str | None:
 def body_part_of(header: Dataset) -> str | None:
     """BodyPartExamined in lower case, if each of its words is one of anatomy: it is free text on many machines."""
     part = " ".join(text(header, "BodyPartExamined").lower().split())
-    words = re.findall(r"[^\W\d_]+", part)
-    return (
-        part
-        if words and len(part) < 40 and re.fullmatch(r"[a-z _/,&-]+", part) and BODY_WORDS.issuperset(words)
-        else None
-    )
+    words = re.findall(r"[a-z]+", part)
+    known = bool(words) and re.fullmatch(r"[a-z _/,&-]{1,40}", part) and BODY_WORDS.issuperset(words)
+    return part if known else None
 
 
 def date_of(header: Dataset) -> date | None:
@@ -249,89 +232,3 @@ def date_of(header: Dataset) -> date | None:
         except ValueError:
             continue
     return None
-
-
-def transfer_syntax(header: Dataset) -> UID | None:
-    """None where the file does not say, and it is one of the two uncompressed ones."""
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    return syntax if syntax and not syntax.is_private and syntax.is_transfer_syntax else None
-
-
-def text(header: Dataset, keyword: str) -> str:
-    """A value as text, stripped; "" where absent or damaged."""
-    try:
-        value = header.get(keyword)
-    except Exception:  # pydicom converts a value when it is asked for, and fails on damaged ones
-        return ""
-    return "" if value is None else str(value).strip()
-
-
-def texts(header: Dataset, keyword: str) -> list[str]:
-    try:
-        value = header.get(keyword)
-    except Exception:
-        return []
-    return [] if not value else [value] if isinstance(value, str) else [str(part) for part in value]
-
-
-def number(header: Dataset, keyword: str) -> float | None:
-    values = numbers(header, keyword, None)
-    return None if values is None else float(values[0])
-
-
-def numbers(header: Dataset, keyword: str, count: int | None) -> np.ndarray | None:
-    """(count,) finite numbers; None where absent, damaged, or of another count."""
-    try:
-        values = np.atleast_1d(np.asarray(header.get(keyword), dtype=np.float64))
-    except Exception:
-        return None
-    return values if values.size and values.size == (count or values.size) and np.isfinite(values).all() else None
-
-
-def items(header: Dataset, sequence: str) -> list[Dataset]:
-    """Of a sequence; none where it is absent or damaged."""
-    try:
-        value = header.get(sequence)
-    except Exception:
-        return []
-    return list(value) if isinstance(value, pydicom.Sequence) else []
-
-
-def first(header: Dataset, sequence: str) -> Dataset | None:
-    return next(iter(items(header, sequence)), None)
-
-
-def open_clamped(path: Path) -> io.BufferedIOBase:
-    """The file, such that a header that claims more bytes than there are gets what there is, and reserves no more."""
-    file = _Clamped(open(path, "rb", buffering=0))  # noqa: SIM115
-    start = file.peek(4096)[:4096]
-    if _DEFLATED in start:
-        _check_deflated(path, start)
-    return file
-
-
-class _Clamped(io.BufferedReader):
-    def __init__(self, raw: io.FileIO):
-        super().__init__(raw, 2**16)
-        self.end = os.fstat(raw.fileno()).st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(self.end - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
-
-
-def _check_deflated(path: Path, start: bytes) -> None:
-    """pydicom inflates a deflated file at once, however large it becomes: see first how large."""
-    group_length = start.find(b"\x02\x00\x00\x00UL\x04\x00")
-    if group_length < 0:
-        return
-    begin = group_length + 12 + int.from_bytes(start[group_length + 8 : group_length + 12], "little")
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    with open(path, "rb") as file:
-        file.seek(begin)
-        while block := file.read(2**16):
-            while block and not inflater.eof:
-                size += len(inflater.decompress(block, 2**20))
-                block = inflater.unconsumed_tail
-                if size > _MOST_DEFLATED_BYTES:
-                    raise Unreadable(f"inflates to more than 1 GiB, which no single picture does: it {CUT_SHORT}")

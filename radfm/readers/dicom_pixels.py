@@ -6,7 +6,7 @@ Decisions:
   stored values differ by detector and processing, and the window is the picture the vendor means to be read. One that
   leaves no contrast is ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
 - MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
-- YBR becomes RGB, a palette is looked up, colours of 16 bits are reduced to 8.
+- YBR becomes RGB, a palette is looked up, deeper colours are reduced to 8 bits.
 - One file after the other: two and four threads were tried on raw and JPEG 2000 series, and gained nothing.
 """
 
@@ -20,7 +20,8 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, i
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radfm.readers.codestreams import check_codestreams, decoder_for
-from radfm.readers.dicom_headers import Frame, Instance, modality_of, number, open_clamped, transfer_syntax
+from radfm.readers.dicom_files import number, open_clamped, transfer_syntax
+from radfm.readers.dicom_headers import Frame, Instance, modality_of
 from radfm.readers.errors import NO_PICTURE, Unreadable
 from radfm.readers.pixels import compact, rescaled
 
@@ -115,8 +116,8 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
         values = apply_color_lut(values, dataset)
         return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
     if values.ndim == 3:
-        depth = values.dtype.itemsize * 8
-        return values if depth == 8 else (values >> (depth - 8)).astype(np.uint8)
+        bits = int(number(dataset, "BitsStored") or 8)
+        return np.clip(values >> max(bits - 8, 0), 0, 255).astype(np.uint8)
     modality = modality_of(dataset)
     low, high = _stored_range(dataset)
     if "ModalityLUTSequence" in dataset:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from radfm.cases import natural
-from radfm.readers.dicom_headers import TRAITS_OF_TIME, Frame, modality_of, number, text
+from radfm.readers.dicom_files import number, text
+from radfm.readers.dicom_headers import TRAITS_OF_TIME, Frame, modality_of
 from radfm.readers.limits import chosen_volumes, left_out
 from radfm.readers.orientation import plane_of
 
