@@ -124,7 +124,7 @@ def read_case(
         history, disorders, case_id: kept as given.
         patient_key: a secret. With it, `patient_id` is a pseudonym, the first 16 hex digits of HMAC-SHA256 of the DICOM
             PatientID: the same patient has the same one in every case read with the key. Without it, None.
-        progress: called with the number of files done and of all files, as reading goes on.
+        progress: called with the number of image files done, and of all that are to be read, as reading goes on.
     Returns:
         The case. What was not read is in `skipped`; where nothing could be read, it has no scans.
     Raises:
@@ -231,18 +231,18 @@ def _read_files(files, case: Case, modality: str | None, patient_key: bytes | No
             formats.setdefault(format_of(path), []).append((name, path))
         except (OSError, Unreadable) as error:
             case.skipped.append((name, reason_for(error, "an image")))
-    total = sum(map(len, formats.values()))
     dicom = formats.pop("DICOM", [])
+    others = sorted((natural(name), name, path, format) for format in formats for name, path in formats[format])
+    pictures = 0
     if dicom:
         from radfm.readers.dicom import read_dicom
 
-        study = read_dicom(dicom, modality, patient_key, lambda done: progress(done, total))
-        case.scans, case.patient_id = study.scans, study.patient_id
+        study = read_dicom(dicom, modality, patient_key, lambda done, of: progress(done, of + len(others)))
+        case.scans, case.patient_id, pictures = study.scans, study.patient_id, study.images
         case.skipped += study.skipped
-    others = sorted((natural(name), name, path, format) for format in formats for name, path in formats[format])
-    for done, (_, name, path, format) in enumerate(others, len(dicom) + 1):
+    for done, (_, name, path, format) in enumerate(others, pictures + 1):
         _read_alone(name, path, format, case, modality)
-        progress(done, total)
+        progress(done, pictures + len(others))
 
 
 def _read_alone(name: str, path: Path, format: str, case: Case, modality: str | None) -> None:

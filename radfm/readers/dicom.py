@@ -44,15 +44,16 @@ _KIND = "a DICOM image"
 
 @dataclass
 class Study:
-    """What was read: scans, (file, reason) of the rest, and the patient's pseudonym."""
+    """What was read: scans, (file, reason) of the rest, the patient's pseudonym, and how many files hold the scans."""
 
     scans: list[Scan] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     patient_id: str | None = None
+    images: int = 0
 
 
 def read_dicom(
-    files: list[tuple[str, Path]], modality: str | None, patient_key: bytes | None, progress: Callable[[int], None]
+    files: list[tuple[str, Path]], modality: str | None, patient_key: bytes | None, progress: Callable[[int, int], None]
 ) -> Study:
     """Arguments as for `read_case`; files: (the name shown, the path)."""
     validation = config.settings.reading_validation_mode
@@ -69,6 +70,7 @@ def _read(files, modality, patient_key, progress) -> Study:
     headers = _headers(files, study)
     key_images = {reference for header in headers for reference in _key_images(header)}
     images = _one_patient(_once(_images(headers, study), study), study)
+    study.images = len(images)
     if patient_key is not None:
         study.patient_id = _pseudonym(images, patient_key)
     stacks = sorted(stacks_of([frame for image in images for frame in frames_of(image)]), key=_order)
@@ -80,7 +82,7 @@ def _read(files, modality, patient_key, progress) -> Study:
 
         def done(instance: Instance) -> None:
             decoded.add(instance)
-            progress(len(decoded))
+            progress(len(decoded), study.images)
 
         pixels, stack.frames = read_pixels(stack.frames, open_dataset, failed, done)
         if pixels is None:

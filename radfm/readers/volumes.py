@@ -30,7 +30,7 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
 
     if path.name.lower().endswith((".hdr", ".hdr.gz")) and not any(file.is_file() for file in companions(path)):
         raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
-    image = nibabel.load(path)
+    image = nibabel.load(path, keep_file_open=True)  # else each volume of a .nii.gz unpacks the file from its start
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
         raise Unreadable("holds a surface or a matrix, not an image: set aside")
     stored, header = image.dataobj, image.header
