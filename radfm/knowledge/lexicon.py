@@ -28,15 +28,15 @@ from radfm.knowledge.cache import Columns, remember
 
 # What a row is, and how far an exact match of it is to be believed.
 SOURCES = {
-    "exact description": 0.99,
-    "common name": 0.98,
+    "common name": 0.99,
+    "exact description": 0.98,
     "description but for what is unspecified": 0.97,
-    "inclusion term": 0.97,
-    "description but for what is taken as given": 0.95,
-    "includes note": 0.93,
-    "part of the description": 0.85,
-    "part of an inclusion term": 0.85,
-    "name in brackets": 0.80,
+    "inclusion term": 0.955,
+    "description but for what is taken as given": 0.94,
+    "includes note": 0.92,
+    "part of the description": 0.86,
+    "part of an inclusion term": 0.84,
+    "name in brackets": 0.82,
 }
 SIDES = frozenset({"right", "left", "bilateral", "unilateral"})
 
@@ -212,17 +212,16 @@ def _named() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _adds_side(entry: icd10cm.Entry) -> bool:
-    """Whether the code says nothing that its parent does not say, but for a side."""
+    """Whether the code says nothing that its parent does not say, but for a side, or that the side is unspecified."""
     parent = entry.parent
     if entry.kind != "subcategory" or parent.kind not in ("category", "subcategory"):
         return False
-    described = (
-        [entry.description] if not _UNSPECIFIED.search(entry.description) else (c.description for c in parent.children)
-    )
-    if not any(_SIDE.search(text) for text in described):
-        return False
-    here, above = (set(wording.words(e.description)) for e in (entry, parent))
-    return here - SIDES - {"unspecified", "side"} <= above
+    above = set(wording.words(parent.description)) | SIDES | {"side"}
+    if _UNSPECIFIED.search(entry.description):
+        siblings = [c.description for c in parent.children if _SIDE.search(c.description)]
+        sided = any(set(wording.words(text)) <= above for text in siblings)
+        return sided and set(wording.words(entry.description)) - {"unspecified"} <= above
+    return bool(_SIDE.search(entry.description)) and set(wording.words(entry.description)) <= above
 
 
 def _variants(named: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -251,13 +250,13 @@ def _without_unspecified(text: str) -> str:
     first, *rest = re.split(r", (?=[^,]*\bunspecified\b)", text)
     kept = [re.sub(r"^[^,]*\bunspecified\b[^,]*", "", segment) for segment in rest]
     text = first + "".join(kept)
-    text = re.sub(r"\b(?:of|due to|by|from) unspecified [\w ]+$", "", text)
+    text = re.sub(r"\b(?:of|by|from) unspecified(?: (?!with\b|due\b|in\b)\w+)+$", "", text)
     return re.sub(r"\b[Uu]nspecified\b", " ", text).strip(" ,")
 
 
 _GIVEN = re.compile(
     r",? \b(?:without (?!mention)[^,]+|current injury|uncomplicated|acquired|any site|one|site|adult|simple)$"
-    r"|\b(?:[Nn]on-?traumatic|[Aa]cquired|of one|one|[Ee]ssential \(primary\)|[Pp]rimary|[Ii]diopathic) (?=\w)"
+    r"|\b(?:[Nn]on-?traumatic|[Aa]cquired|of one|one|[Ee]ssential \(primary\)) (?=\w)"
 )
 
 

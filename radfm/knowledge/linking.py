@@ -43,6 +43,7 @@ _ARTICLE = re.compile(  # what Radiopaedia and textbooks add to a disorder to na
     r"\b[^)]*\)|\bin the exam$|\b(?:classification|staging|grading) of\b|\b(?:classification|staging|grading)$",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"\d{1,3}[a-z]?|[ivx]+[a-z]?")  # of a subtype
 _ENCOUNTER = re.compile(r"\b(?:initial|subsequent) encounter\b.*$|\bsequela\b", re.IGNORECASE)
 _UNSAID = re.compile(r"\b(?:unspecified|NOS|not otherwise specified|not elsewhere classified)\b", re.IGNORECASE)
 
@@ -144,6 +145,7 @@ class Linker:
         found = self._exact(text)
         if top > len(found) or max(seen.confidence for seen in found.values()) < CONFIDENT:
             found = self._near(text, 3 * top + 10) | found
+        found = _neighbours(found) | found
         said = set(wording.words(wording.expand(text)))
         lowered: dict[str, Seen] = {}
         for code, seen in found.items():
@@ -182,6 +184,9 @@ class Linker:
                 corrected = self.lexicon.corrected(words)
                 if corrected != words:
                     readings.append((corrected, belief * 0.95))
+                if len(words) > 1 and _NUMBER.fullmatch(words[-1]):
+                    unnumbered = words[:-2] if words[-2] == "type" else words[:-1]
+                    readings.append((unnumbered, belief * 0.88))
         return readings
 
     def _near(self, text: str, top: int) -> dict[str, Seen]:
@@ -252,13 +257,27 @@ def _keep(found: dict[str, Seen], code: str, seen: Seen) -> None:
 def _settle(found: dict[str, Seen]) -> dict[str, Seen]:
     """Doubts a name that codes which do not contain one another bear equally well."""
     strongest = max((seen.confidence for seen in found.values()), default=0.0)
-    rivals = [code for code, seen in found.items() if seen.confidence >= strongest - 0.03]
+    rivals = [code for code, seen in found.items() if seen.confidence >= strongest - 0.012]
     settled = {}
     for code, seen in found.items():
         apart = [o for o in rivals if not o.startswith(code) and not code.startswith(o)]
-        doubt = 1.0 if not apart else 0.85 if all(o[:3] == code[:3] for o in apart) else 0.7
+        doubt = 1.0 if not apart else 0.91 if all(o[:3] == code[:3] for o in apart) else 0.88
         settled[code] = replace(seen, confidence=seen.confidence * doubt)
     return settled
+
+
+def _neighbours(found: dict[str, Seen]) -> dict[str, Seen]:
+    """Of the best code what is above it, and below it the child for what is unspecified: other answers to the same."""
+    if not found:
+        return {}
+    code, seen = max(found.items(), key=lambda item: (item[1].confidence, -len(item[0])))
+    entry, neighbours = icd10cm.get(code), {}
+    if entry.parent.kind in ("category", "subcategory"):
+        neighbours[entry.parent.code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"above {code}")
+    below = [child for child in entry.children if child.kind != "extension" and _UNSAID.search(child.description)]
+    if below:
+        neighbours[below[-1].code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"below {code}")
+    return neighbours
 
 
 def _descend(code: str, said: set[str]) -> str:
@@ -279,7 +298,7 @@ def _descend(code: str, said: set[str]) -> str:
 
 def _believe(score: float) -> float:
     """Confidence of a likeness: measured on names whose code is known, see `quality`."""
-    return 0.92 / (1 + math.exp(-9.0 * (score - 0.62)))
+    return 0.84 / (1 + math.exp(-9.0 * (score - 0.62)))
 
 
 def _names_of(ontology: "Ontology") -> dict[str, list[tuple[str, Seen]]]:
