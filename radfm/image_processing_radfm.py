@@ -50,6 +50,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if ct_windows and len(ct_windows) not in (1, 3):
+            raise ValueError(f"a slice has three channels: give one CT window or three, not {len(ct_windows)}")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
         self.ct_windows = ct_windows and {name: list(window) for name, window in ct_windows.items()}
@@ -80,25 +82,39 @@ class RadFMImageProcessor(BaseImageProcessor):
             ValueError: where the pixels have another shape or no slice.
         """
         pixels = np.asarray(images)
+        count = len(self.choose_slices(len(pixels))) if pixels.ndim else 0
+        values = torch.empty(count, self.channels(pixels, modality), self.size, self.size)
+        self.fill(values, pixels, modality, spacing_mm)
+        data = {"pixel_values": values.expand(-1, 3, -1, -1), "slices_per_scan": torch.tensor([count])}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def fill(
+        self, values: Tensor, pixels: np.ndarray, modality: str | None, spacing_mm: tuple[float, float, float] | None
+    ) -> None:
+        """Writes a scan's slices into `values` (slices taken, 1 or 3, size, size); arguments as in `preprocess`."""
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
             raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
-        pixels = pixels[self.choose_slices(len(pixels))]
-        if modality == "CT" and self.ct_windows and pixels.ndim == 3:
+        if self._is_windowed(pixels, modality):
             windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows.values()]
         else:
             windows = [self._intensity_range(pixels)]
-        values = torch.empty(len(pixels), self._channels(pixels, windows), self.size, self.size)
-        for i, picture in enumerate(pixels):
-            values[i] = self._slice(picture, windows, spacing_mm)
-        values = values.expand(-1, 3, -1, -1)
-        data = {"pixel_values": values, "slices_per_scan": torch.tensor([len(values)])}
-        return BatchFeature(data, tensor_type=return_tensors)
+        for value, index in zip(values, self.choose_slices(len(pixels)), strict=True):
+            value.copy_(self._slice(pixels[index], windows, spacing_mm))
 
     def choose_slices(self, slices: int) -> list[int]:
         """Which of so many slices are taken, evenly spaced: (slices taken,) indices in order."""
         if self.max_slices is None or slices <= self.max_slices:
             return list(range(slices))
         return [int(i * slices / self.max_slices) for i in range(self.max_slices)]
+
+    def channels(self, pixels: np.ndarray, modality: str | None) -> int:
+        """How many of the three channels of a scan differ: 1 or 3."""
+        windows = len(self.ct_windows) if self._is_windowed(pixels, modality) else 1
+        means = 1 if self.image_mean is None else np.size(self.image_mean)
+        return max(3 if pixels.ndim == 4 else windows, means)
+
+    def _is_windowed(self, pixels: np.ndarray, modality: str | None) -> bool:
+        return modality == "CT" and bool(self.ct_windows) and pixels.ndim == 3
 
     def _intensity_range(self, pixels: np.ndarray) -> tuple[float, float]:
         if not pixels.size:
@@ -109,10 +125,6 @@ class RadFMImageProcessor(BaseImageProcessor):
         step = max(1, int((pixels.size / 1e6) ** 0.5))  # percentiles of a million pixels are those of all
         sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
         return tuple(float(p) for p in np.percentile(sample, (low, high)))
-
-    def _channels(self, pixels: np.ndarray, windows: list[tuple[float, float]]) -> int:
-        means = 1 if self.image_mean is None else np.size(self.image_mean)
-        return max(3 if pixels.ndim == 4 else len(windows), means)
 
     def _slice(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(H, W) or (H, W, 3) -> (channels, size, size), one channel for each window or colour."""

@@ -70,22 +70,28 @@ class RadFMProcessor(ProcessorMixin):
 
     def _pack(self, cases: list) -> dict[str, torch.Tensor]:
         scans = [scan for case in cases for scan in case.scans]
-        pixels = [
-            self.image_processor(scan.pixels, modality=scan.modality, spacing_mm=scan.spacing_mm)["pixel_values"]
-            for scan in scans
-        ]
-        size = self.image_processor.size
+        values, counts = self._slices(scans)
         planes = {name: i for i, name in enumerate(self.image_processor.planes)}
         days = [np.nan if scan.days is None else scan.days for scan in scans]
         return {
-            "pixel_values": _joined(pixels) if pixels else torch.zeros(0, 3, size, size),
-            "slices_per_scan": torch.tensor([len(p) for p in pixels], dtype=torch.int64),
+            "pixel_values": values,
+            "slices_per_scan": torch.tensor(counts, dtype=torch.int64),
             "scans_per_case": torch.tensor([len(case.scans) for case in cases], dtype=torch.int64),
             "modality_ids": torch.tensor([i for case in cases for i in self._modality_ids(case)], dtype=torch.int64),
             "plane_ids": torch.tensor([planes.get(scan.plane, 0) for scan in scans], dtype=torch.int64),
             "days": torch.tensor(days, dtype=torch.float32),
             "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
         }
+
+    def _slices(self, scans: list) -> tuple[torch.Tensor, list[int]]:
+        """Every slice of the batch (slices, 3, size, size), and how many each scan has; memory is taken once."""
+        images = self.image_processor
+        counts = [len(images.choose_slices(len(scan.pixels))) for scan in scans]
+        channels = max((images.channels(scan.pixels, scan.modality) for scan in scans), default=1)
+        values = torch.empty(sum(counts), channels, images.size, images.size)
+        for scan, part in zip(scans, values.split(counts), strict=True):
+            images.fill(part, scan.pixels, scan.modality, scan.spacing_mm)
+        return values.expand(-1, 3, -1, -1), counts
 
     def _modality_ids(self, case) -> list[int]:
         seen: dict[str, list] = {}  # modality -> its planes, in the order of the case
@@ -112,15 +118,6 @@ class RadFMProcessor(ProcessorMixin):
 
     def _longest_text(self) -> int:
         return min(self.tokenizer.model_max_length, 256)
-
-
-def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
-    """Every slice of the batch; grey ones stay stored once where all are grey."""
-    if len(pixels) == 1:
-        return pixels[0]
-    if all(p.stride(1) == 0 for p in pixels):
-        return torch.cat([p[:, :1] for p in pixels]).expand(-1, 3, -1, -1)
-    return torch.cat(pixels)
 
 
 def _default_image_processor():
