@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from radfm.cases import Case
 
 UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
+MOST_ROWS = 12  # of scans, and of skipped files, on a screen
 DISCLAIMER = "Research use only, not a medical device."
 
 app = typer.Typer(
@@ -107,7 +108,7 @@ def diagnose(
         if as_json:
             print(json.dumps(_as_json(case, found, pipe.model.config.trained), indent=None if each else 2))
         else:
-            _print_diagnosis(case, found, seconds, pipe.model.config.trained)
+            _print_diagnosis(_title(group), case, found, seconds, pipe.model.config.trained)
     if answered < len(groups):
         raise ValueError(f"{len(groups) - answered} of {len(groups)} cases could not be diagnosed: see above")
 
@@ -155,6 +156,7 @@ def raddiag(
 
         icd10cm = [codes(name) for name in names]
     with _step(f"Converting {src}"):
+        _quiet_transformers()
         model = raddiag.from_checkpoint(src, names, icd10cm)
         model.save_pretrained(dst)
         raddiag.processor().save_pretrained(dst)
@@ -173,6 +175,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is bu
     from radfm.demo import DISORDERS, STUDY, build
 
     _print(f"[bold]1. A model, built on the spot[/], in {out}")
+    _quiet_transformers()
     with _step("Building it"):
         size = build(out)
     _print(f"   {size / 1e6:.0f} million numbers. It knows {len(DISORDERS)} disorders by name, from all-MiniLM-L6-v2;")
@@ -181,7 +184,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is bu
     _print(f"   $ radfm diagnose {STUDY} --model {out}\n", highlight=False, soft_wrap=True)
     diagnose([STUDY], model=str(out))
     _print("\n[bold]3. Now yours[/]\n")
-    _print(f'   $ radfm diagnose path/to/study --model {out} --labels "Pneumothorax; Rib fracture"\n', highlight=False)
+    _print(f'   $ radfm diagnose YOUR_STUDY --model {out} --labels "Pneumothorax; Rib fracture"', soft_wrap=True)
 
 
 def _labels(labels: str | None, file: Path | None) -> list[str] | None:
@@ -209,17 +212,22 @@ def _pipeline(model: str, device: str | None, fast: bool):
         raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
     import torch
     from transformers import pipeline
-    from transformers.utils import logging
 
     import radfm  # noqa: F401  registers the pipeline
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _quiet_transformers()
     pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
     if fast:
         has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
     return pipe
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _as_json(case: "Case", found: dict, trained: bool) -> dict:
@@ -233,37 +241,46 @@ def _as_json(case: "Case", found: dict, trained: bool) -> dict:
     }
 
 
-def _print_diagnosis(case: "Case", found: dict, seconds: tuple[float, float], trained: bool) -> None:
+def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float, float], trained: bool) -> None:
     slices = sum(len(scan.pixels) for scan in case.scans)
     _print(
-        f"[bold]{case.case_id or 'Case'}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
+        f"[bold]{title}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
         f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
     )
-    scans = _table("scan", "modality", "plane", ">slices", ">mm", ">days", ">weight", ">key slice", "from")
-    heaviest = max(range(len(found["scans"])), key=lambda i: found["scans"][i]["weight"])
-    for i, (scan, seen) in enumerate(zip(case.scans, found["scans"], strict=True)):
-        spacing = "x".join(f"{mm:.3g}" for mm in scan.spacing_mm) if scan.spacing_mm else "?"
-        days = "?" if scan.days is None else f"{scan.days:g}"
-        key = f"{seen['key_slice'] + 1} ({seen['key_slice_weight']:.0%})"
-        row = [str(i + 1), scan.modality or "?", scan.plane or "?", str(len(scan.pixels)), spacing, days]
-        scans.add_row(*row, f"{seen['weight']:.0%}", key, scan.source, style="bold" if i == heaviest else None)
+    scans = _table(">scan", "modality", "plane", ">slices", ">days", ">weight", ">key slice", "from")
+    heaviest = sorted(range(len(case.scans)), key=lambda i: -found["scans"][i]["weight"])
+    shown = sorted(heaviest[:MOST_ROWS])
+    for i in shown:
+        scan, seen = case.scans[i], found["scans"][i]
+        days = "" if scan.days is None else f"{scan.days:g}"
+        row = [str(i + 1), scan.modality or "?", scan.plane or "?", f"{len(scan.pixels):,}", days]
+        key = f"{seen['key_slice'] + 1} ({seen['key_slice_weight']:.0%})" if len(scan.pixels) > 1 else "1"
+        scans.add_row(*row, f"{seen['weight']:.0%}", key, scan.source, style="bold" if i == heaviest[0] else None)
     _print(scans)
+    if len(shown) < len(case.scans):
+        _print(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
     disorders = _table(">rank", "disorder", "ICD-10-CM", ">score")
     for rank, diagnosis in enumerate(found["diagnoses"], 1):
         codes = ", ".join(diagnosis["icd10cm"]) or "-"
         disorders.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}")
     _print(disorders)
-    seen = found["scans"][heaviest]
-    _print(f"Most weight: scan {heaviest + 1} ({seen['weight']:.0%}), there slice {seen['key_slice'] + 1}.")
+    key = found["scans"][heaviest[0]]
+    where = f", there slice {key['key_slice'] + 1}" if key["slices"] > 1 else ""
+    _print(f"Most weight: scan {heaviest[0] + 1} ({key['weight']:.0%}){where}.")
     if case.skipped:
         _print(f"Set aside: {_count(len(case.skipped), 'file')}")
-        for file, reason in case.skipped[:20]:
+        for file, reason in case.skipped[:MOST_ROWS]:
             _print(f"  {file}: {reason}", highlight=False, markup=False)
-        if len(case.skipped) > 20:
-            _print(f"  and {len(case.skipped) - 20} more: --json lists them all")
+        if len(case.skipped) > MOST_ROWS:
+            _print(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json has them all")
     if not trained:
         _print("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")
     _print(f"[dim]{DISCLAIMER}[/]")
+
+
+def _title(paths: list[Path]) -> str:
+    first = paths[0].resolve().name
+    return first if len(paths) == 1 else f"{first} and {_count(len(paths) - 1, 'more path')}"
 
 
 def _count(n: int, what: str) -> str:
@@ -276,7 +293,8 @@ def _table(*columns: str):
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
     return table
 
 
