@@ -129,10 +129,15 @@ def icd(
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
         return
-    table = _table("code", "description", ">confidence", "evidence", "path")
-    for found in result.candidates:
-        table.add_row(found.code, found.description, f"{found.confidence:.2f}", found.evidence, " > ".join(found.path))
+    if not result.candidates:
+        _print(f"{text}: unlinked, nothing in ICD-10-CM is near enough", markup=False)
+        return
+    _print(f"{text}: {result.verdict}" + (", look before you use it" if not result.codes else ""), markup=False)
+    table = _table("code", "description", ">confidence", "evidence")
+    for candidate in result.candidates:
+        table.add_row(candidate.code, candidate.description, f"{candidate.confidence:.2f}", candidate.evidence)
     _print(table)
+    _print(f"{result.candidates[0].code}: " + " > ".join(result.candidates[0].path), markup=False, highlight=False)
 
 
 @convert.command()
@@ -154,7 +159,7 @@ def raddiag(
     with _step("Looking up ICD-10-CM codes"):
         from radfm.knowledge.disorders import codes
 
-        icd10cm = [codes(name) for name in names]
+        icd10cm = codes(names)
     with _step(f"Converting {src}"):
         _quiet_transformers()
         model = raddiag.from_checkpoint(src, names, icd10cm)

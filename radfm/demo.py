@@ -23,7 +23,7 @@ def build(folder: Path) -> int:
     from radfm.starting_points import embed_texts, untrained
 
     model, processor = untrained()
-    model.set_disorders(DISORDERS, embed_texts(model, processor, DISORDERS), [codes(name) for name in DISORDERS])
+    model.set_disorders(DISORDERS, embed_texts(model, processor, DISORDERS), codes(DISORDERS))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,123 @@
+"""The command `radfm`: its tables, its JSON, its one-line errors."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from radfm.cli import main
+from radfm.demo import STUDY, build
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def radfm(monkeypatch, capsys):
+    """Runs `radfm ...`: its exit status, standard output and standard error."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["radfm", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_a_real_study_is_diagnosed_in_a_table(radfm, checkpoint):
+    status, out, _ = radfm("diagnose", STUDY, "--model", checkpoint, "--labels", "Pneumothorax; Rib fracture")
+    assert status == 0
+    assert "17 scans, 17 slices" in out
+    assert "J93.9" in out
+    assert "S22.3" in out
+    assert "untrained" in out
+    assert "not a medical device" in out
+
+
+def test_json_feeds_a_program(radfm, checkpoint, tmp_path):
+    (tmp_path / "labels.txt").write_text("# what we look for\nMeningioma\n\nGlioma\n")
+    arguments = ("--model", checkpoint, "--labels-file", tmp_path / "labels.txt", "--json")
+    status, out, _ = radfm("diagnose", STUDY, *arguments)
+    answer = json.loads(out)
+    assert status == 0
+    assert {d["label"] for d in answer["diagnoses"]} == {"Meningioma", "Glioma"}
+    assert len(answer["scans"]) == 17
+    assert answer["trained"] is False
+    assert "Doe" not in out  # the study's patient
+
+
+def test_each_path_is_a_case_of_its_own_and_a_bad_one_does_not_stop_the_rest(radfm, checkpoint, tmp_path):
+    np.save(tmp_path / "good.npy", np.arange(3 * 32 * 32, dtype=np.uint16).reshape(3, 32, 32))
+    (tmp_path / "bad.nii").write_bytes(b"\0" * 400)
+    paths = (tmp_path / "bad.nii", tmp_path / "good.npy")
+    status, out, err = radfm("diagnose", *paths, "--each", "--model", checkpoint, "--top", 2, "--json")
+    assert status == 1
+    assert len(json.loads(out)["diagnoses"]) == 2
+    assert "bad.nii" in err
+    assert "1 of 2 cases" in err
+
+
+def test_files_of_one_case_are_read_together(radfm, checkpoint, tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.arange(32 * 32, dtype=np.uint16).reshape(32, 32))
+    paths = (tmp_path / "a.npy", tmp_path / "b.npy")
+    _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "xray", "--json")
+    assert [scan["modality"] for scan in json.loads(out)["scans"]] == ["X-ray", "X-ray"]
+
+
+def test_icd_finds_codes_and_says_when_it_finds_none(radfm):
+    status, out, _ = radfm("icd", "ACL tear")
+    assert status == 0
+    assert "S83.51" in out
+    status, out, _ = radfm("icd", "Pneumothorax", "--json")
+    assert json.loads(out)["candidates"][0]["code"] == "J93.9"
+    _, out, _ = radfm("icd", "qwertz uiop")
+    assert "unlinked" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["diagnose", "nowhere", "--model", "CHECKPOINT"], 1, "nowhere"),
+        (["diagnose", STUDY, "--model", "./nowhere"], 1, "./nowhere: no such folder"),
+        (["diagnose", STUDY, "--model", STUDY], 1, "no config.json"),
+        (["diagnose", STUDY, "--model", "CHECKPOINT", "--labels", " ; "], 1, "no disorder name"),
+        (["diagnose", STUDY, "--model", "CHECKPOINT", "--labels-file", "nowhere.txt"], 1, "nowhere.txt"),
+        (["diagnose", STUDY, "--model", "CHECKPOINT", "--modality", "xylophone"], 1, "xylophone"),
+        (["diagnose", STUDY], 2, "--model"),
+        (["diagnose", STUDY, "--model", "CHECKPOINT", "--top", "0"], 2, "--top"),
+        (["convert", "raddiag", "nowhere.bin", "out"], 1, "disorder_label_dict.json: no such file"),
+        (["icd", " "], 1, "empty"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_status(radfm, checkpoint, arguments, status, message):
+    got, out, err = radfm(*[checkpoint if a == "CHECKPOINT" else a for a in arguments])
+    assert got == status
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("radfm: ")
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize("command", ["diagnose", "icd", "demo", "convert raddiag"])
+def test_every_command_has_help_with_an_example(radfm, command):
+    status, out, _ = radfm(*command.split(), "--help")
+    assert status == 0
+    assert "Example: radfm " in out
+
+
+def test_radfm_alone_shows_what_it_can_do(radfm):
+    status, out, _ = radfm()
+    assert status == 2
+    assert "diagnose" in out
+    assert radfm("--version")[0] == 0
