@@ -123,9 +123,9 @@ class Linker:
         if ontology is not None:
             self._ontology_names = _names_of(ontology)
         if encoder is not None:
-            from radfm.knowledge.embedding import CodeVectors
+            from radfm.knowledge.embedding import NameVectors
 
-            self.vectors = CodeVectors(self.lexicon.names, encoder, fingerprint)
+            self.vectors = NameVectors(self.lexicon.names, encoder, fingerprint)
 
     def link(self, text: str, top: int = 5) -> Link:
         """The codes that a name may mean, best first.

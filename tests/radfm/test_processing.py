@@ -121,3 +121,11 @@ def test_processor_survives_saving(processor, tmp_path):
     again = RadFMProcessor.from_pretrained(tmp_path)
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
     assert again(text=["ACL tear"])["input_ids"].tolist() == processor(text=["ACL tear"])["input_ids"].tolist()
+
+
+def test_readers_and_models_speak_of_the_same_modalities_and_planes():
+    """Two tuples, since a checkpoint's files import nothing of radfm and reading a study imports no transformers."""
+    from radfm import cases
+
+    assert cases.MODALITIES == MODALITIES
+    assert {"axial", "coronal", "sagittal", "oblique", "PA", "AP", "lateral", "MLO", "CC"} < set(PLANES)

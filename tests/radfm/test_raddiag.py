@@ -81,7 +81,7 @@ def test_the_command_converts_either_file_into_an_ordinary_checkpoint(
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as stop:
         main()
-    assert stop.value.code == 0
+    assert not stop.value.code
     assert "case level" in capsys.readouterr().out
     model = RadFMForDiagnosis.from_pretrained(tmp_path / "checkpoint").eval()
     assert model.config.disorders[:3] == ["Normal", "Meningioma", "Pneumothorax"]
