@@ -17,8 +17,9 @@ lint: .venv/installed
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radfm needs Python 3.11 or later: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "Installing radfm and what it needs into .venv: some minutes, once, about 6 GB"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 clean:
