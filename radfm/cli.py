@@ -9,7 +9,7 @@ Decisions:
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,8 +93,8 @@ def diagnose(
     for group in groups:
         started = time.perf_counter()
         try:
-            with _step(f"Reading {', '.join(str(path) for path in group)}"):
-                case = read_case(group[0] if len(group) == 1 else group, modality=modality)
+            with _step(f"Reading {_title(group)}") as progress:
+                case = read_case(group[0] if len(group) == 1 else group, modality=modality, progress=progress)
             read = time.perf_counter()
             with _step(f"Looking at {sum(len(scan.pixels) for scan in case.scans):,} slices"):
                 found = pipe(case, candidate_labels=names, top_k=top, return_attentions=True)
@@ -310,12 +310,14 @@ def _print(what, **options) -> None:
 
 
 @contextmanager
-def _step(what: str) -> Iterator[None]:
-    """Says what is going on, on a terminal and while it lasts."""
+def _step(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal, gone when done; what it yields is told how much of how much is done."""
     from rich.console import Console
+    from rich.progress import Progress
 
-    with Console(stderr=True).status(f"{what} ..."):
-        yield
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def _one_line(error: Exception) -> str:

@@ -9,17 +9,17 @@ Decisions:
 import copy
 from importlib import import_module
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from .configuration_radfm import RadFMOpenCLIPTextConfig, RadFMVisionConfig
 
 
 def visual_tower(config: RadFMVisionConfig) -> nn.Module:
     """(n, 3 * slice_depth, H, W) -> (n, features), or for "resnet-vit" the feature map (n, features, h, w)."""
+    import timm  # here, since it takes seconds: only who builds a tower pays
+
     args = dict(config.tower_args or {})
     if config.tower == "open_clip":
         tower = _open_clip("_build_vision_tower", **args)
@@ -62,6 +62,8 @@ class FastTower:
     """
 
     def __init__(self, tower: nn.Module, dtype: torch.dtype, chunk: int | None = None):
+        from torch.fx.experimental.optimization import fuse
+
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
         tower = fuse(tower) if has_batch_norm else copy.deepcopy(tower)
         self.tower = tower.to(dtype=dtype, memory_format=torch.channels_last)

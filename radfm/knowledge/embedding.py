@@ -47,5 +47,5 @@ class NameVectors:
     def _unit(self, texts: list[str]) -> np.ndarray:
         vectors = np.asarray(self._encode(texts), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
-            raise ValueError(f"the encoder returned shape {vectors.shape} for {len(texts)} texts: expected (n, d), finite")
+            raise ValueError(f"the encoder gave {vectors.shape} for {len(texts)} texts: expected (n, d), all finite")
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
