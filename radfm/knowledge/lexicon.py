@@ -86,15 +86,23 @@ class Lexicon:
         near = [self._all_words[i] for i in np.argpartition(-likeness, 20)[:20]]
         return next(iter(difflib.get_close_matches(word, near, n=1, cutoff=0.85)), word)
 
-    @cached_property
-    def row_codes(self) -> np.ndarray:
-        """(rows,) position of each row's code in `unique_codes`."""
-        position = {code: i for i, code in enumerate(self.unique_codes)}
-        return np.array([position[code] for code in self.codes], np.int32)
+    def best_of_codes(self, scores: np.ndarray) -> np.ndarray:
+        """(rows,) -> (codes,): of each of `unique_codes` the score of its best name."""
+        return np.maximum.reduceat(scores, self._starts[:-1])
+
+    def rows_of_code(self, position: int) -> tuple[int, int]:
+        """First row, and end, of the code at a position of `unique_codes`."""
+        return int(self._starts[position]), int(self._starts[position + 1])
 
     @cached_property
     def unique_codes(self) -> list[str]:
-        return list(dict.fromkeys(self.codes))
+        return [self.codes[row] for row in self._starts[:-1]]
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """(codes + 1,) where the rows of each code start: a code's rows lie together."""
+        new = [row for row, code in enumerate(self.codes) if row == 0 or code != self.codes[row - 1]]
+        return np.array([*new, len(self.codes)])
 
     @cached_property
     def _all_words(self) -> list[str]:
@@ -193,22 +201,27 @@ def _rows() -> Columns:
 
 def _named() -> Iterator[tuple[str, str, str, str]]:
     """(code, name, key, source) of every row, each key of a code once, with its best source."""
+    common = defaultdict(list)
+    for row in wording.read_table("common_names.csv"):
+        common[icd10cm.normalise(row["code"])].append((row["name"], "common name"))
     for entry in icd10cm.entries("category", "subcategory"):
-        if _adds_side(entry):
-            continue
-        named = [(entry.description, "exact description")]
-        named += [(term, "inclusion term") for term in entry.inclusion_terms]
-        if entry.kind == "category":
-            named += [(term, "includes note") for term in entry.includes if len(term) < 80]
+        named = common[entry.code]
+        if not _adds_side(entry):
+            named += _names_of(entry)
         known = {""}
-        for name, source in sorted(set(_variants(named)), key=lambda found: (-SOURCES[found[1]], found[0])):
+        for name, source in sorted(set(named), key=lambda found: (-SOURCES[found[1]], found[0])):
             key = wording.key(name)
             if key not in known:
                 known.add(key)
                 yield entry.code, " ".join(name.split()), key, source
-    for row in wording.read_table("common_names.csv"):
-        for code in row["codes"].split():
-            yield icd10cm.normalise(code), row["name"], wording.key(row["name"]), "common name"
+
+
+def _names_of(entry: icd10cm.Entry) -> list[tuple[str, str]]:
+    named = [(entry.description, "exact description")]
+    named += [(term, "inclusion term") for term in entry.inclusion_terms]
+    if entry.kind == "category":
+        named += [(term, "includes note") for term in entry.includes if len(term) < 80]
+    return list(_variants(named))
 
 
 def _adds_side(entry: icd10cm.Entry) -> bool:

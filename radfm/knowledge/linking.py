@@ -118,14 +118,17 @@ class Linker:
         fingerprint: str | None = None,
     ):
         self.lexicon = Lexicon()
-        self.vectors = None
+        self._vectors = None
         self._ontology_names: dict[str, list[tuple[str, Seen]]] = {}
         if ontology is not None:
             self._ontology_names = _names_of(ontology)
         if encoder is not None:
             from radfm.knowledge.embedding import NameVectors
 
-            self.vectors = NameVectors(self.lexicon.names, encoder, fingerprint)
+            whole = ("exact description", "inclusion term", "common name")
+            self._embedded = np.flatnonzero([source in whole for source in self.lexicon.sources])
+            names = [self.lexicon.names[row] for row in self._embedded]
+            self._vectors = NameVectors(names, encoder, fingerprint)
 
     def link(self, text: str, top: int = 5) -> Link:
         """The codes that a name may mean, best first.
@@ -196,19 +199,18 @@ class Linker:
         if not words:
             return {}
         by_word, by_gram = self.lexicon.cosines(words)
-        score = 0.5 * by_word + 0.5 * by_gram
-        evidence = "lexical"
-        if self.vectors is not None:
-            score = 0.5 * score + 0.5 * self.vectors.cosines(text)
+        rows = (0.5 * by_word + 0.5 * by_gram) * self._priors
+        scores, evidence = self.lexicon.best_of_codes(rows), "lexical"
+        if self._vectors is not None:
+            likeness = np.zeros_like(rows)
+            likeness[self._embedded] = self._vectors.cosines(wording.expand(_topic(text)))
+            scores = 0.5 * scores + 0.5 * self.lexicon.best_of_codes(likeness * self._priors)
             evidence = "lexical and embedding"
-        score = score * self._priors
-        per_code = np.zeros(len(self.lexicon.unique_codes), np.float32)
-        np.maximum.at(per_code, self.lexicon.row_codes, score)
         found = {}
-        for i in np.argpartition(-per_code, top)[:top]:
-            rows = np.flatnonzero(self.lexicon.row_codes == i)
-            name = self.lexicon.names[int(rows[np.argmax(score[rows])])]
-            found[self.lexicon.unique_codes[i]] = Seen(_believe(float(per_code[i])), evidence, name)
+        for i in np.argpartition(-scores, top)[:top]:
+            first, end = self.lexicon.rows_of_code(i)
+            name = self.lexicon.names[first + int(np.argmax(rows[first:end]))]
+            found[self.lexicon.unique_codes[i]] = Seen(_believe(float(scores[i])), evidence, name)
         return found
 
     @cached_property
