@@ -46,7 +46,7 @@ class RadFMModelOutput(ModelOutput):
 class RadFMDiagnosisOutput(ModelOutput):
     """
     Args:
-        loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or key slices were given.
+        loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or known key slices were given.
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
         case_embeds, scan_embeds, slice_attentions, scan_attentions, text_embeds: as in [`RadFMModelOutput`].
         diagnosis_loss: (). Mean binary cross-entropy.
@@ -73,6 +73,11 @@ class RadFMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["RadFMSliceEncoder", "RadFMEncoderLayer"]  # noqa: RUF012
     _supports_sdpa = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers, from safetensors only: a pickle is never opened."""
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs | {"use_safetensors": True})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -233,7 +238,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         losses = {}
         if labels is not None:
             losses["diagnosis_loss"] = diagnosis_loss(logits, labels)
-        if key_slices is not None:
+        if key_slices is not None and (key_slices >= 0).any():
             losses["key_slice_loss"] = self.config.key_slice_loss_weight * key_slice_loss(
                 output.slice_attentions, slices_per_scan.tolist(), key_slices
             )

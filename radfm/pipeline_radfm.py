@@ -108,7 +108,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         config = self.model.config
         if labels is None and not config.disorders:
             raise ValueError("this checkpoint has no vocabulary of its own: give candidate_labels")
-        batch = {name: x for name, x in inputs["batch"].items() if name != "key_slices"}
+        batch = inputs["batch"]
         if labels is None:
             output, names = self.model(**batch), list(config.disorders)
         elif config.head == "text":

@@ -148,6 +148,21 @@ def test_the_embedding_model_loads_from_a_diagnosis_checkpoint(resnet, tmp_path)
         assert base.get_case_features(**inputs).norm().item() == pytest.approx(1, abs=1e-5)
 
 
+def test_a_pickle_in_place_of_safetensors_is_not_opened(resnet, tmp_path):
+    resnet.save_pretrained(tmp_path)
+    torch.save(resnet.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        RadFMForDiagnosis.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_without_labels_and_key_slices_there_is_no_loss(resnet):
+    assert resnet(**batch([3, 1])).loss is None
+    assert resnet(**batch([3, 1]), key_slices=torch.tensor([-1, -1])).loss is None
+    assert resnet(**batch([3, 1]), key_slices=torch.tensor([2, -1])).loss > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_answers_about_the_same(model, dtype, tmp_path):
     inputs = batch([5, 1], [2])
