@@ -84,6 +84,7 @@ class Lexicon:
             return word
         likeness = self._vocabulary.cosines(_grams([word]))
         near = [self._all_words[i] for i in np.argpartition(-likeness, 20)[:20]]
+        near = [other for other in near if other[0] == word[0]]  # laryngocele is no misspelt pharyngocele
         return next(iter(difflib.get_close_matches(word, near, n=1, cutoff=0.85)), word)
 
     def best_of_codes(self, scores: np.ndarray) -> np.ndarray:
@@ -244,7 +245,7 @@ def _variants(named: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield outer, source
         for inner in re.findall(r"\[([^\]]{5,})\]", text):
             yield inner, "name in brackets"
-        bare = re.sub(r"\s*\([^)]*\)", " ", outer)
+        bare = re.sub(r"\s*\((?!of\b|in\b|due\b|from\b)[^)]*\)", " ", outer)
         said = _without_unspecified(bare)
         yield bare, source
         yield said, "description but for what is unspecified" if of_description else source
@@ -263,12 +264,15 @@ def _without_unspecified(text: str) -> str:
     first, *rest = re.split(r", (?=[^,]*\bunspecified\b)", text)
     kept = [re.sub(r"^[^,]*\bunspecified\b[^,]*", "", segment) for segment in rest]
     text = first + "".join(kept)
-    text = re.sub(r"\b(?:of|by|from) unspecified(?: (?!with\b|due\b|in\b)\w+)+$", "", text)
+    text = re.sub(rf"\b(?:of|by|from) unspecified (?:{_ANYWHERE})\b(?! (?:with|due|in)\b)", "", text)
     return re.sub(r"\b[Uu]nspecified\b", " ", text).strip(" ,")
 
 
+_ANYWHERE = (
+    "(?:body )?(?:sites?|parts?|organs?|organisms?|origin|limbs?|type|cause|degree|severity|nature|bones?|joints?)"
+)
 _GIVEN = re.compile(
-    r",? \b(?:without (?!mention)[^,]+|current injury|uncomplicated|acquired|any site|one|site|adult|simple)$"
+    r",? \b(?:without (?!mention)(?:(?! of\b)[^,])+|current injury|uncomplicated|acquired|any site|one|site)$"
     r"|\b(?:[Nn]on-?traumatic|[Aa]cquired|of one|one|[Ee]ssential \(primary\)) (?=\w)"
 )
 

@@ -186,7 +186,7 @@ class Linker:
                 readings.append(([word for word in words if word not in SIDES], belief))
                 corrected = self.lexicon.corrected(words)
                 if corrected != words:
-                    readings.append((corrected, belief * 0.95))
+                    readings.append((corrected, belief * 0.9))  # a guess, never confident
                 if len(words) > 1 and _NUMBER.fullmatch(words[-1]):
                     unnumbered = words[:-2] if words[-2] == "type" else words[:-1]
                     readings.append((unnumbered, belief * 0.88))
