@@ -182,8 +182,9 @@ def _usable(text: str, path: Path, skipped: list[tuple[str, str]]) -> str:
         for line in lines:
             if line.startswith("is_a:"):
                 parent = re.split(r"[\s{!]", line.removeprefix("is_a:").strip(), maxsplit=1)[0]
-                if parent not in terms:
-                    skipped.append((term_id, f"is_a {parent}, which is not in the file"))
+                if parent not in terms or parent == term_id:
+                    reason = "which is itself" if parent == term_id else "which is not in the file"
+                    skipped.append((term_id, f"is_a {parent}, {reason}"))
                     continue
             kept.append(line)
     return "\n".join(kept) + "\n"
