@@ -2,7 +2,8 @@
 
 Decisions:
 - npz without pickle: numpy arrays as they are, lists of strings as one UTF-8 array joined by line feeds.
-- The file name carries a key, which the caller makes from everything the table depends on. A table is never updated.
+- The file name carries a key, which the caller makes from everything the table depends on. A table is never updated;
+  the four newest of a name are kept.
 - Written beside its place and moved there, so that a reader never sees half a file and two writers do no harm.
 - A cache that cannot be read or written costs time, never the result: the table is then built anew.
 """
@@ -36,6 +37,9 @@ def remember(name: str, key: str, build: Callable[[], Columns]) -> Columns:
         columns = build()
     with contextlib.suppress(OSError):  # read-only or full: the next process builds it again
         _write(file, columns)
+        by_age = sorted(folder.glob(f"{name}-*.npz"), key=lambda kept: kept.stat().st_mtime, reverse=True)
+        for old in by_age[4:]:
+            old.unlink(missing_ok=True)
     return columns
 
 
