@@ -1,0 +1,125 @@
+"""The disorders phantoms can have: `disorders.csv`, one row each: code, where it grows, what of, how often.
+
+Columns that need a word:
+    shows     protocols that show it; every case with the disorder has at least one of them
+    site      structures it starts in; {side} is right or left, the same throughout a row
+    where     bounds within the site, in fractions of its extent: x right to left, y front to back, z feet to head;
+              terms are joined by a space, alternatives by |
+    shape     see `lesions.SHAPES`; after a colon what the shape takes
+    parts     tissue:from-to@structures, in shares of the lesion's radius, painted in order; without @ in the site
+    changes   factors of the anatomy's own parameters, name=low-high
+    organ     what the mask shows where the anatomy is changed
+    conflict  two disorders of the same word never meet in a patient
+
+Decisions:
+- Sides are not told apart: codes are those of the unspecified side.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+GROUPS = {"head": 100, "body": 30, "tail": 0}  # at least so many of 2,000 cases
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shell of a lesion: what it is made of, from where to where in shares of the radius, what it may replace."""
+
+    tissue: str
+    inner: float
+    outer: float
+    within: str
+
+
+@dataclass(frozen=True)
+class Disorder:
+    """A row of the table.
+
+    Attributes:
+        name, icd10cm, anatomy: icd10cm is a billable code.
+        expected: how many of 2,000 cases have it, about.
+        group: "head", "body" or "tail", by `expected`.
+        sexes, ages: whom it befalls.
+        histories: short clinical texts, which do not name it.
+    """
+
+    name: str
+    icd10cm: str
+    anatomy: str
+    expected: float
+    shows: tuple[str, ...]
+    site: str
+    where: str
+    shape: str
+    size_mm: tuple[float, float]
+    thick_mm: tuple[float, float]
+    count: tuple[float, float]
+    aspect: float
+    rough: float
+    parts: tuple[Part, ...]
+    changes: dict[str, tuple[float, float]]
+    organ: str
+    sexes: str
+    ages: tuple[float, float]
+    conflict: str
+    histories: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        return next(group for group, least in GROUPS.items() if self.expected >= least)
+
+    @property
+    def expected_share(self) -> float:
+        return self.expected / 2000
+
+
+@cache
+def disorders() -> tuple[Disorder, ...]:
+    """All disorders, in the order of the table."""
+    with (files(__package__) / "disorders.csv").open(newline="", encoding="utf-8") as file:
+        return tuple(_disorder(row) for row in csv.DictReader(file))
+
+
+@cache
+def disorder(name: str) -> Disorder:
+    """Raises: KeyError, where no phantom has it."""
+    return {d.name: d for d in disorders()}[name]
+
+
+def _disorder(row: dict[str, str]) -> Disorder:
+    return Disorder(
+        name=row["disorder"],
+        icd10cm=row["icd10cm"],
+        anatomy=row["anatomy"],
+        expected=float(row["per_2000"]),
+        shows=tuple(row["shows"].split("|")),
+        site=row["site"],
+        where=row["where"],
+        shape=row["shape"],
+        size_mm=_range(row["size_mm"]),
+        thick_mm=_range(row["thick_mm"]),
+        count=_range(row["count"]),
+        aspect=float(row["aspect"] or 0),
+        rough=float(row["rough"] or 0),
+        parts=tuple(_part(text, row["site"]) for text in row["parts"].split(";") if text),
+        changes={name: _range(span) for name, span in (c.split("=") for c in row["changes"].split(";") if c)},
+        organ=row["organ"],
+        sexes=row["sexes"],
+        ages=_range(row["ages"]),
+        conflict=row["conflict"],
+        histories=tuple(text.strip() for text in row["history"].split(" / ")),
+    )
+
+
+def _part(text: str, site: str) -> Part:
+    tissue, rest = text.split(":")
+    span, _, within = rest.partition("@")
+    return Part(tissue, *_range(span), within or site)
+
+
+def _range(text: str) -> tuple[float, float]:
+    """ "3-6" -> (3, 6), "2" -> (2, 2), nothing -> (1, 1)."""
+    low, _, high = (text or "1").partition("-")
+    return float(low), float(high or low)

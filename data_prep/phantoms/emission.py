@@ -1,0 +1,40 @@
+"""Nuclear medicine: tracer uptake, blurred by the camera, with the noise of counting; tomographic or planar."""
+
+import numpy as np
+from radfm.data_prep.phantoms.tissues import PROPERTIES
+from radfm.data_prep.phantoms.views import Stack
+from scipy.ndimage import gaussian_filter
+
+
+class Emission(Stack):
+    """Settings: `tracer`, a column of the tissues; `fwhm` in mm; `counts`, of the hottest pixel; `planar` 1 for the sum
+    along the line of sight, seen from the front and from the back."""
+
+    def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
+        uptake = properties[:, PROPERTIES.index(self.protocol.settings["tracer"])].astype(np.float32)
+        sigma = self.protocol.number("fwhm", 8) / 2.355 / self.volume.spacing_mm
+        if self.protocol.number("planar", 0):
+            n = labels.shape[0]
+            dim = np.exp(-0.1 * np.arange(n) * self.volume.spacing_mm / 10).astype(np.float32)  # 0.1 / cm in tissue
+            cube = uptake[labels][::-1]
+            front, back = ((cube * w[None, :, None]).sum(1) for w in (dim, dim[::-1]))
+            picture = gaussian_filter(np.stack([front, back[:, ::-1]]), (0, sigma, sigma))
+            self.spacing_mm = (0.0, self.volume.spacing_mm, self.volume.spacing_mm)
+        else:
+            picture = gaussian_filter(uptake[self.take(labels)], (0, sigma, sigma))
+        self.hot = max(float(np.percentile(picture, 99.7)), 1e-6)
+        self.visible = 0.07 * self.hot
+        return picture
+
+    def covered(self, where: np.ndarray) -> np.ndarray:
+        if self.protocol.number("planar", 0):
+            front = where[::-1].any(axis=1)
+            return np.stack([front, front[:, ::-1]])
+        return self.take(where)
+
+    def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        counts = self.protocol.number("counts", 300)
+        mean = np.clip(seen / self.hot, 0, 3) * counts
+        noisy = mean + np.sqrt(mean + 1) * rng.standard_normal(seen.shape, dtype=np.float32)
+        noisy = gaussian_filter(noisy, (0, 0.6, 0.6))
+        return np.clip(noisy * (1000 / counts), 0, 4095).astype(np.uint16)

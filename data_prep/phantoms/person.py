@@ -1,0 +1,50 @@
+"""Whose anatomy it is: age, sex and girth, and how organs vary from one person to the next."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Person:
+    """A patient.
+
+    Attributes:
+        rng: draws all of the person's variation.
+        age: years.
+        sex: "female" or "male".
+        girth: how much fat, 1 is usual, 0.5 to 1.8.
+        changes: what disorders do to the anatomy, by the name that the anatomy gives it: factors, 1 if none.
+    """
+
+    rng: np.random.Generator
+    age: int
+    sex: str
+    girth: float
+    changes: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def female(self) -> bool:
+        return self.sex == "female"
+
+    def vary(self, spread: float = 0.06) -> float:
+        """A factor around 1, never further off than 2.5 spreads."""
+        return 1 + spread * float(np.clip(self.rng.standard_normal(), -2.5, 2.5))
+
+    def shift(self, spread_mm: float = 3.0) -> float:
+        """An offset around 0 mm."""
+        return self.vary(spread_mm) - 1
+
+    def change(self, name: str) -> float:
+        return self.changes.get(name, 1.0)
+
+
+def draw_person(rng: np.random.Generator, ages: tuple[int, int], sexes: str, changes: Mapping[str, float]) -> Person:
+    """`sexes`: letters to draw from, such as "fm" or "fffm"."""
+    low, high = ages
+    age = round(float(np.clip(low + (high - low) * rng.beta(2.2, 2.0), 18, 95)))
+    sex = {"f": "female", "m": "male"}[sexes[rng.integers(len(sexes))]]
+    girth = float(np.clip(np.exp(0.28 * rng.standard_normal()), 0.5, 1.8))
+    return Person(rng, age, sex, girth, defaultdict(lambda: 1.0, changes))

@@ -1,0 +1,83 @@
+"""Radiographs, mammograms, barium studies and angiograms: integrals of attenuation along lines through the whole cube.
+
+Decisions:
+- Attenuation at about 60 keV follows from Hounsfield units; bone and contrast medium count more than their number says,
+  for the photoelectric effect. Mammograms have a column of their own, at 20 keV.
+- Bright is dense, as on a film. Part of the wide shadows is taken away, as the processing of digital detectors does.
+- An angiogram is the difference that the contrast medium makes; vessels are dark.
+"""
+
+import numpy as np
+from radfm.data_prep.phantoms.protocols import Protocol
+from radfm.data_prep.phantoms.tissues import PROPERTIES
+from radfm.data_prep.phantoms.volume import Volume
+from scipy.ndimage import gaussian_filter
+
+HU, MU20 = PROPERTIES.index("hu"), PROPERTIES.index("mu20_per_cm")
+WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM
+
+
+class Projection:
+    """Settings: `low`, `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and `hu`
+    of it; `subtract`; `flatten`, the share of wide shadows taken away; `energy` 20 for mammograms."""
+
+    def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
+        self.volume, self.protocol, self.plane = volume, protocol, protocol.plane
+        self.spacing_mm = (0.0, volume.spacing_mm, volume.spacing_mm)
+        self.depth = slice(int(protocol.low * volume.size), int(np.ceil(protocol.high * volume.size)))
+        self.filled = np.zeros(0)
+        self.visible = protocol.number("visible", 0.05)
+
+    def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
+        per_cm = self._attenuation(properties)
+        path = self._through(per_cm.astype(np.float32)[labels], np.sum) * np.float32(self.volume.spacing_mm / 10)
+        return gaussian_filter(path[None], (0, 0.45, 0.45))
+
+    def _attenuation(self, properties: np.ndarray) -> np.ndarray:
+        fill = self.volume.ids(self.protocol.settings.get("fill", ""))
+        if self.protocol.number("energy", 60) == 20:
+            return properties[:, MU20]
+        hu = properties[:, HU].copy()
+        added = np.zeros_like(hu)
+        added[fill] = self.protocol.number("hu", 0) * 1.6e-3
+        per_cm = WATER_PER_CM * (1 + hu / 1000 + np.maximum(hu - 150, 0) * 0.7e-3)
+        return (
+            WATER_PER_CM * added
+            if self.protocol.number("subtract", 0)
+            else np.maximum(per_cm, 0) + WATER_PER_CM * added
+        )
+
+    def covered(self, where: np.ndarray) -> np.ndarray:
+        return self._through(where, np.any)[None]
+
+    def _through(self, cube: np.ndarray, along) -> np.ndarray:
+        if self.plane in ("PA", "AP"):
+            return along(cube[::-1, self.depth], axis=1)
+        if self.plane == "lateral":
+            return along(cube[::-1, :, self.depth], axis=2)
+        if self.plane == "CC":  # the chest wall on the left, the outer side on top
+            return along(cube[:, self.depth], axis=0)[::-1, ::-1].T
+        n = cube.shape[0]  # MLO: along the line from the inner upper to the outer lower quadrant
+        up, deep = np.mgrid[0:n, 0:n] - (n - 1) / 2
+        z = np.round((up - deep) * 0.7071 + (n - 1) / 2).astype(int)
+        x = np.round((up + deep) * 0.7071 + (n - 1) / 2).astype(int)
+        inside = (z >= 0) & (z < n) & (x >= 0) & (x < n)
+        turned = cube[np.clip(z, 0, n - 1), self.depth, np.clip(x, 0, n - 1)] * inside[..., None]
+        return along(turned, axis=1)[::-1, ::-1]
+
+    def framed(self, mask: np.ndarray) -> np.ndarray:
+        return mask
+
+    def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        scatter = 0.12 * gaussian_filter(seen, (0, 6, 6))
+        path = seen + scatter
+        wide = gaussian_filter(path, (0, 9, 9))
+        path = path - np.float32(self.protocol.number("flatten", 0.35)) * wide
+        sharp = path + 0.5 * (path - gaussian_filter(path, (0, 1.5, 1.5)))
+        noise = np.float32(self.protocol.number("noise", 0.03)) * np.exp(seen / 8)
+        sharp = sharp + noise * rng.standard_normal(seen.shape, dtype=np.float32)
+        if self.protocol.number("subtract", 0):
+            sharp = -sharp
+        low, high = np.percentile(sharp, (1, 99.8))
+        level = np.clip((sharp - low) / max(high - low, 1e-6), 0, 1)
+        return (level ** np.float32(self.protocol.number("gamma", 1.0)) * 4095).astype(np.uint16)

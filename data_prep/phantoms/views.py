@@ -1,0 +1,44 @@
+"""From the cube to pictures: stacks of slices, and lines of sight through the whole body.
+
+Every renderer (`ct`, `mri`, `projection`, `ultrasound`, `emission`) is a view with the same four methods:
+    seen(labels, properties)   the noise-free signal of a labelled cube in the view's own grid
+    covered(where)             a bool cube in that grid
+    picture(seen, rng)         the pixels, with noise and the machine's processing: (slices, H, W)
+    framed(mask)               a mask in that grid, as the picture shows it: (slices, H, W) bool
+and `visible`, the least difference of `seen` that an eye would notice.
+
+Decisions:
+- Pictures follow docs/reading.md: the right on the left, front or head at the top, slices from feet to head, from front
+  to back, from right to left.
+"""
+
+import numpy as np
+from radfm.data_prep.phantoms.protocols import Protocol
+from radfm.data_prep.phantoms.volume import Volume
+
+
+class Stack:
+    """Parallel slices through the cube, evenly spaced between two fractions of its extent."""
+
+    def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
+        n = volume.size
+        self.volume, self.protocol, self.plane = volume, protocol, protocol.plane
+        jitter = float(rng.uniform(-0.012, 0.012))
+        ends = np.clip(np.array([protocol.low, protocol.high]) + jitter, 0, 1) * (n - 1)
+        self.index = np.unique(np.round(np.linspace(*ends, protocol.slices)).astype(int))
+        step = float(np.diff(self.index).mean()) if len(self.index) > 1 else 0.0
+        self.spacing_mm = (step * volume.spacing_mm, volume.spacing_mm, volume.spacing_mm)
+
+    def take(self, cube: np.ndarray) -> np.ndarray:
+        """(n, n, n) -> (slices, n, n)."""
+        if self.plane == "axial":
+            return cube[self.index]
+        if self.plane == "coronal":
+            return cube[::-1, self.index].transpose(1, 0, 2)
+        return cube[::-1, :, self.index].transpose(2, 0, 1)
+
+    def covered(self, where: np.ndarray) -> np.ndarray:
+        return self.take(where)
+
+    def framed(self, mask: np.ndarray) -> np.ndarray:
+        return mask
