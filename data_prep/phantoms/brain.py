@@ -16,7 +16,7 @@ def build(v: Volume, who: Person) -> None:
     size = (0.975 if who.female else 1.02) * who.vary(0.025)
     long = who.vary(0.03)
     x, y, z = v.x / size, v.y / (size * long), v.z / size
-    thick = 5 + 2 * who.girth
+    thick = 2.5 + 2 * who.girth
 
     def oval(rx, ry, rz, cz=14.0):
         return (x / rx) ** 2 + (y / ry) ** 2 + ((z - cz) / rz) ** 2
@@ -48,13 +48,13 @@ def build(v: Volume, who: Person) -> None:
 
 
 def _cerebrum(v: Volume, who: Person, x, y, z, oval, floor, atrophy: float) -> None:
-    tent = -8 + 0.28 * (y - 10)
+    tent = -19 + 0.14 * (y - 10)
     shrink = 1.5 * atrophy
     inside = (oval(66 - shrink, 85 - shrink, 76 - shrink) < 1) & (z > floor + 2) & ((z > tent) | (y < 8))
     surface = np.sqrt(oval(66 - shrink, 85 - shrink, 76 - shrink))
     depth = np.minimum((1 - surface) * 70, np.maximum(z - floor, 0) + 6)  # mm below the surface, roughly
     middle = np.abs(x) - 1.0 - 0.5 * atrophy  # distance from the fissure between the hemispheres
-    central = (np.abs(y + 2) < 36) & (z < 30)
+    central = (x / 42) ** 2 + ((y + 2) / 46) ** 2 + ((z - 4) / 30) ** 2 < 1
     depth = np.where(central, depth, np.minimum(depth, middle * 1.2))
     folds = v.noise(4.4)
     width = 0.20 * atrophy * np.clip(1.25 - depth / 26, 0, 1.2)
@@ -65,7 +65,12 @@ def _cerebrum(v: Volume, who: Person, x, y, z, oval, floor, atrophy: float) -> N
         v.paint(f"{side} white matter", "white matter", inside & half)
         v.paint(f"{side} cortex", "grey matter", inside & half & grey)
     gap = ((middle < 0) & ~central & inside) | (sulcus & inside)
-    sylvian = (np.abs(x) > 36) & (np.abs(z - 2 - 0.35 * (y + 10)) < 1.8 * atrophy + 0.4) & (y > -34) & (y < 22)
+    sylvian = (
+        (np.abs(x) > 36)
+        & (np.abs(z - 2 - 0.35 * (y + 10) + 0.3 * (np.abs(x) - 48) + 2.5 * folds) < 1.0 * atrophy + 0.3)
+        & (y > -34)
+        & (y < 22)
+    )
     v.paint("sulci", "cerebrospinal fluid", gap | (sylvian & inside))
     v.paint(
         "insula", "grey matter", inside & (np.abs(np.abs(x) - 37) < 3) & (np.abs(z - 2) < 16) & (np.abs(y + 8) < 22)
@@ -75,10 +80,11 @@ def _cerebrum(v: Volume, who: Person, x, y, z, oval, floor, atrophy: float) -> N
 
 
 def _hindbrain(v: Volume, who: Person, x, y, z, floor) -> None:
-    under = (z < -14 + 0.28 * (y - 10)) & (z > floor + 2) & (y > 12)
+    under = (z < -19 + 0.14 * (y - 10)) & (z > floor + 2) & (y > 12)
+    under &= (x / 65) ** 2 + (y / 84) ** 2 + ((z - 14) / 77) ** 2 < 1
     small = who.vary(0.04) * who.change("cerebellum")
     for side in (-1, 1):
-        r = ((x - side * 22) / (31 * small)) ** 2 + ((y - 48) / (29 * small)) ** 2 + ((z + 35) / (25 * small)) ** 2
+        r = ((x - side * 22) / (36 * small)) ** 2 + ((y - 46) / (38 * small)) ** 2 + ((z + 36) / (31 * small)) ** 2
         body = (r < 1) & under
         v.paint("cerebellum", "grey matter", body)
         leaf = np.sin((z + 35) * 1.05 + 0.05 * (y - 48) ** 2 / 8 + side * x * 0.12)

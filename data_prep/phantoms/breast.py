@@ -43,7 +43,7 @@ def build(v: Volume, who: Person) -> None:
     v.paint(
         "pectoral muscle",
         "muscle",
-        (v.y > back - 10) & (v.y < back + 13) & (v.z > 48 - 0.5 * (v.x - 20)) & (v.x > 0) & (r > 0.75),
+        (v.y > back - 20 + 0.4 * np.abs(v.z - v.x)) & (v.y < back + 13) & (v.z + v.x > 50),
     )
     v.paint("intercostal muscle", "muscle", v.y > back + 13)
     v.paint("rib", "cortical bone", (v.y > back + 14) & (v.y < back + 25) & (((v.z + 0.3 * v.x) / 27) % 1 < 0.42))
@@ -54,8 +54,8 @@ def build(v: Volume, who: Person) -> None:
     )
     v.paint("lung", "lung", v.y > back + 26)
     for _ in range(3):
-        at = (rng.uniform(48, 66), rng.uniform(28, 40), rng.uniform(40, 62))
-        v.ellipsoid("axillary node", "spleen", at, (4, 3.4, 6), only="*fat|skin")
+        at = (rng.uniform(28, 40), rng.uniform(10, 26), rng.uniform(36, 48))
+        v.ellipsoid("axillary node", "spleen", at, (4, 3.4, 6), only="*fat|skin|pectoral*")
     for _ in range(4):
         a = np.array([rng.uniform(-40, 40), back - 6, rng.uniform(-30, 40)])
         b = a * [0.4, 0, 0.4] + [0, tip + rng.uniform(35, 60), 0]

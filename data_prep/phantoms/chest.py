@@ -11,18 +11,17 @@ FIELD_OF_VIEW_MM = 384.0
 def build(v: Volume, who: Person) -> None:
     scale = (0.94 if who.female else 1.02) * who.vary(0.04)
     inflate = who.change("lung_height") * who.vary(0.05)
-    fat = 9 + 11 * who.girth
+    fat = 4 + 9 * who.girth
     z = v.z
     # From the shoulders' breadth to the neck.
     up = np.clip((z - 108) / 62, 0, 1)
-    width = (150 * scale + fat) * (1 - 0.62 * up**1.6) + 18 * np.exp(-(((z - 95) / 40) ** 2))
+    width = (152 * scale + fat) * (1 - 0.62 * up**1.6) + 18 * np.exp(-(((z - 95) / 40) ** 2))
     depth = (98 * scale + 0.8 * fat) * (1 - 0.42 * up**1.5)
 
     def oval(inset, p=2.3):
         return np.abs(v.x / (width - inset)) ** p + np.abs((v.y - 6) / (depth - inset)) ** p
 
-    v.paint("skin", "skin", oval(0) < 1)
-    v.paint("subcutaneous fat", "fat", oval(3.5) < 1)
+    v.paint("subcutaneous fat", "fat", oval(0) < 1)
     v.paint("wall muscle", "muscle", oval(fat) < 1)
     if who.female:
         for side in (-1, 1):
@@ -45,8 +44,8 @@ def build(v: Volume, who: Person) -> None:
 
     # The cage narrows to the apices.
     rise = np.clip((z + 40) / 175, 0, 1.2)
-    a = 128 * scale * np.sqrt(np.clip(1 - 0.93 * rise**3.2, 0.02, 1)) * who.change("chest_width")
-    b = 80 * scale * np.sqrt(np.clip(1 - 0.75 * rise**3.0, 0.05, 1)) * who.change("chest_depth")
+    a = 136 * scale * np.sqrt(np.clip(1 - 0.93 * rise**3.2, 0.02, 1)) * who.change("chest_width")
+    b = 86 * scale * np.sqrt(np.clip(1 - 0.75 * rise**3.0, 0.05, 1)) * who.change("chest_depth")
     shell = np.abs(v.x / a) ** 2.3 + np.abs((v.y - 6) / b) ** 2.2
     shell = np.where(z > 140, 9, shell)
     ribs(v, shell, -125 + 0.5 * np.minimum(v.y, 0))
@@ -63,7 +62,11 @@ def build(v: Volume, who: Person) -> None:
     below = cavity & (z < dome)
     v.paint("upper abdominal fat", "fat", below)
     v.paint("diaphragm", "muscle", cavity & (z < dome) & (z > dome - 4))
-    v.paint("liver", "liver", below & (z < dome - 4) & (v.x < 28 - 0.25 * (v.z + 100)) & (z > -205))
+    v.paint(
+        "liver",
+        "liver",
+        below & (z < dome - 4) & (((v.x + 58) / 104) ** 2 + ((v.y - 2) / 96) ** 2 + ((z + 108) / 92) ** 2 < 1),
+    )
     v.ellipsoid("spleen", "spleen", (88 * scale, 45, left_top - 34), (24, 34, 30), only="upper abdominal fat")
     v.ellipsoid("stomach", "bowel wall", (50, -8, left_top - 32), (40, 40, 26), only="upper abdominal fat")
     v.ellipsoid("stomach bubble", "bowel gas", (48, -20, left_top - 24), (26, 24, 14), only="stomach")
@@ -108,12 +111,12 @@ def _spine(v: Volume, who: Person) -> None:
     sway = who.shift(4) + 22 * (who.change("scoliosis") - 1)
     names = [f"T{n}" for n in range(1, 13)] + ["L1", "L2"]
     column(
-        v, who, names, 150, 19, 5, lambda z: 58 + 8 * np.exp(-((z / 90) ** 2)), 16.5, lambda z: sway * np.sin(z / 60)
+        v, who, names, 150, 19, 5, lambda z: 54 + 8 * np.exp(-((z / 90) ** 2)), 16.5, lambda z: sway * np.sin(z / 60)
     )
     v.tube(
         "spinal cord",
         "nerve",
-        [(sway * np.sin(z / 60), 58 + 8 * np.exp(-((z / 90) ** 2)) + 23, z) for z in range(-150, 190, 20)],
+        [(sway * np.sin(z / 60), 54 + 8 * np.exp(-((z / 90) ** 2)) + 23, z) for z in range(-150, 190, 20)],
         5,
     )
 
@@ -172,8 +175,8 @@ def _airways(v: Volume, who: Person) -> None:
         v.tube(name, made_of, [(0, 22, 42), (30, 28, 14), (52, 34, -2)], [8 + thick, 6 + thick, 4.5 + thick])
     v.tube("trachea", "air", [(0, 18, 190), (0, 22, 38)], 8.5)
     v.tube("oesophagus", "bowel wall", [(3, 36, 190), (4, 40, 20), (8, 38, -80)], 7, only="*fat|mediastinum|*muscle")
-    v.ellipsoid("thyroid", "ovary", (-16, 6, 158), (9, 10, 20), only="wall muscle|*fat|mediastinum")
-    v.ellipsoid("thyroid", "ovary", (16, 6, 158), (9, 10, 20), only="wall muscle|*fat|mediastinum")
+    v.ellipsoid("thyroid", "ovary", (-16, 4, 146), (9, 10, 18), only="wall muscle|*fat|mediastinum")
+    v.ellipsoid("thyroid", "ovary", (16, 4, 146), (9, 10, 18), only="wall muscle|*fat|mediastinum")
 
 
 def _vessels(v: Volume, who: Person) -> None:
@@ -219,10 +222,10 @@ def _vessels(v: Volume, who: Person) -> None:
     )
     rng = who.rng
     for side, hub in ((-1, (-46, 16, 8)), (1, (50, 26, 8))):
-        for away in rng.permutation(8):
-            angle = 2 * np.pi * (away + rng.random()) / 8
+        for away in rng.permutation(10):
+            angle = 2 * np.pi * (away + rng.random()) / 10
             aim = np.array([side * rng.uniform(0.45, 0.9), np.cos(angle) * 0.7, np.sin(angle) * 1.1])
-            _branch(v, rng, np.array(hub, float), aim / np.linalg.norm(aim), rng.uniform(30, 44), 4.2, 3)
+            _branch(v, rng, np.array(hub, float), aim / np.linalg.norm(aim), rng.uniform(26, 40), 4.4, 4)
 
 
 def _branch(v: Volume, rng, start: np.ndarray, aim: np.ndarray, length: float, radius: float, depth: int) -> None:

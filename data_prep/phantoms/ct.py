@@ -16,10 +16,9 @@ class CT(Stack):
 
     def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         values = properties[:, HU] + self.protocol.number("contrast", 0) * properties[:, IODINE]
-        slices = self.take(labels)
-        self.grain = properties[:, GRAIN][slices]
+        self.grain = properties[:, GRAIN][self.take(labels)]
         blur = self.protocol.number("blur", 0.5)
-        return gaussian_filter(values.astype(np.float32)[slices], (0, blur, blur))
+        return gaussian_filter(self.mean(values, labels), (0, blur, blur))
 
     def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         grain = solid_noise(rng, seen.shape, 1.0) * self.grain * np.float32(130)

@@ -21,7 +21,7 @@ class Emission(Stack):
             picture = gaussian_filter(np.stack([front, back[:, ::-1]]), (0, sigma, sigma))
             self.spacing_mm = (0.0, self.volume.spacing_mm, self.volume.spacing_mm)
         else:
-            picture = gaussian_filter(uptake[self.take(labels)], (0, sigma, sigma))
+            picture = gaussian_filter(self.mean(uptake, labels), (0, sigma, sigma))
         self.hot = max(float(np.percentile(picture, 99.7)), 1e-6)
         self.visible = 0.07 * self.hot
         return picture
@@ -30,7 +30,7 @@ class Emission(Stack):
         if self.protocol.number("planar", 0):
             front = where[::-1].any(axis=1)
             return np.stack([front, front[:, ::-1]])
-        return self.take(where)
+        return super().covered(where)
 
     def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         counts = self.protocol.number("counts", 300)

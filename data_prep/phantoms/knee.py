@@ -30,6 +30,15 @@ def build(v: Volume, who: Person) -> None:
 
 def _muscles(v: Volume, inner: np.ndarray) -> None:
     only = "deep fat|subcutaneous fat"
+    septa = np.abs(v.noise(9.0)) > 0.10
+    uneven = 4 * v.noise(12.0)
+    v.paint("thigh muscle", "muscle", inner & septa & (v.z > 44 + uneven + 0.35 * np.abs(v.y + 10)), only=only)
+    v.paint(
+        "leg muscle",
+        "muscle",
+        inner & septa & (v.z < -40 + uneven - 0.35 * np.abs(v.y - 30)) & ~((v.x < 6) & (v.y < -6)),
+        only=only,
+    )
     for side in (-1, 1):
         v.tube(
             "gastrocnemius",

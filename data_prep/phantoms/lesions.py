@@ -20,7 +20,7 @@ def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.n
     """Paints the lesions of one disorder; returns where: (n, n, n) bool, empty where the site is not there."""
     grown = np.zeros(v.labels.shape, bool)
     if not what.parts:
-        return v.where(what.organ) if what.organ else grown
+        return v.where(what.organ.replace("{side}", side)) if what.organ else grown
     site = _site(v, what, side)
     if not len(site):
         return grown
@@ -30,7 +30,7 @@ def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.n
     for _ in range(int(rng.integers(what.count[0], what.count[1] + 1))):
         box, field = SHAPES[shape](v, what, site, rng, taken.replace("{side}", side))
         for part in what.parts:
-            allowed = v.where([*part.within.replace("{side}", side).split("|"), "* in *"], box)
+            allowed = v.where(part.within.replace("{side}", side), box)
             inside = (field >= part.inner) & (field < part.outer) & allowed
             _turn_into(v, part.tissue, inside, box, healthy, strength)
             grown[box] |= inside

@@ -13,18 +13,21 @@ def build(v: Volume, who: Person) -> None:
     fat = 6 + 15 * who.girth
     depth = 92 * s + 0.8 * fat
     width = 158 * s + fat + 8 * np.exp(-(((v.z + 60) / 50) ** 2))
-    wall(v, who, width, depth, fat, 24, "fat")
-    legs = v.z < -108
+    wall(v, who, width, depth, fat, 14, "fat")
+    inside = ((v.x / (width - fat)) ** 2 + ((v.y - 4) / (depth - fat)) ** 2) < 1
     for side in (-1, 1):
-        r = ((v.x - side * 84) / (76 + 0.8 * fat)) ** 2 + ((v.y - 4) / (72 + 0.8 * fat)) ** 2
+        thigh = ((v.x - side * 88) / (70 + 0.6 * fat)) ** 2 + ((v.y - 4) / (70 + 0.6 * fat)) ** 2 < 1
+        edge = np.clip((-v.z - 20) / 60, 0, 1)  # muscles take over from the pelvic cavity downwards
         v.paint(
-            "leg muscle",
+            "thigh muscle",
             "muscle",
-            legs & (r < 1) & (((v.x - side * 84) / 70) ** 2 + ((v.y - 4) / 66) ** 2 < 1),
+            inside & thigh & (side * v.x > 78 - 62 * edge) & (v.z < -20),
             only="*fat|wall muscle",
         )
-        apart = legs & (np.abs(v.x) < np.clip((-v.z - 118) * 0.5, 0, 14))
-        v.paint("air", "air", apart)
+    apart = (v.z < -112) & (np.abs(v.x) < np.clip((-v.z - 112) * 0.3, 0, 14))
+    v.paint("air", "air", apart)
+    crease = (v.z < -100) & (np.abs(v.x) < 14 + np.clip((-v.z - 100) * 0.1, 0, 8))
+    v.paint("visceral fat", "fat", crease & ~apart, only="*muscle")
     wide = 1.06 if who.female else 1.0
     _muscles(v)
     _bones(v, who, s, wide)

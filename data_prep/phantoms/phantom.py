@@ -13,6 +13,7 @@ Decisions:
   mask is that organ.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -103,9 +104,9 @@ def draw_phantom(
     volume = Volume(size, build.FIELD_OF_VIEW_MM, body)
     build.build(volume, who)
     healthy = volume.labels.copy()
-    lesions = {d.name: grow(volume, d, body, side) for d in found}
+    lesions = {d.name: grow(volume, d, body, side) for d in sorted(found, key=lambda d: d.shape != "organ")}
     if anatomy in MIRRORED and side == "right":
-        flipped = np.s_[:, :, ::-1]
+        volume.mirrored, flipped = True, np.s_[:, :, ::-1]
         volume.labels, healthy = volume.labels[flipped], healthy[flipped]
         lesions = {name: where[flipped] for name, where in lesions.items()}
     scans, masks = [], []
@@ -134,19 +135,17 @@ def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[st
     view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, rng, found, lesions))
     properties = volume.properties
     seen = view.seen(volume.labels, properties)
-    visible = view.visible
     masks = {}
     for d in found:
         where = view.covered(lesions[d.name])
         if not where.any():
             continue
         if d.parts:
-            without = view.seen(np.where(lesions[d.name], healthy, volume.labels), properties)
-            where = where & (np.abs(seen - without) > visible)
+            without = copy(view).seen(np.where(lesions[d.name], healthy, volume.labels), properties)
+            where = where & (np.abs(seen - without) > view.visible)
         mask = view.framed(where)
         if mask.sum() >= LEAST_VOXELS:
             masks[d.name] = mask
-    view.seen(volume.labels, properties)  # the views keep what the picture needs of the labels seen last
     pixels = view.picture(seen, rng)
     key = next((int(masks[d.name].sum((1, 2)).argmax()) for d in found if d.name in masks), None)
     scan = Scan(

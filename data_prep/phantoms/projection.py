@@ -19,7 +19,8 @@ WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM
 
 class Projection:
     """Settings: `low`, `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and `hu`
-    of it; `subtract`; `flatten`, the share of wide shadows taken away; `energy` 20 for mammograms."""
+    of it; `subtract`; `flatten`, share of wide shadows taken away; `bone`, how
+    much bone counts beyond its number; `black`, the percentile of the body that is black; `energy` 20 for mammograms."""
 
     def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
         self.volume, self.protocol, self.plane = volume, protocol, protocol.plane
@@ -40,7 +41,7 @@ class Projection:
         hu = properties[:, HU].copy()
         added = np.zeros_like(hu)
         added[fill] = self.protocol.number("hu", 0) * 1.6e-3
-        per_cm = WATER_PER_CM * (1 + hu / 1000 + np.maximum(hu - 150, 0) * 0.7e-3)
+        per_cm = WATER_PER_CM * (1 + hu / 1000 + np.maximum(hu - 150, 0) * 1e-3 * self.protocol.number("bone", 0.5))
         return (
             WATER_PER_CM * added
             if self.protocol.number("subtract", 0)
@@ -55,14 +56,21 @@ class Projection:
             return along(cube[::-1, self.depth], axis=1)
         if self.plane == "lateral":
             return along(cube[::-1, :, self.depth], axis=2)
-        if self.plane == "CC":  # the chest wall on the left, the outer side on top
-            return along(cube[:, self.depth], axis=0)[::-1, ::-1].T
+        if self.volume.mirrored:
+            cube = cube[:, :, ::-1]
+        picture = self._compressed(cube[:, self.depth], along)
+        return picture[:, ::-1] if self.volume.mirrored else picture
+
+    def _compressed(self, cube: np.ndarray, along) -> np.ndarray:
+        """A left breast with the chest wall on the left, seen from above (CC, the outer side on top) or obliquely."""
+        if self.plane == "CC":
+            return along(cube, axis=0)[::-1, ::-1].T
         n = cube.shape[0]  # MLO: along the line from the inner upper to the outer lower quadrant
         up, deep = np.mgrid[0:n, 0:n] - (n - 1) / 2
         z = np.round((up - deep) * 0.7071 + (n - 1) / 2).astype(int)
         x = np.round((up + deep) * 0.7071 + (n - 1) / 2).astype(int)
         inside = (z >= 0) & (z < n) & (x >= 0) & (x < n)
-        turned = cube[np.clip(z, 0, n - 1), self.depth, np.clip(x, 0, n - 1)] * inside[..., None]
+        turned = cube[np.clip(z, 0, n - 1), :, np.clip(x, 0, n - 1)] * inside[..., None]
         return along(turned, axis=1)[::-1, ::-1]
 
     def framed(self, mask: np.ndarray) -> np.ndarray:
@@ -74,10 +82,11 @@ class Projection:
         wide = gaussian_filter(path, (0, 9, 9))
         path = path - np.float32(self.protocol.number("flatten", 0.35)) * wide
         sharp = path + 0.5 * (path - gaussian_filter(path, (0, 1.5, 1.5)))
-        noise = np.float32(self.protocol.number("noise", 0.03)) * np.exp(seen / 8)
+        noise = np.float32(self.protocol.number("noise", 0.03)) * np.exp(np.minimum(seen, 20) / 12)
         sharp = sharp + noise * rng.standard_normal(seen.shape, dtype=np.float32)
         if self.protocol.number("subtract", 0):
             sharp = -sharp
-        low, high = np.percentile(sharp, (1, 99.8))
+        body = seen > 0.15 if not self.protocol.number("subtract", 0) else np.ones(seen.shape, bool)
+        low, high = np.percentile(sharp[body] if body.any() else sharp, (self.protocol.number("black", 0.5), 99.6))
         level = np.clip((sharp - low) / max(high - low, 1e-6), 0, 1)
         return (level ** np.float32(self.protocol.number("gamma", 1.0)) * 4095).astype(np.uint16)

@@ -3,7 +3,8 @@
 Decisions:
 - An empty cell of a diseased tissue means "as the tissue it grows in": a lesion with no Hounsfield units of its own
   is invisible to CT and radiographs. Nothing else says which modality shows what.
-- Sources. T1 and T2 at 1.5 T: Stanisz et al., Magn Reson Med 54:507 (2005), brain, muscle, blood; de Bazelaire et al.,
+- Sources. T1 and T2 at 1.5 T: Rooney et al., Magn Reson Med 57:308 (2007), T1 of brain;
+  Stanisz et al., Magn Reson Med 54:507 (2005), T2 of brain, muscle, blood; de Bazelaire et al.,
   Radiology 230:652 (2004), abdomen, pelvis, vertebrae; Gold et al., AJR 183:343 (2004), knee; Rakow-Penner et al., JMRI
   23:87 (2006), breast. Hounsfield units: Schneider et al., Phys Med Biol 45:459 (2000), and the usual textbook ranges.
   Ultrasound attenuation: ICRU report 61; attenuation at 20 keV: NIST XCOM, ICRU report 44. Diseased tissues, contrast

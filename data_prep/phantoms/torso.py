@@ -13,7 +13,9 @@ ALL = (slice(None),) * 3
 
 
 def wall(v: Volume, who: Person, half_width, half_depth, fat_mm: float, muscle_mm: float, hollow: str) -> np.ndarray:
-    """Skin, fat, muscle, and what fills the inside. Half axes in mm, numbers or arrays that go with `v.z`.
+    """Fat, muscle, and what fills the inside; skin is thinner than a voxel.
+
+    Half axes in mm, numbers or arrays that go with `v.z`.
 
     Returns the inside: (n, n, n) float32, 1 at the inner face of the muscle, 0 in the middle.
     """
@@ -23,8 +25,7 @@ def wall(v: Volume, who: Person, half_width, half_depth, fat_mm: float, muscle_m
         return np.abs(v.x / (half_width - inset)) ** p + np.abs((v.y - 4) / (half_depth - inset)) ** p
 
     outer = oval(0)
-    v.paint("skin", "skin", outer < 1)
-    v.paint("subcutaneous fat", "fat", oval(max(2.0, v.spacing_mm * 0.8)) < 1)
+    v.paint("subcutaneous fat", "fat", outer < 1)
     v.paint("wall muscle", "muscle", oval(fat_mm) < 1)
     inside = oval(fat_mm + muscle_mm)
     v.paint("visceral fat" if hollow == "fat" else "mediastinum", hollow, inside < 1)
@@ -88,10 +89,15 @@ def column(
                 [(x + across * 13, y + 8, z + 3), (x + across * 14, y + depth + 10, z)],
                 5,
             )
-            v.ellipsoid(f"{name} facet", "cortical bone", (x + across * 16, y + depth + 13, z - step / 2), (6.5, 6, 9))
-        v.tube("spinous process", "cortical bone", [(x, y + depth + 18, z), (x, y + depth + 42, z - 12)], [5, 6])
+            v.ellipsoid(f"{name} facet", "cortical bone", (x + across * 16, y + depth + 13, z - step / 2), (7, 6, 12))
         v.tube(
-            "spinous process", "red marrow bone", [(x, y + depth + 24, z - 2), (x, y + depth + 40, z - 11)], [1, 3.5]
+            "spinous process", "cortical bone", [(x, y + depth + 18, z), (x, y + depth + 1.5 * r + 8, z - 12)], [5, 6]
+        )
+        v.tube(
+            "spinous process",
+            "red marrow bone",
+            [(x, y + depth + 24, z - 2), (x, y + depth + 1.5 * r + 6, z - 11)],
+            [1, 3.5],
         )
         v.ellipsoid(f"{name} endplate", "cortical bone", (x, y, z), (r, depth, height / 2), turn=turn, power=5)
         v.ellipsoid(

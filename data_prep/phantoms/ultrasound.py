@@ -9,7 +9,7 @@ Decisions:
 
 import numpy as np
 from radfm.data_prep.phantoms.protocols import Protocol
-from radfm.data_prep.phantoms.tissues import PROPERTIES
+from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
 from radfm.data_prep.phantoms.volume import Volume
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
@@ -18,8 +18,10 @@ ORDINARY_DB_CM = 1.15
 
 
 class Ultrasound:
-    """Settings: `target`, patterns of organs; `angle`, degrees, from where the probe looks: 0 front, 90 left, 180 back;
-    `fan`, half the opening in degrees, 0 for a linear probe; `depth` and `width` in mm; `sweep` in mm."""
+    """Settings: `target`, patterns of organs; `angle`, degrees, how far the probe is from the front, towards
+    the side that the target is on; `behind` 1: from the back for what lies in the back half;
+    `fan`, half the opening in degrees, 0 for a linear probe; `depth` and `width` in mm; `sweep` in mm;
+    `window`, patterns of bones that the probe looks past, as between ribs."""
 
     visible = 2.2
 
@@ -28,8 +30,12 @@ class Ultrasound:
         n, mm = volume.size, volume.spacing_mm
         self.depth_mm, self.size = protocol.number("depth", 140), n
         target = self._target(aim, rng)
-        angle = np.radians(protocol.number("angle", 0) + rng.uniform(-12, 12))
+        towards = 1 if target[2] > 0 else -1  # from the side the organ is on
+        angle = np.radians(towards * protocol.number("angle", 0) + rng.uniform(-10, 10))
         inward = np.array([0.0, np.cos(angle), -np.sin(angle)])  # (z, y, x) from the probe
+        if protocol.number("behind", 0) and target[1] > 0:
+            angle += np.pi
+            inward = np.array([0.0, np.cos(angle), -np.sin(angle)])
         away = self._skin(target, inward)
         self.beams, self.samples = n, n + n // 2
         fan = np.radians(protocol.number("fan", 0))
@@ -48,6 +54,7 @@ class Ultrasound:
         self.index = np.moveaxis(np.round(grid / mm + (n - 1) / 2).astype(int), -1, 0)
         self.outside = ((self.index < 0) | (self.index >= n)).any(0)
         self.index = np.clip(self.index, 0, n - 1)
+        self.window = volume.ids(protocol.settings.get("window", ""))
         self.spacing_mm = (float(sweep[1] - sweep[0]) if len(sweep) > 1 else 0.0,) + (self.depth_mm / n,) * 2
         self.drawn = self._drawn(fan)
 
@@ -92,6 +99,9 @@ class Ultrasound:
 
     def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         """(slices, depth, beams) in dB."""
+        properties = properties.copy()
+        properties[self.window] = tissue("muscle")
+        properties[0, [ATTENUATION, HU]] = ORDINARY_DB_CM, 0  # gel between probe and skin
         native = self._sample(labels)
         echo = gaussian_filter(properties[:, ECHO][native], (0, 1.0, 1.0))
         loss = properties[:, ATTENUATION][native]
@@ -109,7 +119,7 @@ class Ultrasound:
         speckle = 20 * np.log10(np.hypot(*waves) / (waves.std() * 1.25) + 0.03)
         db = seen + 0.75 * speckle
         tops = np.percentile(seen, 92)
-        grey = np.clip((db - tops + 34) / 46, 0, 1)
+        grey = np.clip((db - tops + 31) / 54, 0, 1)
         return np.stack([map_coordinates(g, self.drawn, order=1, cval=0, mode="constant") for g in grey * 255]).astype(
             np.uint8
         )

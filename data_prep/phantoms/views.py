@@ -27,18 +27,27 @@ class Stack:
         ends = np.clip(np.array([protocol.low, protocol.high]) + jitter, 0, 1) * (n - 1)
         self.index = np.unique(np.round(np.linspace(*ends, protocol.slices)).astype(int))
         step = float(np.diff(self.index).mean()) if len(self.index) > 1 else 0.0
+        # A slice is thick: it shows the mean of the layers it spans, so that nothing hides between two slices.
+        layers = min(int(protocol.number("layers", 2)), max(int(step), 1))
+        self.layers = [np.minimum(self.index + k, n - 1) for k in range(layers)]
         self.spacing_mm = (step * volume.spacing_mm, volume.spacing_mm, volume.spacing_mm)
 
-    def take(self, cube: np.ndarray) -> np.ndarray:
-        """(n, n, n) -> (slices, n, n)."""
+    def take(self, cube: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
+        """(n, n, n) -> (slices, n, n): the layers of an index, by default the first of each slice."""
+        index = self.index if index is None else index
         if self.plane == "axial":
-            return cube[self.index]
+            return cube[index]
         if self.plane == "coronal":
-            return cube[::-1, self.index].transpose(1, 0, 2)
-        return cube[::-1, :, self.index].transpose(2, 0, 1)
+            return cube[::-1, index].transpose(1, 0, 2)
+        return cube[::-1, :, index].transpose(2, 0, 1)
+
+    def mean(self, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The values of the labels, averaged over the thickness of each slice: (slices, n, n) float32."""
+        values = values.astype(np.float32)
+        return sum(values[self.take(labels, index)] for index in self.layers) / np.float32(len(self.layers))
 
     def covered(self, where: np.ndarray) -> np.ndarray:
-        return self.take(where)
+        return np.logical_or.reduce([self.take(where, index) for index in self.layers])
 
     def framed(self, mask: np.ndarray) -> np.ndarray:
         return mask

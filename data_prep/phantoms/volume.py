@@ -28,10 +28,11 @@ class Volume:
         properties: one row per structure, one column per `tissues.PROPERTIES`.
         x, y, z: (n, n, n) float32, where a voxel's centre lies in the anatomy, mm; bent, so not a regular grid.
         spacing_mm: edge of a voxel.
+        mirrored: whether a left knee or breast has been made a right one.
     """
 
     def __init__(self, size: int, field_of_view_mm: float, rng: np.random.Generator, bend_mm: float = 4.0):
-        self.size, self.rng = size, rng
+        self.size, self.rng, self.mirrored = size, rng, False
         self.spacing_mm = field_of_view_mm / size
         axis = ((np.arange(size) - (size - 1) / 2) * self.spacing_mm).astype(np.float32)
         self.bend_mm = bend_mm
@@ -60,9 +61,13 @@ class Volume:
         return self.names.index(name)
 
     def ids(self, patterns: str | Iterable[str]) -> list[int]:
-        """Labels of the structures whose name matches a pattern such as "*kidney*"; several are divided by |."""
+        """Labels of the structures whose name matches a pattern such as "*kidney*"; several are divided by |.
+
+        What is diseased, "pus in liver", is found by where it is.
+        """
         patterns = patterns.split("|") if isinstance(patterns, str) else list(patterns)
-        return [i for i, name in enumerate(self.names) if any(fnmatchcase(name, p) for p in patterns)]
+        places = [name.rpartition(" in ")[2] for name in self.names]
+        return [i for i, place in enumerate(places) if any(fnmatchcase(place, p) for p in patterns)]
 
     def where(self, patterns: str | Iterable[str], box: Box = (slice(None),) * 3) -> np.ndarray:
         """Whether a voxel is of one of the structures: bool, shape of the box."""
