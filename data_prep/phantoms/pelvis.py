@@ -59,7 +59,7 @@ def _bones(v: Volume, who: Person, s: float, wide: float) -> None:
         bowl = v.radius(
             (side * 38 * s * wide, -8, 52), (66 * s * wide, 78, 72), (slice(None),) * 3, (0, side * 20.0, side * 8.0)
         )
-        plate = (bowl > 0.84) & (bowl < 1.02) & (side * v.x > 34) & (v.z > -2) & (v.z < 104) & (v.y > -62) & (v.y < 70)
+        plate = (bowl > 0.84) & (bowl < 1.02) & (side * v.x > 34) & (v.z > -24) & (v.z < 104) & (v.y > -62) & (v.y < 70)
         crest = 102 - 0.012 * (v.y - 8) ** 2
         plate &= v.z < crest
         v.paint("ilium", "cortical bone", plate)

@@ -18,9 +18,10 @@ WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM
 
 
 class Projection:
-    """Settings: `low`, `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and `hu`
-    of it; `subtract`; `flatten`, share of wide shadows taken away; `bone`, how
-    much bone counts beyond its number; `black`, the percentile of the body that is black; `energy` 20 for mammograms."""
+    """Settings: `low`, `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and `hu` of
+    it; `subtract` 1 for an angiogram; `flatten`, the share of wide shadows taken away; `bone`, how much bone counts
+    beyond its number; `black`, the percentile of the body that is black; `shoulder`, how much bright parts are pressed
+    together; `energy` 20 for mammograms; `visible` and `noise` in units of the integral."""
 
     def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
         self.volume, self.protocol, self.plane = volume, protocol, protocol.plane
@@ -59,6 +60,7 @@ class Projection:
         if self.volume.mirrored:
             cube = cube[:, :, ::-1]
         picture = self._compressed(cube[:, self.depth], along)
+        picture = np.pad(picture, ((0, 0), (0, self.volume.size - picture.shape[1])))  # air before the nipple
         return picture[:, ::-1] if self.volume.mirrored else picture
 
     def _compressed(self, cube: np.ndarray, along) -> np.ndarray:
@@ -89,4 +91,8 @@ class Projection:
         body = seen > 0.15 if not self.protocol.number("subtract", 0) else np.ones(seen.shape, bool)
         low, high = np.percentile(sharp[body] if body.any() else sharp, (self.protocol.number("black", 0.5), 99.6))
         level = np.clip((sharp - low) / max(high - low, 1e-6), 0, 1)
-        return (level ** np.float32(self.protocol.number("gamma", 1.0)) * 4095).astype(np.uint16)
+        shoulder = self.protocol.number("shoulder", 0.01)
+        level = (1 - np.exp(-shoulder * level)) / (1 - np.exp(-shoulder))
+        if not self.protocol.number("subtract", 0):
+            level = level * (seen > 0.02)
+        return (level * 4095).astype(np.uint16)

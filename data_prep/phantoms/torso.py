@@ -61,10 +61,8 @@ def column(
     heights, z = {}, top_mm
     r, depth = radius_mm, radius_mm * 0.78
     osteoporosis = who.change("vertebra_height")
-    full = [
-        (float(curve(t)), float(side(t)), float(t))
-        for t in np.linspace(-v.size * v.spacing_mm, v.size * v.spacing_mm, 60)
-    ]
+    lowest = top_mm - (body_mm + disc_mm) * len(names)
+    full = [(float(curve(t)), float(side(t)), float(t)) for t in np.linspace(lowest, v.size * v.spacing_mm / 2, 40)]
     canal = [(x, y + depth + 10, t) for y, x, t in full]
     v.tube("spinous process", "red marrow bone", [(x, y + depth + 16, t) for y, x, t in full], 4)
     v.tube("epidural fat", "fat", canal, 10.5)
