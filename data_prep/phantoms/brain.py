@@ -196,5 +196,14 @@ def _vessels(v: Volume, who: Person, s: float) -> None:
             artery, "flowing blood", [(0, 2, -20), (side * 16, 16, -12), (side * 22, 40, -8), (side * 16, 66, 0)], 1.7
         )
         v.tube(artery, "flowing blood", [(side * 12, 8, -125), (side * 7, 4, -60), (0, 0, -44), (0, 2, -20)], 2.2)
+        for angle in np.linspace(-0.4, 3.3, 6) + who.rng.normal(0, 0.15, 6):
+            at = np.array([side * 50.0, 2, 8]) * s
+            for radius in (1.6, 1.4, 1.2, 1.2):
+                ahead = np.array([0.35 * side, np.cos(angle), np.sin(angle)]) + who.rng.normal(0, 0.3, 3)
+                to = at + 17 * ahead / np.linalg.norm(ahead)
+                far = np.linalg.norm((to - [0, 0, 14 * s]) / (np.array([65, 83, 75]) * s))
+                to = to / max(far, 1.0)  # over the surface, not through the skull
+                v.tube(artery, "flowing blood", [tuple(at), tuple(to)], radius, only="suba*|sulci|*cortex|insula")
+                at = to
     arc = [(0, (88 * np.sin(t)) * s, 14 + 79 * np.cos(t) * s) for t in np.linspace(-0.5, 1.75, 9)]
     v.tube("sagittal sinus", "flowing blood", arc, 3.2, only="suba*|sulci|*cortex|skull|diploe|falx")

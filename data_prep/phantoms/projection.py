@@ -18,10 +18,11 @@ WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM
 
 
 class Projection:
-    """Settings: `low`, `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and `hu` of
-    it; `subtract` 1 for an angiogram; `flatten`, the share of wide shadows taken away; `bone`, how much bone counts
+    """Settings: `low` and `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and its
+    `hu`; `subtract` 1 for an angiogram; `flatten`, the share of wide shadows taken away; `bone`, how much bone counts
     beyond its number; `black`, the percentile of the body that is black; `shoulder`, how much bright parts are pressed
-    together; `energy` 20 for mammograms; `visible` and `noise` in units of the integral."""
+    together; `energy` 20 for mammograms; `visible` and `noise` in units of the integral.
+    """
 
     def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
         self.volume, self.protocol, self.plane = volume, protocol, protocol.plane

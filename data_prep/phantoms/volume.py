@@ -63,11 +63,16 @@ class Volume:
     def ids(self, patterns: str | Iterable[str]) -> list[int]:
         """Labels of the structures whose name matches a pattern such as "*kidney*"; several are divided by |.
 
-        What is diseased, "pus in liver", is found by where it is.
+        What is diseased, "pus in liver", is found by where it is, or by a pattern that has " in " itself.
         """
         patterns = patterns.split("|") if isinstance(patterns, str) else list(patterns)
         places = [name.rpartition(" in ")[2] for name in self.names]
-        return [i for i, place in enumerate(places) if any(fnmatchcase(place, p) for p in patterns)]
+        named = zip(self.names, places, strict=True)
+        return [
+            i
+            for i, (name, place) in enumerate(named)
+            if any(fnmatchcase((place, name)[" in " in p], p) for p in patterns)
+        ]
 
     def where(self, patterns: str | Iterable[str], box: Box = (slice(None),) * 3) -> np.ndarray:
         """Whether a voxel is of one of the structures: bool, shape of the box."""
