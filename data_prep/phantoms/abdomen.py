@@ -5,7 +5,7 @@ from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.torso import bowel, column, muscles_of_the_back, ribs, wall
 from radfm.data_prep.phantoms.volume import Volume
 
-FIELD_OF_VIEW_MM = 372.0
+FIELD_OF_VIEW_MM = 344.0
 
 
 def build(v: Volume, who: Person) -> None:
@@ -166,7 +166,12 @@ def _kidneys(v: Volume, who: Person, scale: float) -> None:
         v.paint(f"{name} kidney cortex", "kidney cortex", stripes)
         hilum = (centre[0] - side * 13, centre[1] - 9, centre[2])
         v.ellipsoid(
-            f"{name} renal sinus", "fat", hilum, (17 * size, 13 * size, 26 * size), turn=turn, only=f"{name} kidney*"
+            f"{name} renal sinus",
+            "sinus fat",
+            hilum,
+            (17 * size, 13 * size, 26 * size),
+            turn=turn,
+            only=f"{name} kidney*",
         )
         v.ellipsoid(
             f"{name} renal pelvis",

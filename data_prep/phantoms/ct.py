@@ -17,7 +17,7 @@ class CT(Stack):
     def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         values = properties[:, HU] + self.protocol.number("contrast", 0) * properties[:, IODINE]
         self.grain = properties[:, GRAIN][self.take(labels)]
-        blur = self.protocol.number("blur", 0.5)
+        blur = self.protocol.number("blur", 0.6)
         return gaussian_filter(self.mean(values, labels), (0, blur, blur))
 
     def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:

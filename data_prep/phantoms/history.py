@@ -11,7 +11,7 @@ COMPLAINTS = {  # of the healthy, and of a share of the ill, whose referral says
     "pelvis": ("pelvic discomfort", "hip pain", "pain after a fall", "a routine check-up"),
     "knee": ("knee pain", "pain after a twisting injury", "a swollen knee"),
     "spine": ("low back pain", "pain after a fall", "back stiffness", "numb feet"),
-    "breast": ("an invitation to screening", "breast tenderness", "a family history of breast cancer"),
+    "breast": ("an invitation to screening", "breast tenderness", "a recall from screening"),
 }
 VAGUE_SHARE = 0.35
 

@@ -61,7 +61,7 @@ def _bones(v: Volume, who: Person, s: float, wide: float) -> None:
         )
         plate = (bowl > 0.84) & (bowl < 1.02) & (side * v.x > 34) & (v.z > -24) & (v.z < 104) & (v.y > -62) & (v.y < 70)
         crest = 102 - 0.012 * (v.y - 8) ** 2
-        plate &= v.z < crest
+        plate &= (v.z < crest) & ((v.z > 0) | ((v.y > -16) & (v.y < 44)))
         v.paint("ilium", "cortical bone", plate)
         v.paint("ilium marrow", "red marrow bone", plate & (bowl > 0.89) & (bowl < 0.97) & (v.z < crest - 6))
         v.tube(

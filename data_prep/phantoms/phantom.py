@@ -10,7 +10,7 @@ Decisions:
 - All scans of a case see the same volume, so a lesion is at the same place in each.
 - A mask holds what a scan shows: voxels of the lesion where the noise-free signal differs from that of the same body
   without it. So a disorder that a modality cannot see has no mask there. Where a disorder changes an organ's shape, the
-  mask is that organ.
+  mask is that organ, in scans of the modalities and planes that `shows` names.
 """
 
 from copy import copy
@@ -28,7 +28,7 @@ from radfm.data_prep.phantoms.lesions import grow
 from radfm.data_prep.phantoms.mri import MRI
 from radfm.data_prep.phantoms.person import draw_person
 from radfm.data_prep.phantoms.projection import Projection
-from radfm.data_prep.phantoms.protocols import Protocol
+from radfm.data_prep.phantoms.protocols import Protocol, protocols
 from radfm.data_prep.phantoms.ultrasound import Ultrasound
 from radfm.data_prep.phantoms.volume import Volume
 
@@ -138,7 +138,7 @@ def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[st
     masks = {}
     for d in found:
         where = view.covered(lesions[d.name])
-        if not where.any():
+        if not where.any() or not (d.parts or _shows_change(d, protocol)):
             continue
         if d.parts:
             without = copy(view).seen(np.where(lesions[d.name], healthy, volume.labels), properties)
@@ -157,6 +157,11 @@ def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[st
         source=protocol.name,
     )
     return scan, masks
+
+
+def _shows_change(d: Disorder, protocol: Protocol) -> bool:
+    """Whether a change of an organ's shape can be seen: as in the protocols that the table names, or one like them."""
+    return any((protocol.modality, protocol.plane) == (p.modality, p.plane) for p in map(protocols().get, d.shows))
 
 
 def _aim(protocol: Protocol, rng: np.random.Generator, found, lesions) -> np.ndarray | None:

@@ -21,20 +21,20 @@ class Projection:
     """Settings: `low` and `high` of the protocol cut the depth; `fill`, patterns of what holds contrast medium, and its
     `hu`; `subtract` 1 for an angiogram; `flatten`, the share of wide shadows taken away; `bone`, how much bone counts
     beyond its number; `black`, the percentile of the body that is black; `shoulder`, how much bright parts are pressed
-    together; `energy` 20 for mammograms; `visible` and `noise` in units of the integral.
+    together; `energy` 20 for mammograms; `blur` in pixels; `visible` and `noise` in units of the integral.
     """
 
     def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
         self.volume, self.protocol, self.plane = volume, protocol, protocol.plane
         self.spacing_mm = (0.0, volume.spacing_mm, volume.spacing_mm)
         self.depth = slice(int(protocol.low * volume.size), int(np.ceil(protocol.high * volume.size)))
-        self.filled = np.zeros(0)
+        self.blur = protocol.number("blur", 0.45)
         self.visible = protocol.number("visible", 0.05)
 
     def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         per_cm = self._attenuation(properties)
         path = self._through(per_cm.astype(np.float32)[labels], np.sum) * np.float32(self.volume.spacing_mm / 10)
-        return gaussian_filter(path[None], (0, 0.45, 0.45))
+        return gaussian_filter(path[None], (0, self.blur, self.blur))
 
     def _attenuation(self, properties: np.ndarray) -> np.ndarray:
         fill = self.volume.ids(self.protocol.settings.get("fill", ""))

@@ -277,6 +277,12 @@ def test_what_one_modality_cannot_see_has_no_mask_there_and_changes_no_pixel_sig
     assert phantom.case.scans[1].key_slice is None
 
 
+def test_a_changed_organ_is_marked_only_where_the_change_can_be_seen():
+    name = "Benign prostatic hyperplasia"
+    phantom = phantom_of(name, ["pelvis MRI T2", "pelvis radiograph AP", "pelvis bone scan"])
+    assert [name in masks for masks in phantom.masks] == [True, False, False]
+
+
 def test_scans_of_a_case_show_a_lesion_at_the_same_place():
     name = "Malignant neoplasm of kidney, except renal pelvis"
     phantom = phantom_of(name, ["abdomen CT with contrast", "abdomen MRI T2", "abdomen MRI T1 with gadolinium"], 1)
