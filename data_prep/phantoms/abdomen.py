@@ -15,7 +15,7 @@ def build(v: Volume, who: Person) -> None:
     z = v.z
     width = (134 * scale * belly + fat) * (1 - 0.05 * np.exp(-(((z + 20) / 60) ** 2)))
     depth = 96 * scale * belly + 0.75 * fat
-    inside = wall(v, who, width, depth, fat, 11, "fat")
+    inside = wall(v, width, depth, fat, 11, "fat")
     cavity = inside < 1
 
     shell = np.abs(v.x / (118 * scale)) ** 2.4 + np.abs((v.y - 4) / (80 * scale * belly)) ** 2.3

@@ -34,20 +34,20 @@ def build(v: Volume, who: Person) -> None:
     v.paint("skull", "cortical bone", (oval(69.5, 88.5, 79.5) < 1) & (z > -56))
     floor = -18 - 20 / (1 + np.exp(-(y + 34) / 5)) - 26 / (1 + np.exp(-(y - 12) / 5))
     floor += 5 * np.exp(-((x / 14) ** 2)) * (y < 8)
-    _face(v, who)
+    _face(v)
     base = oval(69.5, 88.5, 79.5) < 1
     v.paint("skull base", "cortical bone", base & (z < floor) & (z > floor - 6))
     cavity = (oval(67, 86, 77) < 1) & (z > floor)
     v.paint("subarachnoid space", "cerebrospinal fluid", cavity)
 
     atrophy = who.change("atrophy") * (1 + 0.006 * max(who.age - 50, 0))
-    _cerebrum(v, who, x, y, z, oval, floor, atrophy)
+    _cerebrum(v, x, y, z, oval, floor, atrophy)
     _hindbrain(v, who, x, y, z, floor)
     _deep(v, who, size, atrophy)
     _vessels(v, who, size)
 
 
-def _cerebrum(v: Volume, who: Person, x, y, z, oval, floor, atrophy: float) -> None:
+def _cerebrum(v: Volume, x, y, z, oval, floor, atrophy: float) -> None:
     tent = -19 + 0.14 * (y - 10)
     shrink = 1.5 * atrophy
     inside = (oval(66 - shrink, 85 - shrink, 76 - shrink) < 1) & (z > floor + 2) & ((z > tent) | (y < 8))
@@ -131,7 +131,7 @@ def _deep(v: Volume, who: Person, s: float, atrophy: float) -> None:
     v.ellipsoid("pituitary", "endometrium", (0, -12, -33), (6, 5, 4.5))
 
 
-def _face(v: Volume, who: Person) -> None:
+def _face(v: Volume) -> None:
     soft = "face muscle|scalp*|skull*|diploe|neck muscle"
     v.ellipsoid("facial bone", "red marrow bone", (0, -62, -46), (42, 32, 26), only=soft)
     v.ellipsoid("ethmoid sinus", "air", (0, -66, -28), (11, 22, 12))

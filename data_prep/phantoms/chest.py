@@ -88,7 +88,7 @@ def build(v: Volume, who: Person) -> None:
 
     _spine(v, who)
     _heart(v, who, (right_top + left_top) / 2)
-    _airways(v, who)
+    _airways(v)
     _vessels(v, who)
     v.ellipsoid("sternum", "cortical bone", (0, -b.mean() * 1.0 - 3, 28), (16, 7, 72), power=3)
     v.ellipsoid("sternum marrow", "red marrow bone", (0, -b.mean() * 1.0 - 3, 28), (13, 4.5, 69), power=3)
@@ -168,15 +168,15 @@ def _heart(v: Volume, who: Person, dome: float) -> None:
     )
 
 
-def _airways(v: Volume, who: Person) -> None:
+def _airways(v: Volume) -> None:
     v.tube("trachea wall", "soft tissue", [(0, 18, 190), (0, 22, 40)], 10.5)
     for name, made_of, thick in (("bronchus wall", "soft tissue", 2.5), ("bronchus", "air", 0.0)):
         v.tube(name, made_of, [(0, 22, 42), (-26, 26, 18), (-48, 30, 0)], [8 + thick, 6.5 + thick, 4.5 + thick])
         v.tube(name, made_of, [(0, 22, 42), (30, 28, 14), (52, 34, -2)], [8 + thick, 6 + thick, 4.5 + thick])
     v.tube("trachea", "air", [(0, 18, 190), (0, 22, 38)], 8.5)
     v.tube("oesophagus", "bowel wall", [(3, 36, 190), (4, 40, 20), (8, 38, -80)], 7, only="*fat|mediastinum|*muscle")
-    v.ellipsoid("thyroid", "ovary", (-16, 4, 146), (9, 10, 18), only="wall muscle|*fat|mediastinum")
-    v.ellipsoid("thyroid", "ovary", (16, 4, 146), (9, 10, 18), only="wall muscle|*fat|mediastinum")
+    v.ellipsoid("thyroid", "ovary", (-16, 4, 154), (9, 10, 18), only="wall muscle|*fat|mediastinum")
+    v.ellipsoid("thyroid", "ovary", (16, 4, 154), (9, 10, 18), only="wall muscle|*fat|mediastinum")
 
 
 def _vessels(v: Volume, who: Person) -> None:

@@ -23,9 +23,9 @@ def build(v: Volume, who: Person) -> None:
     inner = ((v.x / (rx - fat - 2)) ** 2 + ((v.y - 6) / (ry - fat - 2)) ** 2) < 1
     v.paint("deep fat", "fat", inner)
     _muscles(v, inner)
-    _bones(v, who, s)
+    _bones(v, s)
     _inside(v, who, s)
-    _bands(v, who, s)
+    _bands(v, s)
 
 
 def _muscles(v: Volume, inner: np.ndarray) -> None:
@@ -61,7 +61,7 @@ def _muscles(v: Volume, inner: np.ndarray) -> None:
     v.tube("popliteal vein", "flowing blood", [(7, 42, 80), (7, 44, 0), (6, 36, -80)], 4.5)
 
 
-def _bones(v: Volume, who: Person, s: float) -> None:
+def _bones(v: Volume, s: float) -> None:
     gap = 0.0
     for what, made_of, t in (("", "cortical bone", 0.0), (" marrow", "yellow marrow bone", 1.9)):
         v.tube(
@@ -130,7 +130,7 @@ def _inside(v: Volume, who: Person, s: float) -> None:
             v.ellipsoid("joint fluid", "water", (side * 34, -24, 22), (7, 14, 24), only=bone)
 
 
-def _bands(v: Volume, who: Person, s: float) -> None:
+def _bands(v: Volume, s: float) -> None:
     v.tube(
         "anterior cruciate ligament",
         "ligament",

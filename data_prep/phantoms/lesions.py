@@ -208,13 +208,14 @@ def _wedge(v, what, site, rng, taken):
 
 
 def _scatter(v, what, site, rng, taken):
-    """One speck, near the place of the others."""
-    if not hasattr(v, "cluster") or v.cluster[0] != what.name:
-        v.cluster = (what.name, _seed(v, site, rng), _size(what.size_mm, rng) / 2)
-    _, middle, across = v.cluster
-    at = np.clip(np.round(middle + rng.normal(0, across / 1.6 / v.spacing_mm, 3)).astype(int), 1, v.size - 2)
-    box = tuple(slice(a, a + 1 + int(rng.random() < 0.3)) for a in at)
-    return box, np.zeros([s.stop - s.start for s in box], np.float32)
+    """Specks of a voxel or two within `size_mm`; `taken`: how many, low-high."""
+    low, high = (int(n) for n in taken.split("-"))
+    middle, across = _seed(v, site, rng), _size(what.size_mm, rng) / 2
+    field = np.full(v.labels.shape, 9, np.float32)
+    for _ in range(rng.integers(low, high + 1)):
+        at = np.clip(np.round(middle + rng.normal(0, across / 1.6 / v.spacing_mm, 3)).astype(int), 1, v.size - 2)
+        field[tuple(slice(a, a + 1 + int(rng.random() < 0.3)) for a in at)] = 0
+    return ALL, field
 
 
 SHAPES = {

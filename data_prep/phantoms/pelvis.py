@@ -13,7 +13,7 @@ def build(v: Volume, who: Person) -> None:
     fat = 6 + 15 * who.girth
     depth = 92 * s + 0.8 * fat
     width = 158 * s + fat + 8 * np.exp(-(((v.z + 60) / 50) ** 2))
-    wall(v, who, width, depth, fat, 14, "fat")
+    wall(v, width, depth, fat, 14, "fat")
     inside = ((v.x / (width - fat)) ** 2 + ((v.y - 4) / (depth - fat)) ** 2) < 1
     for side in (-1, 1):
         thigh = ((v.x - side * 88) / (70 + 0.6 * fat)) ** 2 + ((v.y - 4) / (70 + 0.6 * fat)) ** 2 < 1

@@ -132,7 +132,7 @@ def _sexes(anatomy: str, found: list[Disorder]) -> str:
 
 
 def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[str, np.ndarray]]:
-    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, rng, found, lesions))
+    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, found, lesions))
     properties = volume.properties
     seen = view.seen(volume.labels, properties)
     masks = {}
@@ -164,7 +164,7 @@ def _shows_change(d: Disorder, protocol: Protocol) -> bool:
     return any((protocol.modality, protocol.plane) == (p.modality, p.plane) for p in map(protocols().get, d.shows))
 
 
-def _aim(protocol: Protocol, rng: np.random.Generator, found, lesions) -> np.ndarray | None:
+def _aim(protocol: Protocol, found, lesions) -> np.ndarray | None:
     """Where an ultrasound probe points: at a lesion that ultrasound is made for; (z, y, x) voxel, or None."""
     for d in found:
         if protocol.name in d.shows and lesions[d.name].any():

@@ -13,7 +13,7 @@ FIELD_OF_VIEW_MM = 288.0
 def build(v: Volume, who: Person) -> None:
     s = (0.95 if who.female else 1.03) * who.vary(0.03)
     fat = 6 + 14 * who.girth
-    wall(v, who, 130 * s + fat, 92 * s + fat * 0.9, fat, 12, "fat")
+    wall(v, 130 * s + fat, 92 * s + fat * 0.9, fat, 12, "fat")
     lordosis = 17 * who.vary(0.3)
     slip = 9 * (who.change("slip") - 1)
     kyphosis = 14 * (who.change("kyphosis") - 1)
@@ -34,7 +34,7 @@ def build(v: Volume, who: Person) -> None:
         )
     names = ["T11", "T12", "L1", "L2", "L3", "L4", "L5"]
     heights = column(v, who, names, 122, 25.5 * s, 9.5 * s, curve, 21.5 * s, side)
-    _sacrum(v, who, curve, side, heights["L5"] - 17.5 * s - 5)
+    _sacrum(v, curve, side, heights["L5"] - 17.5 * s - 5)
     cord = [(side(t), curve(t) + 22.5 * s * 0.78 + 9, t) for t in np.linspace(150, heights["L1"] - 8, 8)]
     v.tube("spinal cord", "nerve", cord, [4.4] * 7 + [2.0], only="thecal sac|epidural*")
     for k in (-2.5, 0.0, 2.5):
@@ -65,7 +65,7 @@ def _front(v: Volume, who: Person) -> None:
     v.ellipsoid("liver", "liver", (-66, -14, 116), (62, 62, 70), only="*fat|bowel*")
 
 
-def _sacrum(v: Volume, who: Person, curve, side, top: float) -> None:
+def _sacrum(v: Volume, curve, side, top: float) -> None:
     y = float(curve(top))
     z, points = top, []
     for step in range(5):

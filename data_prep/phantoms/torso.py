@@ -12,7 +12,7 @@ from radfm.data_prep.phantoms.volume import Volume
 ALL = (slice(None),) * 3
 
 
-def wall(v: Volume, who: Person, half_width, half_depth, fat_mm: float, muscle_mm: float, hollow: str) -> np.ndarray:
+def wall(v: Volume, half_width, half_depth, fat_mm: float, muscle_mm: float, hollow: str) -> np.ndarray:
     """Fat, muscle, and what fills the inside; skin is thinner than a voxel.
 
     Half axes in mm, numbers or arrays that go with `v.z`.
@@ -118,7 +118,7 @@ def column(
     return heights
 
 
-def muscles_of_the_back(v: Volume, curve, low: float, high: float, girth: float = 1.0) -> None:
+def muscles_of_the_back(v: Volume, curve, low: float, high: float) -> None:
     for side in (-1, 1):
         points = [(side * 30, float(curve(z)) + 44, z) for z in np.linspace(low, high, 8)]
         v.tube("back muscle", "muscle", points, 21, only="visceral fat|wall muscle|mediastinum|subcutaneous fat")
