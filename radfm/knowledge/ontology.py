@@ -12,8 +12,10 @@ Decisions:
   that clause, and is listed in `skipped`. What makes the file something else (not UTF-8, not OBO) is a ValueError.
 - An is_a that closes a cycle is skipped, so that going up always ends.
 - Codes of the WHO's ICD-10 count where ICD-10-CM has the same code. Obsolete terms are left out.
+- What is held out of training is decided by the SHA-256 of an id, so that anyone makes the same split: see `fold`.
 """
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -55,6 +57,14 @@ class Term:
     synonyms: tuple[Synonym, ...]
     parent_ids: tuple[str, ...]
     icd10cm: tuple[str, ...]
+
+
+FOLDS = 5
+
+
+def fold(identifier: str) -> int:
+    """0 to 4: the fifth of all terms (or codes) that this one belongs to, by the SHA-256 of its id."""
+    return int(hashlib.sha256(identifier.encode()).hexdigest(), 16) % FOLDS
 
 
 class Ontology:

@@ -1,0 +1,276 @@
+"""What a text encoder's space is worth, on terms of an ontology that it never saw.
+
+    radfm evaluate text runs/text --ontology disease_ontology.obo
+
+Decisions:
+- The terms asked about are one fold of an ontology, by the SHA-256 of their ids (`radfm.knowledge.ontology.fold`), or
+  those that another file of the ontology does not have. An encoder that has seen them is refused.
+- A, linking: the name of a term, and which of all ICD-10-CM codes of up to five characters its curators refer to, by
+  the description of the code alone. The curators' level of detail is often a matter of taste (E11 or E11.9), so the
+  category counts too. "All names" takes the likest of all names that ICD-10-CM has for a code.
+- B, synonyms: an exact synonym of a term, and which of all terms' names is meant.
+- C, hierarchy: Spearman's correlation of cosine with steps in ICD-10-CM, over pairs of codes of the held-out
+  categories, as many at each level of kinship; and of (code, sibling, cousin, stranger), how often the cosine falls in
+  this order, each comparison counted. A sibling has the same parent, a cousin the same grandparent.
+- D, variants: abbreviations, spelling, word order, plural and lay names (`variants.csv`), each to be found among all
+  names of the list and the descriptions of all categories.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from radfm.knowledge import icd10cm
+from radfm.knowledge.lexicon import Lexicon
+from radfm.knowledge.linking import Linker
+from radfm.knowledge.ontology import Ontology, Term, fold
+
+Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse where TF-IDF
+
+FIGURES = ("A@1", "A@5", "A category", "A@1 all names", "A@5 all names", "A category all names")
+FIGURES += ("B@1", "B@10", "C Spearman", "C triplets", "D@1")
+
+_LONGEST_CODE = 6  # characters with the dot
+_PAIRS = 6_000
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked: terms, all terms they are told from, and the fold whose categories of codes are asked about."""
+
+    terms: list[Term]
+    candidates: list[Term]
+    fold: int
+
+
+def questions(ontology: Ontology, held_out: int | None = 0, seen: Ontology | None = None) -> Questions:
+    """The terms of a fold, or with `seen` those that are not in it.
+
+    Raises:
+        ValueError: no term is left, or none refers to ICD-10-CM.
+    """
+    if seen is not None:
+        terms = [term for term in ontology if term.id not in seen]
+    else:
+        terms = [term for term in ontology if fold(term.id) == held_out]
+    if not any(_answers(term) for term in terms):
+        raise ValueError(f"of {len(terms):,} terms to ask about none refers to ICD-10-CM")
+    return Questions(terms, list(ontology), 0 if held_out is None else held_out)
+
+
+def measure(encode: Encode, asked: Questions) -> dict[str, float]:
+    """Figures A to D of a space: name -> figure, 0 to 1 (Spearman -1 to 1)."""
+    names = encode([term.name for term in asked.terms])
+    codes = _codes()
+    described = encode([icd10cm.get(code).description for code in codes])
+    found = _linking(names, described, codes, np.arange(len(codes)), asked.terms, "")
+    lexicon = Lexicon()
+    position = {code: i for i, code in enumerate(codes)}
+    rows = [i for i, code in enumerate(lexicon.codes) if code in position]
+    owners = np.array([position[lexicon.codes[i]] for i in rows])
+    found |= _linking(names, encode([lexicon.names[i] for i in rows]), codes, owners, asked.terms, " all names")
+    found |= _synonyms(encode, asked)
+    found |= _hierarchy(encode, asked.fold)
+    found["D@1"] = float(np.mean([hit for _, hit in variants(encode)]))
+    return found
+
+
+def measure_linker(linker: Linker, asked: Questions) -> dict[str, float]:
+    """Task A of `radfm.knowledge.disorders.link`, and how often what it calls confident is right."""
+    hits, sure, right, count = np.zeros(3), 0, 0, 0
+    for term in asked.terms:
+        if wanted := _answers(term):
+            ranked = list(dict.fromkeys(found.code[:_LONGEST_CODE] for found in linker.rank(term.name, top=10)))[:5]
+            hits += _hits(ranked, wanted)
+            count += 1
+            confident = linker.link(term.name, top=1).codes
+            sure += bool(confident)
+            right += bool(confident) and confident[0][:3] in {code[:3] for code in wanted}
+    figures = dict(zip(FIGURES[:3], (hits / count).tolist(), strict=True))
+    return figures | {"confident": sure / count, "category of the confident": right / max(sure, 1)}
+
+
+def misses(encode: Encode, asked: Questions) -> list[dict]:
+    """Each miss of task A by all names: what was asked, what the curators say, and the first answer."""
+    lexicon, terms = Lexicon(), [term for term in asked.terms if _answers(term)]
+    rows = [i for i, code in enumerate(lexicon.codes) if len(code) <= _LONGEST_CODE]
+    likeness = _dense(encode([t.name for t in terms]) @ encode([lexicon.names[i] for i in rows]).T)
+    missed = []
+    for term, row in zip(terms, likeness, strict=True):
+        answer = lexicon.codes[rows[int(row.argmax())]]
+        if answer not in _answers(term):
+            missed.append({"name": term.name, "curators": sorted(_answers(term)), "answer": answer})
+    return missed
+
+
+def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, float]]:
+    """Task B with terms shown in each style of `Disorder.prompts`; the synonym asked about is never among the texts."""
+    from radfm.knowledge.disorders import Coding, Disorder
+
+    queries = [(s.text, term) for term in asked.terms for s in term.synonyms if s.scope == "EXACT"]
+    asked_vectors = encode([text for text, _ in queries])
+    row_of = {term.id: row for row, term in enumerate(asked.candidates)}
+    truth = np.array([row_of[term.id] for _, term in queries])
+    disorders = []
+    for term in asked.candidates:
+        synonyms = tuple(s.text for s in term.synonyms if s.scope == "EXACT")
+        codings = tuple(Coding(code, 1.0, "") for code in term.icd10cm)
+        disorders.append(Disorder(term.name, synonyms, term.definition, codings))
+    found = {}
+    for style in ("name", "description", "synonyms", "path"):
+        prompts = [disorder.prompts(style) for disorder in disorders]
+        vectors = encode([text for texts in prompts for text in texts])
+        starts = np.cumsum([0, *map(len, prompts)])
+        total = np.add.reduceat(vectors, starts[:-1])
+        likeness = asked_vectors @ _unit(total).T
+        if style == "synonyms":  # of the true term, the average without the synonym that is asked about
+            for i, (text, _) in enumerate(queries):
+                row = truth[i]
+                kept = [starts[row] + k for k, t in enumerate(prompts[row]) if t != text]
+                likeness[i, row] = asked_vectors[i] @ _unit(vectors[kept].sum(0, keepdims=True))[0]
+        ranks = (likeness > likeness[np.arange(len(truth)), truth][:, None]).sum(1)
+        found[style] = {"R@1": float((ranks < 1).mean()), "R@10": float((ranks < 10).mean())}
+    return found
+
+
+def variants(encode: Encode) -> list[tuple[str, bool]]:
+    """Task D, row by row: the kind of variant, and whether it was found."""
+    with files("radfm.eval").joinpath("variants.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    candidates = names + [entry.description for entry in icd10cm.entries("category")]
+    likeness = _dense(encode([row["variant"] for row in rows]) @ encode(candidates).T)
+    return [(row["kind"], candidates[int(likeness[i].argmax())] == row["name"]) for i, row in enumerate(rows)]
+
+
+def tfidf() -> Encode:
+    """The baseline: TF-IDF of character 3- to 5-grams within words, weighed over ICD-10-CM."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
+    vectorizer.fit([icd10cm.get(code).description for code in _codes()])
+    return vectorizer.transform
+
+
+def encoder(folder: str | Path | None) -> Encode:
+    """Of a SentenceTransformer's folder or name; None: all-MiniLM-L6-v2, untrained. Each text is embedded once."""
+    import torch
+
+    from radfm.train.text import load_encoder
+
+    model = load_encoder(folder)
+    known: dict[str, np.ndarray] = {}
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        if new:
+            with torch.autocast(model.device.type, torch.bfloat16):
+                vectors = model.encode(new, batch_size=256, convert_to_tensor=True, normalize_embeddings=True)
+            known.update(zip(new, vectors.float().cpu().numpy(), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return encode
+
+
+def trained_on(folder: str | Path) -> dict | None:
+    """The recipe beside an encoder that radfm trained, or None."""
+    from radfm.train.text import RECIPE
+
+    file = Path(folder) / RECIPE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _codes() -> list[str]:
+    return [e.code for e in icd10cm.entries("category", "subcategory") if len(e.code) <= _LONGEST_CODE]
+
+
+def _answers(term: Term) -> set[str]:
+    return {code for code in term.icd10cm if "-" not in code and len(code) <= _LONGEST_CODE}
+
+
+def _hits(codes: list[str], wanted: set[str]) -> np.ndarray:
+    """First right, one of five right, category of the first right."""
+    first = codes[0] if codes else ""
+    return np.array([first in wanted, bool(wanted & set(codes[:5])), first[:3] in {code[:3] for code in wanted}])
+
+
+def _linking(names, candidates, codes: list[str], owners: np.ndarray, terms: list[Term], suffix: str) -> dict:
+    hits, count = np.zeros(3), 0
+    likeness = None
+    for i, term in enumerate(terms):
+        if not (wanted := _answers(term)):
+            continue
+        likeness = _dense(names[i : i + 1] @ candidates.T)[0]
+        best = np.argsort(-likeness)[:60]
+        hits += _hits(list(dict.fromkeys(codes[owners[j]] for j in best))[:5], wanted)
+        count += 1
+    return dict(zip((f"{figure}{suffix}" for figure in FIGURES[:3]), (hits / count).tolist(), strict=True))
+
+
+def _synonyms(encode: Encode, asked: Questions) -> dict[str, float]:
+    queries = [(s.text, term.id) for term in asked.terms for s in term.synonyms if s.scope == "EXACT"]
+    ids = [term.id for term in asked.candidates]
+    rows = {term_id: row for row, term_id in enumerate(ids)}
+    truth = np.array([rows[term_id] for _, term_id in queries])
+    likeness = _dense(encode([text for text, _ in queries]) @ encode([term.name for term in asked.candidates]).T)
+    ranks = (likeness > likeness[np.arange(len(truth)), truth][:, None]).sum(1)
+    return {"B@1": float((ranks < 1).mean()), "B@10": float((ranks < 10).mean())}
+
+
+def _hierarchy(encode: Encode, held_out: int, seed: int = 0) -> dict[str, float]:
+    """Spearman (negative: the farther, the less alike; given as its size with the sign turned) and triplets."""
+    rng = random.Random(seed)
+    codes = [code for code in _codes() if fold(code[:3]) == held_out]
+    lineage = {code: [code, *(above.code for above in icd10cm.get(code).ancestors)] for code in codes}
+    below: dict[str, list[str]] = {}
+    for code in codes:
+        for above in lineage[code][1:]:
+            below.setdefault(above, []).append(code)
+    pairs = []
+    while len(pairs) < _PAIRS:
+        first = rng.choice(codes)
+        above = rng.choice([*lineage[first][1:], None])
+        pairs.append((first, rng.choice(below[above] if above else codes)))
+    triplets = []
+    while len(triplets) < _PAIRS // 2:
+        code = rng.choice(codes)
+        parent, grandparent = lineage[code][1:3]
+        near = [other for other in below[parent] if other != code and lineage[other][1] == parent]
+        far = [o for o in below[grandparent] if parent not in lineage[o] and lineage[o][2:3] == [grandparent]]
+        strangers = [other for other in rng.choices(codes, k=20) if lineage[other][-1] != lineage[code][-1]]
+        if near and strangers:
+            triplets.append((code, rng.choice(near), rng.choice(far) if far else None, strangers[0]))
+    texts = {code: icd10cm.get(code).description for code in codes}
+    vectors = encode([texts[code] for code in codes])
+    row = {code: i for i, code in enumerate(codes)}
+
+    def cosines(left: list[str], right: list[str]) -> np.ndarray:
+        a, b = vectors[[row[c] for c in left]], vectors[[row[c] for c in right]]
+        return np.asarray((a.multiply(b) if hasattr(a, "multiply") else a * b).sum(1)).ravel()
+
+    steps = [icd10cm.distance(a, b) for a, b in pairs if a != b]
+    alike = cosines([a for a, b in pairs if a != b], [b for a, b in pairs if a != b])
+    sibling = cosines([t[0] for t in triplets], [t[1] for t in triplets])
+    stranger = cosines([t[0] for t in triplets], [t[3] for t in triplets])
+    have = np.array([t[2] is not None for t in triplets])
+    cousin = cosines([t[0] for t in triplets if t[2]], [t[2] for t in triplets if t[2]])
+    ordered = [sibling > stranger, sibling[have] > cousin, cousin > stranger[have]]
+    return {
+        "C Spearman": -float(spearmanr(alike, steps).statistic),
+        "C triplets": float(np.concatenate(ordered).mean()),
+    }
+
+
+def _dense(product) -> np.ndarray:
+    return product.toarray() if hasattr(product, "toarray") else np.asarray(product)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)

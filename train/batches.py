@@ -1,0 +1,57 @@
+"""Batches of texts that cost alike.
+
+Decisions:
+- A batch is as wide as its longest text, so texts of like length go together: shuffled, cut into pools of some
+  batches, sorted by length within a pool, cut into batches, and these shuffled.
+- No text comes twice in a batch: a ranking loss would take the second for a wrong answer. What collides goes to a
+  later batch of the same pool, and is left out of the epoch when none is left.
+- The order follows from seed and epoch alone, so that a resumed run sees the batches that it would have seen.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+POOL = 24  # batches
+
+
+class LengthBatchSampler(DefaultBatchSampler):
+    """A batch sampler for `SentenceTransformerTrainingArguments(batch_sampler=LengthBatchSampler)`."""
+
+    def __init__(self, dataset, batch_size: int, drop_last: bool, **kwargs):
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
+        self._size = len(dataset)
+        columns = [name for name in dataset.column_names if isinstance(dataset[0][name], str)]
+        texts = [dataset[:][name] for name in columns]
+        self._texts = list(zip(*texts, strict=True))
+        self._lengths = np.array([max(map(len, row)) for row in self._texts])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed or 0, self.epoch])
+        order = rng.permutation(self._size)
+        batches = []
+        for start in range(0, self._size, POOL * self.batch_size):
+            pool = order[start : start + POOL * self.batch_size]
+            batches += self._cut(pool[np.argsort(self._lengths[pool], kind="stable")].tolist())
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        whole += [] if self.drop_last else [batch for batch in batches if len(batch) < self.batch_size]
+        yield from (whole[i] for i in rng.permutation(len(whole))[: len(self)])
+
+    def __len__(self) -> int:
+        return self._size // self.batch_size if self.drop_last else -(-self._size // self.batch_size)
+
+    def _cut(self, pool: list[int]) -> list[list[int]]:
+        batches = []
+        while pool:
+            batch, seen, later = [], set(), []
+            for row in pool:
+                texts = set(self._texts[row])
+                if len(batch) < self.batch_size and seen.isdisjoint(texts):
+                    batch.append(row)
+                    seen |= texts
+                else:
+                    later.append(row)
+            batches.append(batch)
+            pool = later
+        return batches
