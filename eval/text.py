@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 from radfm.knowledge import icd10cm
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.linking import Linker
-from radfm.knowledge.ontology import Ontology, Term, fold
+from radfm.knowledge.ontology import Ontology, Term, fold, read
 
 Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse where TF-IDF
 
@@ -48,6 +48,78 @@ class Questions:
     terms: list[Term]
     candidates: list[Term]
     fold: int
+
+
+def evaluate(
+    models: Sequence[str],
+    ontology: str | Path,
+    held_out: int | None = None,
+    unseen_by: str | Path | None = None,
+    link: bool = True,
+    prompts: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict:
+    """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model: {"figures": {space: {figure: value}}, ...}.
+
+    Args:
+        held_out: the fold asked about; None: the one that the first model's recipe left out.
+        unseen_by: an ontology that was trained on, whose terms are not asked about.
+        link: also task A of `link()`, by words alone and with the first model.
+        prompts: also task B by each style of prompt, with the first model.
+
+    Raises:
+        ValueError: a model has seen what it would be asked, by its recipe, or nothing can be asked.
+        FileNotFoundError: there is no such ontology.
+    """
+    seen = None if unseen_by is None else read(unseen_by)
+    if seen is None:
+        left_out = {str(model): (trained_on(model) or {}).get("held_out", held_out) for model in models}
+        held_out = next(iter(left_out.values())) if held_out is None else held_out
+        guilty = [model for model, out in left_out.items() if out is None or out != held_out]
+        if guilty:
+            raise ValueError(
+                f"{guilty[0]} has learned terms of fold {held_out}, or all: "
+                "train with held_out, or give --unseen-by the ontology it was trained on"
+            )
+    asked = questions(read(ontology), held_out, seen)
+    spaces = {"TF-IDF": tfidf(), "all-MiniLM-L6-v2": encoder(None)} | {str(m): encoder(m) for m in models}
+    figures, step, steps = {}, 0, len(spaces) + 2 * link + prompts
+    for name, encode in spaces.items():
+        progress(step, steps)
+        figures[name] = measure(encode, asked)
+        step += 1
+    first = spaces[str(models[0])]
+    linked = sum(bool(_answers(term)) for term in asked.terms)
+    result = {"terms": len(asked.terms), "linked": linked, "candidates": len(asked.candidates), "figures": figures}
+    if link:
+        progress(step, steps)
+        figures["link()"] = measure_linker(Linker(), asked)
+        progress(step + 1, steps)
+        figures[f"link() with {models[0]}"] = measure_linker(Linker(encoder=first), asked)
+        step += 2
+    if prompts:
+        progress(step, steps)
+        result["prompts"] = compare_prompts(first, asked)
+    return result
+
+
+def as_markdown(result: dict) -> str:
+    """The result of `evaluate` as tables."""
+    lines = [
+        f"{result['linked']:,} of {result['terms']:,} terms have a code; {result['candidates']:,} candidates for B.\n",
+        "| | " + " | ".join(FIGURES) + " |",
+        "|---" * (len(FIGURES) + 1) + "|",
+    ]
+    for space, figures in result["figures"].items():
+        cells = [f"{figures[name]:.3f}" if name in figures else "" for name in FIGURES]
+        lines.append(f"| {space} | " + " | ".join(cells) + " |")
+        if "confident" in figures:
+            share, right = figures["confident"], figures["category of the confident"]
+            lines[0] += f"{space} calls {share:.1%} confident, of which {right:.1%} have the right category.\n"
+    if "prompts" in result:
+        lines += ["", "| prompt | B@1 | B@10 |", "|---|---|---|"]
+        lines += [f"| {style} | {at['R@1']:.3f} | {at['R@10']:.3f} |" for style, at in result["prompts"].items()]
+    return "\n".join(lines)
 
 
 def questions(ontology: Ontology, held_out: int | None = 0, seen: Ontology | None = None) -> Questions:
@@ -115,7 +187,7 @@ def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, flo
     from radfm.knowledge.disorders import Coding, Disorder
 
     queries = [(s.text, term) for term in asked.terms for s in term.synonyms if s.scope == "EXACT"]
-    asked_vectors = encode([text for text, _ in queries])
+    asked_vectors = _dense(encode([text for text, _ in queries]))
     row_of = {term.id: row for row, term in enumerate(asked.candidates)}
     truth = np.array([row_of[term.id] for _, term in queries])
     disorders = []
@@ -126,7 +198,7 @@ def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, flo
     found = {}
     for style in ("name", "description", "synonyms", "path"):
         prompts = [disorder.prompts(style) for disorder in disorders]
-        vectors = encode([text for texts in prompts for text in texts])
+        vectors = _dense(encode([text for texts in prompts for text in texts]))
         starts = np.cumsum([0, *map(len, prompts)])
         total = np.add.reduceat(vectors, starts[:-1])
         likeness = asked_vectors @ _unit(total).T
@@ -162,7 +234,6 @@ def tfidf() -> Encode:
 def encoder(folder: str | Path | None) -> Encode:
     """Of a SentenceTransformer's folder or name; None: all-MiniLM-L6-v2, untrained. Each text is embedded once."""
     import torch
-
     from radfm.train.text import load_encoder
 
     model = load_encoder(folder)

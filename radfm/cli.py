@@ -33,6 +33,10 @@ app = typer.Typer(
 )
 convert = typer.Typer(rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
 app.add_typer(convert, name="convert")
+train = typer.Typer(rich_markup_mode=None, help="Train an encoder or a model.")
+app.add_typer(train, name="train")
+evaluate = typer.Typer(rich_markup_mode=None, help="Measure what was trained.")
+app.add_typer(evaluate, name="evaluate")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
 
@@ -171,6 +175,49 @@ def raddiag(
     print(f"{dst}: {level}, {numbers:,} numbers, {len(names):,} disorders, {coded:,} of them with ICD-10-CM codes")
 
 
+@train.command("text")
+def train_text(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/text.yaml.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, such as held_out=0 or training.max_steps=100.")
+    ] = None,
+) -> None:
+    """Teach a text encoder ICD-10-CM and disease ontologies; goes on where a killed run stopped.
+
+    Example: radfm train text train/configs/text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
+    """
+    with _needs("train"):
+        from radfm.train.text import read_config, train
+    print(train(read_config(config, changes or ())))
+
+
+@evaluate.command("text")
+def evaluate_text(
+    models: Annotated[list[str], typer.Argument(help="Folders of text encoders.")],
+    ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, max=4, help="The terms to ask about; unset, those that the first model left out."),
+    ] = None,
+    unseen_by: Annotated[
+        Path | None, typer.Option(help="Ask about the terms that this OBO file, trained on, does not have.")
+    ] = None,
+    link: Annotated[bool, typer.Option(help="Also measure link(), alone and with the first model.")] = True,
+    prompts: Annotated[bool, typer.Option(help="Also compare the styles of prompts, by the first model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a text encoder's space is worth, beside TF-IDF and all-MiniLM-L6-v2, on terms it never saw.
+
+    Example: radfm evaluate text runs/text --ontology disease_ontology.obo
+    """
+    with _needs("train"):
+        from radfm.eval import text
+    _quiet_transformers()
+    with _step(f"Measuring {', '.join(models)}") as progress:
+        result = text.evaluate(models, ontology, fold, unseen_by, link, prompts, progress)
+    print(json.dumps(result, indent=2) if as_json else text.as_markdown(result))
+
+
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is built.")] = Path("runs/demo")) -> None:
     """Diagnose a real study with a model built on the spot.
@@ -190,6 +237,14 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is bu
     diagnose([STUDY], model=str(out))
     _print("\n[bold]3. Now yours[/]\n")
     _print(f'   $ radfm diagnose YOUR_STUDY --model {out} --labels "Pneumothorax; Rib fracture"', soft_wrap=True)
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is missing: pip install 'radfm[{extra}]'") from error
 
 
 def _labels(labels: str | None, file: Path | None) -> list[str] | None:

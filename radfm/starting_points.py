@@ -8,6 +8,7 @@ Decisions:
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from radfm.configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
@@ -25,17 +26,38 @@ from radfm.processing_radfm import RadFMProcessor
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def untrained(config: RadFMConfig | None = None, seed: int = 0) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
-    """A model whose text encoder is all-MiniLM-L6-v2 and whose vision has learned nothing, and its processor.
+def untrained(
+    config: RadFMConfig | None = None, seed: int = 0, text_encoder: str | Path | None = None
+) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """A model whose text encoder knows something and whose vision has learned nothing, and its processor.
+
+    Args:
+        config: of the model; its text part is replaced by that of `text_encoder`, where that is given.
+        text_encoder: folder of an encoder that `radfm train text` or sentence-transformers saved; None:
+            all-MiniLM-L6-v2, as packaged.
 
     Raises:
-        ValueError: where the installed weights are not the published ones.
+        ValueError: where the packaged weights are not the published ones, or the folder holds no such encoder.
     """
+    config, tokenizer, weights = config or RadFMConfig(), None, None
+    if text_encoder is None:
+        weights = minilm_weights()
+    else:
+        folder = Path(text_encoder)
+        try:
+            text_config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+            pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+            weights = _without_pooler(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder} is no SentenceTransformer: {str(error).splitlines()[0]}") from error
+        mean = pooling.get("pooling_mode") == "mean" or pooling.get("pooling_mode_mean_tokens", False)
+        changes = {"text_pooling": "mean" if mean else "cls", "projection_dim": text_config.hidden_size}
+        config = RadFMConfig(**config.to_dict() | {"text_config": text_config} | changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = RadFMForDiagnosis(config or RadFMConfig()).eval()
-    model.radfm.text_encoder.encoder.load_state_dict(minilm_weights(), strict=True)
-    return model, processor_for(model.config)
+        model = RadFMForDiagnosis(config).eval()
+    model.radfm.text_encoder.encoder.load_state_dict(weights, strict=True)
+    return model, processor_for(model.config, tokenizer)
 
 
 def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> RadFMProcessor:
@@ -73,8 +95,11 @@ def minilm_folder() -> Path:
 @cache
 def minilm_weights() -> dict[str, Tensor]:
     """all-MiniLM-L6-v2, without the pooler, which it does not use."""
+    return _without_pooler(load_file(minilm_folder() / "model.safetensors"))
+
+
+def _without_pooler(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     unused = ("pooler.", "embeddings.position_ids")
-    weights = load_file(minilm_folder() / "model.safetensors")
     return {name: t for name, t in weights.items() if not name.startswith(unused)}
 
 

@@ -10,13 +10,14 @@ Decisions:
   definitions, with a hard negative each; and CoSENT over pairs of ICD-10-CM codes, which makes the cosine fall with the
   distance in the tree.
 - A batch is one for all processes together and is split among them; the ranking loss gathers it again. So two
-  processes learn exactly what one would, and the batch size in a config means the same everywhere.
+  processes learn from names and definitions what one would, and the batch size in a config means the same everywhere.
+  CoSENT does not gather: each process ranks its own share of the pairs of codes.
 - No dropout: a pass over so little text needs none, and on a CPU it costs a third of the time; nor does the fused
   attention pay on texts of ten tokens there, whose backward is half as fast as the plain one.
 - The tokenizer's vocabulary is trimmed to what medicine writes before training, which halves the encoder (see
   `vocabulary`).
 - The result is a SentenceTransformer's folder, which is a transformers checkpoint with a pooling beside it:
-  `radfm.starting_points.with_text_encoder` makes it the text encoder of a model.
+  `radfm.starting_points.untrained(text_encoder=folder)` makes it the text encoder of a model.
 """
 
 import json
@@ -27,6 +28,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from radfm.train.batches import LengthBatchSampler
+from radfm.train.text_pairs import KINDS, text_pairs
+from radfm.train.vocabulary import trim_vocabulary
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
 from transformers import set_seed
@@ -34,9 +38,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from radfm.knowledge import icd10cm, ontology
 from radfm.starting_points import minilm_folder
-from radfm.train.batches import LengthBatchSampler
-from radfm.train.text_pairs import KINDS, text_pairs
-from radfm.train.vocabulary import trim_vocabulary
 
 RECIPE = "radfm_text.json"  # beside the weights: how they were made
 
@@ -127,7 +128,7 @@ def train(config: TextTraining) -> Path:
         directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
     )
-    losses = {name: ranking for name in data} | {"hierarchy": CoSENTLoss(model, scale=config.hierarchy_scale)}
+    losses = dict.fromkeys(data, ranking) | {"hierarchy": CoSENTLoss(model, scale=config.hierarchy_scale)}
     trainer = SentenceTransformerTrainer(
         model=model, args=arguments, train_dataset=data, loss={name: losses[name] for name in data}
     )

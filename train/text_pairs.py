@@ -25,9 +25,7 @@ from radfm.knowledge import icd10cm, wording
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.ontology import Ontology, Term, fold
 
-Kind = Literal[
-    "synonyms", "definitions", "parents", "inclusion terms", "cross references", "common names", "hierarchy"
-]
+Kind = Literal["synonyms", "definitions", "parents", "inclusion terms", "cross references", "common names", "hierarchy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _LONGEST_CODE = 6  # characters with the dot: below, the tree of injuries repeats itself by side and encounter
@@ -65,13 +63,16 @@ def text_pairs(
         _add(names, _of_ontology(ontology, told, kinds, rng))
         if "definitions" in kinds:
             _add(definitions, _definitions(ontology, told, rng))
-    _add(names, _of_codes(kinds, rng))
+    if kinds & {"inclusion terms", "common names"}:
+        _add(names, _of_codes(kinds, rng))
     if "common names" in kinds:
         _add(names, _of_tables(rng))
     found = {
         "names": _triplets(names),
         "definitions": _triplets(definitions),
-        "hierarchy": Dataset.from_list(list(_hierarchy(hierarchy_pairs, held_out, rng)) if "hierarchy" in kinds else []),
+        "hierarchy": Dataset.from_list(
+            list(_hierarchy(hierarchy_pairs, held_out, rng)) if "hierarchy" in kinds else []
+        ),
     }
     found = {name: rows for name, rows in found.items() if len(rows)}
     if not found:
@@ -115,9 +116,7 @@ def _of_ontology(
                     yield known, icd10cm.get(code).description, _sibling_code(code, rng)
 
 
-def _definitions(
-    ontology: Ontology, told: dict[str, list[str]], rng: random.Random
-) -> Iterator[tuple[str, str, str]]:
+def _definitions(ontology: Ontology, told: dict[str, list[str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
     for term_id, known in told.items():
         term = ontology[term_id]
         other = _sibling_term(ontology, told, term, rng)

@@ -50,7 +50,9 @@ def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> int:
     table = encoder.get_input_embeddings()
     rows = torch.tensor([i for _, i in kept])
     smaller = torch.nn.Embedding.from_pretrained(
-        table.weight.data[rows].clone(), freeze=False, padding_idx=renumbered[fast.convert_tokens_to_ids(fast.pad_token)]
+        table.weight.data[rows].clone(),
+        freeze=False,
+        padding_idx=renumbered[fast.convert_tokens_to_ids(fast.pad_token)],
     )
     encoder.set_input_embeddings(smaller)
     encoder.config.vocab_size = len(kept)

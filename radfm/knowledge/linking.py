@@ -34,6 +34,7 @@ Verdict = Literal["confident", "doubtful", "unlinked"]
 Encoder = Callable[[list[str]], np.ndarray]
 
 CONFIDENT, DOUBTFUL = 0.90, 0.30
+ENCODER = 0.5  # its share of a likeness, where there is one; the rest is by words
 _CHAPTERS = {"O": 0.8, "P": 0.85, "R": 0.97, "V": 0.5, "W": 0.5, "X": 0.5, "Y": 0.5, "Z": 0.6}  # pregnancy, history...
 LONGEST_NAME = 300  # characters; what is longer is a report, not a name
 
@@ -204,7 +205,7 @@ class Linker:
         if self._vectors is not None:
             likeness = np.zeros_like(rows)
             likeness[self._embedded] = self._vectors.cosines(wording.expand(_topic(text)))
-            scores = 0.5 * scores + 0.5 * self.lexicon.best_of_codes(likeness * self._priors)
+            scores = (1 - ENCODER) * scores + ENCODER * self.lexicon.best_of_codes(likeness * self._priors)
             evidence = "lexical and embedding"
         found = {}
         for i in np.argpartition(-scores, top)[:top]:

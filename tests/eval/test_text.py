@@ -1,0 +1,102 @@
+"""The measure of a text encoder's space, with TF-IDF as the space, since it needs no training."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from radfm.eval import text
+from radfm.knowledge import icd10cm, ontology
+from radfm.knowledge.linking import Linker
+
+TERMS = {  # id -> name, exact synonym, definition, code
+    "T:1": ("cholera", "Vibrio cholerae infection", "An infection of the small intestine.", "A00"),
+    "T:2": ("sarcoidosis", "Besnier-Boeck disease", "A granulomatous disease of the lung.", "D86"),
+    "T:3": ("pneumothorax", "air in the pleural space", "Air in the pleural space.", "J93"),
+    "T:4": ("anthrax", "Bacillus anthracis infection", "An infection by Bacillus anthracis.", "A22"),
+}
+
+
+@pytest.fixture(scope="module")
+def obo(tmp_path_factory) -> Path:
+    lines = ["format-version: 1.2"]
+    for term_id, (name, synonym, definition, code) in TERMS.items():
+        lines += ["", "[Term]", f"id: {term_id}", f"name: {name}", f'def: "{definition}" []']
+        lines += [f'synonym: "{synonym}" EXACT []', f"xref: ICD10CM:{code}"]
+    path = tmp_path_factory.mktemp("obo") / "toy.obo"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def all_terms(obo) -> text.Questions:
+    known = ontology.read(obo)
+    return text.Questions(list(known), list(known), fold=0)
+
+
+@pytest.fixture(scope="module")
+def space() -> text.Encode:
+    return text.tfidf()
+
+
+def vectors(texts, meaning: dict[str, str]) -> np.ndarray:
+    """A random direction for each meaning; texts that are not in the dictionary mean themselves."""
+    seeds = [zlib.crc32(meaning.get(text, text).encode()) for text in texts]
+    rows = np.stack([np.random.default_rng(seed).normal(size=64) for seed in seeds]).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
+    meaning = {}
+    for name, synonym, _, code in TERMS.values():
+        meaning |= dict.fromkeys((name, synonym), icd10cm.get(code).description)
+    found = text.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert set(found) == set(text.FIGURES)
+    right = ["A@1", "A@5", "A category", "A category all names", "B@1", "B@10"]
+    assert {figure: found[figure] for figure in right} == dict.fromkeys(right, 1)
+    assert abs(found["C Spearman"]) < 0.05  # of the hierarchy it knows nothing
+    assert abs(found["C triplets"] - 0.5) < 0.05
+
+
+def test_a_space_that_knows_half_of_the_answers_has_half_of_them_right(all_terms):
+    meaning = {TERMS[i][0]: icd10cm.get(TERMS[i][3]).description for i in ("T:1", "T:2")}
+    found = text.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert [found[figure] for figure in text.FIGURES[:3]] == [0.5, 0.5, 0.5]
+    assert {miss["name"] for miss in text.misses(lambda texts: vectors(texts, meaning), all_terms)} == {
+        "pneumothorax",
+        "anthrax",
+    }
+
+
+def test_prompts_with_more_than_the_name_find_more(space, all_terms):
+    found = text.compare_prompts(space, all_terms)
+    assert found["description"]["R@1"] > found["name"]["R@1"] - 1e-9
+    assert set(found) == {"name", "description", "synonyms", "path"}
+
+
+def test_the_synonym_asked_about_is_not_among_the_averaged_ones(space, all_terms):
+    # Were it there, TF-IDF would find each synonym by itself.
+    assert text.compare_prompts(space, all_terms)["synonyms"]["R@1"] < 1
+
+
+def test_a_linker_is_measured_by_the_same_questions(all_terms):
+    found = text.measure_linker(Linker(), all_terms)
+    assert found["A category"] == 1.0
+    assert 0 < found["confident"] <= 1
+
+
+def test_an_encoder_that_has_seen_the_terms_is_refused(obo, tmp_path):
+    (tmp_path / "radfm_text.json").write_text('{"held_out": null}')
+    with pytest.raises(ValueError, match="has learned terms"):
+        text.evaluate([str(tmp_path)], obo, 0)
+
+
+def test_terms_that_another_file_has_are_not_asked_about(obo, tmp_path):
+    known = ontology.read(obo)
+    (tmp_path / "seen.obo").write_text(obo.read_text().split("\n[Term]\nid: T:3")[0] + "\n")
+    asked = text.questions(known, seen=ontology.read(tmp_path / "seen.obo"))
+    assert [term.id for term in asked.terms] == ["T:3", "T:4"]
+    assert len(asked.candidates) == 4
+    with pytest.raises(ValueError, match="none refers to ICD-10-CM"):
+        text.questions(known, seen=known)

@@ -1,0 +1,195 @@
+"""Teaching a text encoder: what it is told, in which batches, and that a run can be split, killed and resumed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from radfm import starting_points
+from radfm.knowledge import icd10cm, ontology
+from radfm.train.batches import LengthBatchSampler
+from radfm.train.text import TextTraining, load_encoder, read_config, train
+from radfm.train.text_pairs import text_pairs
+from radfm.train.vocabulary import trim_vocabulary
+
+ORGANS = ["lung", "liver", "kidney", "spleen", "brain", "heart", "bone", "skin", "eye", "ear", "colon", "breast"]
+
+
+@pytest.fixture(scope="module")
+def obo(tmp_path_factory) -> Path:
+    """Two kinds of disease of twelve organs, each with a synonym, a definition and a code."""
+    lines = ["format-version: 1.2", "ontology: toy", "", "[Term]", "id: T:0", "name: disease"]
+    for i, organ in enumerate(ORGANS):
+        for k, (kind, code) in enumerate((("cancer", "C80.1"), ("abscess", "L02.91"))):
+            lines += ["", "[Term]", f"id: T:{2 * i + k + 1}", f"name: {organ} {kind}", "is_a: T:0"]
+            lines += [f'def: "A {kind} that is located_in the {organ}." []', f"xref: ICD10CM:{code}"]
+            lines += [f'synonym: "{kind} of the {organ}" EXACT []']
+    path = tmp_path_factory.mktemp("obo") / "toy.obo"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A SentenceTransformer of one layer, with all-MiniLM-L6-v2's tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(starting_points.minilm_folder())
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    encoder = Transformer(str(folder / "bert"))
+    SentenceTransformer(modules=[encoder, Pooling(32)], device="cpu").save(str(folder / "encoder"))
+    return folder / "encoder"
+
+
+def config(output: Path, base: Path, obo: Path, **changes) -> TextTraining:
+    training = {"per_device_train_batch_size": 8, "max_steps": 6, "save_steps": 3, "logging_steps": 1}
+    training |= {"learning_rate": 1e-3, "report_to": [], "disable_tqdm": True} | changes.pop("training", {})
+    kinds = ["synonyms", "definitions", "cross references", "hierarchy"]
+    given = {"knowledge": kinds, "trim": False, "hierarchy_pairs": 40} | changes
+    return TextTraining(str(output), str(base), [str(obo)], training=training, **given)
+
+
+def losses(output: Path) -> list[float]:
+    last = max(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_a_term_held_out_gives_neither_names_nor_synonyms_nor_definition(obo):
+    known = ontology.read(obo)
+    secret = [term for term in known if ontology.fold(term.id) == 2 and term.synonyms]
+    assert len(secret) > 2
+    pairs = text_pairs([known], ["synonyms", "definitions", "parents", "cross references"], held_out=2)
+    told = {text for rows in pairs.values() for name in ("anchor", "positive", "negative") for text in rows[:][name]}
+    for term in secret:
+        assert told.isdisjoint({term.name, term.definition, *(s.text for s in term.synonyms)})
+    assert told >= {term.name for term in known if ontology.fold(term.id) != 2 and term.synonyms}
+
+
+def test_kinds_of_knowledge_can_be_left_out(obo):
+    known = [ontology.read(obo)]
+    assert set(text_pairs(known, ["synonyms"])) == {"names"}
+    assert set(text_pairs(known, ["definitions", "hierarchy"])) == {"definitions", "hierarchy"}
+    with pytest.raises(ValueError, match="no such kind of knowledge: gossip"):
+        text_pairs(known, ["gossip"])
+
+
+def test_hierarchy_pairs_grade_kinship_and_leave_out_held_out_categories():
+    rows = text_pairs(kinds=["hierarchy"], held_out=0, hierarchy_pairs=300)["hierarchy"]
+    assert min(rows["score"]) < 0.3
+    assert max(rows["score"]) > 0.8
+    secret = {e.description for e in icd10cm.entries("category") if ontology.fold(e.code) == 0}
+    assert secret.isdisjoint(rows["first"])
+
+
+def test_every_name_of_a_code_is_a_pair_with_its_description():
+    rows = text_pairs(kinds=["inclusion terms"])["names"]
+    pairs = set(zip(rows["anchor"], rows["positive"], strict=True))
+    assert ("Classical cholera", "Cholera due to Vibrio cholerae 01, biovar cholerae") in pairs
+    assert all(a != n and p != n for a, p, n in zip(rows["anchor"], rows["positive"], rows["negative"], strict=True))
+
+
+def test_batches_hold_texts_of_like_length_and_none_twice():
+    texts = [f"{'long ' * (i % 10)}text {i % 90}" for i in range(400)]
+    rows = Dataset.from_dict({"anchor": texts, "positive": [f"{t}!" for t in texts]})
+    sampler = LengthBatchSampler(rows, batch_size=16, drop_last=True, seed=1)
+    batches = list(sampler)
+    assert batches == list(sampler)
+    spread = [max(map(len, found)) - min(map(len, found)) for found in ([texts[i] for i in b] for b in batches)]
+    assert sum(spread) / len(spread) < 16  # of 50
+    assert all(len({texts[i] for i in batch}) == 16 for batch in batches)
+    sampler.set_epoch(1)
+    assert batches != list(sampler)
+
+
+def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_others(base):
+    texts = ["Pneumothorax", "Crohn's disease of the small bowel", "tumour of the pleura"]
+    whole, trimmed = load_encoder(base), load_encoder(base)
+    before = len(trimmed.tokenizer)
+    left = trim_vocabulary(trimmed, texts)
+    assert left == len(trimmed.tokenizer) < before / 5
+    torch.testing.assert_close(
+        trimmed.encode(texts, convert_to_tensor=True), whole.encode(texts, convert_to_tensor=True)
+    )
+    assert trimmed.tokenizer.unk_token not in trimmed.tokenizer.tokenize("quizzical zygote")
+
+
+def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, base, obo):
+    output = train(config(tmp_path / "out", base, obo, trim=True, held_out=1))
+    assert json.loads((output / "radfm_text.json").read_text())["held_out"] == 1
+    texts = ["lung cancer", "abscess of the liver"]
+    theirs = SentenceTransformer(str(output), device="cpu").encode(texts, normalize_embeddings=True)
+    model, processor = starting_points.untrained(text_encoder=output)
+    ours = starting_points.embed_texts(model, processor, texts)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-5, rtol=0)
+    model.save_pretrained(tmp_path / "model")
+    assert type(model).from_pretrained(tmp_path / "model").config.text_config.vocab_size < 30522
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, base, obo):
+    whole = train(config(tmp_path / "whole", base, obo))
+    shutil.copytree(whole / "checkpoint-3", tmp_path / "killed" / "checkpoint-3")
+    resumed = train(config(tmp_path / "killed", base, obo))
+    assert losses(resumed) == losses(whole)
+    expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_two_processes_learn_what_one_does(tmp_path, base, obo):
+    ranked = ["synonyms", "definitions", "cross references"]  # CoSENT ranks the pairs of each process by themselves
+    one = train(config(tmp_path / "one", base, obo, knowledge=ranked))
+    written = config(tmp_path / "two", base, obo, knowledge=ranked)
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(vars(written)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    done = subprocess.run(
+        [*launch, "-m", "radfm.train.text", str(tmp_path / "two.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected, found = load_file(one / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        ("outptu: x", [], "no such key: outptu"),
+        ("- a\n- b", [], "holds no keys"),
+        ("a: [", [], "is not YAML"),
+        ("output: x", ["held_out"], "write key=value"),
+    ],
+)
+def test_a_wrong_config_is_said_to_be_wrong(tmp_path, text, changes, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(tmp_path / "c.yaml", changes)
+
+
+def test_changes_reach_the_trainers_arguments(tmp_path):
+    (tmp_path / "c.yaml").write_text("training: {max_steps: 5}")
+    changed = read_config(tmp_path / "c.yaml", ["training.max_steps=7", "held_out=null", "knowledge=[hierarchy]"])
+    assert (changed.training["max_steps"], changed.held_out, changed.knowledge) == (7, None, ["hierarchy"])
+
+
+def test_an_unknown_training_argument_or_base_is_named(tmp_path, base, obo):
+    with pytest.raises(ValueError, match="no max_step"):
+        train(config(tmp_path / "x", base, obo, training={"max_step": 3}))
+    with pytest.raises(ValueError, match="nowhere cannot be loaded"):
+        load_encoder(tmp_path / "nowhere")
