@@ -11,6 +11,10 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from radfm.train.batches import LengthBatchSampler
+from radfm.train.text import TextTraining, load_encoder, read_config, train
+from radfm.train.text_pairs import text_pairs
+from radfm.train.vocabulary import trim_vocabulary
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -18,10 +22,6 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from radfm import starting_points
 from radfm.knowledge import icd10cm, ontology
-from radfm.train.batches import LengthBatchSampler
-from radfm.train.text import TextTraining, load_encoder, read_config, train
-from radfm.train.text_pairs import text_pairs
-from radfm.train.vocabulary import trim_vocabulary
 
 ORGANS = ["lung", "liver", "kidney", "spleen", "brain", "heart", "bone", "skin", "eye", "ear", "colon", "breast"]
 
