@@ -12,6 +12,7 @@ Decisions:
 - Parsed once, then kept in the cache folder: names in one file, postings in another that is read when needed.
 """
 
+import contextlib
 import difflib
 import re
 import zlib
@@ -34,6 +35,7 @@ SOURCES = {
     "inclusion term": 0.955,
     "description but for what is taken as given": 0.94,
     "includes note": 0.92,
+    "excludes note": 0.915,
     "part of the description": 0.86,
     "part of an inclusion term": 0.84,
     "name in brackets": 0.82,
@@ -205,6 +207,8 @@ def _named() -> Iterator[tuple[str, str, str, str]]:
     common = defaultdict(list)
     for row in wording.read_table("common_names.csv"):
         common[icd10cm.normalise(row["code"])].append((row["name"], "common name"))
+    for code, name in _pointed_at():
+        common[code] += _variants([(name, "excludes note")])
     for entry in icd10cm.entries("category", "subcategory"):
         named = common[entry.code]
         if not _adds_side(entry):
@@ -215,6 +219,16 @@ def _named() -> Iterator[tuple[str, str, str, str]]:
             if key not in known:
                 known.add(key)
                 yield entry.code, " ".join(name.split()), key, source
+
+
+def _pointed_at() -> Iterator[tuple[str, str]]:
+    """(code, name) of each note that says where else a name is coded: "Excludes1: snapping hip (R29.4)"."""
+    for entry in icd10cm.entries("chapter", "block", "category", "subcategory"):
+        for note in (*entry.excludes1, *entry.excludes2):
+            found = re.fullmatch(r"(.{4,80}?)\s*\(([A-Z]\d[0-9A-Z][0-9A-Z.]*-?)\)", " ".join(note.split()))
+            if found:
+                with contextlib.suppress(ValueError):  # a note that points at a retired code
+                    yield icd10cm.normalise(found.group(2)), found.group(1)
 
 
 def _names_of(entry: icd10cm.Entry) -> list[tuple[str, str]]:
