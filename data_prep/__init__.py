@@ -1,1 +1,15 @@
-"""From hospital files to a case data set."""
+"""From hospital files to a case data set.
+
+>>> from radfm.data_prep import load
+>>> cases = load("datasets/mine", split="train")
+"""
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str):
+    if name == "load":
+        from radfm.data_prep.dataset import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

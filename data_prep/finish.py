@@ -1,0 +1,222 @@
+"""The shards -> a data set: splits, labels, vocabulary, duplicates, counts, card and report.
+
+Decisions:
+- Everything here follows from the shards' records, in their order, so finishing twice writes the same bytes.
+- What went in must have come out or be in rejected.csv: cases, files and scans are counted where they are read, where
+  they are written, and in the files written, and the counts must agree.
+- dataset.json is written last; where it is, the data set is whole.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from radfm.data_prep.duplicates import groups_of
+from radfm.data_prep.plan import SPLITS, Listing, Source
+from radfm.data_prep.shard import WORK, record_file
+from radfm.data_prep.splits import assign, official_of
+from radfm.data_prep.tables import CASES, FORMAT, RECORD, describe, read_batches, shard_file, write_batches, write_text
+
+from radfm.knowledge import icd10cm
+from radfm.knowledge.disorders import Coding, Disorder, Vocabulary
+
+_ROWS_PER_BATCH = 1000
+
+
+def finish(out: Path, shards: int, source: Source, settings: dict, listing: Listing, fingerprint: str) -> dict:
+    """Writes all but the scans; returns the content of dataset.json. Raises: AssertionError if a count is wrong."""
+    records = [json.loads(record_file(out, i).read_text(encoding="utf-8")) for i in range(shards)]
+    cases = [case for record in records for case in record["cases"]]
+    scans = [scan for record in records for scan in record["scans"]]
+    rejected = [vars_of(one) for one in listing.rejected] + [one for record in records for one in record["rejected"]]
+    _spell_alike(cases)
+    vocabulary, bad_codes = vocabulary_of(cases)
+    split_of, several = _splits(cases, settings)
+    rows = _case_rows(cases, vocabulary, split_of)
+    write_batches(shard_file(out, "cases", 0), CASES, _batches(rows))
+    duplicates = _duplicates(rows, scans)
+    _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
+    _write_csv(
+        out / "rejected.csv",
+        ["what", "name", "case_id", "reason"],
+        [[one["what"], one["name"], one["case_id"], one["reason"]] for one in rejected],
+    )
+    vocabulary.save(out)
+    tables = ["cases", "scans"] + (["truth"] if any((out / "truth").glob("data-*.arrow")) else [])
+    for table in tables:
+        describe(out, table, fingerprint)
+    write_text(out / "dataset_dict.json", json.dumps({"splits": tables}) + "\n")
+    counts = _counts(records, listing, rejected, out, shards, len(rows))
+    record = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "source": source.name,
+        "source_settings": source.settings,
+        "settings": settings,
+        "shards": shards,
+        "scans_per_shard": [len(record["scans"]) for record in records],
+        "tables": tables,
+        "counts": counts,
+        "splits": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
+        "disorders": len(vocabulary),
+        "patients_in_several_official_splits": several,
+        "codes_not_in_icd10cm": bad_codes,
+        "names_left_out": [list(pair) for pair in vocabulary.skipped],
+        "text_in_pixels": sum(scan["text_in_pixels"] is not None for scan in scans),
+        "groups_of_duplicates_across_splits": len({line[0] for line in duplicates if line[1]}),
+        "notice": source.notice,
+    }
+    _write_report(out, record, rows, scans, rejected, duplicates, vocabulary)
+    write_text(out / RECORD, json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return record
+
+
+def vars_of(rejected) -> dict:
+    return {name: getattr(rejected, name) for name in ("what", "name", "reason", "case_id")}
+
+
+def _spell_alike(cases: list[dict]) -> None:
+    """Names that differ in capitals and spaces only are one disorder, called as most cases call it."""
+    counts = Counter(name for case in cases for name in case["disorders"])
+    called: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        called.setdefault(_plain(name), name)
+    for case in cases:
+        case["disorders"] = [called[_plain(name)] for name in case["disorders"]]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def vocabulary_of(cases: list[dict]) -> tuple[Vocabulary, list[str]]:
+    """The disorders of all cases, the most frequent first, and the given codes that ICD-10-CM does not have."""
+    counts = Counter(name for case in cases for name in set(case["disorders"]))
+    given: dict[str, set[str]] = defaultdict(set)
+    bad = set()
+    for case in cases:
+        for name, codes in zip(case["disorders"], case["icd10cm"] or [[]] * len(case["disorders"]), strict=True):
+            for code in codes:
+                try:
+                    known = icd10cm.normalise(code)
+                except ValueError:
+                    bad.add(code)
+                else:
+                    given[name].add(known)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    linked = {disorder.name: disorder for disorder in Vocabulary.from_names([n for n in names if n not in given])}
+    disorders = [
+        Disorder(name, codings=tuple(Coding(code, 1.0, "given") for code in sorted(given[name])))
+        if name in given
+        else linked.get(name) or Disorder(name)
+        for name in names
+    ]
+    return Vocabulary(disorders), sorted(bad)
+
+
+def _splits(cases: list[dict], settings: dict) -> tuple[dict[str, tuple[str, str]], int]:
+    """Patient -> (split, "source" or "drawn"), and how many patients were in several official splits."""
+    labels: dict[str, set] = defaultdict(set)
+    official: dict[str, set] = defaultdict(set)
+    for case in cases:
+        labels[case["patient_id"]].update(case["disorders"])
+        if case["split"]:
+            official[case["patient_id"]].add(case["split"])
+    kept, several = official_of(official)
+    drawn = assign({patient: sorted(found) for patient, found in labels.items()}, kept, settings["fractions"],
+                   settings["seed"])  # fmt: skip
+    return {p: (split, "source" if p in kept else "drawn") for p, split in drawn.items()}, len(several)
+
+
+def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict) -> list[dict]:
+    row_of = {disorder.name: i for i, disorder in enumerate(vocabulary)}
+    rows, first = [], 0
+    for case in cases:
+        names = list(dict.fromkeys(name for name in case["disorders"] if name in row_of))
+        split, origin = split_of[case["patient_id"]]
+        codes = list(dict.fromkeys(code for name in names for code in vocabulary[row_of[name]].icd10cm))
+        rows.append(
+            {
+                "case_id": case["case_id"],
+                "patient_id": case["patient_id"],
+                "scan_rows": list(range(first, first + case["scans"])),
+                "disorders": names,
+                "labels": [row_of[name] for name in names],
+                "icd10cm": codes,
+                "labelled": case["labelled"] and (bool(names) or not case["disorders"]),
+                "history": case["history"],
+                "age": case["age"],
+                "sex": case["sex"],
+                "split": split,
+                "split_from": origin,
+            }
+        )
+        first += case["scans"]
+    return rows
+
+
+def _batches(rows: list[dict]):
+    for start in range(0, len(rows), _ROWS_PER_BATCH):
+        yield rows[start : start + _ROWS_PER_BATCH]
+
+
+def _duplicates(rows: list[dict], scans: list[dict]) -> list[list]:
+    """Lines of duplicates.csv: scans of several patients that look the same."""
+    case_of = [row for row in rows for _ in row["scan_rows"]]
+    lines, number = [], 0
+    for group in groups_of([scan["looks"] for scan in scans]):
+        cases = [case_of[scan] for scan in group]
+        if len({case["patient_id"] for case in cases}) < 2:
+            continue
+        number += 1
+        across = len({case["split"] for case in cases}) > 1
+        lines += [
+            [number, int(across), case["case_id"], case["patient_id"], case["split"], scan]
+            for case, scan in zip(cases, group, strict=True)
+        ]
+    return lines
+
+
+def _write_csv(path: Path, columns: list[str], lines: list[list]) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(lines)
+    write_text(path, text.getvalue())
+
+
+def _counts(records, listing: Listing, rejected: list[dict], out: Path, shards: int, cases: int) -> dict:
+    counts = {kind: Counter() for kind in ("cases", "files", "scans")}
+    for record in records:
+        for kind, found in record["counts"].items():
+            counts[kind].update(found)
+    listed = Counter(one["what"] for one in rejected)
+    written = sum(len(read_batches(shard_file(out, "scans", i))) for i in range(shards))
+    checks = {
+        "all cases were read": (counts["cases"]["in"], len(listing.plans)),
+        "all cases are written": (counts["cases"]["out"], cases),
+        "all scans are written": (counts["scans"]["out"], written),
+        "rejected cases are listed": (counts["cases"]["rejected"], listed["case"]),
+        "rejected scans are listed": (counts["scans"]["rejected"], listed["scan"]),
+    }
+    for kind, found in counts.items():
+        checks[f"{kind} in = out + rejected"] = (found["in"], found["out"] + found["rejected"])
+    for what, (one, other) in checks.items():
+        if one != other:
+            raise AssertionError(f"{what}? {one} is not {other}: the data set is not complete, prepare it again")
+    result = {kind: dict(found) for kind, found in counts.items()}
+    result["listed"] = {"unit": listing.unit, "in": listing.listed, "out": listing.planned,
+                        "rejected": len(listing.rejected)}  # fmt: skip
+    return result
+
+
+def _write_report(out, record, rows, scans, rejected, duplicates, vocabulary) -> None:
+    from radfm.data_prep.card import write_card
+    from radfm.data_prep.report import write_report
+
+    write_report(out, record, rows, scans, rejected, duplicates, vocabulary)
+    write_card(out, record, rows, scans, vocabulary)

@@ -1,0 +1,100 @@
+"""A scan as it was read -> the scan as it is stored: smaller, in few bits, fit for the model.
+
+Decisions:
+- The longer side becomes `size` pixels and pixels become square, as the model's image processor does it; nothing is
+  enlarged or filled up, since that can be done without loss when it is needed.
+- CT stays in Hounsfield units, as float16: exact to 2,048, to 2 above. All else is stored as uint8: pictures of 8 bits
+  as they are, the others between two percentiles of the scan, as the image processor would scale them.
+- `precision="float16"` keeps all grey scans in float16, scaled to [0, 1] where they are not CT.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from radfm.cases import Scan
+
+PERCENTILES = (0.5, 99.5)
+HOUNSFIELD = (-32768, 32752)  # what float16 can bear with room; no detector says more
+_SAMPLE = 1_000_000  # pixels whose percentiles are those of all
+
+
+def stored_scan(scan: Scan, size: int, precision: str = "auto", max_slices: int | None = None) -> Scan:
+    """The scan with pixels (slices, H, W) uint8 or float16, or (slices, H, W, 3) uint8, of at most size x size.
+
+    Args:
+        precision: "auto", or "float16" for all grey scans.
+        max_slices: of a scan with more, so many are taken, evenly spaced.
+    Raises:
+        ValueError: for another precision.
+    """
+    if precision not in ("auto", "float16"):
+        raise ValueError(f"precision is auto or float16, not {precision!r}")
+    pixels, key, spacing = _chosen(scan, max_slices)
+    values = _values(pixels, scan.modality, precision)
+    height, width = _shape(pixels.shape[1:3], size, spacing)
+    if spacing is not None:
+        extent = (pixels.shape[1] * spacing[1] / height, pixels.shape[2] * spacing[2] / width)
+        spacing = (spacing[0], *(round(mm, 5) for mm in extent))
+    resized = _resized(values, height, width, np.float16 if values.dtype != np.uint8 else np.uint8)
+    return replace(scan, pixels=resized, key_slice=key, spacing_mm=spacing)
+
+
+def chosen_slices(count: int, key_slice: int | None, most: int | None) -> list[int]:
+    """Which of so many slices are taken: all, or `most` of them, evenly spaced, the key slice among them."""
+    if most is None or count <= most:
+        return list(range(count))
+    index = [int(i * count / most) for i in range(most)]
+    if key_slice is not None and key_slice not in index:
+        index[min(range(most), key=lambda i: abs(index[i] - key_slice))] = key_slice
+    return index
+
+
+def _chosen(scan: Scan, most: int | None):
+    count = len(scan.pixels)
+    index = chosen_slices(count, scan.key_slice, most)
+    if len(index) == count:
+        return scan.pixels, scan.key_slice, scan.spacing_mm
+    spacing = scan.spacing_mm and (scan.spacing_mm[0] * count / len(index), *scan.spacing_mm[1:])
+    return scan.pixels[index], (None if scan.key_slice is None else index.index(scan.key_slice)), spacing
+
+
+def _values(pixels: np.ndarray, modality: str | None, precision: str) -> np.ndarray:
+    """uint8, or what is to become float16 (int16 and float32 go on, to be resized first)."""
+    hounsfield = modality == "CT" and pixels.dtype != np.uint8 and pixels.ndim == 3
+    if hounsfield:
+        return pixels if pixels.dtype == np.int16 else np.clip(pixels, *HOUNSFIELD)
+    if pixels.ndim == 4 or (pixels.dtype == np.uint8 and precision == "auto"):
+        return pixels
+    step = max(1, int((pixels.size / _SAMPLE) ** 0.5))
+    sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
+    low, high = (float(p) for p in np.percentile(sample, PERCENTILES))
+    if high <= low:
+        low, high = float(pixels.min()), float(pixels.max())
+    scaled = np.subtract(pixels, low, dtype=np.float32)
+    scaled *= 1 / max(high - low, 1e-6)
+    np.clip(scaled, 0, 1, out=scaled)
+    if precision == "float16":
+        return scaled
+    scaled *= 255
+    return np.rint(scaled, out=scaled).astype(np.uint8)
+
+
+def _shape(shape: tuple[int, int], size: int, spacing_mm: tuple | None) -> tuple[int, int]:
+    row_mm, column_mm = spacing_mm[1:] if spacing_mm is not None and min(spacing_mm[1:]) > 0 else (1.0, 1.0)
+    finest = min(row_mm, column_mm)
+    height, width = shape[0] * row_mm / finest, shape[1] * column_mm / finest  # pixels, once they are square
+    scale = min(1.0, size / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resized(values: np.ndarray, height: int, width: int, dtype) -> np.ndarray:
+    if values.shape[1:3] == (height, width):
+        return np.ascontiguousarray(values, dtype)
+    resized = np.empty((len(values), height, width, *values.shape[3:]), dtype)
+    for slot, picture in zip(resized, values, strict=True):
+        if picture.dtype != np.uint8:
+            picture = picture.astype(np.float32)
+        slot[...] = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    return resized
