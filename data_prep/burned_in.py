@@ -1,0 +1,81 @@
+"""Scans whose pixels may carry text: names, dates, numbers that no header can take out.
+
+Decisions:
+- It warns and never alters a picture: what is listed, a person must look at (`text_in_pixels`, and the report).
+- The header is believed when it warns: BurnedInAnnotation = YES, a secondary capture, an ultrasound machine's screen.
+- The borders are looked at as well, where machines and viewers write: thin, bright strokes on a flat ground, many of
+  them side by side in a row of letters' height. Film labels and calipers are found too; anatomy rarely is.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import UID
+from radfm.data_prep.looks import grey_slice, shown_slice
+
+from radfm.cases import Scan
+from radfm.readers.errors import quiet_libraries
+
+_TAGS = ["BurnedInAnnotation", "SOPClassUID", "Modality", "RecognizableVisualFeatures"]
+_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
+_BAND = 0.15  # of the height and width: where text stands
+_STROKE = 45  # grey levels by which a stroke differs from the ground on both sides
+_LETTERS = 5  # so many strokes in a row make a word
+
+
+def header_says_text(path: Path) -> str | None:
+    """Why a DICOM file's header warns of text in the pixels; None where it does not, or the file is not DICOM."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                return None
+        with quiet_libraries():
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            said, kind = str(header.get("BurnedInAnnotation", "")).upper(), UID(str(header.get("SOPClassUID", "")))
+            modality = str(header.get("Modality", "")).upper()
+    except Exception:  # a damaged header is listed when the file is read
+        return None
+    if said == "YES":
+        return "header says so"
+    if said != "NO" and kind.startswith(_CAPTURES):
+        return "screen capture"
+    if said != "NO" and modality in ("US", "ES", "XC"):
+        return "machine that writes on its screen"
+    return None
+
+
+def text_in_borders(scan: Scan) -> bool:
+    """Whether the shown slice seems to have writing near its borders."""
+    picture = grey_slice(scan, shown_slice(scan)).astype(np.int16)
+    if min(picture.shape) < 64:
+        return False
+    height, width = (round(side * _BAND) for side in picture.shape)
+    bands = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
+    return any(_has_writing(band) for band in bands)
+
+
+def _has_writing(band: np.ndarray) -> bool:
+    """(H, W) int16: is there a row of letters?"""
+    # A stroke is brighter than what lies two pixels to its left and its right.
+    stroke = np.minimum(band[:, 2:-2] - band[:, :-4], band[:, 2:-2] - band[:, 4:]) > _STROKE
+    if not stroke.any():
+        return False
+    for top in range(0, max(1, len(stroke) - 5), 3):
+        row = stroke[top : top + 8]  # letters are about so high, or higher
+        columns = row.sum(0) >= 2
+        starts = np.flatnonzero(columns & ~np.roll(columns, 1))
+        gaps = np.diff(starts)
+        near = np.flatnonzero(gaps > 14)
+        runs = np.split(starts, near + 1)
+        for run in runs:
+            if len(run) >= _LETTERS * 2 and _flat_around(band, top, run):
+                return True
+    return False
+
+
+def _flat_around(band: np.ndarray, top: int, run: np.ndarray) -> bool:
+    """Whether most of what lies among the strokes has one value: text stands on a ground, anatomy does not."""
+    part = band[max(0, top - 1) : top + 9, max(0, run[0] - 2) : run[-1] + 6]
+    values, counts = np.unique(part // 8, return_counts=True)
+    return len(values) > 1 and counts.max() / counts.sum() > 0.4
