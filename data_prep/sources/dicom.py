@@ -1,0 +1,193 @@
+"""A tree of DICOM studies, or a DICOMDIR, with labels from a table by accession number or study.
+
+    radfm prepare dicom archive/ OUT --labels labels.csv        # columns: study or accession, disorders, ...
+
+Decisions:
+- A case is a study; or, with case="patient", all studies of a patient, so that a course over time can be seen.
+- Headers are read twice: once here, to know which file is whose, and once with the pixels. Here they are de-identified
+  before anything is taken of them, and so are the numbers in the table of labels: they meet as pseudonyms. There, what
+  `radfm.readers` takes of a header is nothing that the profile alters, but for dates, of which it keeps the distances.
+- Studies without a label are taken, and marked so; labels without a study are listed.
+- Files that are not DICOM are listed. Names of files and folders may name patients, so pseudonyms stand for them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from radfm.data_prep.deidentify import deidentify, keyed_uid
+from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
+from radfm.data_prep.pseudonyms import Pseudonyms
+from radfm.data_prep.read_files import list_files, read_files
+from radfm.data_prep.sources.rows import read_rows, split_list
+
+from radfm.readers.errors import quiet_libraries
+
+_TAGS = ["StudyInstanceUID", "AccessionNumber", "PatientID", "PatientAge", "PatientSex", "StudyDate"]
+_TAGS += ["DirectoryRecordSequence"]
+_BY = {"study": "study", "studyinstanceuid": "study", "study_id": "study", "study_uid": "study"}
+_BY |= {"accession": "accession", "accessionnumber": "accession", "accession_number": "accession"}
+CASES = ("study", "patient")
+
+
+class Dicom:
+    """See the module, and `radfm.data_prep.plan.Source`.
+
+    Args:
+        path: a folder, or a DICOMDIR.
+        pseudonyms: how patients, studies and files are called in the data set.
+        labels: CSV or JSON Lines with a column "study" or "accession", and "disorders", "icd10cm", "history", "split".
+        case: what a case is, "study" or "patient".
+    """
+
+    name = "dicom"
+
+    def __init__(self, path: str | Path, pseudonyms: Pseudonyms, labels: str | Path | None = None, case: str = "study"):
+        if case not in CASES:
+            raise ValueError(f"a case is a study or a patient, not {case!r}")
+        self.path, self.pseudonyms, self.case = Path(path), pseudonyms, case
+        self.labels = None if labels is None else Path(labels)
+        self.settings: dict[str, Any] = {"case": case, "labels": labels is not None}
+        self.notice: dict[str, str] = {}
+
+    def listing(self) -> Listing:
+        files = self._files()
+        rejected, studies = [], {}
+        for file in files:
+            header = _header(file)
+            if header is not None:
+                deidentify(header, self.pseudonyms)
+            else:
+                rejected.append(
+                    Rejected("file", self._shown(file), "is not DICOM, or its header is damaged: export it again")
+                )
+                continue
+            study = str(header.get("StudyInstanceUID", "")) or keyed_uid(f"folder {file.parent}", self.pseudonyms)
+            studies.setdefault(study, []).append((file, header))
+        labels, unusable = self._labels()
+        grouped: dict[str, dict[str, list]] = {}
+        for study, members in studies.items():
+            patient = next((str(h.PatientID) for _, h in members if h.get("PatientID")), study)
+            grouped.setdefault(study if self.case == "study" else patient, {})[study] = members
+        plans, used = [], set()
+        for case, of_case in sorted(grouped.items()):
+            plans.append(self._plan(case, of_case, labels, used))
+        unusable += [
+            Rejected(
+                "row", f"line {row['line']}", "labels a study that is not among the files: copy it, or drop the row"
+            )
+            for row in {id(row): row for row in labels.values()}.values()
+            if row["line"] not in used
+        ]
+        listed = len(files) + len(unusable)
+        return Listing(plans, rejected + unusable, "file or label", listed, listed - len(rejected) - len(unusable))
+
+    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+        return map(read_files, plans)
+
+    def _files(self) -> list[Path]:
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such file or folder")
+        if self.path.is_dir():
+            return [file for file in list_files(self.path) if file.name.upper() != "DICOMDIR"]
+        header = _header(self.path)
+        if header is None or "DirectoryRecordSequence" not in header:
+            raise ValueError(f"{self.path} is no DICOMDIR: give it, or the folder of the studies")
+        found = []
+        for record in header.DirectoryRecordSequence:
+            name = record.get("ReferencedFileID")
+            if name:
+                parts = [name] if isinstance(name, str) else list(name)
+                found.append(self.path.parent.joinpath(*parts))
+        return sorted(set(found))
+
+    def _labels(self) -> tuple[dict[tuple[str, str], dict], list[Rejected]]:
+        """("study" or "accession", its number) -> row, and what could not be read."""
+        if self.labels is None:
+            return {}, []
+        found, rejected = {}, []
+        for line, row in read_rows(self.labels):
+            if isinstance(row, Rejected):
+                rejected.append(row)
+                continue
+            keys = [
+                (_BY[column], self._number(_BY[column], row[column])) for column in row if column in _BY and row[column]
+            ]
+            if not keys:
+                rejected.append(Rejected("row", f"line {line}", "names no study and no accession number: fill one in"))
+                continue
+            row["line"] = line
+            try:
+                row["split"] = known_split(row["split"]) if row.get("split") else None
+            except ValueError as error:
+                rejected.append(Rejected("row", f"line {line}", str(error)))
+                continue
+            for key in keys:
+                found.setdefault(key, row)
+        if not found:
+            raise ValueError(f"{self.labels} has no row with a study or an accession number: name a column so")
+        return found, rejected
+
+    def _plan(self, case: str, of_case: dict[str, list], labels: dict, used: set) -> CasePlan:
+        members = [member for study in of_case.values() for member in study]
+        headers = [header for _, header in members]
+        plan = CasePlan(
+            case_id=_short("c-", case),
+            patient_id=next((str(h.PatientID) for h in headers if h.get("PatientID")), _short("", case)),
+            labelled=False,
+            age=known_age(next((age for age in map(_age, headers) if age is not None), None)),
+            sex=known_sex(str(next((h.PatientSex for h in headers if h.get("PatientSex")), ""))),
+        )
+        disorders: dict[str, list[str]] = {}
+        for study, files in of_case.items():
+            numbers = [("study", study)] + [("accession", str(h.get("AccessionNumber", ""))) for _, h in files]
+            row = next((labels[number] for number in numbers if number in labels), None)
+            if row is not None:
+                used.add(row["line"])
+                names, codes = split_list(row.get("disorders")), split_list(row.get("icd10cm"))
+                paired = (
+                    [[c] for c in codes]
+                    if len(codes) == len(names)
+                    else [codes if len(names) == 1 else []] * len(names)
+                )
+                disorders |= dict(zip(names, paired or [[] for _ in names], strict=True))
+                plan.labelled = True
+                plan.history = plan.history or row.get("history") or None
+                plan.split = plan.split or row["split"]
+            paths = [file for file, _ in files]
+            plan.items.append(Item([str(path.absolute()) for path in paths], [self._shown(path) for path in paths]))
+        plan.disorders, plan.icd10cm = list(disorders), list(disorders.values())
+        return plan
+
+    def _number(self, kind: str, number: str) -> str:
+        """Of a study or an accession, as it stands in de-identified headers."""
+        return keyed_uid(number, self.pseudonyms) if kind == "study" else self.pseudonyms.of("accession", number)
+
+    def _shown(self, file: Path) -> str:
+        top = self.path if self.path.is_dir() else self.path.parent
+        return self.pseudonyms.of("file", file.relative_to(top).as_posix())
+
+
+def _short(kind: str, name: str) -> str:
+    """A study's keyed UID is a long number: its first 16 hex digits are as good."""
+    digits = name.removeprefix("2.25.")
+    return f"{kind}{int(digits):032x}"[: len(kind) + 16] if name != digits and digits.isdigit() else kind + name
+
+
+def _header(file: Path):
+    """The elements needed here; None where the file is not DICOM."""
+    try:
+        with quiet_libraries():
+            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            return header if header.file_meta or "StudyInstanceUID" in header else None
+    except Exception:  # pydicom raises anything on damaged headers
+        return None
+
+
+def _age(header) -> float | None:
+    """ "034Y" -> 34.0; also months, weeks and days."""
+    said = str(header.get("PatientAge", "")).strip()
+    if not said[:-1].isdigit() or said[-1:] not in "YMWD":
+        return None
+    return float(said[:-1]) / {"Y": 1, "M": 12, "W": 52, "D": 365}[said[-1]]

@@ -1,0 +1,192 @@
+"""A table with one row per file: what a hospital can write in an hour.
+
+    case,patient,path,modality,disorders,history,...
+    17,P4,17/chest.png,X-ray,Pneumothorax; Rib fracture,fell off a ladder
+    17,P4,17/ct,CT,,
+
+Decisions:
+- Rows with the same case are one case; what they say of it (disorders, history) is put together.
+- A path is a file, or a folder with the files of one study, and is relative to the table.
+- A mistake costs its row, which is listed with its line number, and not its case.
+- `disorders` empty in all rows of a case: a normal case. A case is unlabelled only where the table has no such column,
+  or says "unknown".
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from radfm.data_prep.guess import guess_plane
+from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
+from radfm.data_prep.pseudonyms import Pseudonyms
+from radfm.data_prep.read_files import list_files, read_files
+from radfm.data_prep.sources.rows import read_rows, split_list
+
+from radfm.cases import modality_name
+
+COLUMNS = {
+    "case": "which case the file belongs to; required",
+    "patient": "whose case it is, so that a patient stays in one split; unset, every case is a patient of its own",
+    "path": "file, or folder of a DICOM study, relative to this table; required",
+    "modality": "CT, MRI, X-ray, ultrasound, mammography, ... for files that are not DICOM",
+    "disorders": 'names separated by ";", empty for a normal case, "unknown" where nobody said',
+    "icd10cm": 'codes separated by ";", one for each disorder in the same order; unset, looked up',
+    "history": "what was known before the scans were read",
+    "plane": "axial, coronal, sagittal, oblique; PA, AP, lateral, MLO, CC",
+    "body_part": "what was examined",
+    "days": "day of the scan, counted from any day",
+    "date": "or its date, as 2024-05-31: only the distance to the newest scan is kept",
+    "key_slice": "number of the slice that shows the finding, from 0",
+    "split": "train, validation or test, where it is given; unset, drawn",
+    "age": "of the patient, in years; above 89 kept as 90",
+    "sex": "F, M or other",
+}
+_CALLED = {"case_id": "case", "patient_id": "patient", "file": "path", "anatomy": "body_part", "icd10": "icd10cm"}
+_CALLED |= {"disorder": "disorders", "label": "disorders", "labels": "disorders", "gender": "sex", "icd": "icd10cm"}
+_NORMAL = {"normal", "no finding", "no findings", "none", "healthy"}
+
+
+def template() -> str:
+    """A manifest to fill in, as CSV, and what its columns mean."""
+    example = {"case": "17", "patient": "P4", "path": "17/chest.png", "modality": "X-ray"}
+    example |= {"disorders": "Pneumothorax; Rib fracture", "history": "fell off a ladder", "plane": "PA"}
+    lines = [",".join(COLUMNS), ",".join(example.get(column, "") for column in COLUMNS)]
+    return "\n".join(lines) + "\n"
+
+
+class Manifest:
+    """See the module, and `radfm.data_prep.plan.Source`.
+
+    Args:
+        table: CSV or JSON Lines.
+        pseudonyms: how patients, cases and files are called in the data set.
+        modality: of files whose row and header say none.
+    """
+
+    name = "manifest"
+
+    def __init__(self, table: str | Path, pseudonyms: Pseudonyms, modality: str | None = None):
+        self.table, self.pseudonyms = Path(table), pseudonyms
+        self.modality = modality and modality_name(modality)
+        self.settings: dict[str, Any] = {"modality": self.modality}
+        self.notice: dict[str, str] = {}
+
+    def listing(self) -> Listing:
+        rejected, planned, listed, columns = [], 0, 0, set()
+        rows_of: dict[str, list[tuple[int, dict]]] = {}
+        for line, row in read_rows(self.table):
+            listed += 1
+            if isinstance(row, Rejected):
+                rejected.append(row)
+                continue
+            row = {_CALLED.get(name, name): value for name, value in row.items()}
+            columns |= row.keys()
+            try:
+                checked = self._checked(row)
+                known = rows_of.get(checked["case"])
+                if known and known[0][1]["patient"] != checked["patient"]:
+                    raise ValueError(f"gives its case another patient than line {known[0][0]}: correct one of them")
+            except ValueError as error:
+                rejected.append(Rejected("row", f"line {line}", str(error)))
+                continue
+            rows_of.setdefault(checked["case"], []).append((line, checked))
+            planned += 1
+        if listed and (missing := {"case", "path"} - columns):
+            raise ValueError(
+                f"{self.table} has no column {sorted(missing)[0]!r}: see radfm prepare manifest --template"
+            )
+        plans = [self._plan(rows, "disorders" in columns) for rows in rows_of.values()]
+        return Listing(plans, rejected, "row", listed, planned)
+
+    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+        return map(read_files, plans)
+
+    def _checked(self, row: dict) -> dict:
+        """The row with its values understood. Raises: ValueError with what is wrong and what to do."""
+        for column in ("case", "path"):
+            if not row.get(column):
+                raise ValueError(f"has no {column}: fill it in")
+        found = dict(row)
+        path = self.table.parent / row["path"]
+        if not path.exists():
+            raise ValueError(f"names a file that is not there ({self._shown(row['path'])}): correct the path")
+        found["files"] = list_files(path) if path.is_dir() else [path]
+        if not found["files"]:
+            raise ValueError("names a folder without files: correct the path")
+        found["modality"] = modality_name(row["modality"]) if row.get("modality") else self.modality
+        found["patient"] = row.get("patient") or f"case {row['case']}"
+        found["disorders"] = split_list(row.get("disorders"))
+        found["icd10cm"] = split_list(row.get("icd10cm"))
+        if found["icd10cm"] and len(found["icd10cm"]) != len(found["disorders"]):
+            if len(found["disorders"]) != 1:
+                raise ValueError(
+                    f"has {len(found['icd10cm'])} codes for {len(found['disorders'])} disorders: give one for each"
+                )
+            found["icd10cm"] = [found["icd10cm"]]
+        else:
+            found["icd10cm"] = [[code] for code in found["icd10cm"]]
+        found["split"] = known_split(row["split"]) if row.get("split") else None
+        found["days"] = _number(row.get("days"), "days")
+        found["plane"] = guess_plane(row.get("plane") or "", found["modality"])
+        found["age"] = known_age(_number(row.get("age"), "age"))
+        found["sex"] = known_sex(row.get("sex"))
+        key = _number(row.get("key_slice"), "key_slice")
+        found["key_slice"] = None if key is None else int(key)
+        if row.get("date"):
+            try:
+                found["days"] = float(date.fromisoformat(row["date"]).toordinal())
+            except ValueError:
+                raise ValueError("has a date that is none: write it as 2024-05-31") from None
+        return found
+
+    def _plan(self, rows: list[tuple[int, dict]], labelled: bool) -> CasePlan:
+        first = rows[0][1]
+        days = [row["days"] for _, row in rows if row["days"] is not None]
+        disorders: dict[str, list[str]] = {}
+        for _, row in rows:
+            codes = row["icd10cm"] or [[]] * len(row["disorders"])
+            for name, given in zip(row["disorders"], codes, strict=True):
+                disorders[name] = disorders.get(name) or given
+        known = not any(name.casefold() == "unknown" for name in disorders)
+        disorders = {n: c for n, c in disorders.items() if n.casefold() not in _NORMAL | {"unknown"}}
+        plan = CasePlan(
+            case_id=self.pseudonyms.of("case", first["case"]),
+            patient_id=self.pseudonyms.of("patient", first["patient"]),
+            disorders=list(disorders),
+            icd10cm=list(disorders.values()),
+            history=next((row["history"] for _, row in rows if row.get("history")), None),
+            split=next((row["split"] for _, row in rows if row["split"]), None),
+            labelled=labelled and known,
+            age=next((row["age"] for _, row in rows if row["age"] is not None), None),
+            sex=next((row["sex"] for _, row in rows if row["sex"]), None),
+        )
+        for _, row in rows:
+            plan.items.append(
+                Item(
+                    paths=[str(path.absolute()) for path in row["files"]],
+                    names=[self._shown(os.path.relpath(path, self.table.parent)) for path in row["files"]],
+                    modality=row["modality"],
+                    plane=row["plane"],
+                    days=None if row["days"] is None else max(days) - row["days"],
+                    body_part=(row.get("body_part") or "").lower() or None,
+                    key_slice=row["key_slice"],
+                )
+            )
+        return plan
+
+    def _shown(self, path: str) -> str:
+        return self.pseudonyms.of("file", path)
+
+
+def _number(value: str | None, column: str) -> float | None:
+    if not value:
+        return None
+    try:
+        number = float(value.replace(",", "."))
+    except ValueError:
+        raise ValueError(f"has {value!r} for {column}: write a number") from None
+    if not abs(number) < 1e7 or (column != "days" and number < 0):
+        raise ValueError(f"has {value!r} for {column}: out of range")
+    return number

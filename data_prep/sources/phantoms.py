@@ -1,0 +1,48 @@
+"""Synthetic patients with known truth, see docs/phantoms.md: the one source that needs no files.
+
+radfm prepare phantoms OUT --cases 2000 --seed 0
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from radfm.data_prep.phantoms import make_case
+from radfm.data_prep.plan import CasePlan, Found, Listing, Notes
+
+
+class Phantoms:
+    """See `radfm.data_prep.plan.Source`.
+
+    Args:
+        cases: how many; as many patients.
+        seed: of everything.
+        size: height and width of a picture, at least 32.
+    """
+
+    name = "phantoms"
+
+    def __init__(self, cases: int, seed: int = 0, size: int = 96):
+        if cases < 1:
+            raise ValueError(f"{cases} phantoms are none: give at least 1")
+        self.cases, self.seed, self.size = cases, seed, size
+        self.settings: dict[str, Any] = {"cases": cases, "seed": seed, "size": size}
+        self.notice = {
+            "title": "radfm phantoms",
+            "licence": "Apache-2.0",
+            "layout": "Drawn by radfm, not learnt: no patient's picture went into them. See docs/phantoms.md.",
+        }
+
+    def listing(self) -> Listing:
+        plans = []
+        for index in range(self.cases):
+            name = f"S{self.seed}P{index:06d}"
+            plans.append(CasePlan(name, name, about={"index": index}))
+        return Listing(plans, [], "case", self.cases, self.cases)
+
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+        for plan in plans:
+            phantom = make_case(self.seed, plan.about["index"], self.cases, self.size)
+            plan.disorders, plan.history = phantom.case.disorders, phantom.history
+            plan.icd10cm = [[code] for code in phantom.icd10cm]
+            notes = [Notes("source", "source") for _ in phantom.case.scans]
+            yield Found(phantom.case, files=0, unread=0, notes=notes, truth=phantom.masks)

@@ -1,0 +1,86 @@
+"""Tables that people write, row by row with line numbers: CSV as any spreadsheet saves it, or JSON Lines.
+
+Decisions:
+- The separator is the one of comma, semicolon and tab that the header has most of: a German Excel writes semicolons.
+- A row that cannot be read is a `Rejected`, and the next one is read.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+from radfm.data_prep.plan import Rejected
+
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | list] | Rejected]]:
+    """(line number, row) of each row that is not empty; names of columns in lower case, values stripped.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not text, or has no header.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8: save it as CSV UTF-8, or as JSON Lines") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder: give the table itself") from None
+    if "\0" in text:
+        raise ValueError(f"{path} holds NUL characters, so it is no text: save it as CSV UTF-8")
+    yield from _json_rows(text) if path.suffix.lower() in JSON_LINES else _csv_rows(path, text)
+
+
+def split_list(value: str | list | None) -> list[str]:
+    """ "Pneumonia; Rib fracture" or a JSON list -> names, each once."""
+    parts = value if isinstance(value, list) else (value or "").split(";")
+    return list(dict.fromkeys(name for name in (" ".join(str(part).split()) for part in parts) if name))
+
+
+def _csv_rows(path: Path, text: str):
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+    columns: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            yield line, Rejected("row", f"line {line}", f"cannot be read ({error}): check its quotes")
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue
+        if columns is None:
+            columns = [cell.strip().lower() for cell in cells]
+            if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+                raise ValueError(f"{path} has two columns called {twice[0]!r}: rename one")
+        elif len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
+            reason = (
+                f"has {len(cells)} cells, and the header {len(columns)}: put text that holds {delimiter!r} in quotes"
+            )
+            yield line, Rejected("row", f"line {line}", reason)
+        else:
+            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
+    if columns is None:
+        raise ValueError(f"{path} is empty: its first line names the columns")
+
+
+def _json_rows(text: str):
+    for line, content in enumerate(text.splitlines(), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+            if not isinstance(row, dict):
+                raise ValueError("it is no object")
+        except ValueError as error:
+            reason = str(error).split(": line")[0]
+            yield line, Rejected("row", f"line {line}", f"is no JSON object ({reason}): write one object per line")
+            continue
+        yield line, {str(k).lower(): v if isinstance(v, list) else "" if v is None else str(v) for k, v in row.items()}
