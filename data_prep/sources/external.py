@@ -1,0 +1,152 @@
+"""The 22 public sets on which RadDiag was evaluated (Zheng et al., Nature Communications 15:10147, 2024), one YAML file
+each in `external/`, and the one class that reads any of them.
+
+    radfm prepare CXR14 downloads/cxr14/ datasets/cxr14
+
+Decisions:
+- What differs between sets is data (`layout.py` says what a file may hold): there is no class and no branch for a set.
+- Nothing is downloaded. The files lie as their authors publish them, unpacked, anywhere below the folder.
+- `established` says how well the layout is known: from "documentation" (the authors', or public code of many users
+  that agrees), "partly", or "not"; `established_from` says from what, and what could not be found out.
+- Names and numbers of cases and patients stay as they were published: their authors have de-identified them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+from radfm.data_prep.plan import CasePlan, Found, Listing
+from radfm.data_prep.read_files import read_files
+from radfm.data_prep.sources.layout import KEYS, list_cases
+from radfm.data_prep.sources.pickled_arrays import read_pickled
+
+from radfm.readers.errors import Unreadable
+
+SETS = (
+    "VinDr-Mammo", "CXR14", "VinDr-SpineXR", "MosMedData", "ADNI", "NSCLC", "TCGA", "ISPY1", "ChestX-Det10", "CheXpert",
+    "COVID-19-Radio", "IU-Xray", "LNDb", "PadChest", "CC-CCII", "RadChest", "Brain-Tumor", "Brain-Tumor-17", "POCUS",
+    "MURA", "KneeMRI", "CT-Kidney",
+)  # fmt: skip
+ESTABLISHED = ("documentation", "partly", "not")
+ABOUT = (
+    "title", "homepage", "licence", "citation", "layout", "established", "established_from", "official_split",
+)  # fmt: skip
+_FOLDER = Path(__file__).parent / "external"
+
+
+def entry(name: str) -> dict[str, Any]:
+    """What is known of a set, whatever the case its name is written in. Raises: ValueError for a set that is none."""
+    known = {one.casefold(): one for one in SETS}
+    if name.casefold() not in known:
+        raise ValueError(f"no such set: {name!r}; there are {', '.join(SETS)}")
+    name = known[name.casefold()]
+    about = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    if wrong := (set(ABOUT) - set(about)) | (set(about) - set(ABOUT) - KEYS):
+        raise ValueError(f"{name}.yaml lacks, or should not have, {', '.join(sorted(wrong))}")
+    return {"name": name} | about
+
+
+class External:
+    """A public set in its published layout: see the module, and `radfm.data_prep.plan.Source`.
+
+    Args:
+        name: of `SETS`.
+        folder: what was unpacked, at any level above the files.
+        uncertain: what a label is that its authors were unsure of: "absent" or "present".
+    """
+
+    name = "external"
+
+    def __init__(self, name: str, folder: str | Path, uncertain: str = "absent"):
+        about = entry(name)
+        self.folder, self.uncertain = Path(folder), uncertain
+        self.layout = {key: value for key, value in about.items() if key in KEYS}
+        self.settings: dict[str, Any] = {"set": about["name"], "uncertain": uncertain}
+        self.notice = {
+            "title": about["title"],
+            "licence": about["licence"],
+            "citation": about["citation"],
+            "homepage": about["homepage"],
+            "layout": f"{about['established']}: {about['established_from']}",
+        }
+
+    def listing(self) -> Listing:
+        return list_cases(self.folder, self.layout, self.uncertain)
+
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+        for plan in plans:
+            if self.layout.get("pickled"):
+                yield _read_pickled(plan)
+            elif self.layout.get("stack"):
+                yield _joined([_stacked(read_files(replace(plan, items=[item]))) for item in plan.items])
+            else:
+                yield read_files(plan)
+
+
+def table() -> str:
+    """The sets as a table in Markdown, for docs/external_sets.md."""
+    lines = ["| set | what | modality | official split | layout known from | licence |", "|---|---|---|---|---|---|"]
+    for name in SETS:
+        about = entry(name)
+        what = f"[{about['title']}]({about['homepage']})"
+        known = f"**{about['established']}**: {about['established_from']}"
+        modality = about.get("modality") or "as its DICOM headers say"
+        cells = [name, what, modality, about["official_split"], known, about["licence"]]
+        lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _read_pickled(plan: CasePlan) -> Found:
+    """Arrays that are pickled are saved as .npy, one case at a time, and read as such."""
+    unread = []
+    with TemporaryDirectory() as folder:
+        items = []
+        for number, item in enumerate(plan.items):
+            for place, (path, name) in enumerate(zip(item.paths, item.names, strict=True)):
+                saved = Path(folder, f"{number}-{place}.npy")
+                try:
+                    np.save(saved, read_pickled(Path(path)))
+                except (Unreadable, OSError) as error:
+                    reason = str(error) if isinstance(error, Unreadable) else "cannot be opened: copy it again"
+                    unread.append((name, reason))
+                    continue
+                items.append(replace(item, paths=[str(saved)], names=[name]))
+        found = read_files(replace(plan, items=items))
+    found.files += len(unread)
+    found.unread += len(unread)
+    found.case.skipped += unread
+    return found
+
+
+def _stacked(found: Found) -> Found:
+    """The pictures of one study as the slices of one scan; those of another size than most are left out."""
+    scans, case = found.case.scans, found.case
+    if len(scans) < 2:
+        return found
+    shape = Counter(scan.pixels.shape[1:] for scan in scans).most_common(1)[0][0]
+    fitting = [scan for scan in scans if scan.pixels.shape[1:] == shape]
+    for scan in scans:
+        if scan.pixels.shape[1:] != shape:
+            case.skipped.append((scan.source, "has another size than the other slices: look whether it belongs there"))
+            found.unread += 1
+    source = fitting[0].source.rpartition("/")[0] or fitting[0].source
+    case.scans = [replace(fitting[0], pixels=np.concatenate([scan.pixels for scan in fitting]), source=source)]
+    found.notes = found.notes[:1]
+    return found
+
+
+def _joined(parts: list[Found]) -> Found:
+    """What came of the items of one case, each read by itself."""
+    found = parts[0]
+    for part in parts[1:]:
+        found.case.scans += part.case.scans
+        found.case.skipped += part.case.skipped
+        found.notes += part.notes
+        found.files += part.files
+        found.unread += part.unread
+    return found
