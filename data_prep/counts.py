@@ -1,0 +1,171 @@
+"""The numbers of a data set, for its report and its card: both say the same because both ask here.
+
+Decisions:
+- Head, body and tail go by the cases of the training split: at least 100, 30 to 99, fewer than 30.
+- A case without disorders is normal where somebody said so, and unlabelled where nobody did.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radfm.data_prep.plan import SPLITS
+
+from radfm.knowledge import icd10cm
+from radfm.knowledge.disorders import Disorder, Vocabulary
+
+HEAD, BODY = 100, 30  # training cases, at least
+GROUPS = ("head", "body", "tail")
+UNKNOWN = "not stated"
+
+
+@dataclass
+class SplitCounts:
+    patients: int = 0
+    cases: int = 0
+    scans: int = 0
+    slices: int = 0
+    disorders: int = 0
+    official: int = 0  # cases whose split the source gave
+
+
+@dataclass
+class ModalityCounts:
+    cases: int = 0
+    scans: int = 0
+    slices: int = 0
+    key_slices: int = 0
+    split_scans: Counter = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class DisorderCounts:
+    """A disorder and in how many cases it is.
+
+    Attributes:
+        codes: sure ones, each with its description.
+        split_cases: split -> cases.
+        group: one of `GROUPS`.
+    """
+
+    name: str
+    codes: list[tuple[str, str]]
+    split_cases: dict[str, int]
+    group: str
+
+    @property
+    def cases(self) -> int:
+        return sum(self.split_cases.values())
+
+
+@dataclass
+class Counts:
+    """All numbers; those that are Counters are in no special order.
+
+    Attributes:
+        modalities, body_parts: most frequent first, `UNKNOWN` last.
+        disorders: in the order of the vocabulary, which is by cases.
+        sex, ages: of patients; ages only where known.
+        several_modalities: cases with scans of more than one.
+    """
+
+    cases: int = 0
+    patients: int = 0
+    scans: int = 0
+    slices: int = 0
+    normal: int = 0
+    unlabelled: int = 0
+    with_history: int = 0
+    several_modalities: int = 0
+    key_slices: int = 0
+    text_in_pixels: int = 0
+    splits: dict[str, SplitCounts] = field(default_factory=dict)
+    modalities: dict[str, ModalityCounts] = field(default_factory=dict)
+    body_parts: dict[str, int] = field(default_factory=dict)
+    disorders: list[DisorderCounts] = field(default_factory=list)
+    scans_per_case: Counter = field(default_factory=Counter)
+    slices_per_scan: Counter = field(default_factory=Counter)
+    modality_from: Counter = field(default_factory=Counter)
+    plane_from: Counter = field(default_factory=Counter)
+    sex: Counter = field(default_factory=Counter)
+    ages: list[float] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> int:
+        return self.cases - self.unlabelled
+
+    def group(self, name: str) -> list[DisorderCounts]:
+        return [disorder for disorder in self.disorders if disorder.group == name]
+
+
+def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -> Counts:
+    """rows: of the table of cases; scans: what the shards noted of each scan, in the order of the table of scans."""
+    counts = Counts(cases=len(rows), scans=len(scans), splits={split: SplitCounts() for split in SPLITS})
+    split_cases: dict[str, Counter] = {split: Counter() for split in SPLITS}
+    patients: dict[str, dict] = {}
+    modalities: dict[str, ModalityCounts] = {}
+    body_parts: Counter = Counter()
+    for row in rows:
+        split = counts.splits[row["split"]]
+        if row["patient_id"] not in patients:
+            split.patients += 1
+        person = patients.setdefault(row["patient_id"], {"age": None, "sex": None})
+        person["age"] = row["age"] if person["age"] is None else person["age"]
+        person["sex"] = row["sex"] if person["sex"] is None else person["sex"]
+        split.cases += 1
+        split.official += row["split_from"] == "source"
+        split_cases[row["split"]].update(set(row["labels"]))
+        counts.unlabelled += not row["labelled"]
+        counts.normal += row["labelled"] and not row["labels"]
+        counts.with_history += bool(row["history"])
+        counts.scans_per_case[len(row["scan_rows"])] += 1
+        seen = set()
+        for scan in (scans[i] for i in row["scan_rows"]):
+            name = scan["modality"] or UNKNOWN
+            modality = modalities.setdefault(name, ModalityCounts())
+            modality.cases += name not in seen
+            seen.add(name)
+            modality.scans += 1
+            modality.slices += scan["slices"]
+            modality.key_slices += scan["key_slice"]
+            modality.split_scans[row["split"]] += 1
+            split.scans += 1
+            split.slices += scan["slices"]
+            body_parts[scan["body_part"] or UNKNOWN] += 1
+            counts.slices_per_scan[scan["slices"]] += 1
+            counts.modality_from[scan["modality_from"]] += 1
+            counts.plane_from[scan["plane_from"]] += 1
+            counts.text_in_pixels += scan["text_in_pixels"] is not None
+        counts.several_modalities += len(seen) > 1
+    for name, split in counts.splits.items():
+        split.disorders = len(split_cases[name])
+    counts.patients = len(patients)
+    counts.slices = sum(split.slices for split in counts.splits.values())
+    counts.key_slices = sum(modality.key_slices for modality in modalities.values())
+    counts.modalities = dict(sorted(modalities.items(), key=lambda m: (m[0] == UNKNOWN, -m[1].scans, m[0])))
+    counts.body_parts = dict(sorted(body_parts.items(), key=lambda part: (part[0] == UNKNOWN, -part[1], part[0])))
+    counts.disorders = [_disorder(one, i, split_cases) for i, one in enumerate(vocabulary)]
+    counts.sex = Counter(person["sex"] or UNKNOWN for person in patients.values())
+    counts.ages = [person["age"] for person in patients.values() if person["age"] is not None]
+    return counts
+
+
+def bytes_on_disk(folder: Path, tables: Sequence[str]) -> int:
+    """Of the tables, which is nearly all there is."""
+    return sum(file.stat().st_size for table in tables for file in (folder / table).glob("data-*.arrow"))
+
+
+def described(code: str) -> str:
+    """The description of an ICD-10-CM code."""
+    return icd10cm.get(code).description
+
+
+def group_of(training_cases: int) -> str:
+    return "head" if training_cases >= HEAD else "body" if training_cases >= BODY else "tail"
+
+
+def _disorder(disorder: Disorder, row: int, split_cases: dict[str, Counter]) -> DisorderCounts:
+    cases = {split: split_cases[split][row] for split in SPLITS}
+    codes = [(code, described(code)) for code in disorder.icd10cm]
+    return DisorderCounts(disorder.name, codes, cases, group_of(cases["train"]))

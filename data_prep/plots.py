@@ -1,0 +1,215 @@
+"""The figures of the report and of the card.
+
+Decisions:
+- Narrow, with large letters: two stand side by side on a screen, and one fills a phone and stays legible.
+- As SVG, words stay words: they can be searched, and names in any script are drawn by the reader's own fonts.
+- The same numbers give the same bytes: no date, and a fixed salt for the ids.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from io import BytesIO, StringIO
+from math import log10
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts
+from radfm.data_prep.plan import SPLITS
+
+INK, FAINT = "#22303c", "#8a97a3"
+SPLIT_COLOURS = dict(zip(SPLITS, ("#2f5d7c", "#9dbdd0", "#d39a4a"), strict=True))
+GROUP_COLOURS = dict(zip(GROUPS, ("#1d425c", "#4d86a8", "#a3c3d5"), strict=True))
+_ONE = SPLIT_COLOURS["train"]
+_STYLE = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "radfm",
+}
+_WIDTH = 4.6  # inches
+_LONGEST = 26  # letters beside a bar
+_NUMBERS = FuncFormatter(lambda value, _: f"{value:,.0f}")
+_SLICES = (1, 2, 5, 9, 17, 33, 65, 129, 257, 513)  # least of each bin
+_SCANS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33)
+
+
+def modalities(counts: Counts) -> Figure:
+    """Scans by modality, parted by split."""
+    bars = {
+        name: {split: one.split_scans[split] for split in SPLITS if counts.splits[split].cases}
+        for name, one in counts.modalities.items()
+    }
+    return _bars(bars, "scans")
+
+
+def body_parts(counts: Counts, most: int = 12) -> Figure:
+    """Scans by body part, the most frequent ones."""
+    named = {part: n for part, n in counts.body_parts.items() if part != UNKNOWN}
+    shown = dict(list(named.items())[:most])
+    if rest := len(named) - len(shown):
+        shown[f"{rest} more"] = sum(named.values()) - sum(shown.values())
+    if unknown := counts.body_parts.get(UNKNOWN):
+        shown[UNKNOWN] = unknown
+    return _bars({part: {None: n} for part, n in shown.items()}, "scans")
+
+
+def scans_per_case(counts: Counts) -> Figure:
+    return _histogram(counts.scans_per_case, _SCANS, "scans per case", "cases")
+
+
+def slices_per_scan(counts: Counts) -> Figure:
+    return _histogram(counts.slices_per_scan, _SLICES, "slices per scan", "scans")
+
+
+def tail(counts: Counts) -> Figure:
+    """Training cases of every disorder, from the most frequent to the rarest."""
+    cases = sorted((one.split_cases["train"] for one in counts.disorders), reverse=True)
+    seen = [n for n in cases if n]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.0)
+        for group, (least, most) in _limits().items():
+            ranks = [i for i, n in enumerate(seen) if least <= n < most]
+            total = _count(sum(least <= n < most for n in cases), "disorder")
+            steps, edges = [seen[i] for i in ranks], [0.5 + i for i in [*ranks, ranks[-1] + 1]] if ranks else [0, 0]
+            axes.stairs(
+                steps or [0], edges, fill=True, color=GROUP_COLOURS[group], linewidth=0, label=f"{group}: {total}"
+            )
+        axes.set_yscale("log")
+        top = max([*seen, 10]) * 1.6
+        for least in (HEAD, BODY):
+            if least < top:
+                axes.axhline(least, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_ylim(0.7, top)
+        axes.set_xlim(0.5, max(len(seen), 5) + 0.5)
+        axes.yaxis.set_major_formatter(_NUMBERS)
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(_NUMBERS)
+        axes.set_xlabel("disorders, by rank")
+        axes.set_ylabel("training cases")
+        axes.legend(loc="upper right", handlelength=1, handleheight=1)
+    return figure
+
+
+def stratification(counts: Counts) -> Figure:
+    """Share of each disorder's cases that is in the training split, against how many cases it has."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.0)
+        dots = Counter((one.cases, one.split_cases["train"], one.group) for one in counts.disorders if one.cases)
+        cases = [cases for cases, _, _ in dots]
+        shares = [training / cases for cases, training, _ in dots]
+        sizes = [12 * (1 + log10(disorders)) for disorders in dots.values()]
+        colours = [GROUP_COLOURS[group] for _, _, group in dots]
+        wanted = counts.splits["train"].cases / counts.cases
+        axes.axhline(wanted, color=SPLIT_COLOURS["test"], linewidth=1, zorder=0)
+        axes.scatter(cases, shares, sizes, colours, linewidths=0)
+        axes.set_xscale("log")
+        axes.set_xlim(0.8, max([*cases, 10]) * 1.4)
+        axes.set_ylim(-0.04, 1.04)
+        axes.xaxis.set_major_formatter(_NUMBERS)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.set_xlabel("cases of a disorder")
+        axes.set_ylabel("in the training split")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """To stand within a page: without a header, and without what names a place in the network."""
+    file = StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"", "", text, flags=re.S)
+    text = re.sub(r" (width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
+    return re.sub(r"\n\s*", "\n", text.replace("<svg", '<svg aria-hidden="true"', 1)).strip()
+
+
+def png(figure: Figure) -> bytes:
+    file = BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
+    """Bars from left to right, each of one part or of one per split; the total stands at its end."""
+    names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in bars]
+    totals = [sum(parts.values()) for parts in bars.values()]
+    splits = list(next(iter(bars.values())))
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(0.55 + 0.24 * len(names) + (0.25 if len(splits) > 1 else 0))
+        left = [0] * len(names)
+        for split in splits:
+            lengths = [parts[split] for parts in bars.values()]
+            axes.barh(
+                range(len(names)), lengths, 0.72, left, color=SPLIT_COLOURS.get(split, _ONE), label=split, linewidth=0
+            )
+            left = [start + length for start, length in zip(left, lengths, strict=True)]
+        for place, total in enumerate(totals):
+            axes.annotate(f"{total:,}", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(totals) * 1.14)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(_NUMBERS)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(unit)
+        if len(splits) > 1:
+            figure.legend(loc="outside upper right", ncols=3, handlelength=1, handleheight=1, columnspacing=1.2)
+    return figure
+
+
+def _histogram(found: Mapping[int, int], least: tuple[int, ...], what: str, unit: str) -> Figure:
+    """Counts in bins, which are named by the numbers that they hold."""
+    most = max(found)
+    edges = [edge for edge in least if edge <= most]
+    ends = [*edges[1:], None]
+    heights = [sum(n for value, n in found.items() if low <= value and (end is None or value < end))
+               for low, end in zip(edges, ends, strict=True)]  # fmt: skip
+    tops = [(end or max(most + 1, low + 1)) - 1 for low, end in zip(edges, ends, strict=True)]
+    names = [f"{low}" if low >= top else f"{low}–{top}" for low, top in zip(edges, tops, strict=True)]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(2.3)
+        axes.bar(range(len(names)), heights, 0.78, color=_ONE, linewidth=0)
+        for place, height in enumerate(heights):
+            if height:
+                axes.annotate(
+                    f"{height:,}", (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=8
+                )
+        axes.set_xticks(range(len(names)), names, fontsize=8)
+        axes.set_xlim(-0.6, max(len(names), 5) - 0.4)
+        axes.set_ylim(0, max(heights) * 1.14)
+        axes.tick_params(axis="x", length=0)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(_NUMBERS)
+        axes.set_xlabel(what)
+        axes.set_ylabel(unit)
+    return figure
+
+
+def _limits() -> dict[str, tuple[float, float]]:
+    return {"head": (HEAD, float("inf")), "body": (BODY, HEAD), "tail": (0, BODY)}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,279 @@
+"""report.html: what is in a data set, what was left out, and what a person should look at.
+
+Decisions:
+- One file that loads nothing: figures and pictures are in it, and it reads, sorts and prints without a network.
+- It shows pseudonyms, never more; pictures are described by modality, plane and body part alone.
+- Tables end where nobody reads on; what is left over is counted, and the file that has it all is named.
+- The same data set gives the same bytes, so pictures are chosen by rule and nothing tells the time.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from statistics import median
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from radfm.data_prep import plots
+from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts, bytes_on_disk, count, described
+from radfm.data_prep.pictures import LARGE, Picture, Pictures
+from radfm.data_prep.plan import SPLITS
+from radfm.data_prep.tables import write_text
+
+from radfm.knowledge import icd10cm
+from radfm.knowledge.disorders import Vocabulary
+
+REPORT = "report.html"
+ORIGINS = ("header", "source", "guess", "unknown")
+
+_EXAMPLES = 4  # of each modality
+_DISORDERS = 1000  # rows of the table
+_DOUBTFUL = 100
+_REASONS = 40
+_NAMES_OF_CASE = 3
+_NAMES = 4  # examples of each reason
+_GROUPS = 12  # of duplicates
+_COPIES = 4  # pictures of each group
+_TEXT_PICTURES = 24
+_TEXT_ROWS = 200
+_CODES = 60
+
+
+def write_report(
+    out: Path,
+    record: dict,
+    rows: Sequence[dict],
+    scans: Sequence[dict],
+    rejected: Sequence[dict],
+    duplicates: Sequence[list],
+    vocabulary: Vocabulary,
+) -> None:
+    """Writes report.html into the data set's folder, whose tables are there.
+
+    Args:
+        record: what dataset.json will say.
+        rows: of the table of cases.
+        scans: what the shards noted of each scan, in the order of the table of scans.
+        rejected, duplicates: lines of rejected.csv and duplicates.csv.
+    """
+    counts, reasons = count(rows, scans, vocabulary), _reasons(rejected)
+    case_of = [row for row in rows for _ in row["scan_rows"]]
+    pictures = Pictures(out)
+    page = (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=record["notice"].get("title") or f"Data set from {record['source']}",
+            record=record,
+            counts=counts,
+            splits=SPLITS,
+            groups=GROUPS,
+            head=HEAD,
+            body=BODY,
+            unknown=UNKNOWN,
+            edition=icd10cm.edition(),
+            size=bytes_on_disk(out, record["tables"]),
+            figures=_figures(counts),
+            median_age=median(counts.ages) if counts.ages else None,
+            origins=[(origin, counts.modality_from[origin], counts.plane_from[origin]) for origin in ORIGINS],
+            disorders=counts.disorders[:_DISORDERS],
+            doubtful=_doubtful(vocabulary, counts),
+            most_doubtful=_DOUBTFUL,
+            bad_codes=record["codes_not_in_icd10cm"][:_CODES],
+            examples=_examples(counts, scans, case_of, pictures),
+            rejected=len(rejected),
+            reasons=reasons[:_REASONS],
+            more_reasons=max(0, len(reasons) - _REASONS),
+            duplicates=_duplicates(duplicates, pictures),
+            written=_written(scans, case_of, pictures),
+        )
+    )
+    write_text(out / REPORT, page.rstrip() + "\n")
+
+
+def environment() -> Environment:
+    """Of the templates, with the filters that they use."""
+    jinja = Environment(
+        loader=PackageLoader("radfm.data_prep", "templates"),
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"number": _number, "many": _many, "bytes": _bytes, "share": _share}
+    return jinja
+
+
+def _figures(counts: Counts) -> dict[str, str]:
+    drawn = {
+        "modalities": plots.modalities(counts),
+        "body_parts": plots.body_parts(counts),
+        "scans_per_case": plots.scans_per_case(counts),
+        "slices_per_scan": plots.slices_per_scan(counts),
+    }
+    if any(one.split_cases["train"] for one in counts.disorders):
+        drawn["tail"] = plots.tail(counts)
+        drawn["stratification"] = plots.stratification(counts)
+    return {name: plots.svg(figure) for name, figure in drawn.items()}
+
+
+def _doubtful(vocabulary: Vocabulary, counts: Counts) -> list[dict]:
+    """Disorders without a code that is sure, the most frequent first, with the codes that they may mean."""
+    return [
+        {
+            "name": disorder.name,
+            "cases": counted.cases,
+            "codings": [(coding.code, described(coding.code), coding.confidence) for coding in disorder.codings],
+        }
+        for disorder, counted in zip(vocabulary, counts.disorders, strict=True)
+        if not disorder.icd10cm
+    ]
+
+
+def _examples(counts: Counts, scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> list[dict]:
+    """Of each modality a few scans, of different body parts and cases where there are."""
+    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row, scan in enumerate(scans):
+        found[scan["modality"] or UNKNOWN][scan["body_part"] or UNKNOWN].append(row)
+    return [
+        {
+            "modality": modality,
+            "scans": [
+                _example(case_of[row], pictures.picture(row))
+                for row in sorted(_varied(found[modality], scans, case_of))
+            ],
+        }
+        for modality in counts.modalities
+    ]
+
+
+def _example(case: dict, picture: Picture) -> dict:
+    """With the names of what the case has, first those that are outlined."""
+    names = sorted(case["disorders"], key=lambda name: name not in picture.outlined)
+    said = names[:_NAMES_OF_CASE] or ["normal" if case["labelled"] else "unlabelled"]
+    return {"picture": picture, "case": case, "names": said, "more": max(0, len(names) - _NAMES_OF_CASE)}
+
+
+def _varied(of_part: dict[str, list[int]], scans: Sequence[dict], case_of: Sequence[dict]) -> list[int]:
+    """Rows of scans: body parts in turn, each time of a new case, first those without text in their pixels."""
+    queues = [
+        sorted(rows, key=lambda row: (scans[row]["text_in_pixels"] is not None, not scans[row]["key_slice"], row))
+        for _, rows in sorted(of_part.items(), key=lambda part: (part[0] == UNKNOWN, -len(part[1]), part[0]))
+    ]
+    in_turn = [queue[place] for place in range(_EXAMPLES) for queue in queues if place < len(queue)]
+    first_of_case, others, seen = [], [], set()
+    for row in in_turn + [row for queue in queues for row in queue[_EXAMPLES:]]:
+        case = case_of[row]["case_id"]
+        (others if case in seen else first_of_case).append(row)
+        seen.add(case)
+        if len(first_of_case) == _EXAMPLES:
+            break
+    return (first_of_case + others)[:_EXAMPLES]
+
+
+def _reasons(rejected: Iterable[dict]) -> list[dict]:
+    """What was rejected by kind and reason, the most frequent first; reasons that differ in names only are one."""
+    groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for one in rejected:
+        groups[one["what"], _shape(one["reason"])].append(one)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [
+        {
+            "what": what,
+            "reason": shape if len({one["reason"] for one in found}) > 1 else found[0]["reason"],
+            "count": len(found),
+            "names": [one["name"] for one in found[:_NAMES]],
+        }
+        for (what, shape), found in ordered
+    ]
+
+
+def _shape(reason: str) -> str:
+    """A reason without what is of one file only: numbers, names in quotes, paths."""
+    reason = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
+    return re.sub(r"(?<!\w)[^\s(),:;]*(?:\d|\w/|\w\.\w)[^\s(),:;]*", "…", reason)
+
+
+def _duplicates(lines: Sequence[list], pictures: Pictures) -> dict:
+    """lines: group, across splits, case, patient, split, scan. Groups across splits come first."""
+    groups = [list(group) for _, group in groupby(lines, key=lambda line: line[0])]
+    groups.sort(key=lambda group: not group[0][1])
+    return {
+        "groups": len(groups),
+        "across": sum(bool(group[0][1]) for group in groups),
+        "scans": len(lines),
+        "shown": [
+            {
+                "number": group[0][0],
+                "across": bool(group[0][1]),
+                "scans": [
+                    {"case": case, "patient": patient, "split": split, "row": row,
+                     "picture": pictures.picture(row, plain=True)}
+                    for _, _, case, patient, split, row in _one_of_each_split(group)
+                ],
+                "more": max(0, len(group) - _COPIES),
+            }
+            for group in groups[:_GROUPS]
+        ],
+    }  # fmt: skip
+
+
+def _one_of_each_split(group: list[list]) -> list[list]:
+    """A few of the group, so chosen that all its splits are seen."""
+    splits: set[str] = set()
+    repeats = []
+    for line in group:
+        repeats.append(line[4] in splits)
+        splits.add(line[4])
+    order = sorted(range(len(group)), key=lambda i: (repeats[i], i))[:_COPIES]
+    return [group[i] for i in sorted(order)]
+
+
+def _written(scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> dict:
+    """Scans that may carry text: how many for each reason, and pictures of some of each."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row, scan in enumerate(scans):
+        if scan["text_in_pixels"] is not None:
+            found[scan["text_in_pixels"]].append(row)
+    reasons = sorted(found, key=lambda reason: (-len(found[reason]), reason))
+    each = -(-_TEXT_PICTURES // max(1, len(reasons)))
+    shown = sorted(row for reason in reasons for row in found[reason][:each])[:_TEXT_PICTURES]
+    rows = sorted(row for one in found.values() for row in one)
+    return {
+        "reasons": [(reason, len(found[reason])) for reason in reasons],
+        "shown": [
+            {"row": row, "reason": scans[row]["text_in_pixels"], "case": case_of[row]["case_id"],
+             "picture": pictures.picture(row, LARGE, plain=True)}
+            for row in shown
+        ],
+        "rows": [
+            {"row": row, "reason": scans[row]["text_in_pixels"], "case": case_of[row]["case_id"],
+             "source": scans[row]["source"], "modality": scans[row]["modality"] or UNKNOWN}
+            for row in islice(rows, _TEXT_ROWS)
+        ],
+        "more": max(0, len(rows) - _TEXT_ROWS),
+        "modalities": Counter(scans[row]["modality"] or UNKNOWN for row in rows).most_common(),
+    }  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _many(number: int, what: str, plural: str | None = None) -> str:
+    """ "1 case", "2 cases" """
+    return f"{number:,} {what if number == 1 else plural or what + 's'}"
+
+
+def _share(part: int, whole: int) -> str:
+    percent = 100 * part / whole if whole else 0.0
+    return f"{percent:.{int(0 < percent < 10)}f}\N{NO-BREAK SPACE}%"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
