@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radfm.data_prep.command import app as prepare
+
 if TYPE_CHECKING:
     from radfm.cases import Case
 
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 convert = typer.Typer(rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
 app.add_typer(convert, name="convert")
+app.add_typer(prepare, name="prepare")
 train = typer.Typer(rich_markup_mode=None, help="Train an encoder or a model.")
 app.add_typer(train, name="train")
 evaluate = typer.Typer(rich_markup_mode=None, help="Measure what was trained.")

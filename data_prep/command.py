@@ -1,0 +1,328 @@
+"""The command `radfm prepare SOURCE IN OUT`.
+
+Decisions:
+- A source's own options are the parameters of a function; those of all sources, and for hospital sources those of
+  privacy, are added to its signature, so that they are written down once.
+- Sources that come from a hospital (manifest, dicom, folder) hide names behind pseudonyms unless told otherwise; public
+  sets keep their names.
+"""
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from radfm.data_prep.plan import Source
+    from radfm.data_prep.pseudonyms import Pseudonyms
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Turn files into a data set of cases: radfm prepare SOURCE IN OUT. Each source has its own --help.",
+)
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="What to read.")]
+Modality = Annotated[str | None, typer.Option(help="Of files that do not say: CT, MRI, X-ray, ...")]
+
+
+def _of_all(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the data set; a killed run goes on there.")],
+    size: Annotated[int, typer.Option(min=16, help="Pixels of the longer side of a stored slice.")] = 256,
+    precision: Annotated[str, typer.Option(help="auto: uint8, float16 for CT; float16: for all grey scans.")] = "auto",
+    max_slices: Annotated[int | None, typer.Option(min=1, help="Of longer scans, so many, evenly spaced.")] = None,
+    cases_per_shard: Annotated[int, typer.Option(min=1, help="Cases in a shard, which a killed run repeats.")] = 100,
+    fractions: Annotated[str, typer.Option(help="Train, validation, test, without official split.")] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Unset, one for each core.")] = None,
+    part: Annotated[str, typer.Option(help="For several machines that share OUT: 0/4, 1/4, 2/4, 3/4.")] = "0/1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+): ...
+
+
+def _of_hospitals(
+    key: Annotated[
+        Path | None,
+        typer.Option(help="File with a secret: a patient has one pseudonym in all data sets made with it."),
+    ] = None,
+    keep_names: Annotated[bool, typer.Option("--keep-names", help="No pseudonyms, for public data.")] = False,
+    links: Annotated[
+        Path | None, typer.Option(help="Write a CSV of what pseudonyms stand for: keep it under lock and key.")
+    ] = None,
+): ...
+
+
+def _source(name: str | None = None, hospital: bool = False):
+    """Makes a command of a function from `names` (Pseudonyms) and its own options to a `Source`."""
+
+    def command_of(function):
+        own = inspect.signature(function).parameters
+        shared = {n: p for n, p in inspect.signature(_of_all).parameters.items() if n not in own}
+        private = inspect.signature(_of_hospitals).parameters if hospital else {}
+        mine = [parameter for parameter in own.values() if parameter.name != "names"]
+        arguments = [parameter for parameter in mine if parameter.default is inspect.Parameter.empty]
+        options = [parameter for parameter in mine if parameter.default is not inspect.Parameter.empty]
+
+        def command(**given) -> None:
+            _run(lambda names: function(names, **{p.name: given[p.name] for p in mine}), given)
+
+        parameters = [*arguments, shared.pop("out"), *options, *private.values(), *shared.values()]
+        command.__signature__ = inspect.Signature(
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        command.__doc__ = function.__doc__
+        return app.command(name or function.__name__)(command)
+
+    return command_of
+
+
+def _print_template(wanted: bool) -> None:
+    if wanted:
+        from radfm.data_prep.sources.manifest import COLUMNS, template
+
+        print(template(), end="")
+        width = max(map(len, COLUMNS))
+        print("\n".join(f"{name:{width}}  {what}" for name, what in COLUMNS.items()), file=sys.stderr)
+        raise typer.Exit
+
+
+@_source(hospital=True)
+def manifest(
+    names: "Pseudonyms",
+    table: Annotated[Path, typer.Argument(metavar="IN", help="CSV or JSON Lines, one row per file.")],
+    modality: Modality = None,
+    template: Annotated[
+        bool,
+        typer.Option("--template", is_eager=True, callback=_print_template, help="Print a table to fill in, and exit."),
+    ] = False,
+) -> "Source":
+    """A table with one row per file: case, patient, path, modality, disorders, ...
+
+    Example: radfm prepare manifest --template > cases.csv, then radfm prepare manifest cases.csv datasets/mine
+    """
+    from radfm.data_prep.sources.manifest import Manifest
+
+    return Manifest(table, names, modality)
+
+
+@_source(hospital=True)
+def dicom(
+    names: "Pseudonyms",
+    path: In,
+    labels: Annotated[Path | None, typer.Option(help="CSV: study or accession, disorders, ...")] = None,
+    case: Annotated[str, typer.Option(help="What a case is: study, or patient with all studies.")] = "study",
+) -> "Source":
+    """A tree of DICOM studies, or a DICOMDIR, with labels by study or accession number.
+
+    Example: radfm prepare dicom archive/ datasets/mine --labels labels.csv
+    """
+    from radfm.data_prep.sources.dicom import Dicom
+
+    return Dicom(path, names, labels, case)
+
+
+@_source(hospital=True)
+def folder(
+    names: "Pseudonyms",
+    path: In,
+    modality: Modality = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Regular expression: its group is the patient, as in '^([0-9]+)_'.")
+    ] = None,
+) -> "Source":
+    """One folder per class, whose name is the disorder.
+
+    Example: radfm prepare folder brain_mri/ datasets/brain --modality MRI
+    """
+    from radfm.data_prep.sources.folder import FolderPerClass
+
+    return FolderPerClass(path, modality, names, patient)
+
+
+@_source()
+def rp3d(
+    names: "Pseudonyms",
+    path: In,
+    granularity: Annotated[str, typer.Option(help="disorder (articles) or icd10cm (categories).")] = "disorder",
+    labels: Annotated[Path | None, typer.Option(help="disorder_label_dict.json: only its names count.")] = None,
+) -> "Source":
+    """RP3D-DiagDS in its own format: the folder of RP3D_train.json and RP3D_test.json.
+
+    Example: radfm prepare rp3d RP3D-DiagDS/ datasets/rp3d --labels RP3D-DiagDS/disorder_label_dict.json
+    """
+    from radfm.data_prep.sources.rp3d import RP3D
+
+    return RP3D(path, granularity, labels)
+
+
+@_source()
+def medpix(names: "Pseudonyms", path: In) -> "Source":
+    """MedPix 2.0 in its own format: the folder of Case_topic.json, Descriptions.json and the images.
+
+    Example: radfm prepare medpix MedPix-2-0/ datasets/medpix
+    """
+    from radfm.data_prep.sources.medpix import MedPix
+
+    return MedPix(path)
+
+
+@_source()
+def datasets(
+    names: "Pseudonyms",
+    path: Annotated[str, typer.Argument(metavar="IN", help="Name on the Hugging Face Hub, or a folder.")],
+    image_column: Annotated[str | None, typer.Option(help="Unset, the only column of images or NIfTI.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Unset, the only column of classes.")] = None,
+    case_column: Annotated[str | None, typer.Option(help="Rows with the same value are one case.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Unset, every case is a patient of its own.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the data set.")] = None,
+    modality: Modality = None,
+) -> "Source":
+    """Any Hugging Face data set with a column of images or NIfTI files, streamed.
+
+    Example: radfm prepare datasets organisation/chest-xray datasets/chest --modality X-ray
+    """
+    from radfm.data_prep.sources.hub import HubDataset
+
+    return HubDataset(path, image_column, label_column, case_column, patient_column, modality, config)
+
+
+@_source()
+def phantoms(
+    names: "Pseudonyms",
+    cases: Annotated[int, typer.Option(min=1, help="How many patients.")] = 2000,
+    size: Annotated[int, typer.Option(min=32, help="Pixels of a picture's side.")] = 96,
+    seed: Annotated[int, typer.Option(help="Of the patients and of the splits.")] = 0,
+) -> "Source":
+    """Synthetic patients with known truth, for the demo, tests and studies.
+
+    Example: radfm prepare phantoms datasets/phantoms --cases 2000
+    """
+    from radfm.data_prep.sources.phantoms import Phantoms
+
+    return Phantoms(cases, seed, size)
+
+
+def _public(set_name: str) -> None:
+    """`radfm prepare chexpert IN OUT`, for a set of the table of public ones."""
+
+    @_source(set_name)
+    def public(
+        names: "Pseudonyms",
+        path: In,
+        uncertain: Annotated[str, typer.Option(help="Labels that are uncertain: absent or present.")] = "absent",
+    ) -> "Source":
+        from radfm.data_prep.sources.external import External
+
+        return External(set_name, path, uncertain)
+
+    app.registered_commands[-1].help = f"The public data set {set_name}, see docs/external_sets.md."
+
+
+for _file in sorted(file.name for file in files("radfm.data_prep.sources").joinpath("external").iterdir()):
+    if _file.endswith(".yaml"):
+        _public(_file.removesuffix(".yaml"))
+
+
+def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
+    from radfm.data_prep.prepare import Settings, prepare
+    from radfm.data_prep.pseudonyms import Pseudonyms, read_key
+
+    out, key, links = given["out"], given.get("key"), given.get("links")
+    keep_names = given.get("keep_names", True)
+    if keep_names and (key or links):
+        raise ValueError("--keep-names makes no pseudonyms: leave out --key and --links, or --keep-names")
+    names = Pseudonyms(None if keep_names else read_key(key) if key else _key_of(out))
+    chosen = {
+        name: given[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in given
+    }
+    settings = Settings(**chosen, fractions=_numbers(given["fractions"]))
+    with _progress(f"Preparing {out}") as progress:
+        record = prepare(
+            source_of(names),
+            out,
+            settings,
+            processes=given["processes"] or os.cpu_count() or 1,
+            part=_part(given["part"]),
+            progress=progress,
+        )
+    if links:
+        names.write_links(links)
+    if given["as_json"]:
+        print(json.dumps(record or {"finished": False}, indent=2, ensure_ascii=False))
+    elif record is None:
+        print(f"{out}: part {given['part']} is done; the last part to end makes the report")
+    else:
+        _print(out, record)
+
+
+def _key_of(out: Path) -> bytes:
+    """The key of a run without --key: drawn, and kept until the run is done, so that it can go on."""
+    from radfm.data_prep.pseudonyms import draw_key
+    from radfm.data_prep.shard import WORK
+    from radfm.data_prep.tables import RECORD
+
+    file = out / WORK / "key"
+    if (out / RECORD).exists():
+        raise ValueError(f"{out} holds a finished data set: choose another folder, or delete this one")
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"key.{os.getpid()}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as target:
+            target.write(draw_key())
+        with suppress(FileExistsError):  # the first of several machines decides
+            os.link(draft, file)
+        draft.unlink()
+    return file.read_bytes()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--fractions takes three numbers such as 0.7,0.1,0.2, not {text!r}") from None
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        i, n = text.split("/")
+        return int(i), int(n)
+    except ValueError:
+        raise ValueError(f"--part is such as 0/4, the first of four, not {text!r}") from None
+
+
+@contextmanager
+def _progress(what: str):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _print(out: Path, record: dict) -> None:
+    counts, splits = record["counts"], record["splits"]
+    made = f"{counts['cases']['out']:,} cases, {counts['scans']['out']:,} scans, {record['disorders']:,} disorders"
+    print(f"{out}: {made}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
+    lost = {what: found["rejected"] for what, found in counts.items() if found["rejected"]}
+    if lost:
+        said = ", ".join(
+            f"{n:,} {counts['listed']['unit'] if what == 'listed' else what}" + ("s" if what == "listed" else "")
+            for what, n in lost.items()
+        )
+        print(f"Rejected: {said}; rejected.csv says why")
+    if record["text_in_pixels"]:
+        n = record["text_in_pixels"]
+        print(f"Warning: {n:,} scans may carry text in their pixels, names perhaps: see report.html")
+    if record["groups_of_duplicates_across_splits"]:
+        n = record["groups_of_duplicates_across_splits"]
+        print(f"Warning: {n:,} pictures are in several splits: see duplicates.csv")
+    print(f"Look at {out / 'report.html'}")

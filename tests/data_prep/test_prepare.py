@@ -1,0 +1,324 @@
+"""From a source to a data set: what is in it, what is left out, and that a killed run ends as one that was not."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import picture, series, smooth, table
+from PIL import Image, ImageDraw, ImageFont
+from radfm.data_prep import load
+from radfm.data_prep.finish import vocabulary_of
+from radfm.data_prep.packed import PackedCases, SliceBudget
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.pseudonyms import Pseudonyms
+from radfm.data_prep.sources.manifest import Manifest
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.splits import assign
+from radfm.data_prep.tables import read_batches, shard_file
+
+from radfm import RadFMConfig, RadFMForDiagnosis, starting_points
+from radfm.knowledge.disorders import link
+
+OPEN = Pseudonyms(None)
+
+
+def manifest(folder: Path, rows: list[dict]) -> Manifest:
+    return Manifest(table(folder / "cases.csv", rows), OPEN)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "set"
+    prepare(Phantoms(24, seed=3, size=48), out, Settings(size=48, cases_per_shard=5))
+    return out
+
+
+# what is in it
+
+
+def test_a_data_set_gives_back_the_cases_that_went_in(tmp_path):
+    picture(tmp_path / "1.png", 1, side=100)
+    series(tmp_path / "ct", slices=4, seed=5)
+    about = {"case": "7", "patient": "P", "disorders": "Pneumonia", "history": "cough", "age": "40", "sex": "F"}
+    rows = [about | {"path": "1.png", "modality": "X-ray", "plane": "PA"}, about | {"path": "ct", "modality": ""}]
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    assert record["counts"]["files"] == {"in": 5, "out": 5, "rejected": 0}
+    (case,) = load(tmp_path / "out")
+    assert (case.case_id, case.patient_id, case.history, case.disorders) == ("7", "P", "cough", ["Pneumonia"])
+    xray, ct = case.scans
+    assert (xray.pixels.shape, xray.pixels.dtype, xray.modality, xray.plane) == ((1, 64, 64), np.uint8, "X-ray", "PA")
+    assert (ct.pixels.shape, ct.pixels.dtype, ct.spacing_mm) == ((4, 64, 64), np.float16, (5.0, 1.0, 1.0))
+    hounsfield = smooth(5).astype(np.int16) * 8 - 1024
+    assert np.abs(ct.pixels[0].astype(np.float32) - hounsfield).max() <= 1
+    assert load(tmp_path / "out").vocabulary[0].icd10cm == link("Pneumonia").codes
+
+
+def test_pixels_are_views_of_the_file_and_cannot_be_written(phantoms):
+    scan = load(phantoms)[0].scans[0]
+    assert not scan.pixels.flags.owndata
+    assert not scan.pixels.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        scan.pixels[0] = 0
+
+
+def test_datasets_loads_the_tables(phantoms):
+    tables = load_from_disk(str(phantoms))
+    cases = load(phantoms)
+    assert set(tables) == {"cases", "scans", "truth"}
+    assert tables["cases"]["case_id"][:] == [row["case_id"] for row in cases.rows]
+    row = tables["scans"][3]
+    pixels = np.frombuffer(row["pixels"], row["dtype"]).reshape(row["shape"])
+    assert np.array_equal(pixels, cases.scan(3).pixels)
+    assert len(tables["scans"]) == sum(len(row["scan_rows"]) for row in cases.rows)
+
+
+def test_masks_of_phantoms_fit_their_scans(phantoms):
+    cases = load(phantoms)
+    seen = 0
+    for index, row in enumerate(cases.rows):
+        for scan, number in zip(cases[index].scans, row["scan_rows"], strict=True):
+            for disorder, mask in cases.masks(number).items():
+                assert disorder in row["disorders"]
+                assert mask.shape == scan.pixels.shape[:3]
+                assert mask.any()
+                seen += 1
+    assert seen > 10
+
+
+def test_packed_batches_train_a_model(phantoms, tiny_config):
+    cases = load(phantoms, "train")
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config, head="mlp", disorders=cases.vocabulary.names))
+    data = PackedCases(cases, starting_points.processor_for(model.config))
+    sampler = SliceBudget(cases, 24, seed=1)
+    loader = torch.utils.data.DataLoader(data, batch_size=None, sampler=sampler, num_workers=1)
+    seen = 0
+    for batch in loader:
+        many = int(batch["slices_per_scan"].sum())
+        assert many <= 24 or len(batch["scans_per_case"]) == 1
+        seen += len(batch["labels"])
+    assert seen == len(cases)
+    out = model(**batch)
+    assert out.logits.shape == batch["labels"].shape
+    assert torch.isfinite(out.loss)
+
+
+def test_a_data_set_of_another_folder_or_split_is_refused(tmp_path, phantoms):
+    with pytest.raises(FileNotFoundError, match="run radfm prepare"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="no such split: 'dev'"):
+        load(phantoms, "dev")
+    with pytest.raises(ValueError, match="another data set"):
+        prepare(Phantoms(25, seed=3, size=48), phantoms, Settings(size=48, cases_per_shard=5))
+
+
+# what is left out
+
+
+def test_scans_that_are_none_are_rejected_each_with_its_reason(tmp_path):
+    picture(tmp_path / "good.png", 1)
+    flat = np.full((64, 64), 7, np.uint8)
+    black = np.zeros((64, 64), np.uint8)
+    black[30, 30:33] = 200
+    for name, pixels in {"flat": flat, "black": black, "tiny": smooth(1, 8)}.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    (tmp_path / "text.png").write_text("not a picture")
+    names = ("good", "flat", "black", "tiny", "cut", "text")
+    rows = [{"case": name, "path": f"{name}.png", "modality": "X-ray", "disorders": "Asthma"} for name in names]
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    assert record["counts"]["cases"] == {"in": 6, "out": 1, "rejected": 5}
+    said = (tmp_path / "out" / "rejected.csv").read_text()
+    for name, reason in {"flat": "is constant", "black": "is mostly black", "tiny": "too small"}.items():
+        assert f"scan,{name}.png,{name}," in said
+        assert reason in said
+    assert said.count("file,") == 2
+    assert [case.case_id for case in load(tmp_path / "out")] == ["good"]
+
+
+def test_codes_with_typos_are_listed_and_the_rest_is_kept(tmp_path):
+    picture(tmp_path / "1.png")
+    rows = [{"case": "1", "path": "1.png", "modality": "CT", "disorders": "Gout; Asthma", "icd10cm": "X99.77; j45"}]
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    assert record["codes_not_in_icd10cm"] == ["X99.77"]
+    vocabulary = load(tmp_path / "out").vocabulary
+    assert [vocabulary.find(name).icd10cm for name in ("Asthma", "Gout")] == [["J45"], link("Gout").codes]
+
+
+def test_modality_and_plane_are_guessed_only_where_nothing_says_and_marked_so(tmp_path):
+    picture(tmp_path / "knee_MRI_sagittal.png", 1)
+    picture(tmp_path / "other.png", 2)
+    rows = [
+        {"case": "1", "path": "knee_MRI_sagittal.png", "modality": "", "disorders": "Gout"},
+        {"case": "2", "path": "knee_MRI_sagittal.png", "modality": "CT", "disorders": "Gout"},
+        {"case": "3", "path": "other.png", "modality": "", "disorders": "Gout"},
+    ]
+    prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    cases = load(tmp_path / "out")
+    said = [(a["modality"], a["modality_from"], a["plane"], a["plane_from"]) for a in map(cases.about, range(3))]
+    assert said == [
+        ("MRI", "guess", "sagittal", "guess"),
+        ("CT", "source", "sagittal", "guess"),
+        (None, "unknown", None, "unknown"),
+    ]
+
+
+def test_writing_at_the_borders_is_warned_of(tmp_path):
+    clean = Image.fromarray(smooth(3, 256))
+    clean.save(tmp_path / "clean.png")
+    marked = clean.copy()
+    draw = ImageDraw.Draw(marked)
+    draw.rectangle((0, 0, 255, 20), fill=0)
+    draw.text((4, 4), "DOE JOHN 1961-03-04 ID 4711", fill=255, font=ImageFont.load_default(12))
+    marked.save(tmp_path / "marked.png")
+    rows = [{"case": n, "path": f"{n}.png", "modality": "X-ray", "disorders": "Gout"} for n in ("clean", "marked")]
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings())
+    cases = load(tmp_path / "out")
+    assert [cases.about(i)["text_in_pixels"] for i in range(2)] == [None, "writing at its borders"]
+    assert record["text_in_pixels"] == 1
+
+
+# splits and duplicates
+
+
+def test_the_same_picture_in_two_splits_is_reported(tmp_path):
+    rows = []
+    for i in range(6):
+        picture(tmp_path / f"{i}.png", i, side=200)
+        rows.append({"case": str(i), "path": f"{i}.png", "modality": "CT", "disorders": "Gout", "split": "train"})
+    copy = Image.open(tmp_path / "4.png").resize((150, 150))
+    copy.save(tmp_path / "copy.jpg", quality=60)
+    rows.append({"case": "copy", "path": "copy.jpg", "modality": "CT", "disorders": "Gout", "split": "test"})
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings())
+    assert record["groups_of_duplicates_across_splits"] == 1
+    lines = (tmp_path / "out" / "duplicates.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[1:3] for line in lines] == [["1", "4"], ["1", "copy"]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.integers(0, 400).map(str), st.lists(st.sampled_from("abcdefgh"), max_size=3), min_size=30),
+    st.integers(0, 5),
+)
+def test_splits_keep_patients_whole_and_disorders_in_proportion(labels, seed):
+    official = dict.fromkeys(sorted(labels)[:3], "test")
+    found = assign(labels, official, (0.6, 0.2, 0.2), seed)
+    assert found.keys() == labels.keys()
+    assert all(found[patient] == "test" for patient in official)
+    assert found == assign(dict(reversed(labels.items())), official, (0.6, 0.2, 0.2), seed)
+    for label in "abcdefgh":
+        bearers = [found[patient] for patient, names in labels.items() if label in names and patient not in official]
+        if len(bearers) >= 15:
+            assert 0.3 < bearers.count("train") / len(bearers) < 0.9
+        if len(bearers) == 1 and not any(label in labels[patient] for patient in official):
+            assert len([p for p, names in labels.items() if label in names]) == 1
+
+
+def test_a_patient_in_two_official_splits_goes_whole_to_the_test(tmp_path):
+    rows = []
+    for i, (patient, split) in enumerate([("P", "train"), ("P", "test"), ("Q", "train"), ("R", "")]):
+        picture(tmp_path / f"{i}.png", i)
+        row = {"case": str(i), "patient": patient, "path": f"{i}.png", "modality": "CT", "disorders": "Gout"}
+        rows.append(row | {"split": split})
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    found = load(tmp_path / "out").rows
+    assert [row["split"] for row in found[:3]] == ["test", "test", "train"]
+    assert [row["split_from"] for row in found] == ["source"] * 3 + ["drawn"]
+    assert record["patients_in_several_official_splits"] == 1
+
+
+def test_disorders_are_linked_once_and_given_codes_win():
+    cases = [
+        {"disorders": ["Pneumothorax"], "icd10cm": [[]]},
+        {"disorders": ["Pneumothorax", "My finding"], "icd10cm": [[], ["R91.1"]]},
+    ]
+    vocabulary, bad = vocabulary_of(cases)
+    assert [(d.name, d.icd10cm) for d in vocabulary] == [("Pneumothorax", ["J93.9"]), ("My finding", ["R91.1"])]
+    assert not bad
+
+
+# killed, split, repeated
+
+
+def test_any_number_of_processes_and_machines_write_the_same_bytes(tmp_path, phantoms):
+    source, how = Phantoms(24, seed=3, size=48), Settings(size=48, cases_per_shard=5)
+    prepare(source, tmp_path / "two", how, processes=2)
+    assert prepare(source, tmp_path / "parts", how, part=(1, 2)) is None
+    assert prepare(source, tmp_path / "parts", how, part=(0, 2)) is not None
+    expected = contents(phantoms)
+    assert contents(tmp_path / "two") == expected
+    assert contents(tmp_path / "parts") == expected
+    assert prepare(source, tmp_path / "parts", how)["counts"]["cases"]["in"] == 24  # done already: nothing is written
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path, phantoms):
+    out, random_ = tmp_path / "killed", random.Random(5)
+    code = (
+        "from radfm.data_prep.prepare import Settings, prepare\n"
+        "from radfm.data_prep.sources.phantoms import Phantoms\n"
+        f"if __name__ == '__main__': prepare(Phantoms(24, seed=3, size=48), {str(out)!r}, "
+        "Settings(size=48, cases_per_shard=5), processes=2)"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    kills = 0
+    for _ in range(30):
+        process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
+        shards = len(list(out.glob(".work/shard-*.json")))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            grown = len(list(out.glob(".work/shard-*.json"))) > shards
+            if kills < 4 and (grown or ((out / ".work").is_dir() and random_.random() < 0.02)):
+                time.sleep(random_.random() * 0.3)
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+            time.sleep(0.02)
+        if process.wait() == 0:
+            break
+    assert kills >= 2
+    assert contents(out) == contents(phantoms)
+
+
+def test_a_count_that_does_not_add_up_stops_the_run(tmp_path, monkeypatch):
+    source = Phantoms(4, size=48)
+    honest = source.read
+
+    def forgetful(plans):
+        for found in honest(plans):
+            found.files += 1
+            yield found
+
+    monkeypatch.setattr(source, "read", forgetful)
+    prepare(source, tmp_path / "out", Settings(size=48))
+    scans = read_batches(shard_file(tmp_path / "out", "scans", 0))
+    assert len(scans) == sum(len(row["scan_rows"]) for row in load(tmp_path / "out").rows)
+
+    def loses_one(plans):
+        return list(honest(plans))[:-1]
+
+    monkeypatch.setattr(source, "read", loses_one)
+    with pytest.raises(ValueError, match="shorter"):
+        prepare(source, tmp_path / "lost", Settings(size=48))
+
+
+def test_damage_to_a_finished_shard_is_named(tmp_path, phantoms):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", phantoms, copy], check=True)
+    shard_file(copy, "scans", 0).write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"data-00000\.arrow is damaged"):
+        load(copy)[0]
