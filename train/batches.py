@@ -1,8 +1,10 @@
 """Batches of texts that cost alike.
 
 Decisions:
-- A batch is as wide as its longest text, so texts of like length go together: shuffled, cut into pools of some
-  batches, sorted by length within a pool, cut into batches, and these shuffled.
+- Rows come in families of neighbours, which go together: what is easily mistaken stands side by side, and in one batch
+  each is a hard negative of the other.
+- A batch is as wide as its longest text, so texts of like length go together: families are shuffled, put into pools of
+  some batches, sorted by length within a pool, cut into batches, and these shuffled.
 - No text comes twice in a batch: a ranking loss would take the second for a wrong answer. What collides goes to a
   later batch of the same pool, and is left out of the epoch when none is left.
 - The order follows from seed and epoch alone, so that a resumed run sees the batches that it would have seen.
@@ -13,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-POOL = 24  # batches
+POOL = 8  # batches
+KIN = 32  # rows
 
 
 class LengthBatchSampler(DefaultBatchSampler):
@@ -29,7 +32,8 @@ class LengthBatchSampler(DefaultBatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed or 0, self.epoch])
-        order = rng.permutation(self._size)
+        families = np.split(np.arange(self._size), np.arange(KIN, self._size, KIN) - rng.integers(KIN))
+        order = np.concatenate([families[i] for i in rng.permutation(len(families))])
         batches = []
         for start in range(0, self._size, POOL * self.batch_size):
             pool = order[start : start + POOL * self.batch_size]

@@ -2,16 +2,18 @@
 
 Decisions:
 - Kinds of knowledge are columns that can be left out, so that each can be measured by its absence:
-  "synonyms" (a name and another name of the same term), "definitions" (a name and what it means), "parents" (a term
-  and what it is a kind of), "inclusion terms" (every name that ICD-10-CM has for a code, and its description),
-  "cross references" (a term of an ontology and the description of its code), "common names" (radfm's own tables of
-  names, words and abbreviations), "hierarchy" (two codes, and how near they are in the tree).
+  "synonyms" (a name and another name of the same term), "definitions" (a name and what it means), "parents" (two terms,
+  and how near they are in the ontology), "inclusion terms" (every name that ICD-10-CM has for a code, and its
+  description), "cross references" (a term of an ontology and the description of its code), "common names" (radfm's own
+  tables of names, words and abbreviations), "hierarchy" (two codes, and how near they are in the tree).
+- A child and its parent are near, not the same: as a positive of the ranking loss, a parent would win over the term
+  itself. So kinship is graded, in the ontology as in ICD-10-CM.
 - A term of the held-out fold gives nothing: neither its name nor synonyms nor definition, and where another term of
   the ontology bears the same name, not that either. ICD-10-CM's own words are nobody's to hold out. Of the hierarchy,
   categories are held out, by the same rule.
 - Pairs of unlike length are apart ("names", "definitions"), since a batch costs what its longest text costs.
-- Negatives are what is easily mistaken: a sibling in the tree of codes or of terms, and failing that another code of
-  the same block. In the batch all others are negatives too.
+- Negatives are what is easily mistaken: rows are in the order of the trees, siblings side by side, and batches are cut
+  from such neighbourhoods (`batches`), so that siblings and near misses are each other's negatives, at no cost.
 """
 
 import random
@@ -23,7 +25,7 @@ from datasets import Dataset
 
 from radfm.knowledge import icd10cm, wording
 from radfm.knowledge.lexicon import Lexicon
-from radfm.knowledge.ontology import Ontology, Term, fold
+from radfm.knowledge.ontology import Ontology, fold
 
 Kind = Literal["synonyms", "definitions", "parents", "inclusion terms", "cross references", "common names", "hierarchy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,6 +33,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _LONGEST_CODE = 6  # characters with the dot: below, the tree of injuries repeats itself by side and encounter
 _EXTERNAL_CAUSES = "VWXY"  # chapter 20: how it happened, never what is seen
 _FARTHEST = 12  # steps between two codes of different chapters, at most, down to that length
+_TELLING = {  # sources of `Lexicon` whose names say more than the description does
+    "common name",
+    "inclusion term",
+    "includes note",
+    "excludes note",
+    "name in brackets",
+    "description but for what is unspecified",
+}
 
 
 def text_pairs(
@@ -42,12 +52,12 @@ def text_pairs(
 ) -> dict[str, Dataset]:
     """Data sets for sentence-transformers' losses, those that are not empty of:
 
-    - "names", "definitions": columns anchor, positive, negative, for a ranking loss;
-    - "hierarchy": columns first, second, score (0 in another chapter to 1 for the same code), for CoSENT.
+    - "names", "definitions": columns anchor, positive, in the order of the trees, for a ranking loss;
+    - "hierarchy": columns first, second, score (0 for strangers to 1 for the same), for CoSENT.
 
     Args:
         held_out: the fold (0 to 4, see `radfm.knowledge.ontology.fold`) of terms and categories that give nothing.
-        hierarchy_pairs: how many pairs of codes to draw.
+        hierarchy_pairs: how many pairs of codes to draw, and of terms of each ontology.
 
     Raises:
         ValueError: there is no such kind of knowledge, or nothing is left.
@@ -56,24 +66,23 @@ def text_pairs(
     if unknown := kinds.difference(KINDS):
         raise ValueError(f"no such kind of knowledge: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     rng = random.Random(seed)
-    names: dict[tuple[str, str], str] = {}  # (anchor, positive) -> negative
-    definitions: dict[tuple[str, str], str] = {}
+    names: list[tuple[str, str]] = []
+    definitions: list[tuple[str, str]] = []
+    graded: list[dict] = []
     for ontology in ontologies:
         told = _told(ontology, held_out)
-        _add(names, _of_ontology(ontology, told, kinds, rng))
+        names += _of_ontology(ontology, told, kinds)
         if "definitions" in kinds:
-            _add(definitions, _definitions(ontology, told, rng))
+            definitions += [(known[0], _readable(ontology[term].definition)) for term, known in told.items()]
+        if "parents" in kinds:
+            graded += _kinship(ontology, told, hierarchy_pairs, rng)
     if kinds & {"inclusion terms", "common names"}:
-        _add(names, _of_codes(kinds, rng))
+        names += _of_codes(kinds)
     if "common names" in kinds:
-        _add(names, _of_tables(rng))
-    found = {
-        "names": _triplets(names),
-        "definitions": _triplets(definitions),
-        "hierarchy": Dataset.from_list(
-            list(_hierarchy(hierarchy_pairs, held_out, rng)) if "hierarchy" in kinds else []
-        ),
-    }
+        names += _of_tables()
+    if "hierarchy" in kinds:
+        graded += _hierarchy(hierarchy_pairs, held_out, rng)
+    found = {"names": _pairs(names), "definitions": _pairs(definitions), "hierarchy": Dataset.from_list(graded)}
     found = {name: rows for name, rows in found.items() if len(rows)}
     if not found:
         raise ValueError("nothing to learn from: no kind of knowledge is left")
@@ -81,7 +90,7 @@ def text_pairs(
 
 
 def _told(ontology: Ontology, held_out: int | None) -> dict[str, list[str]]:
-    """Id -> the name and exact synonyms that may be learned, the name first; no entry for a term held out."""
+    """Id -> the name and exact synonyms that may be learned, the name first, in the order of the tree."""
     secret = {
         wording.key(text)
         for term in ontology
@@ -94,54 +103,66 @@ def _told(ontology: Ontology, held_out: int | None) -> dict[str, list[str]]:
             continue
         others = [s.text for s in term.synonyms if s.scope == "EXACT" and wording.key(s.text) not in secret]
         told[term.id] = list(dict.fromkeys([term.name, *others]))
-    return told
+    return {term_id: told[term_id] for term_id in _in_tree_order(ontology) if term_id in told}
 
 
-def _of_ontology(
-    ontology: Ontology, told: dict[str, list[str]], kinds: set[str], rng: random.Random
-) -> Iterator[tuple[str, str, str]]:
+def _in_tree_order(ontology: Ontology) -> list[str]:
+    """Ids, depth first and siblings by name, so that neighbours in the list are kin."""
+    stack = sorted((term for term in ontology if not term.parent_ids), key=lambda term: term.name, reverse=True)
+    order: dict[str, None] = {}
+    while stack:
+        term = stack.pop()
+        if term.id not in order:
+            order[term.id] = None
+            stack += sorted(ontology.children(term), key=lambda child: child.name, reverse=True)
+    return list(order)
+
+
+def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]) -> Iterator[tuple[str, str]]:
     for term_id, (name, *synonyms) in told.items():
-        term = ontology[term_id]
-        negative = _sibling_term(ontology, told, term, rng)
-        if "synonyms" in kinds:
-            for synonym in synonyms:
-                yield synonym, name, negative
-        if "parents" in kinds:
-            for parent in ontology.parents(term):
-                if parent.id in told:
-                    yield name, parent.name, _stranger(told, rng)
+        synonyms = synonyms if "synonyms" in kinds else []
+        yield from ((synonym, name) for synonym in synonyms)
         if "cross references" in kinds:
-            for code in _short(term.icd10cm):
-                for known in (name, *synonyms) if "synonyms" in kinds else (name,):
-                    yield known, icd10cm.get(code).description, _sibling_code(code, rng)
+            for code in _short(ontology[term_id].icd10cm):
+                yield from ((known, icd10cm.get(code).description) for known in (name, *synonyms))
 
 
-def _definitions(ontology: Ontology, told: dict[str, list[str]], rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    for term_id, known in told.items():
-        term = ontology[term_id]
-        other = _sibling_term(ontology, told, term, rng)
-        if term.definition:
-            yield known[0], _readable(term.definition), other
+def _kinship(ontology: Ontology, told: dict[str, list[str]], count: int, rng: random.Random) -> Iterator[dict]:
+    """Pairs of terms: parent, sibling, cousin (by the nearest ancestor they share) or stranger, as many of each."""
+    terms = list(told)
+    for _ in range(count):
+        first = ontology[rng.choice(terms)]
+        up, above = rng.randrange(4), first
+        for _ in range(min(up, 2)):
+            above = rng.choice(ontology.parents(above) or [above])
+        if up == 0:
+            second, steps = (ontology.parents(first) or [first])[0], 1
+        elif up < 3:
+            second, steps = above, up
+            for _ in range(up):
+                second = rng.choice(ontology.children(second) or [second])
+                steps += 1
+        else:
+            second, steps = ontology[rng.choice(terms)], _FARTHEST
+        if second.id in told and second.id != first.id:
+            yield {"first": told[first.id][0], "second": told[second.id][0], "score": 1 - steps / _FARTHEST}
 
 
-def _of_codes(kinds: set[str], rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    """Every name that ICD-10-CM has for a code beside its description."""
+def _of_codes(kinds: set[str]) -> Iterator[tuple[str, str]]:
+    """The names that ICD-10-CM has for a code, beside its description."""
     lexicon = Lexicon()
     for code, name, source in zip(lexicon.codes, lexicon.names, lexicon.sources, strict=True):
         kind = "common names" if source == "common name" else "inclusion terms"
         description = icd10cm.get(code).description
-        if kind in kinds and len(code) <= _LONGEST_CODE and code[0] not in _EXTERNAL_CAUSES and name != description:
-            yield name, description, _sibling_code(code, rng)
+        if kind in kinds and source in _TELLING and len(code) <= _LONGEST_CODE and code[0] not in _EXTERNAL_CAUSES:
+            yield name, description
 
 
-def _of_tables(rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    abbreviations = wording.read_table("abbreviations.csv")
-    for row in abbreviations:
-        short = row["short"].upper() if row["short"].islower() else row["short"]
-        yield short, row["expansion"], rng.choice(abbreviations)["expansion"]
-    words = wording.read_table("words.csv")
-    for row in words:
-        yield row["variant"], row["canonical"], rng.choice(words)["canonical"]
+def _of_tables() -> Iterator[tuple[str, str]]:
+    for row in wording.read_table("abbreviations.csv"):
+        yield row["short"].upper() if row["short"].islower() else row["short"], row["expansion"]
+    for row in wording.read_table("words.csv"):
+        yield row["variant"], row["canonical"]
 
 
 def _hierarchy(count: int, held_out: int | None, rng: random.Random) -> Iterator[dict]:
@@ -162,30 +183,6 @@ def _hierarchy(count: int, held_out: int | None, rng: random.Random) -> Iterator
         yield {"first": texts[0], "second": texts[1], "score": max(score, 0.0)}
 
 
-def _sibling_term(ontology: Ontology, told: dict[str, list[str]], term: Term, rng: random.Random) -> str:
-    siblings = [
-        told[child.id][0]
-        for parent in ontology.parents(term)
-        for child in ontology.children(parent)
-        if child.id != term.id and child.id in told
-    ]
-    return rng.choice(siblings) if siblings else _stranger(told, rng)
-
-
-def _stranger(told: dict[str, list[str]], rng: random.Random) -> str:
-    return told[rng.choice(list(told))][0]
-
-
-def _sibling_code(code: str, rng: random.Random) -> str:
-    """The description of a code that has the same parent, or failing that the same block."""
-    entry = icd10cm.get(code)
-    for above in entry.ancestors:
-        others = [child for child in above.children if child.code not in (code, *(a.code for a in entry.ancestors))]
-        if others:
-            return rng.choice(others).description
-    return above.description
-
-
 def _short(codes: Iterable[str]) -> list[str]:
     return [code for code in codes if "-" not in code and len(code) <= _LONGEST_CODE]
 
@@ -195,12 +192,6 @@ def _readable(definition: str) -> str:
     return re.sub(r"(?<=[a-z])_(?=[a-z])", " ", definition)
 
 
-def _add(pairs: dict[tuple[str, str], str], more: Iterable[tuple[str, str, str]]) -> None:
-    for anchor, positive, negative in more:
-        if anchor != positive and negative not in (anchor, positive):
-            pairs.setdefault((anchor, positive), negative)
-
-
-def _triplets(pairs: dict[tuple[str, str], str]) -> Dataset:
-    rows = [{"anchor": a, "positive": p, "negative": n} for (a, p), n in pairs.items()]
-    return Dataset.from_list(rows)
+def _pairs(pairs: Iterable[tuple[str, str]]) -> Dataset:
+    """Each pair once, none of a text with itself or with nothing."""
+    return Dataset.from_list([{"anchor": a, "positive": p} for a, p in dict.fromkeys(pairs) if a != p and a and p])
