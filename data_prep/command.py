@@ -314,10 +314,8 @@ def _print(out: Path, record: dict) -> None:
     print(f"{out}: {made}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
     lost = {what: found["rejected"] for what, found in counts.items() if found["rejected"]}
     if lost:
-        said = ", ".join(
-            f"{n:,} {counts['listed']['unit'] if what == 'listed' else what}" + ("s" if what == "listed" else "")
-            for what, n in lost.items()
-        )
+        unit = {"listed": counts["listed"]["unit"]}
+        said = ", ".join(f"{n:,} {unit.get(what, what.rstrip('s'))}{'s' * (n > 1)}" for what, n in lost.items())
         print(f"Rejected: {said}; rejected.csv says why")
     if record["text_in_pixels"]:
         n = record["text_in_pixels"]

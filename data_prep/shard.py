@@ -20,9 +20,10 @@ from radfm.data_prep.checks import why_not
 from radfm.data_prep.looks import looks_of
 from radfm.data_prep.plan import CasePlan, Found, Notes, Rejected, Source
 from radfm.data_prep.stored import chosen_slices, stored_scan
-from radfm.data_prep.tables import SCANS, TRUTH, replacing, shard_file, write_batches, write_text
+from radfm.data_prep.tables import SCANS, TRUTH, one_row, replacing, shard_file, write_batches, write_text
 
 from radfm.cases import Scan
+from radfm.readers.errors import quiet_libraries
 
 WORK = ".work"  # folder within the data set, gone when it is done
 
@@ -52,17 +53,18 @@ def make_shard(folder: Path, shard: int, plans: list[CasePlan], source: Source, 
     record = ShardRecord(counts={kind: {"in": 0, "out": 0, "rejected": 0} for kind in ("cases", "files", "scans")})
     masks: list[dict] = []
     with (
+        quiet_libraries(),
         replacing(shard_file(folder, "scans", shard)) as draft,
         pa.OSFile(str(draft), "wb") as file,
         pa.ipc.new_stream(file, SCANS) as table,
     ):
         for plan, found in zip(plans, source.read(plans), strict=True):
             for row, mask_rows in _case_rows(plan, found, settings, record):
-                table.write_batch(pa.RecordBatch.from_pylist([row], schema=SCANS))
+                table.write_batch(one_row(row, SCANS))
                 masks += mask_rows
     if masks:
         write_batches(shard_file(folder, "truth", shard), TRUTH, ([mask] for mask in masks))
-    write_text(record_file(folder, shard), json.dumps(asdict(record), ensure_ascii=False, sort_keys=True))
+    write_text(record_file(folder, shard), json.dumps(vars(record), ensure_ascii=False, sort_keys=True))
 
 
 def _case_rows(plan: CasePlan, found: Found, settings: dict, record: ShardRecord) -> Iterator[tuple[dict, list[dict]]]:
@@ -100,7 +102,7 @@ def _scan_row(plan: CasePlan, number: int, stored: Scan, notes: Notes, text: str
     return {
         "case_id": plan.case_id,
         "number": number,
-        "pixels": stored.pixels.tobytes(),
+        "pixels": stored.pixels,
         "shape": list(stored.pixels.shape),
         "dtype": stored.pixels.dtype.name,
         "modality": stored.modality,

@@ -102,6 +102,19 @@ def write_batches(path: Path, schema: pa.Schema, rows: Iterable[list[dict]]) -> 
             stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
 
 
+def one_row(row: dict, schema: pa.Schema) -> pa.RecordBatch:
+    """A record batch of one row; pixels, a C-contiguous array, are not copied."""
+    columns = []
+    for field in schema:
+        value = row[field.name]
+        if isinstance(value, np.ndarray):
+            ends = pa.py_buffer(np.array([0, value.nbytes], np.int64))
+            columns.append(pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(value)]))
+        else:
+            columns.append(pa.array([value], field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
 def read_batches(path: Path) -> list[pa.RecordBatch]:
     """The record batches of a file, mapped into memory. Raises: ValueError for what is no Arrow stream."""
     try:

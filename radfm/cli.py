@@ -6,9 +6,11 @@ Decisions:
   output, everything else to standard error, so `--json` can feed a program.
 """
 
+import csv
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from radfm.data_prep.command import app as prepare
 
 if TYPE_CHECKING:
     from radfm.cases import Case
+    from radfm.knowledge.linking import Linker
 
 UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
 MOST_ROWS = 12  # of scans, and of skipped files, on a screen
@@ -122,7 +125,13 @@ def diagnose(
 
 @app.command()
 def icd(
-    text: Annotated[str, typer.Argument(help="A disorder, as a clinician would write it.")],
+    text: Annotated[str | None, typer.Argument(help="A disorder, as a clinician would write it.")] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Or a file of many: one per line, or a JSON list or dictionary. Prints CSV.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder of a text encoder trained by radfm, as further evidence.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many codes to print.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -130,9 +139,13 @@ def icd(
 
     Example: radfm icd "ACL tear"
     """
-    from radfm.knowledge.disorders import link
-
-    result = link(text, top=top)
+    if (text is None) == (names is None):
+        raise ValueError('give a disorder, as in radfm icd "ACL tear", or --names FILE')
+    linker = _linker(encoder)
+    if names:
+        _link_all(linker, names)
+        return
+    result = linker.link(text, top=top)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
         return
@@ -145,6 +158,37 @@ def icd(
         table.add_row(candidate.code, candidate.description, f"{candidate.confidence:.2f}", candidate.evidence)
     _print(table)
     _print(f"{result.candidates[0].code}: " + " > ".join(result.candidates[0].path), markup=False, highlight=False)
+
+
+def _linker(encoder: str | None) -> "Linker":
+    from radfm.knowledge.linking import Linker
+
+    if encoder is None:
+        return Linker()
+    with _needs("train"), _step(f"Loading {encoder}"):
+        from radfm.eval.text import encoder as encoder_of
+        from radfm.eval.text import fingerprint
+
+        return Linker(encoder=encoder_of(encoder), fingerprint=fingerprint(encoder))
+
+
+def _link_all(linker: "Linker", file: Path) -> None:
+    """The report of a list of names: a line of CSV each, and on standard error how many are sure."""
+    text = file.read_text(encoding="utf-8-sig")
+    names = list(json.loads(text)) if text.lstrip()[:1] in ("[", "{") else [n for n in text.splitlines() if n.strip()]
+    table = csv.writer(sys.stdout)
+    table.writerow(["name", "verdict", "codes", "likeliest", "description", "confidence", "evidence"])
+    verdicts: Counter[str] = Counter()
+    with _step(f"Linking {len(names):,} names") as progress:
+        for done, name in enumerate(names, 1):
+            found = linker.link(name, top=1)
+            best = found.candidates[0] if found.candidates else None
+            said = [best.code, best.description, f"{best.confidence:.2f}", best.evidence] if best else [""] * 4
+            table.writerow([name, found.verdict, "; ".join(found.codes), *said])
+            verdicts[found.verdict] += 1
+            progress(done, len(names))
+    counted = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts.most_common())
+    print(f"{len(names):,} names: {counted}", file=sys.stderr)
 
 
 @convert.command()
@@ -194,10 +238,28 @@ def train_text(
     print(train(read_config(config, changes or ())))
 
 
+@train.command("diagnosis")
+def train_diagnosis(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/diagnosis.yaml.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, such as head=mlp or training.max_steps=100.")
+    ] = None,
+) -> None:
+    """Teach a model to name the disorders of a case; goes on where a killed run stopped.
+
+    Example: radfm train diagnosis train/configs/diagnosis.yaml data=datasets/phantoms output=runs/phantoms
+    """
+    with _needs("train"):
+        from radfm.train.diagnosis import read_config, train
+    print(train(read_config(config, changes or ())))
+
+
 @evaluate.command("text")
 def evaluate_text(
-    models: Annotated[list[str], typer.Argument(help="Folders of text encoders.")],
     ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Folders of text encoders; none: the baselines and link() alone.")
+    ] = None,
     fold: Annotated[
         int | None,
         typer.Option(min=0, max=4, help="The terms to ask about; unset, those that the first model left out."),
@@ -216,8 +278,8 @@ def evaluate_text(
     with _needs("train"):
         from radfm.eval import text
     _quiet_transformers()
-    with _step(f"Measuring {', '.join(models)}") as progress:
-        result = text.evaluate(models, ontology, fold, unseen_by, link, prompts, progress)
+    with _step(f"Measuring {', '.join(models or ['the baselines'])}") as progress:
+        result = text.evaluate(models or [], ontology, fold, unseen_by, link, prompts, progress)
     print(json.dumps(result, indent=2) if as_json else text.as_markdown(result))
 
 

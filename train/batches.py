@@ -6,10 +6,12 @@ Decisions:
 - A batch is as wide as its longest text, so texts of like length go together: families are shuffled, put into pools of
   some batches, sorted by length within a pool, cut into batches, and these shuffled.
 - No text comes twice in a batch: a ranking loss would take the second for a wrong answer. What collides goes to a
-  later batch of the same pool, and is left out of the epoch when none is left.
+  later batch, of the next pool where this one has none left. At the end of an epoch a few rows may be left over; whole
+  batches come again in their place, so that every epoch has as many steps as it says.
 - The order follows from seed and epoch alone, so that a resumed run sees the batches that it would have seen.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,13 +36,16 @@ class LengthBatchSampler(DefaultBatchSampler):
         rng = np.random.default_rng([self.seed or 0, self.epoch])
         families = np.split(np.arange(self._size), np.arange(KIN, self._size, KIN) - rng.integers(KIN))
         order = np.concatenate([families[i] for i in rng.permutation(len(families))])
-        batches = []
+        whole, rest = [], []
         for start in range(0, self._size, POOL * self.batch_size):
-            pool = order[start : start + POOL * self.batch_size]
-            batches += self._cut(pool[np.argsort(self._lengths[pool], kind="stable")].tolist())
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        whole += [] if self.drop_last else [batch for batch in batches if len(batch) < self.batch_size]
-        yield from (whole[i] for i in rng.permutation(len(whole))[: len(self)])
+            pool = np.array([*rest, *order[start : start + POOL * self.batch_size]])
+            batches = self._cut(pool[np.argsort(self._lengths[pool], kind="stable")].tolist())
+            whole += [batch for batch in batches if len(batch) == self.batch_size]
+            rest = [row for batch in batches if len(batch) < self.batch_size for row in batch]
+        if rest and not self.drop_last:
+            whole += self._cut(rest)
+        shuffled = [whole[i] for i in rng.permutation(len(whole))]
+        yield from itertools.islice(itertools.cycle(shuffled), len(self) if shuffled else 0)
 
     def __len__(self) -> int:
         return self._size // self.batch_size if self.drop_last else -(-self._size // self.batch_size)

@@ -16,21 +16,25 @@ Decisions:
   attention pay on texts of ten tokens there, whose backward is half as fast as the plain one.
 - The tokenizer's vocabulary is trimmed to what medicine writes before training, which halves the encoder (see
   `vocabulary`).
+- The weights at the end are averaged with those at the start (`base_share`), which keeps more of what the base knew of
+  words that the knowledge does not have: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
 - The result is a SentenceTransformer's folder, which is a transformers checkpoint with a pooling beside it:
   `radfm.starting_points.untrained(text_encoder=folder)` makes it the text encoder of a model.
 """
 
 import json
-import os
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 from radfm.train.batches import LengthBatchSampler
+from radfm.train.config import read_config as read_yaml
+from radfm.train.config import trainer_arguments
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import trim_vocabulary
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
 from transformers import set_seed
@@ -55,6 +59,7 @@ class TextTraining:
         hierarchy_pairs: How many pairs of codes to draw.
         scale: Inverse temperature of the ranking loss.
         hierarchy_scale: Of CoSENT.
+        base_share: Share of the base in the weights that are saved, 0 to 1.
         trim: Whether to drop the word pieces that no text of the knowledge needs.
         max_tokens: Longer texts are cut.
         seed: Of everything.
@@ -69,38 +74,16 @@ class TextTraining:
     hierarchy_pairs: int = 20_000
     scale: float = 20.0
     hierarchy_scale: float = 20.0
+    base_share: float = 0.0
     trim: bool = True
     max_tokens: int = 64
     seed: int = 0
     training: dict = field(default_factory=dict)
 
 
-def read_config(path: str | Path, changes: list[str] | tuple[str, ...] = ()) -> TextTraining:
-    """A YAML file, with changes such as "held_out=0" or "training.max_steps=10", whose values are YAML too.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no YAML mapping, or holds a key that there is not.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no keys and values, but {type(content).__name__}")
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise ValueError(f"{change!r} is no change of a config: write key=value")
-        *groups, key = name.split(".")
-        place = content
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[key] = yaml.safe_load(value)
-    known = {f.name for f in fields(TextTraining)}
-    if unknown := sorted(set(content) - known):
-        raise ValueError(f"{path}: no such key: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return TextTraining(**content)
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> TextTraining:
+    """The config of an experiment; see `radfm.train.config`."""
+    return read_yaml(TextTraining, path, changes)
 
 
 def train(config: TextTraining) -> Path:
@@ -121,6 +104,7 @@ def train(config: TextTraining) -> Path:
         texts = {text for rows in data.values() for name in rows.column_names[:2] for text in rows[:][name]}
         texts.update(entry.description for entry in icd10cm.entries())
         trim_vocabulary(model, sorted(texts))
+    start = {name: tensor.clone() for name, tensor in model[0].auto_model.state_dict().items()}
     ranking = MultipleNegativesRankingLoss(
         model,
         scale=config.scale,
@@ -140,6 +124,7 @@ def train(config: TextTraining) -> Path:
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
+        _mix(output / "model.safetensors", start, config.base_share)
         recipe = asdict(config) | {"icd10cm": icd10cm.edition(), "pairs": {name: len(data[name]) for name in data}}
         recipe["ontologies"] = [{"name": o.name, "terms": len(o)} for o in knowledge]
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
@@ -165,24 +150,26 @@ def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTrans
     return model
 
 
+def _mix(file: Path, start: dict[str, torch.Tensor], share: float) -> None:
+    """Averages the weights of a file with others of the same names."""
+    if share:
+        trained = load_file(file)
+        save_file(
+            {name: torch.lerp(end, start[name].to(end), share) for name, end in trained.items()}, file, {"format": "pt"}
+        )
+
+
 def _arguments(config: TextTraining) -> SentenceTransformerTrainingArguments:
-    known = {f.name for f in fields(SentenceTransformerTrainingArguments)}
-    if unknown := sorted(set(config.training) - known):
-        raise ValueError(f"training: transformers' TrainingArguments have no {', '.join(unknown)}")
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    defaults = {
-        "output_dir": config.output,
-        "seed": config.seed,
-        "batch_sampler": LengthBatchSampler,
-        "multi_dataset_batch_sampler": "proportional",
-        "dataloader_drop_last": True,
-        "accelerator_config": {"split_batches": True, "even_batches": True},
-        "use_cpu": not torch.cuda.is_available(),
-        "ddp_backend": "gloo" if several and not torch.cuda.is_available() else None,
-        "report_to": ["tensorboard"],
-        "optim": "adamw_torch",
-    }
-    return SentenceTransformerTrainingArguments(**defaults | config.training)
+    return trainer_arguments(
+        SentenceTransformerTrainingArguments,
+        config.training,
+        output_dir=config.output,
+        seed=config.seed,
+        batch_sampler=LengthBatchSampler,
+        multi_dataset_batch_sampler="proportional",
+        dataloader_drop_last=True,
+        accelerator_config={"split_batches": True, "even_batches": True},
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -300,7 +300,7 @@ def _descend(code: str, said: set[str]) -> str:
 
 
 def _believe(score: float) -> float:
-    """Confidence of a likeness: measured on names whose code is known, see `quality`."""
+    """Confidence of a likeness: measured on names whose code is known, by `radfm evaluate text`."""
     return 0.84 / (1 + math.exp(-9.0 * (score - 0.62)))
 
 

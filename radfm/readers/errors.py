@@ -51,17 +51,26 @@ _CUT_SHORT_HINTS = (
 )  # fmt: skip
 
 
+_SILENT = logging.CRITICAL + 1
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While it lasts, no decoding library warns or logs. Enter it after the import: pydicom sets its level then."""
+    """While it lasts, no decoding library warns or logs. Enter it after the import: pydicom sets its level then.
+
+    Setting a level empties the caches of all loggers, which costs more than reading a small file: around many files,
+    enter it once, and within it costs nothing.
+    """
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL + 1)
+            for logger, level in zip(loggers, levels, strict=True):
+                if level != _SILENT:
+                    logger.setLevel(_SILENT)
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+                if level != _SILENT:
+                    logger.setLevel(level)

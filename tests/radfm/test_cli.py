@@ -1,5 +1,6 @@
 """The command `radfm`: its tables, its JSON, its one-line errors."""
 
+import csv
 import json
 import sys
 
@@ -109,7 +110,22 @@ def test_bad_input_is_one_line_and_a_status(radfm, checkpoint, arguments, status
     assert message in lines[0]
 
 
-@pytest.mark.parametrize("command", ["diagnose", "icd", "demo", "convert raddiag"])
+def test_icd_reports_on_a_list_of_names(radfm, tmp_path):
+    (tmp_path / "names.json").write_text(json.dumps({"Pneumothorax": 0, "qwertz uiop": 1, "肺炎": 2, "ACL tear": 3}))
+    status, out, err = radfm("icd", "--names", tmp_path / "names.json")
+    lines = {row["name"]: row for row in csv.DictReader(out.splitlines())}
+    assert status == 0
+    assert (lines["Pneumothorax"]["verdict"], lines["Pneumothorax"]["codes"]) == ("confident", "J93.9")
+    assert (lines["qwertz uiop"]["verdict"], lines["qwertz uiop"]["likeliest"]) == ("unlinked", "")
+    assert len(lines) == 4
+    assert "4 names: 2 confident, 2 unlinked" in err
+    (tmp_path / "names.txt").write_text("Pneumothorax\n\nACL tear\n")
+    assert len(radfm("icd", "--names", tmp_path / "names.txt")[1].splitlines()) == 3
+    status, _, err = radfm("icd")
+    assert (status, err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("command", ["diagnose", "icd", "demo", "convert raddiag", "prepare dicom", "train text"])
 def test_every_command_has_help_with_an_example(radfm, command):
     status, out, _ = radfm(*command.split(), "--help")
     assert status == 0

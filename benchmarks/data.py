@@ -1,0 +1,222 @@
+"""What a data set costs: slices written and read per second and core, against the bare decoder and raw memory.
+
+    python benchmarks/data.py                 # two minutes on two cores
+    python benchmarks/data.py write --slices 4000
+
+One process does all work. "write" makes shards out of pictures of 1,024 x 1,024, as radiographs are published, and CT
+slices of 512 x 512, and is compared with the decoder alone (Pillow, pydicom) over the same files; the report, made once
+at the end, is left out. "read" adds up the pixels of every slice, and is compared with the same over a plain
+numpy.memmap of as many bytes; files are in the system's cache for both. "memory" is the peak of preparing 120 and
+10,000 slices. "wait" trains a model on packed batches and says what share of the time it waited for them.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from radfm.data_prep import load
+from radfm.data_prep.packed import PackedCases, SliceBudget
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.pseudonyms import Pseudonyms
+from radfm.data_prep.shard import make_shard
+from radfm.data_prep.sources.dicom import Dicom
+from radfm.data_prep.sources.manifest import Manifest
+from radfm.data_prep.sources.phantoms import Phantoms
+
+from radfm import RadFMConfig, RadFMForDiagnosis, starting_points
+
+SIDE, PER_SERIES = 512, 40
+OPEN = Pseudonyms(None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="write, read, memory, wait, or nothing for all")
+    parser.add_argument("--slices", type=int, default=800)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.peak:
+        print(peak(Path(arguments.peak[0]), Path(arguments.peak[1])))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for part in arguments.parts or ["write", "read", "memory", "wait"]:
+            {"write": write, "read": read, "memory": memory, "wait": wait}[part](Path(folder) / part, arguments)
+            print()
+
+
+def write(folder: Path, arguments) -> None:
+    print(f"write, {arguments.slices} slices, slices/s of one process, median of {arguments.runs}")
+    pictures, table = make_pictures(folder / "png", arguments.slices)
+    sources = {"PNG": (Manifest(table, OPEN), lambda: [np.asarray(Image.open(file)) for file in pictures])}
+    for kind, syntax in (("DICOM", None), ("DICOM, JPEG 2000", JPEG2000Lossless)):
+        files = make_dicom(folder / kind, arguments.slices, syntax)
+        sources[kind] = (
+            Dicom(folder / kind, OPEN),
+            lambda files=files: [dcmread(file).pixel_array for file in files],
+        )
+    for kind, (source, decode) in sources.items():
+        plans = source.listing().plans
+        settings = asdict(Settings())
+
+        def shard(source=source, plans=plans, settings=settings):
+            make_shard(folder / "out", 0, plans, source, settings)
+
+        seconds = interleaved({"decoder": decode, "radfm": shard}, arguments.runs)
+        rates = {name: arguments.slices / taken for name, taken in seconds.items()}
+        print(f"  {kind:16} decoder {rates['decoder']:7.0f}  radfm {rates['radfm']:7.0f}", end="")
+        print(f"  ratio {rates['radfm'] / rates['decoder']:.2f} (target 0.5)")
+
+
+def read(folder: Path, arguments) -> None:
+    prepare(Phantoms(150, size=128), folder / "set", Settings(size=128), processes=2)
+    cases = load(folder / "set")
+    count = sum(cases.slices(i) for i in range(len(cases)))
+    raw = folder / "raw"
+    with open(raw, "wb") as file:
+        sizes = []
+        for row in range(sum(len(case["scan_rows"]) for case in cases.rows)):
+            pixels = cases.scan(row).pixels
+            file.write(pixels.tobytes())
+            sizes.append((pixels.shape, pixels.dtype))
+
+    def raw_sum():
+        mapped, start = np.memmap(raw, np.uint8, "r"), 0
+        for shape, dtype in sizes:
+            end = start + int(np.prod(shape)) * dtype.itemsize
+            touch(mapped[start:end].view(dtype).reshape(shape))
+            start = end
+
+    def radfm_sum():
+        fresh = load(folder / "set")
+        for row in range(len(sizes)):
+            touch(fresh.scan(row).pixels)
+
+    seconds = interleaved({"memmap": raw_sum, "radfm": radfm_sum}, arguments.runs)
+    rates = {name: count / taken for name, taken in seconds.items()}
+    print(f"read, {count} slices of 128 x 128, slices/s of one process, median of {arguments.runs}")
+    print(f"  memmap {rates['memmap']:.0f}  radfm {rates['radfm']:.0f}", end="")
+    print(f"  ratio {rates['radfm'] / rates['memmap']:.2f} (target 0.8)")
+
+
+def memory(folder: Path, arguments) -> None:
+    print("memory, peak of a process that prepares a DICOM archive of 512 x 512")
+    for slices in (120, 10_000):
+        make_dicom(folder / str(slices), slices)
+        command = [sys.executable, __file__, "--peak", str(folder / str(slices)), str(folder / f"out{slices}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"  {slices:6,} slices: {float(done.stdout) / 1024:.0f} MiB")
+        shutil.rmtree(folder / str(slices))
+
+
+def peak(archive: Path, out: Path) -> float:
+    """KiB."""
+    prepare(Dicom(archive, OPEN), out, Settings(cases_per_shard=10))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def wait(folder: Path, arguments) -> None:
+    prepare(Phantoms(150), folder / "set", Settings(size=96), processes=2)
+    cases = load(folder / "set", "train")
+    vision = {"family": "resnet", "tower": "resnet18", "image_size": 96}
+    config = RadFMConfig(vision_config=vision, head="mlp", disorders=cases.vocabulary.names)
+    model = RadFMForDiagnosis(config)
+    data = PackedCases(cases, starting_points.processor_for(config))
+    waited = stepped = 0.0
+    slices = 0
+    mark = time.perf_counter()
+    loader = torch.utils.data.DataLoader(data, batch_size=None, sampler=SliceBudget(cases, 64), num_workers=1)
+    for number, batch in enumerate(loader):
+        came = time.perf_counter()
+        model(**batch).loss.backward()
+        model.zero_grad()
+        if number:  # the first one waits for the worker to start
+            waited += came - mark
+            stepped += time.perf_counter() - came
+            slices += int(batch["slices_per_scan"].sum())
+        mark = time.perf_counter()
+    print("wait, ResNet-18 forward and backward on one core, one loading process on the other, 64 slices a step")
+    print(
+        f"  {slices / (waited + stepped):.0f} slices/s, {waited / (waited + stepped):.1%} of the time waited for data"
+    )
+
+
+def interleaved(ways: dict, runs: int) -> dict[str, float]:
+    """Median seconds of each way, after a run of each that does not count."""
+    taken = {name: [] for name in ways}
+    for run in range(runs + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if run:
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(found) for name, found in taken.items()}
+
+
+def touch(pixels: np.ndarray) -> None:
+    for picture in pixels:
+        np.add.reduce(picture, axis=None, dtype=np.float32 if picture.dtype == np.float16 else np.uint64)
+
+
+def make_pictures(folder: Path, count: int) -> tuple[list[Path], Path]:
+    folder.mkdir(parents=True)
+    files = []
+    for i in range(count):
+        files.append(folder / f"{i}.png")
+        Image.fromarray(anatomy(i, 2 * SIDE).astype(np.uint8)).save(files[-1])
+    rows = [{"case": f.stem, "path": f.name, "modality": "X-ray", "disorders": "Pneumonia"} for f in files]
+    (folder / "cases.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return files, folder / "cases.jsonl"
+
+
+def make_dicom(folder: Path, count: int, syntax: str | None = None) -> list[Path]:
+    files = []
+    for i in range(count):
+        study, number = divmod(i, PER_SERIES)
+        header = Dataset()
+        header.file_meta = FileMetaDataset()
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
+        header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid()
+        header.StudyInstanceUID, header.SeriesInstanceUID = f"1.2.3.{study}", f"1.2.3.{study}.1"
+        header.PatientID, header.Modality, header.InstanceNumber = f"P{study}", "CT", number + 1
+        header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, 2.0 * number], [1, 0, 0, 0, 1, 0]
+        header.PixelSpacing, header.RescaleSlope, header.RescaleIntercept = [0.7, 0.7], 1, -1024
+        header.Rows = header.Columns = SIDE
+        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
+        header.PixelData = (anatomy(i) * 8).astype(np.uint16).tobytes()
+        files.append(folder / f"{study}" / f"{number}.dcm")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        if syntax:
+            header.compress(syntax)
+        header.save_as(files[-1], enforce_file_format=True)
+    return files
+
+
+def anatomy(seed: int, side: int = SIDE) -> np.ndarray:
+    """(side, side) float, 0 to 255: a smooth body on black with some noise, which compresses as pictures do."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    body = np.hypot(x / 0.8, y / 0.6) < 1
+    waves = sum(np.sin(rng.uniform(1, 9) * x + rng.uniform(1, 9) * y + rng.uniform(0, 6)) for _ in range(4))
+    return np.clip(body * (120 + 25 * waves + rng.normal(0, 4, (side, side))), 0, 255)
+
+
+if __name__ == "__main__":
+    main()

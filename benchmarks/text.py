@@ -1,0 +1,78 @@
+"""What knowing ICD-10-CM costs: loading it, embedding its descriptions, linking a name.
+
+    python benchmarks/text.py runs/text [--names disorder_label_dict.json]
+
+Targets, on two cores: the names of RP3D-DiagDS (5,569) embedded under 5 s, all 98,505 descriptions of ICD-10-CM under
+90 s, a name linked under 20 ms once the linker is loaded, ICD-10-CM loaded under a second after first use. The baseline
+is the same encoder as sentence-transformers runs it, in float32.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from radfm.eval.text import encoder, fingerprint
+from sentence_transformers import SentenceTransformer
+
+from radfm.knowledge import icd10cm
+from radfm.knowledge.linking import Linker
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", help="folder of a text encoder")
+    parser.add_argument("--names", type=Path, help="JSON list or dictionary of names; unset, drawn from ICD-10-CM")
+    arguments = parser.parse_args()
+    descriptions = [entry.description for entry in icd10cm.entries()]
+    names = list(json.loads(arguments.names.read_text())) if arguments.names else descriptions[:5569]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+
+    load = "import time; s = time.perf_counter(); from radfm.knowledge import icd10cm; icd10cm.get('I71.3'); "
+    command = [sys.executable, "-c", load + "print(time.perf_counter() - s)"]
+    seconds = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+    print(f"loading ICD-10-CM                 {statistics.median(seconds):7.2f} s (target 1)")
+
+    sample = random.Random(0).sample(descriptions, 4000)
+    plain = SentenceTransformer(arguments.encoder, device="cpu")
+    took = {"float32": timed(lambda: plain.encode(sample, batch_size=256)), "radfm": fresh(arguments.encoder, sample)}
+    print(f"4,000 descriptions                {took['radfm']:7.2f} s, {took['float32'] / took['radfm']:.1f}x float32")
+    print(f"{len(names):,} names                       {fresh(arguments.encoder, names):7.2f} s (target 5)")
+    print(
+        f"{len(descriptions):,} descriptions               {fresh(arguments.encoder, descriptions):7.2f} s (target 90)"
+    )
+
+    for what, linker in {
+        "words": Linker(),
+        "words and encoder": Linker(encoder=encoder(arguments.encoder), fingerprint=fingerprint(arguments.encoder)),
+    }.items():
+        linker.link("pneumothorax")
+        each = []
+        for name in random.Random(1).sample(names, 200):
+            started = time.perf_counter()
+            linker.link(name)
+            each.append(time.perf_counter() - started)
+        print(f"linking a name, {what:18} {1000 * statistics.median(each):6.1f} ms, ", end="")
+        print(f"19 of 20 under {1000 * statistics.quantiles(each, n=20)[-1]:.1f} ms (target 20)")
+
+
+def fresh(folder: str, texts: list[str]) -> float:
+    """Seconds with an encoder that has seen no text yet, once it is warm."""
+    encode = encoder(folder)
+    encode(["pneumothorax", "fracture of the surgical neck of the humerus"])
+    return timed(lambda: encode(texts))
+
+
+def timed(way) -> float:
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""One YAML file per experiment, and what every stage of training asks of transformers' Trainer.
+
+Decisions:
+- A file fills a dataclass, so that each key is documented where it is declared; what it does not say has a default.
+- Every argument of the Trainer stands under `training`, by its own name. radfm has no second name for any of them.
+- What is misspelled is refused: a key that does nothing would go unnoticed for days.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from transformers import TrainingArguments
+
+Config = TypeVar("Config")
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = ()) -> Config:
+    """A YAML file, with changes such as "held_out=0" or "training.max_steps=10", whose values are YAML too.
+
+    Args:
+        kind: the dataclass that it fills.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML mapping, or holds a key that there is not.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no keys and values, but {type(content).__name__}")
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r} is no change of a config: write key=value")
+        *groups, key = name.split(".")
+        place = content
+        for group in groups:
+            if place.get(group) is None:
+                place[group] = {}
+            place = place[group]
+            if not isinstance(place, dict):
+                raise ValueError(f"{change!r}: {group} is a value, not a group of keys")
+        place[key] = yaml.safe_load(value)
+    return filled(kind, content, str(path))
+
+
+def filled(kind: type[Config], content: dict, where: str) -> Config:
+    """The dataclass with these keys. Raises: ValueError for a key that it does not have."""
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(content) - known):
+        raise ValueError(f"{where}: no such key: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return kind(**content)
+
+
+def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: Any) -> Arguments:
+    """The Trainer's arguments: `given`, else `defaults`, else what suits the machine.
+
+    Raises:
+        ValueError: There is no such argument.
+    """
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"training: transformers' TrainingArguments have no {', '.join(unknown)}")
+    several, on_cpu = int(os.environ.get("WORLD_SIZE", 1)) > 1, not torch.cuda.is_available()
+    machine = {
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if several and on_cpu else None,
+        "report_to": ["tensorboard"],
+        "optim": "adamw_torch",
+    }
+    return kind(**machine | defaults | given)
