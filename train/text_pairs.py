@@ -2,7 +2,7 @@
 
 Decisions:
 - Kinds of knowledge are columns that can be left out, so that each can be measured by its absence:
-  "synonyms" (a name, and another name or the initials of the same term), "definitions" (a name and what it means),
+  "synonyms" (a name, and another name of the same term), "definitions" (a name and what it means),
   "parents" (two terms, and how near they are in the ontology), "inclusion terms" (every name that ICD-10-CM has for a
   code, and its description), "cross references" (a term of an ontology and the description of its code), "common
   names" (radfm's own tables of names, words and abbreviations), "hierarchy" (two codes, and how near they are).
@@ -19,7 +19,6 @@ Decisions:
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Literal, get_args
 
 from datasets import Dataset
@@ -34,7 +33,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _LONGEST_CODE = 6  # characters with the dot: below, the tree of injuries repeats itself by side and encounter
 _EXTERNAL_CAUSES = "VWXY"  # chapter 20: how it happened, never what is seen
 _FARTHEST = 12  # steps between two codes of different chapters, at most, down to that length
-_UNSAID = {"of", "the", "and", "with", "in", "to", "due", "by", "or", "a", "type", "for", "from"}
 _TELLING = {  # sources of `Lexicon` whose names say more than the description does
     "common name",
     "inclusion term",
@@ -92,7 +90,7 @@ def text_pairs(
 
 
 def _told(ontology: Ontology, held_out: int | None) -> dict[str, list[str]]:
-    """Id -> the name, exact synonyms and initials that may be learned, the name first, in the order of the tree."""
+    """Id -> the name and exact synonyms that may be learned, the name first, in the order of the tree."""
     secret = {
         wording.key(text)
         for term in ontology
@@ -104,8 +102,6 @@ def _told(ontology: Ontology, held_out: int | None) -> dict[str, list[str]]:
         if fold(term.id) == held_out or wording.key(term.name) in secret:
             continue
         others = [s.text for s in term.synonyms if s.scope == "EXACT" and wording.key(s.text) not in secret]
-        short = _initials(term.name)
-        others += [short] if short and wording.key(short) not in secret else []
         told[term.id] = list(dict.fromkeys([term.name, *others]))
     return {term_id: told[term_id] for term_id in _in_tree_order(ontology) if term_id in told}
 
@@ -126,17 +122,9 @@ def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]
     for term_id, (name, *synonyms) in told.items():
         synonyms = synonyms if "synonyms" in kinds else []
         yield from ((synonym, name) for synonym in synonyms)
-        yield from pairwise(synonyms)
         if "cross references" in kinds:
             for code in _short(ontology[term_id].icd10cm):
                 yield from ((known, icd10cm.get(code).description) for known in (name, *synonyms))
-
-
-def _initials(name: str) -> str | None:
-    """ "hyaline fibromatosis syndrome" -> "HFS", as clinicians shorten what they say often; None where nobody would."""
-    words = [word for word in re.findall(r"[A-Za-z]+|\d+[A-Z]?", name) if word.lower() not in _UNSAID]
-    letters = "".join(word[0].upper() if word[0].isalpha() else word for word in words)
-    return letters if 3 <= len(words) <= 6 else None
 
 
 def _kinship(ontology: Ontology, told: dict[str, list[str]], count: int, rng: random.Random) -> Iterator[dict]:

@@ -34,7 +34,7 @@ Verdict = Literal["confident", "doubtful", "unlinked"]
 Encoder = Callable[[list[str]], np.ndarray]
 
 CONFIDENT, DOUBTFUL = 0.90, 0.30
-ENCODER = 0.5  # its share of a likeness, where there is one; the rest is by words
+ENCODER = 0.8  # its share of a likeness, where there is one; the rest is by words
 _CHAPTERS = {"O": 0.8, "P": 0.85, "R": 0.97, "V": 0.5, "W": 0.5, "X": 0.5, "Y": 0.5, "Z": 0.6}  # pregnancy, history...
 LONGEST_NAME = 300  # characters; what is longer is a report, not a name
 
