@@ -139,6 +139,7 @@ class RadFMConfig(PreTrainedConfig):
         modalities: what `modality_ids` count. A modality may own several rows, named "CT", "CT 2", "CT 3".
         planes: what `plane_ids` count.
         use_planes, use_days: whether the case encoder sees the plane and the days before the newest scan.
+        use_history: whether the case encoder reads the history, where there is one, as one more token.
         disorders: names of the vocabulary, in the order of the logits.
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
         logit_scale_init_value, logit_bias_init_value: start of the learned scale (its logarithm) and bias (SigLIP).
@@ -167,6 +168,7 @@ class RadFMConfig(PreTrainedConfig):
     planes: list[str] | tuple[str, ...] = PLANES
     use_planes: bool = True
     use_days: bool = True
+    use_history: bool = False
     disorders: list[str] | tuple[str, ...] = ()
     icd10cm: list[list[str]] | tuple[list[str], ...] = ()
     logit_scale_init_value: float = 2.302585  # log 10

