@@ -1,0 +1,97 @@
+"""The losses of the diagnosis stage: against hand-made figures, against open_clip's, and what they are told."""
+
+import math
+
+import open_clip
+import pytest
+import torch
+from radfm.train.losses import (
+    LOSSES,
+    AsymmetricLoss,
+    BCELoss,
+    FocalLoss,
+    LogitAdjustment,
+    SigmoidContrastiveLoss,
+    SoftmaxContrastiveLoss,
+    kinship,
+    soft_labels,
+)
+from torch.nn.functional import normalize
+
+
+@pytest.fixture
+def pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 9, generator=generator), (torch.rand(6, 9, generator=generator) > 0.7).float()
+
+
+@pytest.fixture
+def towers() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    cases, texts = torch.randn(2, 5, 8, generator=generator)
+    return normalize(cases, dim=-1), normalize(texts, dim=-1)
+
+
+def test_with_one_disorder_each_the_sigmoid_loss_is_open_clips(towers):
+    cases, texts = towers
+    theirs = open_clip.loss.SigLipLoss()(cases, texts, torch.tensor(7.0), torch.tensor(-2.0))
+    ours = SigmoidContrastiveLoss()(7 * cases @ texts.T - 2, torch.eye(5))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_with_one_disorder_each_the_softmax_loss_is_open_clips(towers):
+    cases, texts = towers
+    theirs = open_clip.loss.ClipLoss()(cases, texts, torch.tensor(7.0))
+    torch.testing.assert_close(SoftmaxContrastiveLoss()(7 * cases @ texts.T, torch.eye(5)), theirs)
+
+
+def test_two_positives_share_a_case_and_a_case_without_any_asks_nothing():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    total = math.log(math.exp(2) + math.e + 1)
+    assert SoftmaxContrastiveLoss(over_cases=0)(logits, labels).item() == pytest.approx(total - 1.5, abs=1e-6)
+
+
+def test_binary_losses_match_their_formulas():
+    logits, labels = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[1.0, 0.0]])  # p = 0.5, 0.75
+    positive, negative = math.log(2), math.log(4)
+    assert BCELoss()(logits, labels).item() == pytest.approx((positive + negative) / 2)
+    assert BCELoss(3.0)(logits, labels).item() == pytest.approx((3 * positive + negative) / 2)
+    assert SigmoidContrastiveLoss()(logits, labels).item() == pytest.approx(positive + negative)
+    assert FocalLoss(2)(logits, labels).item() == pytest.approx((0.25 * positive + 0.5625 * negative) / 2)
+    assert FocalLoss(0, 0.2)(logits, labels).item() == pytest.approx((0.2 * positive + 0.8 * negative) / 2)
+    shifted = 0.75 - 0.05
+    expected = (0.5 * positive - shifted**4 * math.log(1 - shifted)) / 2
+    assert AsymmetricLoss()(logits, labels).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_falls_when_it_is_followed(name, pairs):
+    logits, labels = pairs[0].clone().requires_grad_(), pairs[1]
+    loss = LOSSES[name]()
+    first = loss(logits, labels)
+    first.backward()
+    assert loss(logits - logits.grad / logits.grad.norm(), labels) < first
+    assert loss(logits.bfloat16(), labels).dtype == torch.float32
+
+
+def test_logit_adjustment_raises_the_common_and_keeps_the_level():
+    adjust = LogitAdjustment([300, 30, 3], cases=1000)
+    adjusted = adjust(torch.zeros(1, 3))[0]
+    assert adjusted[0] > adjusted[1] > adjusted[2]
+    assert adjusted.mean().item() == pytest.approx(0, abs=1e-6)
+    odds = (301 / 1002) / (1 - 301 / 1002) / ((4 / 1002) / (1 - 4 / 1002))
+    assert (adjusted[0] - adjusted[2]).item() == pytest.approx(math.log(odds), rel=1e-5)
+    torch.testing.assert_close(adjust(torch.zeros(1, 2), torch.tensor([2, 0]))[0], adjusted[[2, 0]])
+
+
+def test_relatives_in_icd10cm_are_weak_positives_graded_by_distance():
+    kin = kinship([["J93.0"], ["J93.1"], ["J94.2"], ["S82.1"], []], strength=0.4, reach=6)
+    assert torch.equal(kin, kin.T)
+    assert torch.equal(kin.diag(), torch.ones(5))
+    assert 0.4 > kin[0, 1] > kin[0, 2] > 0
+    assert kin[0, 3] == kin[0, 4] == 0
+    soft = soft_labels(torch.tensor([[1.0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]), kin)
+    torch.testing.assert_close(soft[0], kin[0])
+    torch.testing.assert_close(soft[1, :2], torch.ones(2))
+    assert not soft[2].any()

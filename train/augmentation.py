@@ -1,0 +1,140 @@
+"""What training does to a case before the model sees it: to its scans as a set, and to the slices of each.
+
+Decisions:
+- Pixels are changed after they were normalised, so one strength fits all modalities; a scan's slices are changed
+  together, as one 3D picture (a radiograph as a 2D one), by monai's transforms.
+- In the plane only: a scan's slices lie millimetres apart, and turning them out of the plane would mix what was never
+  beside each other.
+- A case keeps at least one scan. What is added to a case comes from cases that were found normal, of another part of
+  the body: it changes no label (Zheng et al. 2024, who add normal scans to make cases of several).
+- Everything is drawn from a generator of (seed, epoch, case, time), so that a resumed run sees the same pictures, and
+  so does a run on more processes. Nothing a scan is given depends on the others of its batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from monai.transforms import Compose, Rand2DElastic, Rand3DElastic, RandAdjustContrast, RandAffine, RandGaussianNoise
+from radfm.train.sampling import Draw
+from torch import Tensor
+
+from radfm.cases import Case, Scan
+
+NormalScan = Callable[[np.random.Generator, set[str]], Scan | None]
+
+
+@dataclass
+class Augmentation:
+    """How often each change is made; all 0: never.
+
+    Attributes:
+        affine, elastic, noise, contrast: of a scan: turned, moved and scaled; bent; noisier; another gamma.
+        drop_scans: of a scan: it leaves its case.
+        drop_modality: of a case: all scans of one modality leave it.
+        add_normal: of a case: a normal scan of another part of the body joins it.
+        drop_history: of a case: its history is not told.
+        shuffle: whether the scans of a case come in any order.
+    """
+
+    affine: float = 0.0
+    elastic: float = 0.0
+    noise: float = 0.0
+    contrast: float = 0.0
+    drop_scans: float = 0.0
+    drop_modality: float = 0.0
+    add_normal: float = 0.0
+    drop_history: float = 0.5
+    shuffle: bool = True
+
+    def __post_init__(self):
+        wrong = [name for name, share in vars(self).items() if name != "shuffle" and not 0 <= share <= 1]
+        if wrong:
+            raise ValueError(f"augmentation: {wrong[0]} is a probability, not {getattr(self, wrong[0])}")
+        self._transforms: dict[tuple[int, int], Compose] = {}
+
+    @property
+    def changes_pixels(self) -> bool:
+        return max(self.affine, self.elastic, self.noise, self.contrast) > 0
+
+    def case(self, case: Case, rng: np.random.Generator, normal_scan: NormalScan | None = None) -> Case:
+        """The case with some scans less, perhaps a normal one more, in another order.
+
+        Args:
+            normal_scan: finds a normal scan of a part of the body that is none of these; None where there is none.
+        """
+        scans = list(case.scans)
+        modalities = sorted({str(scan.modality) for scan in scans})
+        if rng.random() < self.drop_modality and len(modalities) > 1:
+            gone = rng.choice(modalities)
+            scans = [scan for scan in scans if str(scan.modality) != gone]
+        stays = rng.random(len(scans)) >= self.drop_scans
+        if not stays.any():
+            stays[rng.integers(len(scans))] = True
+        scans = [scan for scan, stay in zip(scans, stays, strict=True) if stay]
+        if rng.random() < self.add_normal and normal_scan is not None:
+            parts = {scan.body_part for scan in case.scans}
+            another = None if None in parts else normal_scan(rng, parts)
+            scans += [] if another is None else [replace(another, days=None)]
+        if self.shuffle:
+            scans = [scans[i] for i in rng.permutation(len(scans))]
+        history = None if rng.random() < self.drop_history else case.history
+        return replace(case, scans=scans, history=history)
+
+    def slices(self, values: Tensor, rng: np.random.Generator) -> None:
+        """Changes the normalised slices of one scan, (slices, 3, H, W), in place."""
+        grey = torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
+        channels = values[:, :1] if grey else values
+        kind = (2 if len(values) == 1 else 3, values.shape[-1])
+        if kind not in self._transforms:
+            self._transforms[kind] = _transforms(self, *kind)
+        transforms = self._transforms[kind]
+        transforms.set_random_state(int(rng.integers(2**31)))
+        picture = channels[0] if len(values) == 1 else channels.transpose(0, 1)  # (C, H, W) or (C, slices, H, W)
+        changed = torch.as_tensor(transforms(picture.contiguous())).as_subclass(Tensor)
+        changed = changed[None] if len(values) == 1 else changed.transpose(0, 1)
+        if values.stride(1) == 0:  # three views of one channel
+            values[:, :1] = changed
+        else:
+            values.copy_(changed.expand_as(values))
+
+
+def generator(seed: int, draw: Draw) -> np.random.Generator:
+    """All chance in a draw's augmentation."""
+    return np.random.default_rng([seed, draw.epoch, draw.case, draw.time])
+
+
+def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
+    """Of a scan with more slices so many, evenly spaced from anywhere; the key slice becomes the nearest of them."""
+    count = len(scan.pixels)
+    if most is None or count <= most:
+        return scan
+    chosen = ((np.arange(most) + rng.random()) * count / most).astype(int)
+    key = None if scan.key_slice is None else int(np.abs(chosen - scan.key_slice).argmin())
+    spacing = scan.spacing_mm and (scan.spacing_mm[0] * count / most, *scan.spacing_mm[1:])
+    return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing)
+
+
+def _transforms(settings: Augmentation, dimensions: int, size: int) -> Compose:
+    through = () if dimensions == 2 else (0,)  # nothing along the slices
+    turn = 0.2 if dimensions == 2 else (0.2, 0.0, 0.0)  # radians, about the axis of the slices
+    border = {"padding_mode": "border"}
+    if dimensions == 2:
+        bend = Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=settings.elastic, **border)
+    else:
+        bend = Rand3DElastic(sigma_range=(4, 6), magnitude_range=(40, 80), prob=settings.elastic, **border)
+    return Compose(
+        [
+            RandAffine(
+                settings.affine,
+                rotate_range=turn,
+                translate_range=(*through, size / 16, size / 16),
+                scale_range=(*through, 0.1, 0.1),
+                **border,
+            ),
+            bend,
+            RandAdjustContrast(settings.contrast, gamma=(0.7, 1.5)),
+            RandGaussianNoise(settings.noise, std=0.2),
+        ]
+    )
