@@ -1,0 +1,375 @@
+"""Stage 2: that it learns, that its result is a model, and that a run can be split, killed and resumed."""
+
+import dataclasses
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from radfm.data_prep import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.train.augmentation import Augmentation
+from radfm.train.diagnosis import DiagnosisTraining, read_config, train
+from radfm.train.diagnosis_data import DrawnCases
+from radfm.train.diagnosis_metrics import macro_auc
+from radfm.train.diagnosis_model import load_tower
+from radfm.train.sampling import Draw
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoTokenizer, BertConfig, BertModel, pipeline
+
+from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
+
+STEPS = 20
+CONFIGS = files("radfm.train") / "configs"
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    settings = Settings(size=48, cases_per_shard=10, fractions=(0.6, 0.4, 0.0))
+    prepare(Phantoms(50, size=48), folder, settings)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory) -> Path:
+    """A SentenceTransformer of two layers, with all-MiniLM-L6-v2's tokenizer."""
+    folder = tmp_path_factory.mktemp("text")
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(starting_points.minilm_folder())
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(32)], device="cpu").save(str(folder / "e"))
+    return folder / "e"
+
+
+def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> DiagnosisTraining:
+    layer = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    # Group norm: batch normalisation would see other slices on one process than on two.
+    tower = {"tower": "test_resnet", "tower_args": {"norm_layer": "groupnorm1"}, "image_size": 48}
+    arguments = {"max_steps": STEPS, "save_steps": 5, "eval_steps": 5, "logging_steps": 1, "learning_rate": 3e-4}
+    arguments |= {"report_to": [], "disable_tqdm": True} | changes.pop("training", {})
+    config = {
+        "architecture": {"vision_config": tower, "scan_config": layer, "case_config": layer, "hidden_size": 32},
+        "text_encoder": text_encoder and str(text_encoder),
+        "slices_per_scan": 3,
+        "slices_per_step": 40,
+        "augmentation": {"affine": 0.3, "noise": 0.3, "drop_scans": 0.1, "add_normal": 0.3},
+        "by_disorder": 0.3,
+        "relatives": {"strength": 0.3, "reach": 4},
+        "logit_adjustment": 1.0,
+        "history": changes.get("head", "text") == "text" and changes.get("level", "case") == "case",
+    }
+    return DiagnosisTraining(data=str(phantoms), output=str(output), training=arguments, **config | changes)
+
+
+def command(config: DiagnosisTraining, mode: str) -> list[str]:
+    """The command line of a run: of one process, or of two under torch.distributed.run."""
+    if mode in ("zero2", "zero3"):
+        config.training["deepspeed"] = str(CONFIGS / f"{mode}.json")
+    file = Path(config.output).with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [sys.executable, *([] if mode == "one" else launch), "-m", "radfm.train.diagnosis", str(file)]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def run(config: DiagnosisTraining, mode: str = "one") -> Path:
+    done = subprocess.run(command(config, mode), env=environment(), capture_output=True, text=True, timeout=560)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(config.output)
+
+
+def state(output: Path, step: int = STEPS) -> dict:
+    return json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())
+
+
+def losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in state(output)["log_history"] if "loss" in entry]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def one_process(phantoms, text_encoder, tmp_path_factory) -> Path:
+    return run(tiny(phantoms, text_encoder, tmp_path_factory.mktemp("one") / "run"))
+
+
+@pytest.fixture(scope="session")
+def zero3(phantoms, text_encoder, tmp_path_factory) -> Path:
+    return run(tiny(phantoms, text_encoder, tmp_path_factory.mktemp("zero3") / "run"), "zero3")
+
+
+@pytest.mark.parametrize("mode", ["DDP", "zero2", "zero3"])
+def test_two_processes_learn_what_one_does_and_end_as_one_file(
+    mode, one_process, phantoms, text_encoder, tmp_path, request
+):
+    if mode == "zero3":
+        output = request.getfixturevalue("zero3")
+    else:
+        output = run(tiny(phantoms, text_encoder, tmp_path / mode), mode)
+    assert len(losses(output)) == STEPS
+    np.testing.assert_allclose(losses(output), losses(one_process), atol=1e-4, rtol=0)
+    expected = load_file(one_process / f"checkpoint-{STEPS}" / "model.safetensors")
+    found = load_file(output / f"checkpoint-{STEPS}" / "model.safetensors")
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=5e-4, rtol=0)
+    model = RadFMForDiagnosis.from_pretrained(output)
+    assert all(torch.equal(tensor, weights(output)[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", ["one", "zero3"])
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, text_encoder, tmp_path, request):
+    whole = request.getfixturevalue("one_process" if mode == "one" else "zero3")
+    config = tiny(phantoms, text_encoder, tmp_path / "killed")
+    process = subprocess.Popen(
+        command(config, mode),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    first = tmp_path / "killed" / "checkpoint-5" / "complete"
+    deadline = time.monotonic() + 200
+    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.4))
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        victim.kill()
+    process.wait()
+    assert first.exists()
+    assert not (tmp_path / "killed" / "radfm_diagnosis.json").exists(), "the run had ended before it was killed"
+
+    resumed = run(config, mode)
+    assert losses(resumed) == losses(whole)
+    expected, found = weights(whole), weights(resumed)
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    text = load_file(text_encoder / "model.safetensors")["encoder.layer.1.output.dense.weight"]
+    assert torch.equal(found["radfm.text_encoder.encoder.encoder.layer.1.output.dense.weight"], text)
+
+
+def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process, phantoms, text_encoder):
+    model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
+    vocabulary = load(phantoms).vocabulary
+    assert list(model.config.disorders) == vocabulary.names
+    assert model.config.icd10cm[0] == vocabulary[0].icd10cm
+    assert model.config.trained
+    embeds = starting_points.embed_texts(model, processor, vocabulary.names[:5])
+    torch.testing.assert_close(model.disorder_embeds[:5], embeds, atol=1e-5, rtol=0)
+
+    case = load(phantoms, "validation")[0]
+    found = pipeline("zero-shot-diagnosis", model=str(one_process))(case, top_k=3)
+    assert len(found) == 3
+    assert found[0]["label"] in vocabulary.names
+
+    recipe = json.loads((one_process / "radfm_diagnosis.json").read_text())
+    assert recipe["data"]["fingerprint"] == load(phantoms).record["fingerprint"]
+    assert recipe["config"]["by_disorder"] == 0.3
+    best = max(recipe["validations"], key=lambda entry: entry["eval_auc"])
+    assert recipe["validation"] == best
+    assert recipe["step"] == best["step"]
+    kept = load_file(one_process / f"checkpoint-{best['step']}" / "model.safetensors")
+    assert all(torch.equal(tensor, weights(one_process)[name]) for name, tensor in kept.items())
+
+
+def test_nothing_in_the_result_says_where_it_was_made(one_process, phantoms, text_encoder):
+    for file in one_process.iterdir():
+        if file.is_file():
+            content = file.read_bytes()
+            for folder in (phantoms.parent, text_encoder.parent, one_process.parent, Path.home()):
+                assert str(folder).encode() not in content, f"{folder} is in {file.name}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "mlp", "level": "scan", "loss": {"name": "focal"}},
+        {"text_layers": 1, "candidates": 40, "loss": {"name": "softmax"}},
+        {"text_layers": "all", "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}},
+        {"training": {"bf16": True, "dataloader_num_workers": 1}, "loss": {"name": "asymmetric"}},
+    ],
+    ids=["one scan and mlp", "text learns in part", "text learns", "bfloat16"],
+)
+def test_every_kind_of_experiment_trains_and_loads(changes, phantoms, text_encoder, tmp_path):
+    training = {"max_steps": 2, "save_steps": 2, "eval_steps": 2, "gradient_accumulation_steps": 1}
+    changes = changes | {"training": training | changes.get("training", {})}
+    output = train(tiny(phantoms, text_encoder, tmp_path / "run", **changes))
+    model, processor = RadFMForDiagnosis.from_pretrained(output), RadFMProcessor.from_pretrained(output)
+    with torch.no_grad():
+        out = model(**processor(cases=load(phantoms, "validation")[:2]))
+    assert out.logits.shape == (2, len(model.config.disorders))
+    assert out.logits.isfinite().all()
+    if changes.get("text_layers"):
+        before = load_file(text_encoder / "model.safetensors")
+        learned = {
+            name: not torch.equal(tensor, weights(output)[f"radfm.text_encoder.encoder.{name}"])
+            for name, tensor in before.items()
+            if name.startswith("encoder.layer") and name.endswith("output.dense.weight")
+        }
+        assert {name for name, changed in learned.items() if changed} == {
+            name for name in learned if changes["text_layers"] == "all" or name.startswith("encoder.layer.1")
+        }
+        embeds = starting_points.embed_texts(model, processor, list(model.config.disorders))
+        torch.testing.assert_close(model.disorder_embeds, embeds, atol=1e-5, rtol=0)
+
+
+def test_training_goes_on_from_a_checkpoint_with_the_vocabulary_of_the_data(one_process, phantoms, tmp_path):
+    model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
+    model.set_disorders(["Gout"], starting_points.embed_texts(model, processor, ["Gout"]).clone())
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    few = {"max_steps": 1, "save_steps": 1, "eval_strategy": "no", "learning_rate": 0.0}
+    output = train(tiny(phantoms, None, tmp_path / "run", model=str(tmp_path / "start"), training=few))
+    start, found = weights(one_process), weights(output)
+    assert all(torch.allclose(found[name], start[name], atol=1e-6) for name in start)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_cases_named(phantoms, text_encoder, tmp_path, one_process):
+    model = RadFMForDiagnosis.from_pretrained(one_process)
+    model.radfm.modality_embed.weight.data[list(model.config.modalities).index("MRI")] = torch.nan
+    model.save_pretrained(tmp_path / "start")
+    RadFMProcessor.from_pretrained(one_process).save_pretrained(tmp_path / "start")
+    config = tiny(phantoms, None, tmp_path / "run", model=str(tmp_path / "start"), augmentation={})
+    with pytest.raises(ValueError, match="the loss is no number after step") as stopped:
+        train(config)
+    named = set(str(stopped.value).partition("of cases ")[2].partition(":")[0].split(", "))
+    cases = load(phantoms, "train", labelled=True)
+    guilty = {case.case_id for case in cases if "MRI" in {scan.modality for scan in case.scans}}
+    assert named
+    assert named <= guilty
+
+
+def test_a_damaged_shard_is_left_out_and_listed(phantoms, text_encoder, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    file = data / "scans" / "data-00002.arrow"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    few = {"max_steps": 2, "save_steps": 2, "eval_strategy": "no"}
+    output = train(tiny(data, text_encoder, tmp_path / "run", training=few))
+    left_out = json.loads((output / "radfm_diagnosis.json").read_text())["left_out"]
+    assert 0 < len(left_out) <= 10
+    starts = np.cumsum([0, *load(data).record["scans_per_shard"]])
+    in_shard = {row["case_id"] for row in load(data).rows if max(row["scan_rows"]) >= starts[2] > starts[0]}
+    assert set(left_out) <= in_shard
+    assert f"Left out: case {next(iter(left_out))}" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(phantoms, text_encoder, tmp_path, one_process):
+    config = tiny(phantoms, text_encoder, tmp_path / "run")
+    largest = max(file.stat().st_size for file in (one_process / "checkpoint-5").iterdir())
+    shutil.copytree(one_process / "checkpoint-5", tmp_path / "run" / "checkpoint-5")
+
+    def full() -> None:  # no file may become as large as the weights: what the system says of a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+
+    done = subprocess.run(
+        command(config, "one"), env=environment(), capture_output=True, text=True, timeout=200, preexec_fn=full
+    )
+    assert done.returncode == 1
+    assert "checkpoint-10 could not be saved" in done.stderr
+    assert "go on from checkpoint-5" in done.stderr
+    assert not (tmp_path / "run" / "checkpoint-10").exists()
+    assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+
+
+def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_encoder):
+    _, processor = starting_points.untrained(text_encoder=text_encoder)
+    processor.image_processor.size = 48
+    cases = load(phantoms, "train", labelled=True)
+    strong = Augmentation(affine=1, elastic=0.5, noise=1, contrast=1, drop_scans=0.3, add_normal=0.5)
+    data = DrawnCases(cases, processor, strong, seed=5)
+    alone, together = data.__getitems__([Draw(3, 1, 0)]), data.__getitems__([Draw(0, 1, 0), Draw(3, 1, 0)])
+    mine = len(alone["pixel_values"])
+    assert torch.equal(together["pixel_values"][-mine:], alone["pixel_values"])
+    assert torch.equal(together["labels"][1:], alone["labels"])
+    other = data.__getitems__([Draw(3, 2, 0)])["pixel_values"]
+    assert other.shape != alone["pixel_values"].shape or not torch.equal(other, alone["pixel_values"])
+    stored = data.__getitems__([Draw(3)])
+    assert torch.equal(stored["pixel_values"], processor(cases=cases[3])["pixel_values"])
+
+
+def test_area_under_the_curve_is_averaged_over_what_can_be_measured():
+    labels = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [1, 1, 1, 0]])
+    scores = np.array([[3.0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [4, 0, 0, 0]])
+    found = macro_auc(scores, labels, np.array([100, 5, 40, 40]))
+    assert found == {"auc": 0.625, "disorders": 2, "auc_head": 1.0, "auc_tail": 0.25}
+    with pytest.raises(ValueError, match="no disorder occurs"):
+        macro_auc(scores[:1], labels[:1], np.zeros(4))
+
+
+def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tmp_path):
+    import timm
+
+    torch.manual_seed(1)
+    tower, full = timm.create_model("test_resnet", num_classes=0), timm.create_model("test_resnet", num_classes=7)
+    save_file(full.state_dict(), tmp_path / "named.safetensors")
+    load_tower(tower, tmp_path / "named.safetensors")
+    assert torch.equal(tower.conv1[0].weight, full.conv1[0].weight)
+    full.conv1[0].weight.data.mul_(2)
+    renamed = {f"_{name}": value for name, value in full.state_dict().items() if not name.startswith("fc.")}
+    torch.save(renamed, tmp_path / "ordered.pth")
+    load_tower(tower, tmp_path / "ordered.pth")
+    assert torch.equal(tower.conv1[0].weight, full.conv1[0].weight)
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="holds another tower"):
+        load_tower(tower, tmp_path / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        load_tower(tower, tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "svm"}, "head is text or mlp"),
+        ({"loss": {"name": "hinge"}}, "there is no loss 'hinge'"),
+        ({"head": "mlp", "history": True}, "without a text encoder"),
+        ({"level": "scan", "history": True}, "nobody reads the history"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DiagnosisTraining(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augmentation": {"blur": 1}}, "augmentation: no such key: blur"),
+        ({"loss": {"name": "bce", "gamma": 2}}, "unexpected keyword argument 'gamma'"),
+        ({"architecture": {"hiden_size": 3}}, "there is no hiden_size"),
+        ({"architecture": {"vision_config": {"towr": "resnet18"}}}, "there is no towr"),
+        ({"text_layers": 9}, "has 2 layers"),
+    ],
+)
+def test_an_argument_that_there_is_not_is_named(changes, message, phantoms, text_encoder, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tiny(phantoms, text_encoder, tmp_path / "run", **changes))
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in CONFIGS.iterdir() if file.name.startswith("diagnosis")))
+def test_the_configs_that_come_with_radfm_are_read(name):
+    config = read_config(CONFIGS / name, ["data=somewhere", "training.max_steps=3"])
+    assert (config.data, config.training["max_steps"]) == ("somewhere", 3)

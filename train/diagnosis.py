@@ -1,0 +1,409 @@
+"""Stage 2: teach a model to name the disorders of a case.
+
+    radfm train diagnosis train/configs/diagnosis.yaml data=datasets/mine output=runs/mine
+    torchrun --nproc-per-node 2 -m radfm.train.diagnosis train/configs/diagnosis.yaml training.deepspeed=zero2.json
+
+One step, see `DiagnosisTrainer.compute_loss`:
+
+1. A step's cases (`sampling`), varied (`augmentation`), go through the model: one embedding per case.
+2. Its logits are the scaled cosine with each disorder's embedding, plus a bias. Where the text encoder is frozen those
+   embeddings were computed once; where it learns they are computed again, of all disorders or of some candidates.
+3. Logits and labels of all processes come together; relatives in ICD-10-CM become weak positives; how common a disorder
+   is, is added to its logits; the loss compares the pairs (`losses`).
+4. The attention over the slices is pulled towards the key slice, where one is annotated.
+
+Decisions:
+- The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
+  config means the same on one process and on eight, and the losses are the same.
+- Gradient accumulation is the mean over its micro-steps, each as much as the other: exact for the losses that look at
+  pairs where micro-steps have equally many cases, and not for softmax, whose cases compete within a micro-step only.
+- A checkpoint counts when all of it is written, which a file says. A killed run goes on from the last that counts; a
+  disk that fills up costs the unfinished one only.
+- The result is the checkpoint of the best validation, with a recipe beside it that names no folder of any machine.
+- The model is built before the trainer's arguments are: DeepSpeed's ZeRO-3 would scatter its weights while the
+  disorders are being embedded.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import load
+from radfm.train.augmentation import Augmentation
+from radfm.train.config import filled, trainer_arguments
+from radfm.train.config import read_config as read_yaml
+from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
+from radfm.train.diagnosis_metrics import macro_auc
+from radfm.train.diagnosis_model import build
+from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
+from radfm.train.sampling import StepSampler, steps_in_order
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from radfm.modeling_radfm import key_slice_divergences
+from radfm.starting_points import embed_texts
+
+RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
+COMPLETE = "complete"  # a file in every checkpoint that counts
+_RESULT = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # what of a checkpoint is the model
+_NOT_RESULT = ("trainer_state.json", "zero_to_fp32.py", "zero_to_torch.py")
+_MOST_NAMED = 20
+
+
+@dataclass
+class DiagnosisTraining:
+    """What a config file holds.
+
+    Attributes:
+        data: Folder of a data set that `radfm prepare` made.
+        output: Folder of the checkpoints and, at the end, of the model.
+        model: Folder of a checkpoint to go on from; None: a new model.
+        text_encoder: Folder that `radfm train text` made; None: all-MiniLM-L6-v2 as packaged. For a new model.
+        tower_weights: File of weights for the slice encoder's tower. For a new model.
+        architecture: Arguments of RadFMConfig. For a new model.
+        head: "text" (KE: a disorder's embedding is its classifier) or "mlp".
+        level: "case" (FM: a transformer over all scans) or "scan" (each learns alone, a case is their mean).
+        text_layers: How many of the text encoder's last layers learn; 0: none, "all": it learns as a whole.
+        candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
+            up to so many; None: all.
+        history: Whether the case encoder reads the history.
+        freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
+        slices_per_step: Of all processes together.
+        slices_per_scan: Of a scan with more, so many are taken; None: all.
+        by_disorder: Share of the draws that go by disorder, for the tail; see `radfm.train.sampling`.
+        loss: `name`, and the arguments of that loss; see `radfm.train.losses`. Unset: sigmoid, with an mlp head bce.
+        relatives: `strength` and `reach` of weak positives, see `radfm.train.losses.kinship`; None: none.
+        logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
+        key_slice_weight: Of the key-slice supervision; 0: off.
+        augmentation: See `radfm.train.augmentation.Augmentation`.
+        seed: Of everything.
+        training: Arguments of transformers' TrainingArguments.
+    """
+
+    data: str = "datasets/phantoms"
+    output: str = "runs/diagnosis"
+    model: str | None = None
+    text_encoder: str | None = None
+    tower_weights: str | None = None
+    architecture: dict = field(default_factory=dict)
+    head: Literal["text", "mlp"] = "text"
+    level: Literal["case", "scan"] = "case"
+    text_layers: int | Literal["all"] = 0
+    candidates: int | None = None
+    history: bool = False
+    freeze_batch_norm: bool = False
+    slices_per_step: int = 256
+    slices_per_scan: int | None = None
+    by_disorder: float = 0.0
+    loss: dict = field(default_factory=dict)
+    relatives: dict | None = None
+    logit_adjustment: float = 0.0
+    key_slice_weight: float = 0.001
+    augmentation: dict = field(default_factory=dict)
+    seed: int = 0
+    training: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, choices in (("head", ("text", "mlp")), ("level", ("case", "scan"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
+        if self.loss.get("name", "bce") not in LOSSES:
+            raise ValueError(f"there is no loss {self.loss['name']!r}: there are {', '.join(LOSSES)}")
+        if self.head == "mlp" and (self.history or self.text_layers):
+            raise ValueError("an mlp head comes without a text encoder: leave out history and text_layers")
+        if self.level == "scan" and self.history:
+            raise ValueError("without a fusion module nobody reads the history: leave it out, or set level=case")
+
+
+def read_config(path: str | Path, changes: Sequence[str] = ()) -> DiagnosisTraining:
+    """The config of an experiment; see `radfm.train.config`."""
+    return read_yaml(DiagnosisTraining, path, changes)
+
+
+def train(config: DiagnosisTraining) -> Path:
+    """Trains, going on from the last checkpoint in `output` where there is one; returns the model's folder.
+
+    Raises:
+        ValueError: A wrong config, data set or checkpoint; a loss that is no number; memory that ran out.
+        FileNotFoundError: There is no such data set, checkpoint or file of weights.
+        OSError: A checkpoint could not be saved.
+    """
+    set_seed(config.seed)
+    augmentation = filled(Augmentation, config.augmentation, "augmentation")
+    stored = load(config.data, "train", labelled=True), load(config.data, "validation", labelled=True)
+    disorders, cases = sum(len(row["labels"]) for row in stored[0].rows), max(len(stored[0]), 1)
+    model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
+    frozen = config.text_layers == 0
+    histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
+    data = DrawnCases(stored[0], processor, augmentation, config.level == "scan", histories[0], config.seed)
+    validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
+    trainer = DiagnosisTrainer(config, model, processor, data, validation)
+    trainer.remove_unfinished_checkpoints()
+    last = last_checkpoint(config.output)
+    trainer.say_what_is_learned(last)
+    trainer.train(resume_from_checkpoint=last and str(last))
+    return trainer.save_result()
+
+
+class DiagnosisTrainer(Trainer):
+    """transformers' Trainer, with the step, the sampling, the measure and the checkpoints of this stage."""
+
+    def __init__(self, config: DiagnosisTraining, model, processor, data: DrawnCases, validation: DrawnCases):
+        arguments = trainer_arguments(
+            TrainingArguments,
+            config.training,
+            output_dir=config.output,
+            seed=config.seed,
+            eval_strategy="steps" if len(validation) else "no",
+            save_total_limit=2,
+            metric_for_best_model="auc",
+            greater_is_better=True,
+            ddp_find_unused_parameters=False,
+            remove_unused_columns=False,
+        )
+        if arguments.world_size > 1 and torch.cuda.is_available() and not config.freeze_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if is_deepspeed_zero3_enabled():
+            # It gathers weights whenever a layer is called, and all processes have to call equally often.
+            model.radfm.slice_encoder.slices_per_chunk = sys.maxsize
+        super().__init__(model, arguments, train_dataset=data, eval_dataset=validation, processing_class=processor)
+        self.model_accepts_loss_kwargs = False  # a micro-step's loss is a mean: the Trainer is to average them
+        self.config, self.validation = config, validation
+        self.text_learns = config.text_layers != 0
+        choice = {"name": "sigmoid" if config.head == "text" else "bce"} | config.loss
+        try:
+            self.loss = LOSSES[choice.pop("name")](**choice)
+            self.kin = None if config.relatives is None else kinship(model.config.icd10cm, **config.relatives)
+        except TypeError as error:
+            raise ValueError(f"loss, relatives: {error}") from error
+        self.adjust = LogitAdjustment(data.label_counts.tolist(), len(data), config.logit_adjustment)
+        if self.text_learns:
+            self.names = processor(text=list(model.config.disorders))
+
+    def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
+        batch = dict(inputs)
+        case_rows, key_slices = batch.pop("case_rows"), batch.pop("key_slices")
+        labels = gathered(batch.pop("labels"))  # (cases of all processes, disorders)
+        disorders = self._disorders_of_the_step(labels)
+        if self.text_learns:
+            texts = {key: rows[disorders] for key, rows in self.names.items()}
+            batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
+        self._quieten()
+
+        seen = model(**batch)
+        logits = gathered(self.adjust(seen.logits, disorders))
+        if self.kin is not None:
+            labels = soft_labels(labels, self.kin.to(labels.device))
+        loss = self.loss(logits, labels[:, disorders])
+        if self.config.key_slice_weight:
+            slice_counts = batch["slices_per_scan"].tolist()
+            divergences = gathered(key_slice_divergences(seen.slice_attentions, slice_counts, key_slices))
+            loss = loss + self.config.key_slice_weight * divergences.sum() / max(len(divergences), 1)
+
+        if not loss.isfinite():
+            rows, bad = gathered(case_rows), ~logits.detach().isfinite().all(1)
+            self._stop_naming_cases(self.train_dataset, rows[bad] if bad.any() else rows, "the loss is")
+        loss = summed_over_processes(loss)
+        return (loss, seen) if return_outputs else loss
+
+    def training_step(self, model, inputs: dict[str, Tensor], num_items_in_batch=None) -> Tensor:
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is a CPU's
+            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+                raise
+            raise ValueError(
+                f"memory ran out at {len(inputs['pixel_values'])} slices: lower slices_per_step (now "
+                f"{self.config.slices_per_step}) or slices_per_scan, raise training.gradient_accumulation_steps "
+                "instead, or set training.gradient_checkpointing=true"
+            ) from error
+
+    def get_train_dataloader(self) -> StepLoader:
+        data, config = self.train_dataset, self.config
+        place = {"rank": self.args.process_index, "world_size": self.args.world_size}
+        sampler = StepSampler(
+            data.slice_counts, data.labels, config.slices_per_step, config.by_disorder, config.seed, **place
+        )
+        return step_loader(data, sampler, self.args.dataloader_num_workers)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Macro AUC over the disorders, see `radfm.train.diagnosis_metrics`, of the whole validation split."""
+        self.refresh_disorders()
+        scores = self._scores(self.validation)
+        if (bad := ~np.isfinite(scores).all(1)).any():
+            self._stop_naming_cases(self.validation, np.flatnonzero(bad), "the scores are")
+        labels = np.stack([self.validation.cases.labels(row) for row in self.validation.rows])
+        found = macro_auc(scores, labels, self.train_dataset.label_counts)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def refresh_disorders(self) -> None:
+        """Embeds the vocabulary again, where the text encoder learns."""
+        if self.text_learns:
+            was_training = self.model.training
+            embeds = embed_texts(self.model.eval(), self.processing_class, self.model.config.disorders)
+            self.model.disorder_embeds.copy_(embeds)
+            self.model.train(was_training)
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Matrices and kernels: neither biases, norms and class tokens, nor the scale and bias of the logits."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1 and "token" not in name]
+
+    def remove_unfinished_checkpoints(self) -> None:
+        if self.is_world_process_zero():
+            for folder in Path(self.args.output_dir).glob("checkpoint-*"):
+                if not (folder / COMPLETE).exists():
+                    shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+
+    def say_what_is_learned(self, last: Path | None) -> None:
+        if not self.is_world_process_zero():
+            return
+        data, labels = self.train_dataset, self.train_dataset.label_counts
+        print(
+            f"Learning {(labels > 0).sum():,} of {len(labels):,} disorders from {len(data):,} cases, "
+            f"{sum(data.slice_counts):,} slices{f', going on from {last}' if last else ''}",
+            file=sys.stderr,
+        )
+        for case_id, reason in (data.skipped + self.validation.skipped)[:_MOST_NAMED]:
+            print(f"Left out: case {case_id}: {reason}", file=sys.stderr)
+
+    def save_result(self) -> Path:
+        """The best checkpoint's model, with its recipe, in `output`."""
+        output = Path(self.args.output_dir)
+        best = self.state.best_model_checkpoint
+        chosen = output / Path(best).name if best else last_checkpoint(output)
+        if self.is_world_process_zero():
+            if chosen is None:
+                raise ValueError(f"{output} holds no checkpoint to end with: set training.save_strategy=steps")
+            for file in sorted(chosen.iterdir()):
+                if file.suffix in _RESULT and file.name not in _NOT_RESULT:
+                    shutil.copyfile(file, output / f".{file.name}")
+                    os.replace(output / f".{file.name}", output / file.name)
+            (output / RECIPE).write_text(json.dumps(self._recipe(chosen), indent=1) + "\n", encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        return output
+
+    def _quieten(self) -> None:
+        """No dropout in the text encoder, as in stage 1; and the tower's statistics as they were, where asked."""
+        if self.model.radfm.text_encoder is not None:
+            self.model.radfm.text_encoder.eval()
+        if self.config.freeze_batch_norm:
+            for module in self.model.radfm.slice_encoder.tower.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _disorders_of_the_step(self, labels: Tensor) -> Tensor | slice:
+        """Rows of the vocabulary that the step's cases are compared with, the same for all processes."""
+        most, all_of_them = self.config.candidates, labels.shape[1]
+        if not self.text_learns or most is None or most >= all_of_them:
+            return slice(None)
+        present = (labels > 0).any(0).cpu()
+        others = (~present).nonzero().flatten()
+        order = np.random.default_rng([self.config.seed, self.state.global_step]).permutation(len(others))
+        chosen = others[torch.from_numpy(order[: max(most - int(present.sum()), 0)])]
+        return torch.cat([present.nonzero().flatten(), chosen]).sort().values
+
+    def _stop_naming_cases(self, data: DrawnCases, case_rows: Tensor | np.ndarray, what: str) -> None:
+        names = [data.case_id(row) for row in case_rows.tolist()]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        raise ValueError(
+            f"{what} no number after step {self.state.global_step}, of cases {', '.join(names[:_MOST_NAMED])}{more}: "
+            "look at their pixels or lower training.learning_rate; the last good checkpoint is kept"
+        )
+
+    @torch.no_grad()
+    def _scores(self, data: DrawnCases) -> np.ndarray:
+        """(cases, disorders) logits of whole cases, on every process."""
+        model = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        was_training = model.training
+        model.eval()
+        place = (self.args.process_index, self.args.world_size)
+        steps = steps_in_order(data.slice_counts, self.config.slices_per_step, *place)
+        scores = torch.zeros(len(data), len(data.cases.vocabulary))
+        for batch in step_loader(data, steps, self.args.dataloader_num_workers):
+            batch = self._prepare_inputs(batch)
+            rows = batch.pop("case_rows")
+            del batch["labels"], batch["key_slices"]
+            with self.compute_loss_context_manager():
+                logits = model(**batch).logits
+            scores[gathered(rows).cpu()] = gathered(logits.float()).cpu()
+        model.train(was_training)
+        return scores.numpy()
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self.refresh_disorders()
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                (folder / COMPLETE).touch()
+        except Exception as error:  # safetensors, torch and DeepSpeed have each an error of their own for a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            last = last_checkpoint(self.args.output_dir)
+            raise OSError(
+                f"{folder} could not be saved ({' '.join(str(error).split())[:200]}): make room and start again, to go "
+                f"on from {last.name if last else 'the beginning'}"
+            ) from error
+
+    def _recipe(self, checkpoint: Path) -> dict[str, Any]:
+        history = [entry for entry in self.state.log_history if "eval_auc" in entry]
+        step = int(checkpoint.name.rpartition("-")[2])
+        data = self.train_dataset.cases
+        return {
+            "config": _without_folders(asdict(self.config)),
+            "data": {"fingerprint": data.record["fingerprint"], "source": data.record["source"]},
+            "cases": {"train": len(self.train_dataset), "validation": len(self.validation)},
+            "left_out": dict(self.train_dataset.skipped + self.validation.skipped),
+            "steps": self.state.global_step,
+            "step": step,
+            "validation": next((entry for entry in history if entry["step"] == step), None),
+            "validations": history,
+            "versions": {name: version(name) for name in ("radfm", "torch", "transformers", "timm")},
+        }
+
+
+def embed_histories(model, processor, rows: list[dict]) -> Tensor:
+    """(cases, d), of a text encoder that does not learn; a case without a history has zeros, which nobody reads."""
+    embeds = embed_texts(model.eval(), processor, [row["history"] or "" for row in rows]).clone()
+    return embeds * torch.tensor([bool(row["history"]) for row in rows]).unsqueeze(-1)
+
+
+def last_checkpoint(output: str | Path) -> Path | None:
+    """The newest checkpoint of which all was written."""
+    found = [file.parent for file in Path(output).glob(f"checkpoint-*/{COMPLETE}")]
+    return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def _without_folders(value: Any) -> Any:
+    """The config with the last part of every path in it: where things lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def main(arguments: list[str] | None = None) -> None:
+    path, *changes = sys.argv[1:] if arguments is None else arguments
+    try:
+        print(train(read_config(path, changes)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"radfm: {error}")
+
+
+if __name__ == "__main__":
+    main()

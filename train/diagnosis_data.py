@@ -1,0 +1,158 @@
+"""A prepared data set as training steps: draws in, packed batches out.
+
+Decisions:
+- A batch is asked for by its draws and packed in the loader's workers; what varies in it follows from the draws alone.
+- All that can be read of a shard without its pixels is read before the first step. A case whose shard is damaged is
+  left out and named, for all processes alike and in every resumed run.
+- At scan level each draw shows one scan of its case, under the case's labels. A measure always shows the whole case: a
+  model without a fusion module then averages its scans.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import CaseDataset
+from radfm.train.augmentation import Augmentation, generator, some_slices
+from radfm.train.sampling import Draw
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from radfm.cases import Case, Scan
+from radfm.processing_radfm import RadFMProcessor
+
+
+class DrawnCases(Dataset):
+    """`data.__getitems__(draws)` is a packed batch, with `labels` (cases, disorders) and `case_rows` (cases,) int64.
+
+    Args:
+        cases: a data set, of labelled cases only.
+        processor: its image processor's `max_slices` bounds the slices of a scan.
+        augmentation: of draws with an epoch; None: none.
+        one_scan: whether a draw with an epoch shows one scan of its case.
+        history_embeds: (cases of the data set, d), embedded before; None: histories are tokenized, if at all.
+        seed: of all that varies.
+
+    Attributes:
+        skipped: [(case_id, reason), ...] of what cannot be read.
+    """
+
+    def __init__(
+        self,
+        cases: CaseDataset,
+        processor: RadFMProcessor,
+        augmentation: Augmentation | None = None,
+        one_scan: bool = False,
+        history_embeds: Tensor | None = None,
+        seed: int = 0,
+    ):
+        self.cases, self.processor, self.augmentation = cases, processor, augmentation
+        self.one_scan, self.history_embeds, self.seed = one_scan, history_embeds, seed
+        self.rows, self._slice_counts, self.skipped = _readable(cases)
+        self._normal_scans: dict[str, list[int]] | None = None
+        if augmentation is not None and augmentation.add_normal:
+            self._normal_scans = self._scans_of_normal_cases()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def slice_counts(self) -> list[int]:
+        """(cases,) the slices that a draw of each costs; at scan level their mean."""
+        most = self.processor.image_processor.max_slices or sys.maxsize
+        counts = [[min(n, most) for n in scans] for scans in self._slice_counts]
+        return [round(np.mean(scans)) if self.one_scan else sum(scans) for scans in counts]
+
+    @property
+    def labels(self) -> list[list[int]]:
+        """(cases,) the disorders of each, as rows of the vocabulary."""
+        return [self.cases.rows[row]["labels"] for row in self.rows]
+
+    @property
+    def label_counts(self) -> np.ndarray:
+        """(disorders,) cases of each."""
+        return np.bincount([d for rows in self.labels for d in rows], minlength=len(self.cases.vocabulary))
+
+    def case_id(self, case: int) -> str:
+        return self.cases.rows[self.rows[case]]["case_id"]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
+        cases = [self._case(draw, rng) for draw, rng in zip(draws, generators, strict=True)]
+        batch = dict(self.processor(cases=cases))
+        if self.augmentation is not None and self.augmentation.changes_pixels:
+            scans = iter(batch["pixel_values"].split(batch["slices_per_scan"].tolist()))
+            for case, rng in zip(cases, generators, strict=True):
+                for values in (next(scans) for _ in case.scans):
+                    if rng is not None:
+                        self.augmentation.slices(values, rng)
+        if self.history_embeds is not None:
+            del batch["history_input_ids"], batch["history_attention_mask"]
+            told = [self.rows[draw.case] for draw, case in zip(draws, cases, strict=True) if case.history]
+            batch["history_embeds"] = self.history_embeds[told]
+        rows = [draw.case for draw in draws]
+        batch["labels"] = torch.from_numpy(np.stack([self.cases.labels(self.rows[row]) for row in rows]))
+        batch["case_rows"] = torch.tensor(rows)
+        return batch
+
+    def _case(self, draw: Draw, rng: np.random.Generator | None) -> Case:
+        row = self.rows[draw.case]
+        try:
+            case = self.cases[row]
+        except (ValueError, OSError) as error:
+            raise ValueError(f"case {self.case_id(draw.case)} can no longer be read: {error}") from error
+        if rng is None:
+            return case
+        if self.augmentation is not None:
+            case = self.augmentation.case(case, rng, self._normal_scan if self._normal_scans else None)
+        if self.one_scan:
+            case.scans = [case.scans[rng.integers(len(case.scans))]]
+        most = self.processor.image_processor.max_slices
+        case.scans = [some_slices(scan, most, rng) for scan in case.scans]
+        return case
+
+    def _normal_scan(self, rng: np.random.Generator, parts: set[str]) -> Scan | None:
+        """A scan of a normal case that shows none of these parts of the body."""
+        others = sorted(set(self._normal_scans) - parts)
+        return self.cases.scan(rng.choice(self._normal_scans[rng.choice(others)])) if others else None
+
+    def _scans_of_normal_cases(self) -> dict[str, list[int]]:
+        scans: dict[str, list[int]] = {}
+        for case in map(self.cases.rows.__getitem__, self.rows):
+            for scan in () if case["labels"] else case["scan_rows"]:
+                if part := self.cases.about(scan)["body_part"]:
+                    scans.setdefault(part, []).append(scan)
+        return scans
+
+
+class StepLoader(DataLoader):
+    """A loader of steps, whose sampler is told the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+def step_loader(data: DrawnCases, steps, workers: int = 0) -> StepLoader:
+    """
+    Args:
+        steps: a `StepSampler`, or a list of steps.
+        workers: processes that read and pack ahead.
+    """
+    return StepLoader(data, batch_sampler=steps, collate_fn=_as_it_is, num_workers=workers)
+
+
+def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch
+
+
+def _readable(cases: CaseDataset) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
+    """Rows of the cases that can be read, the slices of their scans, and (case_id, reason) of all others."""
+    rows, counts, skipped = [], [], []
+    for row, case in enumerate(cases.rows):
+        try:
+            counts.append([cases.about(scan)["shape"][0] for scan in case["scan_rows"]])
+            rows.append(row)
+        except (ValueError, OSError, EOFError) as error:
+            skipped.append((case["case_id"], " ".join(str(error).split())))
+    return rows, counts, skipped

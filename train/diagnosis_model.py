@@ -1,0 +1,138 @@
+"""The model that a diagnosis experiment starts from, and which parts of it learn.
+
+Decisions:
+- A checkpoint goes on as it is, with the vocabulary of the data: names it knew keep their place in its space.
+- An mlp head reads no text, so its model has no text encoder.
+- The bias starts at the log odds of a disorder in a case, so that the first steps do not go into learning that most
+  cases have few disorders.
+- The weights of a published tower may bear other names than timm's, as long as they come in the same order and shapes.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
+from radfm.knowledge.disorders import Vocabulary
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
+from radfm.starting_points import embed_texts, processor_for, untrained
+
+if TYPE_CHECKING:
+    from radfm.train.diagnosis import DiagnosisTraining
+
+_CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
+
+
+def build(
+    config: "DiagnosisTraining", vocabulary: Vocabulary, prevalence: float
+) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """
+    Args:
+        vocabulary: the disorders of the data.
+        prevalence: share of case-disorder pairs that are positive.
+    Raises:
+        ValueError: for a checkpoint, tower or architecture that does not fit the config.
+    """
+    if config.model is not None:
+        model = RadFMForDiagnosis.from_pretrained(config.model)
+        processor = RadFMProcessor.from_pretrained(config.model)
+        if model.config.head != config.head:
+            raise ValueError(f"{config.model} has a head {model.config.head!r}, the config says {config.head!r}")
+    else:
+        model, processor = _new(config)
+    processor.image_processor.max_slices = config.slices_per_scan
+    names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
+    embeds = embed_texts(model.eval(), processor, names).clone() if config.head == "text" else None
+    model.set_disorders(names, embeds, codes)
+    if config.model is None:
+        bias = model.logit_bias if config.head == "text" else model.classifier.fc2.bias
+        nn.init.constant_(bias, float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
+    model.config.key_slice_loss_weight = config.key_slice_weight
+    model.config.trained = True
+    for part in (model.config, model.config.text_config, processor.tokenizer):
+        if part is not None:
+            part.name_or_path = ""  # where it lay is nobody's business
+    learn_text(model, config.text_layers)
+    return model, processor
+
+
+def learn_text(model: RadFMForDiagnosis, layers: int | str) -> None:
+    """Lets the text encoder learn in its last `layers` layers, in "all", or with 0 not at all."""
+    text = model.radfm.text_encoder
+    if text is None:
+        return
+    text.requires_grad_(layers == "all")
+    if layers == "all" or layers == 0:
+        return
+    stack = max((m for m in text.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    if not 0 < layers <= len(stack):
+        raise ValueError(f"text_layers: the text encoder has {len(stack)} layers, {layers} of them cannot learn")
+    text.projection.requires_grad_(True)
+    for layer in stack[-layers:]:
+        layer.requires_grad_(True)
+
+
+def load_tower(tower: nn.Module, path: str | Path) -> None:
+    """Weights of a timm or torchvision-like model into a tower without classifier; .safetensors, .pth or .bin.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the weights are those of another tower.
+    """
+    own, read = tower.state_dict(), _read_weights(Path(path))
+    weights = {name: value for name, value in read.items() if name in own or not name.startswith(_CLASSIFIERS)}
+    if set(own) - set(weights):
+        ordered = [value for name, value in weights.items() if not name.endswith("num_batches_tracked")]
+        names = [name for name in own if not name.endswith("num_batches_tracked")]
+        if [tuple(own[name].shape) for name in names] != [tuple(value.shape) for value in ordered]:
+            missing = sorted(set(own) - set(weights))
+            raise ValueError(f"{path} holds another tower: {missing[0]} and {len(missing) - 1} more are not in it")
+        weights = dict(zip(names, ordered, strict=True))
+    wrong = [name for name in weights if name in own and weights[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} is {tuple(weights[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}")
+    tower.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+
+
+def _new(config: "DiagnosisTraining") -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    given = {"head": config.head, "use_history": config.history} | config.architecture
+    if config.level == "scan":
+        given["case_config"] = {"num_hidden_layers": 0}
+    _refuse_unknown(config.architecture)
+    if config.head == "text":
+        model, processor = untrained(RadFMConfig(**given), config.seed, config.text_encoder)
+    else:
+        model = RadFMForDiagnosis(RadFMConfig(**given | {"text_config": None}))
+        processor = processor_for(model.config)
+    if config.tower_weights is not None:
+        load_tower(model.radfm.slice_encoder.tower, config.tower_weights)
+    return model, processor
+
+
+def _refuse_unknown(architecture: dict) -> None:
+    """A configuration of transformers takes any key, and does nothing with those it does not know."""
+    parts = {"vision_config": RadFMVisionConfig, "scan_config": RadFMScanConfig, "case_config": RadFMEncoderConfig}
+    kinds = [("architecture", RadFMConfig, architecture)]
+    kinds += [(f"architecture.{name}", kind, architecture.get(name) or {}) for name, kind in parts.items()]
+    for where, kind, given in kinds:
+        known = {f.name for f in fields(kind)}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"{where}: there is no {', '.join(unknown)}: see radfm/configuration_radfm.py")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(f"tower_weights: there is no {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"tower_weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
+    return weights.get("state_dict", weights)
