@@ -51,6 +51,7 @@ def untrained(
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder} is no SentenceTransformer: {str(error).splitlines()[0]}") from error
         mean = pooling.get("pooling_mode") == "mean" or pooling.get("pooling_mode_mean_tokens", False)
+        text_config.name_or_path = tokenizer.name_or_path = ""  # where it lay is nobody's business
         changes = {"text_pooling": "mean" if mean else "cls", "projection_dim": text_config.hidden_size}
         config = RadFMConfig(**config.to_dict() | {"text_config": text_config} | changes)
     with torch.random.fork_rng():

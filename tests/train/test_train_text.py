@@ -155,6 +155,8 @@ def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_en
     ours = starting_points.embed_texts(model, processor, texts)
     torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-5, rtol=0)
     model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    assert not [file for file in (tmp_path / "model").glob("*.json") if str(tmp_path) in file.read_text()]
     assert type(model).from_pretrained(tmp_path / "model").config.text_config.vocab_size < 30522
 
 
