@@ -27,7 +27,7 @@ def planted() -> dict:
     found = {}
     for tag, (representation, _, _, retired, keyword) in DicomDictionary.items():
         group = Tag(tag).group
-        if keyword and not retired and representation in TEXTS and group > 0x8 and keyword not in NEEDED:
+        if keyword and not retired and representation in TEXTS and group >= 0x8 and keyword not in NEEDED:
             found[keyword] = PLANTED
     found |= {"PatientID": "ID-776655", "AccessionNumber": "ACC-998877", "PatientBirthDate": "19610304"}
     return found | {"StudyDate": "20240517", "StudyInstanceUID": "1.2.776655.998877", "PatientAge": "095Y"}
