@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from radfm.data_prep.finish import finish
-from radfm.data_prep.plan import CasePlan, Listing, Rejected, Source
+from radfm.data_prep.plan import CasePlan, Listing, Source
 from radfm.data_prep.shard import WORK, make_shard, record_file
 from radfm.data_prep.tables import FORMAT, RECORD, write_text
 
@@ -185,6 +185,3 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-__all__ = ["Rejected", "Settings", "prepare"]
