@@ -33,6 +33,10 @@ def known_split(text: str) -> str:
         raise ValueError(f"has the split {text!r}: use {', '.join(SPLITS)}, or leave it empty") from None
 
 
+_NORMAL = "normal healthy negative none regular control controls nofinding notumor"
+NORMAL = {*_NORMAL.split(), "no finding", "no findings", "no tumor"}  # names that say there is no disorder
+
+
 def known_age(years: float | None) -> float | None:
     return None if years is None else float(min(years, _OLDEST))
 

@@ -1,7 +1,7 @@
 """Stage 2: teach a model to name the disorders of a case.
 
     radfm train diagnosis train/configs/diagnosis.yaml data=datasets/mine output=runs/mine
-    torchrun --nproc-per-node 2 -m radfm.train.diagnosis train/configs/diagnosis.yaml training.deepspeed=zero2.json
+    torchrun --nproc-per-node 2 -m radfm.train.diagnosis CONFIG training.deepspeed=train/configs/zero2.json
 
 One step, see `DiagnosisTrainer.compute_loss`:
 

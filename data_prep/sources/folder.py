@@ -16,15 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejected, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 
 from radfm.cases import modality_name, natural
 from radfm.readers.formats import pixel_files
-
-_NORMAL = "normal healthy negative none regular control controls no_finding no_findings no_tumor notumor nofinding"
-_NORMAL_CLASSES = {name.replace("_", " ") for name in _NORMAL.split()}
 
 
 class FolderPerClass:
@@ -94,7 +91,7 @@ class FolderPerClass:
         name = path.relative_to(self.folder).as_posix()
         found = self.patient and self.patient.search(name)
         disorder = " ".join(label.replace("_", " ").split())
-        normal = disorder.casefold().replace("-", " ") in _NORMAL_CLASSES
+        normal = disorder.casefold().replace("-", " ") in NORMAL
         return CasePlan(
             case_id=self.pseudonyms.of("case", name),
             patient_id=self.pseudonyms.of("patient", found[1] if found and found[1] else f"case {name}"),

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from radfm.data_prep.guess import guess_modality
-from radfm.data_prep.plan import CasePlan, Found, Listing, Notes, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Found, Listing, Notes, known_split
 
 from radfm.cases import Case, modality_name, read_case
-
-_NORMAL = {"normal", "no finding", "healthy", "negative"}
 
 
 class HubDataset:
@@ -181,7 +179,7 @@ def _names(feature, value) -> list[str]:
     values = value if isinstance(value, (list, tuple)) else [value]
     names = [inner.int2str(int(v)) if hasattr(inner, "int2str") and v is not None else v for v in values]
     plain = [" ".join(str(name).replace("_", " ").split()) for name in names if name is not None and name != -1]
-    return [name for name in plain if name and name.casefold() not in _NORMAL]
+    return [name for name in plain if name and name.casefold() not in NORMAL]
 
 
 def _official(split: str) -> str | None:

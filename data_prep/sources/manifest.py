@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from radfm.data_prep.guess import guess_plane
-from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.data_prep.sources.rows import read_rows, split_list
@@ -45,7 +45,6 @@ COLUMNS = {
 }
 _CALLED = {"case_id": "case", "patient_id": "patient", "file": "path", "anatomy": "body_part", "icd10": "icd10cm"}
 _CALLED |= {"disorder": "disorders", "label": "disorders", "labels": "disorders", "gender": "sex", "icd": "icd10cm"}
-_NORMAL = {"normal", "no finding", "no findings", "none", "healthy"}
 
 
 def template() -> str:
@@ -150,7 +149,7 @@ class Manifest:
             for name, given in zip(row["disorders"], codes, strict=True):
                 disorders[name] = disorders.get(name) or given
         known = not any(name.casefold() == "unknown" for name in disorders)
-        disorders = {n: c for n, c in disorders.items() if n.casefold() not in _NORMAL | {"unknown"}}
+        disorders = {n: c for n, c in disorders.items() if n.casefold() not in NORMAL | {"unknown"}}
         plan = CasePlan(
             case_id=self.pseudonyms.of("case", first["case"]),
             patient_id=self.pseudonyms.of("patient", first["patient"]),
