@@ -45,6 +45,7 @@ from radfm.train.diagnosis_metrics import macro_auc
 from radfm.train.diagnosis_model import build
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.sampling import StepSampler, steps_in_order
+from radfm.train.shots import few_shots
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -85,6 +86,7 @@ class DiagnosisTraining:
         logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
         key_slice_weight: Of the key-slice supervision; 0: off.
         augmentation: See `radfm.train.augmentation.Augmentation`.
+        shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
         seed: Of everything.
         training: Arguments of transformers' TrainingArguments.
     """
@@ -109,6 +111,7 @@ class DiagnosisTraining:
     logit_adjustment: float = 0.0
     key_slice_weight: float = 0.001
     augmentation: dict = field(default_factory=dict)
+    shots: int | None = None
     seed: int = 0
     training: dict = field(default_factory=dict)
 
@@ -140,11 +143,13 @@ def train(config: DiagnosisTraining) -> Path:
     set_seed(config.seed)
     augmentation = filled(Augmentation, config.augmentation, "augmentation")
     stored = load(config.data, "train", labelled=True), load(config.data, "validation", labelled=True)
-    disorders, cases = sum(len(row["labels"]) for row in stored[0].rows), max(len(stored[0]), 1)
+    chosen = few_shots(stored[0], config.shots, config.seed)
+    disorders, cases = sum(len(stored[0].rows[row]["labels"]) for row in chosen), max(len(chosen), 1)
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
     frozen = config.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
-    data = DrawnCases(stored[0], processor, augmentation, config.level == "scan", histories[0], config.seed)
+    one_scan = config.level == "scan"
+    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen)
     validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
     trainer = DiagnosisTrainer(config, model, processor, data, validation)
     trainer.remove_unfinished_checkpoints()

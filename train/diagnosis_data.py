@@ -33,6 +33,7 @@ class DrawnCases(Dataset):
         one_scan: whether a draw with an epoch shows one scan of its case.
         history_embeds: (cases of the data set, d), embedded before; None: histories are tokenized, if at all.
         seed: of all that varies.
+        only: rows of `cases`, to leave out all others; None: all.
 
     Attributes:
         skipped: [(case_id, reason), ...] of what cannot be read.
@@ -46,10 +47,11 @@ class DrawnCases(Dataset):
         one_scan: bool = False,
         history_embeds: Tensor | None = None,
         seed: int = 0,
+        only: Sequence[int] | None = None,
     ):
         self.cases, self.processor, self.augmentation = cases, processor, augmentation
         self.one_scan, self.history_embeds, self.seed = one_scan, history_embeds, seed
-        self.rows, self._slice_counts, self.skipped = _readable(cases)
+        self.rows, self._slice_counts, self.skipped = _readable(cases, range(len(cases)) if only is None else only)
         self._normal_scans: dict[str, list[int]] | None = None
         if augmentation is not None and augmentation.add_normal:
             self._normal_scans = self._scans_of_normal_cases()
@@ -146,10 +148,11 @@ def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _readable(cases: CaseDataset) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
-    """Rows of the cases that can be read, the slices of their scans, and (case_id, reason) of all others."""
+def _readable(cases: CaseDataset, wanted: Sequence[int]) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
+    """Rows of the wanted cases that can be read, the slices of their scans, and (case_id, reason) of all others."""
     rows, counts, skipped = [], [], []
-    for row, case in enumerate(cases.rows):
+    for row in wanted:
+        case = cases.rows[row]
         try:
             counts.append([cases.about(scan)["shape"][0] for scan in case["scan_rows"]])
             rows.append(row)
