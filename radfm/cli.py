@@ -11,14 +11,14 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radfm.console import DISCLAIMER, Json, needs, one_line, quiet_transformers, show, step, table
 from radfm.data_prep.command import app as prepare
+from radfm.eval.command import app as evaluate
 
 if TYPE_CHECKING:
     from radfm.cases import Case
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
 MOST_ROWS = 12  # of scans, and of skipped files, on a screen
-DISCLAIMER = "Research use only, not a medical device."
 
 app = typer.Typer(
     name="radfm",
@@ -41,10 +40,7 @@ app.add_typer(convert, name="convert")
 app.add_typer(prepare, name="prepare")
 train = typer.Typer(rich_markup_mode=None, help="Train an encoder or a model.")
 app.add_typer(train, name="train")
-evaluate = typer.Typer(rich_markup_mode=None, help="Measure what was trained.")
 app.add_typer(evaluate, name="evaluate")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
 
 
 def main() -> None:
@@ -54,7 +50,7 @@ def main() -> None:
         print(f"radfm: {error.format_message().rstrip('.')}. Try --help.", file=sys.stderr)
         status = error.exit_code
     except (ValueError, OSError) as error:
-        print(f"radfm: {_one_line(error)}", file=sys.stderr)
+        print(f"radfm: {one_line(error)}", file=sys.stderr)
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         print("radfm: interrupted", file=sys.stderr)
@@ -97,21 +93,21 @@ def diagnose(
 
     names = _labels(labels, labels_file)
     groups = [[path] for path in paths] if each else [paths]
-    with _step(f"Loading {model}"):
+    with step(f"Loading {model}"):
         pipe = _pipeline(model, device, fast)
     answered = 0
     for group in groups:
         started = time.perf_counter()
         try:
-            with _step(f"Reading {_title(group)}") as progress:
+            with step(f"Reading {_title(group)}") as progress:
                 case = read_case(group[0] if len(group) == 1 else group, modality=modality, progress=progress)
             read = time.perf_counter()
-            with _step(f"Looking at {sum(len(scan.pixels) for scan in case.scans):,} slices"):
+            with step(f"Looking at {sum(len(scan.pixels) for scan in case.scans):,} slices"):
                 found = pipe(case, candidate_labels=names, top_k=top, return_attentions=True)
         except (ValueError, OSError) as error:
             if not each:
                 raise
-            print(f"radfm: {group[0]}: {_one_line(error)}", file=sys.stderr)
+            print(f"radfm: {group[0]}: {one_line(error)}", file=sys.stderr)
             continue
         answered += 1
         seconds = (read - started, time.perf_counter() - read)
@@ -150,14 +146,14 @@ def icd(
         print(json.dumps(result.to_dict(), indent=2))
         return
     if not result.candidates:
-        _print(f"{text}: unlinked, nothing in ICD-10-CM is near enough", markup=False)
+        show(f"{text}: unlinked, nothing in ICD-10-CM is near enough", markup=False)
         return
-    _print(f"{text}: {result.verdict}" + (", look before you use it" if not result.codes else ""), markup=False)
-    table = _table("code", "description", ">confidence", "evidence")
+    show(f"{text}: {result.verdict}" + (", look before you use it" if not result.codes else ""), markup=False)
+    rows = table("code", "description", ">confidence", "evidence")
     for candidate in result.candidates:
-        table.add_row(candidate.code, candidate.description, f"{candidate.confidence:.2f}", candidate.evidence)
-    _print(table)
-    _print(f"{result.candidates[0].code}: " + " > ".join(result.candidates[0].path), markup=False, highlight=False)
+        rows.add_row(candidate.code, candidate.description, f"{candidate.confidence:.2f}", candidate.evidence)
+    show(rows)
+    show(f"{result.candidates[0].code}: " + " > ".join(result.candidates[0].path), markup=False, highlight=False)
 
 
 def _linker(encoder: str | None) -> "Linker":
@@ -165,7 +161,7 @@ def _linker(encoder: str | None) -> "Linker":
 
     if encoder is None:
         return Linker()
-    with _needs("train"), _step(f"Loading {encoder}"):
+    with needs("train"), step(f"Loading {encoder}"):
         from radfm.eval.text import encoder as encoder_of
         from radfm.eval.text import fingerprint
 
@@ -179,7 +175,7 @@ def _link_all(linker: "Linker", file: Path) -> None:
     table = csv.writer(sys.stdout)
     table.writerow(["name", "verdict", "codes", "likeliest", "description", "confidence", "evidence"])
     verdicts: Counter[str] = Counter()
-    with _step(f"Linking {len(names):,} names") as progress:
+    with step(f"Linking {len(names):,} names") as progress:
         for done, name in enumerate(names, 1):
             found = linker.link(name, top=1)
             best = found.candidates[0] if found.candidates else None
@@ -207,12 +203,12 @@ def raddiag(
     from radfm import raddiag
 
     names = raddiag.read_disorders(disorders or (src if src.is_dir() else src.parent) / "disorder_label_dict.json")
-    with _step("Looking up ICD-10-CM codes"):
+    with step("Looking up ICD-10-CM codes"):
         from radfm.knowledge.disorders import codes
 
         icd10cm = codes(names)
-    with _step(f"Converting {src}"):
-        _quiet_transformers()
+    with step(f"Converting {src}"):
+        quiet_transformers()
         model = raddiag.from_checkpoint(src, names, icd10cm)
         model.save_pretrained(dst)
         raddiag.processor().save_pretrained(dst)
@@ -233,7 +229,7 @@ def train_text(
 
     Example: radfm train text train/configs/text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
     """
-    with _needs("train"):
+    with needs("train"):
         from radfm.train.text import read_config, train
     print(train(read_config(config, changes or ())))
 
@@ -249,38 +245,9 @@ def train_diagnosis(
 
     Example: radfm train diagnosis train/configs/diagnosis.yaml data=datasets/phantoms output=runs/phantoms
     """
-    with _needs("train"):
+    with needs("train"):
         from radfm.train.diagnosis import read_config, train
     print(train(read_config(config, changes or ())))
-
-
-@evaluate.command("text")
-def evaluate_text(
-    ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
-    models: Annotated[
-        list[str] | None, typer.Argument(help="Folders of text encoders; none: the baselines and link() alone.")
-    ] = None,
-    fold: Annotated[
-        int | None,
-        typer.Option(min=0, max=4, help="The terms to ask about; unset, those that the first model left out."),
-    ] = None,
-    unseen_by: Annotated[
-        Path | None, typer.Option(help="Ask about the terms that this OBO file, trained on, does not have.")
-    ] = None,
-    link: Annotated[bool, typer.Option(help="Also measure link(), alone and with the first model.")] = True,
-    prompts: Annotated[bool, typer.Option(help="Also compare the styles of prompts, by the first model.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure what a text encoder's space is worth, beside TF-IDF and all-MiniLM-L6-v2, on terms it never saw.
-
-    Example: radfm evaluate text runs/text --ontology disease_ontology.obo
-    """
-    with _needs("train"):
-        from radfm.eval import text
-    _quiet_transformers()
-    with _step(f"Measuring {', '.join(models or ['the baselines'])}") as progress:
-        result = text.evaluate(models or [], ontology, fold, unseen_by, link, prompts, progress)
-    print(json.dumps(result, indent=2) if as_json else text.as_markdown(result))
 
 
 @app.command()
@@ -291,25 +258,17 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is bu
     """
     from radfm.demo import DISORDERS, STUDY, build
 
-    _print(f"[bold]1. A model, built on the spot[/], in {out}")
-    _quiet_transformers()
-    with _step("Building it"):
+    show(f"[bold]1. A model, built on the spot[/], in {out}")
+    quiet_transformers()
+    with step("Building it"):
         size = build(out)
-    _print(f"   {size / 1e6:.0f} million numbers. It knows {len(DISORDERS)} disorders by name, from all-MiniLM-L6-v2;")
-    _print("   [bold yellow]of images it knows nothing: its weights are untrained.[/]\n")
-    _print("[bold]2. A real study[/], which pydicom ships: one patient, three MR series\n")
-    _print(f"   $ radfm diagnose {STUDY} --model {out}\n", highlight=False, soft_wrap=True)
+    show(f"   {size / 1e6:.0f} million numbers. It knows {len(DISORDERS)} disorders by name, from all-MiniLM-L6-v2;")
+    show("   [bold yellow]of images it knows nothing: its weights are untrained.[/]\n")
+    show("[bold]2. A real study[/], which pydicom ships: one patient, three MR series\n")
+    show(f"   $ radfm diagnose {STUDY} --model {out}\n", highlight=False, soft_wrap=True)
     diagnose([STUDY], model=str(out))
-    _print("\n[bold]3. Now yours[/]\n")
-    _print(f'   $ radfm diagnose YOUR_STUDY --model {out} --labels "Pneumothorax; Rib fracture"', soft_wrap=True)
-
-
-@contextmanager
-def _needs(extra: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is missing: pip install 'radfm[{extra}]'") from error
+    show("\n[bold]3. Now yours[/]\n")
+    show(f'   $ radfm diagnose YOUR_STUDY --model {out} --labels "Pneumothorax; Rib fracture"', soft_wrap=True)
 
 
 def _labels(labels: str | None, file: Path | None) -> list[str] | None:
@@ -340,19 +299,12 @@ def _pipeline(model: str, device: str | None, fast: bool):
 
     import radfm  # noqa: F401  registers the pipeline
 
-    _quiet_transformers()
+    quiet_transformers()
     pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
     if fast:
         has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
     return pipe
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def _as_json(case: "Case", found: dict, trained: bool) -> dict:
@@ -368,11 +320,11 @@ def _as_json(case: "Case", found: dict, trained: bool) -> dict:
 
 def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float, float], trained: bool) -> None:
     slices = sum(len(scan.pixels) for scan in case.scans)
-    _print(
+    show(
         f"[bold]{title}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
         f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
     )
-    scans = _table(">scan", "modality", "plane", ">slices", ">days", ">weight", ">key slice", "from")
+    scans = table(">scan", "modality", "plane", ">slices", ">days", ">weight", ">key slice", "from")
     heaviest = sorted(range(len(case.scans)), key=lambda i: -found["scans"][i]["weight"])
     shown = sorted(heaviest[:MOST_ROWS])
     for i in shown:
@@ -381,26 +333,26 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
         row = [str(i + 1), scan.modality or "?", scan.plane or "?", f"{len(scan.pixels):,}", days]
         key = f"{seen['key_slice'] + 1} ({seen['key_slice_weight']:.0%})" if len(scan.pixels) > 1 else "1"
         scans.add_row(*row, f"{seen['weight']:.0%}", key, scan.source, style="bold" if i == heaviest[0] else None)
-    _print(scans)
+    show(scans)
     if len(shown) < len(case.scans):
-        _print(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
-    disorders = _table(">rank", "disorder", "ICD-10-CM", ">score")
+        show(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
+    disorders = table(">rank", "disorder", "ICD-10-CM", ">score")
     for rank, diagnosis in enumerate(found["diagnoses"], 1):
         codes = ", ".join(diagnosis["icd10cm"]) or "-"
         disorders.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}")
-    _print(disorders)
+    show(disorders)
     key = found["scans"][heaviest[0]]
     where = f", there slice {key['key_slice'] + 1}" if key["slices"] > 1 else ""
-    _print(f"Most weight: scan {heaviest[0] + 1} ({key['weight']:.0%}){where}.")
+    show(f"Most weight: scan {heaviest[0] + 1} ({key['weight']:.0%}){where}.")
     if case.skipped:
-        _print(f"Set aside: {_count(len(case.skipped), 'file')}")
+        show(f"Set aside: {_count(len(case.skipped), 'file')}")
         for file, reason in case.skipped[:MOST_ROWS]:
-            _print(f"  {file}: {reason}", highlight=False, markup=False)
+            show(f"  {file}: {reason}", highlight=False, markup=False)
         if len(case.skipped) > MOST_ROWS:
-            _print(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json has them all")
+            show(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json has them all")
     if not trained:
-        _print("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")
-    _print(f"[dim]{DISCLAIMER}[/]")
+        show("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")
+    show(f"[dim]{DISCLAIMER}[/]")
 
 
 def _title(paths: list[Path]) -> str:
@@ -410,40 +362,6 @@ def _title(paths: list[Path]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
-
-
-def _table(*columns: str):
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
-    return table
-
-
-def _print(what, **options) -> None:
-    from rich.console import Console
-
-    Console().print(what, **options)
-
-
-@contextmanager
-def _step(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, gone when done; what it yields is told how much of how much is done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":
