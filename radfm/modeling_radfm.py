@@ -416,7 +416,7 @@ class RadFMSliceEncoder(nn.Module):
         return pixel_values[index].flatten(1, 2)  # (looks, depth * 3, H, W)
 
     def _embed(self, looks: Tensor) -> Tensor:
-        looks = looks.to(self.dtype)
+        looks = looks.to(self.dtype, memory_format=torch.channels_last)  # what convolutions are fastest in
         if self._fast_tower is not None:
             features = self._fast_tower(looks)
         elif self.training and self.gradient_checkpointing:

@@ -2,9 +2,10 @@
 
 Decisions:
 - Pixels are changed after they were normalised, so one strength fits all modalities; a scan's slices are changed
-  together, as one 3D picture (a radiograph as a 2D one), by monai's transforms.
-- In the plane only: a scan's slices lie millimetres apart, and turning them out of the plane would mix what was never
-  beside each other.
+  together, by monai's transforms.
+- Turned and moved in the plane only: a scan's slices lie millimetres apart, and turning them out of the plane would mix
+  what was never beside each other. So a volume's slices are the channels of one 2D picture, which costs a tenth of
+  turning it as a volume; only bending is 3D.
 - A case keeps at least one scan. What is added to a case comes from cases that were found normal, of another part of
   the body: it changes no label (Zheng et al. 2024, who add normal scans to make cases of several).
 - Everything is drawn from a generator of (seed, epoch, case, time), so that a resumed run sees the same pictures, and
@@ -52,7 +53,8 @@ class Augmentation:
         wrong = [name for name, share in vars(self).items() if name != "shuffle" and not 0 <= share <= 1]
         if wrong:
             raise ValueError(f"augmentation: {wrong[0]} is a probability, not {getattr(self, wrong[0])}")
-        self._transforms: dict[tuple[int, int], Compose] = {}
+        self._bends: dict[tuple[bool, int], Compose] = {}
+        self._in_plane: dict[int, Compose] = {}
 
     @property
     def changes_pixels(self) -> bool:
@@ -86,14 +88,17 @@ class Augmentation:
         """Changes the normalised slices of one scan, (slices, 3, H, W), in place."""
         grey = torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
         channels = values[:, :1] if grey else values
-        kind = (2 if len(values) == 1 else 3, values.shape[-1])
-        if kind not in self._transforms:
-            self._transforms[kind] = _transforms(self, *kind)
-        transforms = self._transforms[kind]
-        transforms.set_random_state(int(rng.integers(2**31)))
-        picture = channels[0] if len(values) == 1 else channels.transpose(0, 1)  # (C, H, W) or (C, slices, H, W)
-        changed = torch.as_tensor(transforms(picture.contiguous())).as_subclass(Tensor)
-        changed = changed[None] if len(values) == 1 else changed.transpose(0, 1)
+        volume, size = len(values) > 1, values.shape[-1]
+        changed = channels
+        if self.elastic:
+            if (volume, size) not in self._bends:
+                self._bends[volume, size] = Compose([_bend(self.elastic, volume, size)])
+            picture = changed.transpose(0, 1) if volume else changed[0]  # (C, slices, H, W) or (C, H, W)
+            picture = _applied(self._bends[volume, size], picture.contiguous(), rng)
+            changed = picture.transpose(0, 1) if volume else picture[None]
+        if size not in self._in_plane:
+            self._in_plane[size] = _in_plane(self, size)
+        changed = _applied(self._in_plane[size], changed.flatten(0, 1), rng).view_as(channels)
         if values.stride(1) == 0:  # three views of one channel
             values[:, :1] = changed
         else:
@@ -116,24 +121,23 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
     return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing)
 
 
-def _transforms(settings: Augmentation, dimensions: int, size: int) -> Compose:
-    through = () if dimensions == 2 else (0,)  # nothing along the slices
-    turn = 0.2 if dimensions == 2 else (0.2, 0.0, 0.0)  # radians, about the axis of the slices
-    border = {"padding_mode": "border"}
-    if dimensions == 2:
-        bend = Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=settings.elastic, **border)
-    else:
-        bend = Rand3DElastic(sigma_range=(4, 6), magnitude_range=(40, 80), prob=settings.elastic, **border)
+def _applied(transforms: Compose, picture: Tensor, rng: np.random.Generator) -> Tensor:
+    transforms.set_random_state(int(rng.integers(2**31)))
+    return torch.as_tensor(transforms(picture)).as_subclass(Tensor)
+
+
+def _bend(share: float, volume: bool, size: int) -> Rand2DElastic | Rand3DElastic:
+    if volume:
+        return Rand3DElastic(sigma_range=(4, 6), magnitude_range=(40, 80), prob=share, padding_mode="border")
+    return Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=share, padding_mode="border")
+
+
+def _in_plane(settings: Augmentation, size: int) -> Compose:
+    """Of (slices * C, H, W), all alike."""
+    moved = {"translate_range": (size / 16, size / 16), "scale_range": (0.1, 0.1), "padding_mode": "border"}
     return Compose(
         [
-            RandAffine(
-                settings.affine,
-                rotate_range=turn,
-                translate_range=(*through, size / 16, size / 16),
-                scale_range=(*through, 0.1, 0.1),
-                **border,
-            ),
-            bend,
+            RandAffine(settings.affine, rotate_range=0.2, **moved),  # radians
             RandAdjustContrast(settings.contrast, gamma=(0.7, 1.5)),
             RandGaussianNoise(settings.noise, std=0.2),
         ]
