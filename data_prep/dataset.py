@@ -25,27 +25,36 @@ from radfm.cases import Case, Scan
 from radfm.knowledge.disorders import Vocabulary
 
 
-def load(folder: str | Path, split: str | None = None, labelled: bool = False) -> "CaseDataset":
-    """The cases of a prepared data set, of one split or of all; with `labelled`, without those that nobody labelled.
+def load(
+    folder: str | Path, split: str | None = None, labelled: bool = False, without: Sequence[str] = ()
+) -> "CaseDataset":
+    """The cases of a prepared data set.
+
+    Args:
+        split: of this split; None: of all.
+        labelled: leave out the cases that nobody labelled.
+        without: names of disorders that are left out of the vocabulary, and with them every case that has one.
 
     Raises:
         FileNotFoundError: the folder holds no data set, or one that is not finished.
-        ValueError: for a split that is none, or another version of the format.
+        ValueError: for a split or a disorder that is none, or another version of the format.
     """
-    return CaseDataset(folder, split, labelled)
+    return CaseDataset(folder, split, labelled, without)
 
 
 class CaseDataset(Sequence[Case]):
     """Cases in order; `dataset[i]` is a `radfm.Case`.
 
     Attributes:
-        folder, split, labelled: as given.
+        folder, split, labelled, without: as given.
         record: the content of dataset.json.
         rows: the table of cases, (cases,) dicts without pixels.
     """
 
-    def __init__(self, folder: str | Path, split: str | None = None, labelled: bool = False):
-        self.folder, self.split, self.labelled = Path(folder), split, labelled
+    def __init__(
+        self, folder: str | Path, split: str | None = None, labelled: bool = False, without: Sequence[str] = ()
+    ):
+        self.folder, self.split, self.labelled, self.without = Path(folder), split, labelled, tuple(without)
         if split is not None and split not in SPLITS:
             raise ValueError(f"no such split: {split!r}; there are {', '.join(SPLITS)}")
         try:
@@ -61,6 +70,8 @@ class CaseDataset(Sequence[Case]):
         table = pa.Table.from_batches(read_batches(shard_file(self.folder, "cases", 0)))
         rows = (row for row in table.to_pylist() if split is None or row["split"] == split)
         self.rows = [row for row in rows if row["labelled"] or not labelled]
+        if without:
+            self._leave_out(without)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,6 +116,19 @@ class CaseDataset(Sequence[Case]):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder)
 
+    def _leave_out(self, names: Sequence[str]) -> None:
+        everything = self.vocabulary
+        unknown = [name for name in names if everything.find(name) is None]
+        if unknown:
+            raise ValueError(f"{self.folder} has no disorder {unknown[0]!r}, which is to be left out")
+        gone = {everything.find(name).name for name in names}
+        kept = [row for row, disorder in enumerate(everything) if disorder.name not in gone]
+        self.vocabulary = Vocabulary(everything[row] for row in kept)
+        new = {old: row for row, old in enumerate(kept)}
+        self.rows = [row for row in self.rows if all(label in new for label in row["labels"])]
+        for row in self.rows:
+            row["labels"] = [new[label] for label in row["labels"]]
+
     @cached_property
     def _scans(self) -> StoredScans:
         return StoredScans(self.folder, self.record["scans_per_shard"])
@@ -119,7 +143,7 @@ class CaseDataset(Sequence[Case]):
         return truth
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split, "labelled": self.labelled}
+        return {"folder": self.folder, "split": self.split, "labelled": self.labelled, "without": self.without}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)

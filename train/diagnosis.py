@@ -87,6 +87,7 @@ class DiagnosisTraining:
         key_slice_weight: Of the key-slice supervision; 0: off.
         augmentation: See `radfm.train.augmentation.Augmentation`.
         shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
+        withheld: Names of disorders that are not trained on: neither they nor any case that has one.
         seed: Of everything.
         training: Arguments of transformers' TrainingArguments.
     """
@@ -112,6 +113,7 @@ class DiagnosisTraining:
     key_slice_weight: float = 0.001
     augmentation: dict = field(default_factory=dict)
     shots: int | None = None
+    withheld: list[str] = field(default_factory=list)
     seed: int = 0
     training: dict = field(default_factory=dict)
 
@@ -142,7 +144,7 @@ def train(config: DiagnosisTraining) -> Path:
     """
     set_seed(config.seed)
     augmentation = filled(Augmentation, config.augmentation, "augmentation")
-    stored = load(config.data, "train", labelled=True), load(config.data, "validation", labelled=True)
+    stored = [load(config.data, split, labelled=True, without=config.withheld) for split in ("train", "validation")]
     chosen = few_shots(stored[0], config.shots, config.seed)
     disorders, cases = sum(len(stored[0].rows[row]["labels"]) for row in chosen), max(len(chosen), 1)
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))

@@ -322,3 +322,19 @@ def test_damage_to_a_finished_shard_is_named(tmp_path, phantoms):
     shard_file(copy, "scans", 0).write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"data-00000\.arrow is damaged"):
         load(copy)[0]
+
+
+def test_withheld_disorders_leave_with_all_their_cases(tmp_path):
+    prepare(Phantoms(30, size=32), tmp_path / "data", Settings(size=32))
+    whole = load(tmp_path / "data")
+    gone = [next(row["disorders"][0] for row in whole.rows if len(row["disorders"]) > 1), whole.rows[-1]["disorders"][0]]
+    rest = load(tmp_path / "data", without=gone)
+    assert rest.vocabulary.names == [name for name in whole.vocabulary.names if name not in gone]
+    assert [row["case_id"] for row in rest.rows] == [
+        row["case_id"] for row in whole.rows if not set(gone) & set(row["disorders"])
+    ]
+    assert 0 < len(rest) < len(whole)
+    for row in rest.rows:
+        assert {rest.vocabulary.names[label] for label in row["labels"]} == set(row["disorders"])
+    with pytest.raises(ValueError, match="no disorder 'Beetle'"):
+        load(tmp_path / "data", without=["Beetle"])
