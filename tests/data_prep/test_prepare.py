@@ -327,7 +327,10 @@ def test_damage_to_a_finished_shard_is_named(tmp_path, phantoms):
 def test_withheld_disorders_leave_with_all_their_cases(tmp_path):
     prepare(Phantoms(30, size=32), tmp_path / "data", Settings(size=32))
     whole = load(tmp_path / "data")
-    gone = [next(row["disorders"][0] for row in whole.rows if len(row["disorders"]) > 1), whole.rows[-1]["disorders"][0]]
+    gone = [
+        next(row["disorders"][0] for row in whole.rows if len(row["disorders"]) > 1),
+        whole.rows[-1]["disorders"][0],
+    ]
     rest = load(tmp_path / "data", without=gone)
     assert rest.vocabulary.names == [name for name in whole.vocabulary.names if name not in gone]
     assert [row["case_id"] for row in rest.rows] == [
