@@ -89,7 +89,7 @@ class Augmentation:
         grey = torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
         channels = values[:, :1] if grey else values
         volume, size = len(values) > 1, values.shape[-1]
-        changed = channels
+        changed = channels.clone()  # where no change is drawn, what comes out is what went in
         if self.elastic:
             if (volume, size) not in self._bends:
                 self._bends[volume, size] = Compose([_bend(self.elastic, volume, size)])

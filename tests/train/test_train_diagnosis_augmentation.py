@@ -33,6 +33,13 @@ def test_each_change_alters_every_scan_it_is_asked_for_and_keeps_it_finite(chang
     assert torch.equal(values[:, 0], values[:, 2])
 
 
+@pytest.mark.parametrize("slices", [1, 5])
+def test_where_no_change_is_drawn_nothing_changes(slices):
+    before, values = picture(slices), picture(slices)
+    Augmentation(affine=1e-9, elastic=1e-9, noise=1e-9, contrast=1e-9).slices(values, np.random.default_rng(0))
+    assert torch.equal(values, before)
+
+
 def test_what_a_scan_is_given_does_not_depend_on_how_its_batch_is_stored():
     views, own = picture(3), picture(3).contiguous()
     assert views.stride(1) == 0 != own.stride(1)
