@@ -143,6 +143,10 @@ class RadFMConfig(PreTrainedConfig):
         disorders: names of the vocabulary, in the order of the logits.
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
         logit_scale_init_value, logit_bias_init_value: start of the learned scale (its logarithm) and bias (SigLIP).
+        calibration: what turns the vocabulary's logits into probabilities, see `RadFMForDiagnosis.log_odds`: "slopes"
+            and "shifts", one of each disorder; "one_of", rows of disorders of which a case has at most one, and "none",
+            whether it may have none of these. None: logits as they are.
+        thresholds: of each disorder, the score from which it counts as found; None where nobody knows it.
         trained: whether the vision has learned from images; what is not trained says so wherever it answers.
         key_slice_loss_weight: weight of the key-slice supervision in the loss.
     """
@@ -171,6 +175,8 @@ class RadFMConfig(PreTrainedConfig):
     use_history: bool = False
     disorders: list[str] | tuple[str, ...] = ()
     icd10cm: list[list[str]] | tuple[list[str], ...] = ()
+    calibration: dict[str, Any] | None = None
+    thresholds: list[float | None] | None = None
     logit_scale_init_value: float = 2.302585  # log 10
     logit_bias_init_value: float = -10.0
     key_slice_loss_weight: float = 0.001

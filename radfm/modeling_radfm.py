@@ -262,13 +262,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             history_embeds,
         )
         text_embeds = output.text_embeds if text_embeds is None else text_embeds
-        if self.config.head == "mlp":
-            if text_embeds is not None:
-                raise ValueError("an mlp head scores its own list of disorders only: leave out the texts")
-            logits = self.classifier(output.case_embeds)
-        else:
-            disorders = self.disorder_embeds if text_embeds is None else text_embeds.to(output.case_embeds.dtype)
-            logits = self.logit_scale.exp() * (output.case_embeds @ disorders.T) + self.logit_bias
+        logits = self.logits(output.case_embeds, text_embeds)
 
         losses = {}
         if labels is not None:
@@ -288,6 +282,30 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             **losses,
         )
         return diagnosis if return_dict is not False else diagnosis.to_tuple()
+
+    def logits(self, case_embeds: Tensor, text_embeds: Tensor | None = None) -> Tensor:
+        """The head alone: (cases, d) as `forward` returns them, (texts, d) or the vocabulary -> (cases, disorders)."""
+        if self.config.head == "mlp":
+            if text_embeds is not None:
+                raise ValueError("an mlp head scores its own list of disorders only: leave out the texts")
+            return self.classifier(case_embeds)
+        disorders = self.disorder_embeds if text_embeds is None else text_embeds.to(case_embeds.dtype)
+        return self.logit_scale.exp() * (case_embeds @ disorders.T) + self.logit_bias
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """The vocabulary's logits, (cases, disorders), as calibrated ones, whose sigmoid is a probability.
+
+        Each has its slope and shift (Platt 1999); of disorders that exclude one another the sigmoid is the softmax.
+        Without `config.calibration` they stay as they are.
+        """
+        fit = self.config.calibration
+        if fit is None:
+            return logits
+        logits = logits.float()
+        odds = logits * logits.new_tensor(fit["slopes"]) + logits.new_tensor(fit["shifts"])
+        if rows := fit["one_of"]:
+            odds[:, rows] = competing_log_odds(odds[:, rows], fit["none"])
+        return odds
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         """(texts, tokens) int64 -> (texts, d), of unit length."""
@@ -309,7 +327,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         embeds: Tensor | None = None,
         icd10cm: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        """Swaps the vocabulary; it is saved with the checkpoint.
+        """Swaps the vocabulary; it is saved with the checkpoint. Calibration and thresholds end here.
 
         Args:
             disorders: n names.
@@ -336,6 +354,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             known = {name: row for row, name in enumerate(self.config.disorders)}
             self.classifier.resize([known.get(name) for name in disorders])
         self.config.disorders, self.config.icd10cm = disorders, codes
+        self.config.calibration = self.config.thresholds = None
 
     @torch.no_grad()
     def optimize_for_inference(self, dtype: torch.dtype | None = None, compile: bool = False) -> "RadFMForDiagnosis":
@@ -499,6 +518,18 @@ class RadFMClassifier(nn.Module):
             if row is not None:
                 new.weight[i], new.bias[i] = old.weight[row], old.bias[row]
         self.fc2 = new
+
+
+def competing_log_odds(logits: Tensor, none: bool) -> Tensor:
+    """(cases, disorders) that exclude one another: log p / (1 - p) of each, p being the softmax.
+
+    Args:
+        none: whether a case may have none of them, which then competes with a logit of 0.
+    """
+    logits = logits.double()
+    rivals = F.pad(logits, (0, 1)) if none else logits
+    log_p = (logits - rivals.logsumexp(1, keepdim=True)).clamp(max=-1e-12)
+    return (log_p - torch.log(-torch.expm1(log_p))).float()
 
 
 def diagnosis_loss(logits: Tensor, labels: Tensor) -> Tensor:

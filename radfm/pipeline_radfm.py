@@ -2,6 +2,8 @@
 
 Decisions:
 - A name of the checkpoint's vocabulary is scored with the embedding saved there; any other is embedded once and kept.
+- Where the checkpoint was calibrated (`radfm finetune`), the scores of its own vocabulary are probabilities, and a name
+  with a threshold says whether it is reached. No score depends on what else was asked for.
 - What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
 """
 
@@ -56,9 +58,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             batch_size: cases that go through the model together, of a list.
             return_attentions: also say what each scan and slice counted.
         Returns:
-            Per case a list of {"label", "icd10cm", "score"}, best first. With `return_attentions` a dictionary with
-            this list as "diagnoses", and in the order of the case "scans", a list of {"source", "modality", "plane",
-            "slices", "weight", "key_slice", "key_slice_weight"}.
+            Per case a list of {"label", "icd10cm", "score"}, best first; with "above_threshold" where the checkpoint
+            knows a threshold for the name. With `return_attentions` a dictionary with this list as "diagnoses", and in
+            the order of the case "scans", a list of {"source", "modality", "plane", "slices", "weight", "key_slice",
+            "key_slice_weight"}.
         Raises:
             ValueError: for a case without a readable scan, no or empty labels, or a label that a fixed list lacks.
         """
@@ -109,19 +112,20 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         if labels is None and not config.disorders:
             raise ValueError("this checkpoint has no vocabulary of its own: give candidate_labels")
         batch = inputs["batch"]
+        names = list(config.disorders) if labels is None else labels
         if labels is None:
-            output, names = self.model(**batch), list(config.disorders)
+            output = self.model(**batch)
         elif config.head == "text":
-            output, names = self.model(**batch, text_embeds=self._text_embeds(labels, template)), labels
+            output = self.model(**batch, text_embeds=self._text_embeds(labels, template))
         else:
             rows = [self._row(label) for label in labels]
-            output, names = self.model(**batch), labels
+            output = self.model(**batch)
             output.logits = output.logits[:, rows]
         return {
             "cases": inputs["cases"],
             "names": names,
             "given": labels is not None,
-            "scores": output.logits.float().sigmoid(),
+            "scores": self._calibrated(output, names).float().sigmoid(),
             "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
             "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
         }
@@ -131,9 +135,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
         for case, scores, weights in zip(outputs["cases"], outputs["scores"], outputs["scan_attentions"], strict=True):
             best = scores.topk(min(wanted, len(scores)))
+            found = zip((outputs["names"][i] for i in best.indices.tolist()), best.values.tolist(), strict=True)
             diagnoses = [
-                {"label": outputs["names"][i], "icd10cm": self._codes(outputs["names"][i]), "score": score}
-                for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                {"label": name, "icd10cm": self._codes(name), "score": score} | self._above_threshold(name, score)
+                for name, score in found
             ]
             slices = [next(slice_attentions) for _ in case.scans]
             scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
@@ -144,6 +149,21 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """Model and processor; `pipeline("zero-shot-diagnosis", model=save_directory)` brings them back."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _calibrated(self, output, names: list[str]) -> torch.Tensor:
+        """(cases, names) logits, those of the vocabulary calibrated."""
+        if self.model.config.calibration is None:
+            return output.logits
+        odds, logits = self.model.log_odds(self.model.logits(output.case_embeds)), output.logits.float()
+        rows = [self._rows.get(name.casefold()) for name in names]
+        known = [column for column, row in enumerate(rows) if row is not None]
+        logits[:, known] = odds[:, [rows[column] for column in known]]
+        return logits
+
+    def _above_threshold(self, name: str, score: float) -> dict[str, bool]:
+        row, thresholds = self._rows.get(name.casefold()), self.model.config.thresholds
+        least = None if row is None or not thresholds else thresholds[row]
+        return {} if least is None else {"above_threshold": score >= least}
 
     def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
         """(labels, d)."""

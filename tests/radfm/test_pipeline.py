@@ -129,3 +129,25 @@ def test_bad_input_is_refused_in_one_line(diagnose, case):
     diagnose.model.set_disorders([], torch.zeros(0, 32))
     with pytest.raises(ValueError, match="give candidate_labels"):
         diagnose(case)
+
+
+def test_scores_of_a_calibrated_vocabulary_are_probabilities_with_thresholds(diagnose, case, tmp_path):
+    raw = {d["label"]: torch.tensor(d["score"]).double().logit() for d in diagnose(case)}
+    assert not any("above_threshold" in d for d in diagnose(case))
+    config = diagnose.model.config
+    config.calibration = {"slopes": [2.0, 1, 1, 1], "shifts": [15.0, 9, 0, 9.5], "one_of": [1, 3], "none": True}
+    config.thresholds = [0.9, None, 0.0, 1.0]
+    diagnose.save_pretrained(tmp_path / "calibrated")
+    calibrated = pipeline("zero-shot-diagnosis", model=str(tmp_path / "calibrated"))
+    found = {d["label"]: d for d in calibrated(case)}
+    assert found["Pneumothorax"]["score"] == pytest.approx(float((2 * raw["Pneumothorax"] + 15).sigmoid()), rel=1e-3)
+    assert found["Gallstones"]["score"] == pytest.approx(float(raw["Gallstones"].sigmoid()), rel=1e-3)
+    rivals = torch.stack([raw["Meningioma"] + 9, raw["Cirrhosis"] + 9.5, torch.zeros(()).double()]).softmax(0)
+    assert found["Meningioma"]["score"] == pytest.approx(float(rivals[0]), rel=1e-3)
+    assert found["Cirrhosis"]["score"] == pytest.approx(float(rivals[1]), rel=1e-3)
+    assert found["Pneumothorax"]["above_threshold"] is (found["Pneumothorax"]["score"] >= 0.9)
+    assert [found[name].get("above_threshold") for name in DISORDERS[1:]] == [None, True, False]
+    asked = {d["label"]: d["score"] for d in calibrated(case, candidate_labels=["meningioma", "Rib fracture"])}
+    assert asked["meningioma"] == pytest.approx(found["Meningioma"]["score"], rel=1e-5)
+    calibrated.model.set_disorders(["Gout"], torch.ones(1, calibrated.model.config.projection_dim))
+    assert calibrated.model.config.calibration is None
