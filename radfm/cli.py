@@ -19,6 +19,8 @@ import typer
 from radfm.console import DISCLAIMER, Json, needs, one_line, quiet_transformers, show, step, table
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
+from radfm.train.command import app as train
+from radfm.train.command import finetune
 
 if TYPE_CHECKING:
     from radfm.cases import Case
@@ -38,8 +40,8 @@ app = typer.Typer(
 convert = typer.Typer(rich_markup_mode=None, help="Turn other checkpoints into radfm's.")
 app.add_typer(convert, name="convert")
 app.add_typer(prepare, name="prepare")
-train = typer.Typer(rich_markup_mode=None, help="Train an encoder or a model.")
 app.add_typer(train, name="train")
+app.command()(finetune)
 app.add_typer(evaluate, name="evaluate")
 
 
@@ -218,38 +220,6 @@ def raddiag(
     print(f"{dst}: {level}, {numbers:,} numbers, {len(names):,} disorders, {coded:,} of them with ICD-10-CM codes")
 
 
-@train.command("text")
-def train_text(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/text.yaml.")],
-    changes: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as held_out=0 or training.max_steps=100.")
-    ] = None,
-) -> None:
-    """Teach a text encoder ICD-10-CM and disease ontologies; goes on where a killed run stopped.
-
-    Example: radfm train text train/configs/text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
-    """
-    with needs("train"):
-        from radfm.train.text import read_config, train
-    print(train(read_config(config, changes or ())))
-
-
-@train.command("diagnosis")
-def train_diagnosis(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/diagnosis.yaml.")],
-    changes: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as head=mlp or training.max_steps=100.")
-    ] = None,
-) -> None:
-    """Teach a model to name the disorders of a case; goes on where a killed run stopped.
-
-    Example: radfm train diagnosis train/configs/diagnosis.yaml data=datasets/phantoms output=runs/phantoms
-    """
-    with needs("train"):
-        from radfm.train.diagnosis import read_config, train
-    print(train(read_config(config, changes or ())))
-
-
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the model that is built.")] = Path("runs/demo")) -> None:
     """Diagnose a real study with a model built on the spot.
@@ -336,10 +306,13 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
     show(scans)
     if len(shown) < len(case.scans):
         show(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
-    disorders = table(">rank", "disorder", "ICD-10-CM", ">score")
+    thresholds = any("above_threshold" in diagnosis for diagnosis in found["diagnoses"])
+    disorders = table(">rank", "disorder", "ICD-10-CM", ">score", *(["above threshold"] if thresholds else []))
     for rank, diagnosis in enumerate(found["diagnoses"], 1):
         codes = ", ".join(diagnosis["icd10cm"]) or "-"
-        disorders.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}")
+        above = {True: "yes", False: "no", None: "-"}[diagnosis.get("above_threshold")]
+        row = [str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}"]
+        disorders.add_row(*row, *([above] if thresholds else []))
     show(disorders)
     key = found["scans"][heaviest[0]]
     where = f", there slice {key['key_slice'] + 1}" if key["slices"] > 1 else ""

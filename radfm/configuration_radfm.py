@@ -144,8 +144,8 @@ class RadFMConfig(PreTrainedConfig):
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
         logit_scale_init_value, logit_bias_init_value: start of the learned scale (its logarithm) and bias (SigLIP).
         calibration: what turns the vocabulary's logits into probabilities, see `RadFMForDiagnosis.log_odds`: "slopes"
-            and "shifts", one of each disorder; "one_of", rows of disorders of which a case has at most one, and "none",
-            whether it may have none of these. None: logits as they are.
+            and "shifts", one of each disorder; "one_of", groups of disorders that exclude one another, by their "rows",
+            and whether a case may have "none" of them. None: logits as they are.
         thresholds: of each disorder, the score from which it counts as found; None where nobody knows it.
         trained: whether the vision has learned from images; what is not trained says so wherever it answers.
         key_slice_loss_weight: weight of the key-slice supervision in the loss.

@@ -303,8 +303,8 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             return logits
         logits = logits.float()
         odds = logits * logits.new_tensor(fit["slopes"]) + logits.new_tensor(fit["shifts"])
-        if rows := fit["one_of"]:
-            odds[:, rows] = competing_log_odds(odds[:, rows], fit["none"])
+        for group in fit["one_of"]:
+            odds[:, group["rows"]] = competing_log_odds(odds[:, group["rows"]], group["none"])
         return odds
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:

@@ -36,6 +36,11 @@ def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = (
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys and values, but {type(content).__name__}")
+    return filled(kind, changed(content, changes), str(path))
+
+
+def changed(content: dict, changes: Sequence[str]) -> dict:
+    """The content with changes such as "training.max_steps=10" in it. Raises: ValueError for one that is none."""
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
@@ -49,7 +54,7 @@ def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = (
             if not isinstance(place, dict):
                 raise ValueError(f"{change!r}: {group} is a value, not a group of keys")
         place[key] = yaml.safe_load(value)
-    return filled(kind, content, str(path))
+    return content
 
 
 def filled(kind: type[Config], content: dict, where: str) -> Config:

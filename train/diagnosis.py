@@ -371,7 +371,7 @@ class DiagnosisTrainer(Trainer):
         step = int(checkpoint.name.rpartition("-")[2])
         data = self.train_dataset.cases
         return {
-            "config": _without_folders(asdict(self.config)),
+            "config": without_folders(asdict(self.config)),
             "data": {"fingerprint": data.record["fingerprint"], "source": data.record["source"]},
             "cases": {"train": len(self.train_dataset), "validation": len(self.validation)},
             "left_out": dict(self.train_dataset.skipped + self.validation.skipped),
@@ -395,12 +395,12 @@ def last_checkpoint(output: str | Path) -> Path | None:
     return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """The config with the last part of every path in it: where things lay is nobody's business."""
     if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
+        return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
+        return [without_folders(inner) for inner in value]
     return Path(value).name if isinstance(value, str) and "/" in value else value
 
 

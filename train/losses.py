@@ -4,6 +4,7 @@
 |---|---|---|
 | [`SigmoidContrastiveLoss`] | of every pair: does the case show the disorder? Default with a text head | sigmoid |
 | [`SoftmaxContrastiveLoss`] | of a case: which disorder? of a disorder: which case of the step? | softmax |
+| [`OneOfLoss`] | of a case that has at most one disorder: which, or none? | one_of |
 | [`BCELoss`] | as sigmoid, the mean over all pairs: the paper's loss; default with an mlp head | bce |
 | [`FocalLoss`] | as bce, what is easy counts less | focal |
 | [`AsymmetricLoss`] | as focal, for negatives only, and the easiest not at all | asymmetric |
@@ -34,7 +35,7 @@ class SigmoidContrastiveLoss(nn.Module):
     cases of the step without it; a case's negatives are all disorders that it does not have.
 
     Args:
-        positive_weight: how much a positive pair counts against a negative one.
+        positive_weight: how much a positive pair counts against a negative one; one number, or one of each disorder.
 
     References:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023, https://arxiv.org/abs/2303.15343
@@ -50,7 +51,7 @@ class SigmoidContrastiveLoss(nn.Module):
         >>> loss(model(**batch).logits, batch["labels"]).backward()
     """
 
-    def __init__(self, positive_weight: float = 1.0):
+    def __init__(self, positive_weight: float | Sequence[float] = 1.0):
         super().__init__()
         self.positive_weight = positive_weight
 
@@ -95,11 +96,46 @@ class SoftmaxContrastiveLoss(nn.Module):
         return (1 - self.over_cases) * which_disorder + self.over_cases * which_case
 
 
+class OneOfLoss(nn.Module):
+    """Which disorder a case has, when it has at most one: the cross-entropy of a softmax.
+
+    Args:
+        none: whether a case may have none, which then is a class whose logit is 0: with a single disorder this is its
+            binary cross-entropy. Else a case without a disorder teaches nothing.
+        class_weights: how much a case of each disorder counts, and with `none`, last, one without; None: all alike.
+
+    Requirements:
+        Labels of a case that sum to at most 1.
+
+    Relations:
+        [`SoftmaxContrastiveLoss`] with `over_cases=0` knows no class of normal cases.
+
+    Example:
+        >>> loss = OneOfLoss(none=True)
+        >>> loss(model(**batch).logits, batch["labels"]).backward()
+    """
+
+    def __init__(self, none: bool = True, class_weights: Sequence[float] | None = None):
+        super().__init__()
+        self.none, self.class_weights = none, class_weights
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(cases, disorders) logits, (cases, disorders) labels in [0, 1] -> ()."""
+        logits, labels = logits.float(), labels.float()
+        if self.none:
+            logits = F.pad(logits, (0, 1))
+            labels = torch.cat([labels, 1 - labels.sum(1, keepdim=True)], dim=1)
+        weights = 1.0 if self.class_weights is None else logits.new_tensor(self.class_weights)
+        losses = -(weights * labels * logits.log_softmax(1)).sum(1)
+        asked = labels.sum(1) > 0
+        return losses[asked].mean() if asked.any() else (logits * 0.0).sum()
+
+
 class BCELoss(nn.Module):
     """Mean binary cross-entropy over all pairs, the loss of RadDiag.
 
     Args:
-        positive_weight: how much a positive pair counts against a negative one.
+        positive_weight: how much a positive pair counts against a negative one; one number, or one of each disorder.
 
     References:
         Zheng et al., Large-scale long-tailed disease diagnosis on radiology images, Nature Communications 15:10147,
@@ -116,7 +152,7 @@ class BCELoss(nn.Module):
         >>> loss(model(**batch).logits, batch["labels"]).backward()
     """
 
-    def __init__(self, positive_weight: float = 1.0):
+    def __init__(self, positive_weight: float | Sequence[float] = 1.0):
         super().__init__()
         self.positive_weight = positive_weight
 
@@ -197,6 +233,7 @@ class AsymmetricLoss(nn.Module):
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "sigmoid": SigmoidContrastiveLoss,
     "softmax": SoftmaxContrastiveLoss,
+    "one_of": OneOfLoss,
     "bce": BCELoss,
     "focal": FocalLoss,
     "asymmetric": AsymmetricLoss,
@@ -292,7 +329,7 @@ def summed_over_processes(loss: Tensor) -> Tensor:
     return loss.detach() + (loss - loss.detach()) * dist.get_world_size()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, positive_weight: float = 1.0) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, positive_weight: float | Sequence[float] = 1.0) -> Tensor:
     """(cases, disorders), in float32, logits clamped to +-60 as in the paper."""
     weight = None if positive_weight == 1 else logits.new_tensor(positive_weight, dtype=torch.float32)
     clamped = logits.float().clamp(-60, 60)

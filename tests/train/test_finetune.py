@@ -1,0 +1,331 @@
+"""Fine-tuning: that it learns, keeps what the checkpoint knew, and ends as a checkpoint that knows its thresholds."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from radfm.data_prep import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.pseudonyms import Pseudonyms
+from radfm.data_prep.sources.folder import FolderPerClass
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.train import calibration, shots
+from radfm.train import finetune as finetuning
+from radfm.train.diagnosis_metrics import macro_auc
+from radfm.train.finetune import class_weights, finetune, settings, smallest_share
+from radfm.train.losses import OneOfLoss
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+from transformers import pipeline
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, cli
+from radfm.starting_points import embed_texts
+
+KNEW = ["Pneumothorax", "Glioma", "Gallstones"]
+TRAINING = {"report_to": [], "disable_tqdm": True}
+FEW_STEPS = TRAINING | {"max_steps": 4, "eval_steps": 2}
+
+
+@pytest.fixture(scope="session")
+def textures(tmp_path_factory) -> Path:
+    """One disorder a case, or none: stripes across, stripes along, and noise alone."""
+    folder, rng = tmp_path_factory.mktemp("textures"), np.random.default_rng(0)
+    waves = 60 * np.sin(np.arange(48) * 1.5)
+    for name, pattern in (("Glioma", waves[:, None]), ("Meningioma", waves[None]), ("normal", 0)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = 128 + pattern + rng.normal(0, 40, (48, 48))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "pictures" / name / f"{name}{i}.png")
+    source = FolderPerClass(folder / "pictures", "MRI", Pseudonyms(None))
+    prepare(source, folder / "data", Settings(size=48, fractions=(0.6, 0.4, 0.0)))
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """Several disorders a case."""
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    prepare(Phantoms(30, size=48), folder, Settings(size=48, fractions=(0.6, 0.4, 0.0)))
+    return folder
+
+
+def checkpoint(config: dict, folder: Path, head: str) -> Path:
+    torch.manual_seed(0)
+    config = config | {"vision_config": config["vision_config"] | {"image_size": 48}}
+    if head == "mlp":
+        config |= {"text_config": None, "head": "mlp"}
+    model = RadFMForDiagnosis(RadFMConfig(**config, disorders=KNEW)).eval()
+    processor = RadFMProcessor()
+    processor.image_processor.size = 48
+    embeds = embed_texts(model, processor, KNEW).clone() if head == "text" else None
+    model.set_disorders(KNEW, embeds, [["J93.9"], [], ["K80.20"]])
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(tiny_config, tmp_path) -> Path:
+    return checkpoint(tiny_config, tmp_path / "model", "text")
+
+
+def run(data: Path, model: Path, output: Path, **given) -> dict:
+    return finetune(
+        settings({"data": str(data), "model": str(model), "output": str(output), "training": TRAINING} | given)
+    )
+
+
+def scores(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated logits of the data's disorders, and their labels, (cases, disorders), of the validation split."""
+    model, processor = RadFMForDiagnosis.from_pretrained(folder).eval(), RadFMProcessor.from_pretrained(folder)
+    cases = load(data, "validation", labelled=True)
+    with torch.no_grad():
+        odds = model.log_odds(model(**processor(cases=list(cases))).logits)
+    columns = [list(model.config.disorders).index(name) for name in cases.vocabulary.names]
+    return odds[:, columns].numpy(), np.stack([cases.labels(i) for i in range(len(cases))])
+
+
+@pytest.mark.parametrize("head", ["text", "mlp"])
+def test_a_linear_probe_learns_and_ends_as_weights_of_a_checkpoint(head, tiny_config, textures, tmp_path):
+    start = checkpoint(tiny_config, tmp_path / "model", head)
+    recipe = run(textures, start, tmp_path / "run", method="linear", interpolate=1.0)
+    assert (recipe["task"], recipe["normal_is_a_class"]) == ("multiclass", True)
+    assert recipe["after"]["auc"] > max(0.9, recipe["before"]["auc"])
+    assert recipe["after"]["log_loss"] < recipe["before"]["log_loss"]
+    odds, labels = scores(tmp_path / "run", textures)
+    assert macro_auc(odds, labels, labels.sum(0))["auc"] == pytest.approx(recipe["after"]["auc"])
+    p = torch.from_numpy(odds).sigmoid()
+    assert (p.sum(1) <= 1 + 1e-5).all(), "what a case has at most one of has probabilities of at most 1 together"
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "run"))
+    changed = {
+        name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])
+    }
+    assert changed == ({"disorder_embeds"} if head == "text" else {"classifier.fc2.weight", "classifier.fc2.bias"})
+
+
+def test_what_the_checkpoint_knew_keeps_its_name_codes_and_score(model, textures, tmp_path):
+    run(textures, model, tmp_path / "run", method="linear", interpolate=1.0)
+    old, new = (pipeline("zero-shot-diagnosis", model=str(folder)) for folder in (model, tmp_path / "run"))
+    assert list(new.model.config.disorders) == ["Pneumothorax", "Gallstones", "Glioma", "Meningioma"]
+    case = load(textures, "validation")[0]
+    before, after = ({d["label"]: d for d in pipe(case)} for pipe in (old, new))
+    for name in ("Pneumothorax", "Gallstones"):
+        assert after[name]["score"] == pytest.approx(before[name]["score"], rel=1e-4)
+        assert after[name]["icd10cm"] == before[name]["icd10cm"]
+        assert "above_threshold" not in after[name]
+    assert {"above_threshold"} <= set(after["Glioma"]) & set(after["Meningioma"])
+    assert after["Glioma"]["score"] != pytest.approx(before["Glioma"]["score"], rel=1e-2)
+
+    run(textures, model, tmp_path / "without", method="linear", keep_names=False)
+    assert list(RadFMForDiagnosis.from_pretrained(tmp_path / "without").config.disorders) == ["Glioma", "Meningioma"]
+
+
+def test_fine_tuning_goes_on_from_what_was_fine_tuned(model, textures, phantoms, tmp_path):
+    run(textures, model, tmp_path / "first", method="linear", interpolate=1.0)
+    run(phantoms, tmp_path / "first", tmp_path / "second", method="linear", interpolate=1.0)
+    case = load(textures, "validation")[0]
+    asked = {"candidate_labels": ["Glioma", "Meningioma", "Pneumothorax"]}
+    first, second = (
+        {d["label"]: d for d in pipeline("zero-shot-diagnosis", model=str(tmp_path / name))(case, **asked)}
+        for name in ("first", "second")
+    )
+    for name in ("Glioma", "Meningioma"):
+        assert second[name]["score"] == pytest.approx(first[name]["score"], rel=1e-4)
+        assert second[name]["above_threshold"] is first[name]["above_threshold"]
+
+
+@pytest.mark.parametrize(("method", "head"), [("lora", "text"), ("full", "text"), ("lora", "mlp")])
+def test_weights_lie_between_the_zero_shot_models_and_what_was_learned(method, head, tiny_config, phantoms, tmp_path):
+    start = checkpoint(tiny_config, tmp_path / "model", head)
+    for share in (0.5, 1.0):
+        few = {"method": method, "training": FEW_STEPS | {"learning_rate": 0.01}, "interpolate": share}
+        recipe = run(phantoms, start, tmp_path / f"{share}", slices_per_step=64, **few)
+        assert (recipe["method"], recipe["task"]) == (method, "multilabel")
+    before, half, whole = (
+        load_file(folder / "model.safetensors") for folder in (start, tmp_path / "0.5", tmp_path / "1.0")
+    )
+    assert set(before) == set(half) == set(whole)
+    moved = {name for name in before if before[name].shape == whole[name].shape and not before[name].equal(whole[name])}
+    assert any(name.startswith("radfm.slice_encoder.tower") for name in moved)
+    assert not any("text_encoder" in name or "running" in name for name in moved)
+    for name in moved:
+        torch.testing.assert_close(half[name], (before[name] + whole[name]) / 2, atol=1e-6, rtol=1e-4)
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms, tmp_path, monkeypatch):
+    few = {"method": "lora", "training": FEW_STEPS, "interpolate": 1.0, "slices_per_step": 64}
+    whole = run(phantoms, model, tmp_path / "whole", **few)
+    step = finetuning._Trainer.training_step
+
+    def killed(self, *inputs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *inputs)
+
+    monkeypatch.setattr(finetuning._Trainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(phantoms, model, tmp_path / "killed", **few)
+    monkeypatch.undo()
+    resumed = run(phantoms, model, tmp_path / "killed", **few)
+    assert resumed == whole
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+    monkeypatch.setattr(finetuning, "look", None)  # nothing is looked at again
+    assert run(phantoms, model, tmp_path / "whole", **few) == whole
+    with pytest.raises(ValueError, match="holds another run"):
+        run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
+
+
+def test_the_recipe_says_no_folder(model, textures, tmp_path):
+    run(textures, model, tmp_path / "run", method="linear", shots=4)
+    for file in (tmp_path / "run").iterdir():
+        if file.is_file():
+            for folder in (textures.parent, tmp_path, Path.home()):
+                assert str(folder).encode() not in file.read_bytes(), f"{folder} is in {file.name}"
+    assert json.loads((tmp_path / "run" / "radfm_finetune.json").read_text())["cases"]["train"] == 12
+
+
+def test_shots_are_of_each_class_and_of_different_patients():
+    labels = [[0], [0], [0], [0], [1], [1], [1], [], [], [2]]
+    patients = ["a", "a", "a", "b", "c", "c", "c", "d", "e", "f"]
+    for seed in range(5):
+        rows, short = shots.draw(labels, patients, 2, seed)
+        assert sum(labels[row] == [0] for row in rows) == 2
+        assert {patients[row] for row in rows if labels[row] == [0]} == {"a", "b"}
+        assert sum(labels[row] == [1] for row in rows) == 2, "of one patient only where there is no other"
+        assert sum(labels[row] == [] for row in rows) == 2
+        assert short == {2: 1}
+        assert rows == shots.draw(labels, patients, 2, seed)[0]
+    several = [[0, 1], [0], [1], [0, 1, 2]]
+    rows, _ = shots.draw(several, list("abcd"), 1, 0)
+    assert rows == [3], "a case counts for every disorder it has"
+
+
+def test_one_of_is_cross_entropy_with_normal_as_a_class_and_weights():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 3, 0])
+    labels = F.one_hot(classes, 4)[:, :3].float()
+    with_normal = torch.cat([logits, torch.zeros(6, 1)], 1)
+    torch.testing.assert_close(OneOfLoss()(logits, labels), F.cross_entropy(with_normal, classes))
+    weights = [1.0, 2, 3, 4]
+    weighted = (F.cross_entropy(with_normal, classes, reduction="none") * torch.tensor(weights)[classes]).mean()
+    torch.testing.assert_close(OneOfLoss(True, weights)(logits, labels), weighted)
+    known = classes < 3
+    torch.testing.assert_close(OneOfLoss(False)(logits, labels), F.cross_entropy(logits[known], classes[known]))
+    one = torch.tensor([[1.0], [0]])
+    torch.testing.assert_close(
+        OneOfLoss()(logits[:2, :1], one), F.binary_cross_entropy_with_logits(logits[:2, :1], one)
+    )
+
+
+def test_classes_weigh_by_the_power_of_their_inverse_frequency():
+    labels = np.zeros((100, 2))
+    labels[:80, 0] = labels[80:90, 1] = 1
+    assert class_weights(labels, None, 1.0) == pytest.approx([0.25, 9.0], rel=1e-3)
+    assert class_weights(labels, None, 0.0) == [1, 1]
+    balanced = np.array(class_weights(labels, True, 1.0))
+    assert balanced * [80, 10, 10] == pytest.approx([100 / 3] * 3, rel=1e-3)
+
+
+def test_calibration_finds_slope_and_shift_and_leaves_rare_disorders_to_the_others():
+    rng = np.random.default_rng(0)
+    odds = rng.normal(-1, 2, (4000, 3))
+    labels = torch.from_numpy(rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).float()
+    labels[5:, 2] = 0  # hardly any case, and these say little
+    logits = torch.from_numpy(odds * 4 + 6).float()
+    slopes, shifts = calibration.calibrate(logits[:, :2], labels[:, :2], None)
+    np.testing.assert_allclose(slopes, 0.25, rtol=0.1)
+    np.testing.assert_allclose(shifts, -1.5, atol=0.2)
+    few = torch.arange(4000) < 5
+    alone, _ = calibration.calibrate(logits[few], labels[few], None)
+    slopes, _ = calibration.calibrate(logits, labels, None)
+    assert (alone / alone.mean() - 1).abs().max() < 0.3, "five cases part no disorder from the others"
+    assert slopes[0] == pytest.approx(0.25, rel=0.15)
+
+
+def test_exclusive_disorders_are_calibrated_as_a_softmax():
+    rng = np.random.default_rng(1)
+    odds = torch.from_numpy(rng.normal(0, 2, (4000, 3)))
+    classes = torch.multinomial(F.pad(odds, (0, 1)).softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+    labels = F.one_hot(classes, 4)[:, :3].float()
+    slopes, shifts = calibration.calibrate(odds * 3 - 1, labels, True)
+    np.testing.assert_allclose(slopes, 1 / 3, rtol=0.1)
+    np.testing.assert_allclose(shifts, 1 / 3, atol=0.15)
+    p = calibration.log_odds((odds * 3 - 1).float() * slopes + shifts, True).sigmoid().numpy()
+    assert calibration.calibration_error(p, labels.numpy()) < 0.02
+
+
+def test_a_threshold_is_that_of_the_best_f1_and_rare_disorders_share_one():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 3)) < [0.4, 0.05, 0.0]).astype(float)
+    p = (labels * 0.3 + rng.random((60, 3)) * 0.7).round(2)
+    found, own = calibration.thresholds(p, labels)
+    assert own == [True, False, False]
+    assert found[1] == found[2]
+    best = max(f1_score(labels[:, 0], p[:, 0] >= t) for t in np.unique(p[:, 0]))
+    assert f1_score(labels[:, 0], p[:, 0] >= found[0]) == best
+    assert calibration.best_f1_threshold(np.ones(3), np.zeros(3)) == 0.5
+
+
+def test_the_smallest_share_that_keeps_most_of_the_gain_is_taken():
+    assert smallest_share({0.0: 0.6, 0.4: 0.797, 0.8: 0.8, 1.0: 0.75}) == 0.4
+    assert smallest_share({0.0: 0.6, 0.5: 0.59, 1.0: 0.58}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "svm"}, "method is auto, linear, lora or full, not 'svm'"),
+        ({"task": "regression"}, "task is auto, multiclass or multilabel"),
+        ({"interpolate": 1.5}, "interpolate is auto or a share from 0 to 1, not 1.5"),
+        ({"interpolate": "half"}, "interpolate is auto or a share from 0 to 1, not 'half'"),
+        ({"shots": 0}, "shots are at least 1"),
+        ({"architecture": {"hidden_size": 3}}, "architecture is for a new model"),
+        ({"pateince": 3}, "no such key: pateince"),
+        ({"data": "nowhere"}, "nowhere holds no finished data set"),
+        ({"model": "./nowhere"}, "no such folder"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(given, message, textures, model, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message):
+        run(**{"data": textures, "model": model, "output": tmp_path / "run"} | given)
+
+
+def test_data_that_teaches_nothing_is_refused(textures, phantoms, model, tmp_path):
+    with pytest.raises(ValueError, match="task=multiclass, but there are cases"):
+        run(phantoms, model, tmp_path / "run", task="multiclass")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is no checkpoint of radfm"):
+        run(textures, tmp_path, tmp_path / "run")
+    prepare(Phantoms(6, size=48), tmp_path / "data", Settings(size=48, fractions=(1.0, 0.0, 0.0)))
+    with pytest.raises(ValueError, match="no labelled validation cases"):
+        run(tmp_path / "data", model, tmp_path / "run")
+    with pytest.raises(ValueError, match="have the same labels"):
+        run(textures, model, tmp_path / "run", withheld=["Glioma", "Meningioma"])
+
+
+def test_the_command_prints_what_it_reached(textures, model, tmp_path, monkeypatch, capsys):
+    def radfm(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["radfm", "finetune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    asked = (textures, "--model", model, "--output", tmp_path / "run", "--shots", "50", "training.disable_tqdm=true")
+    status, out, err = radfm(*asked)
+    assert status == 0
+    assert "linear, multiclass; 2 disorders" in out
+    assert "classes have fewer than 50 cases" in err
+    assert "radfm diagnose YOUR_STUDY --model" in out
+    status, out, _ = radfm(*asked, "--json")
+    assert json.loads(out)["method"] == "linear"
+    status, out, err = radfm(*asked, "--method", "svm")
+    assert (status, out, err.count("\n")) == (1, "", 1)

@@ -1,0 +1,99 @@
+"""The commands `radfm train` and `radfm finetune`.
+
+Decisions:
+- Nothing heavy is imported before a command needs it.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radfm.console import Json, needs, quiet_transformers, show, table
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train an encoder or a model.")
+
+
+@app.command("text")
+def text(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/text.yaml.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, such as held_out=0 or training.max_steps=100.")
+    ] = None,
+) -> None:
+    """Teach a text encoder ICD-10-CM and disease ontologies; goes on where a killed run stopped.
+
+    Example: radfm train text train/configs/text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
+    """
+    with needs("train"):
+        from radfm.train.text import read_config, train
+    print(train(read_config(config, changes or ())))
+
+
+@app.command("diagnosis")
+def diagnosis(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/diagnosis.yaml.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="Changes to it, such as head=mlp or training.max_steps=100.")
+    ] = None,
+) -> None:
+    """Teach a model to name the disorders of a case; goes on where a killed run stopped.
+
+    Example: radfm train diagnosis train/configs/diagnosis.yaml data=datasets/phantoms output=runs/phantoms
+    """
+    with needs("train"):
+        from radfm.train.diagnosis import read_config, train
+    print(train(read_config(config, changes or ())))
+
+
+def finetune(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
+    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name on the Hugging Face Hub.")],
+    output: Annotated[Path, typer.Option(help="Folder for the new checkpoint; a killed run goes on there.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Other keys, such as patience=5 or training.max_steps=100."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="auto (by the number of cases), linear, lora or full.")] = "auto",
+    shots: Annotated[int | None, typer.Option(help="Learn from so many cases of each class only.")] = None,
+    task: Annotated[
+        str, typer.Option(help="multiclass (a case has at most one disorder), multilabel, or auto: what the data is.")
+    ] = "auto",
+    interpolate: Annotated[
+        str, typer.Option(help="Share of the new weights, 0 to 1, the rest being the old ones; auto: by validation.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the shots and of everything else.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit a checkpoint to your own cases, and keep what it knew.
+
+    Example: radfm finetune datasets/mine --model checkpoint/ --output runs/mine
+    """
+    with needs("train"):
+        from radfm.train.finetune import finetune as run
+        from radfm.train.finetune import settings
+    quiet_transformers()
+    given = {"data": str(data), "model": model, "output": str(output), "method": method, "shots": shots}
+    given |= {"task": task, "interpolate": interpolate, "seed": seed}
+    recipe = run(settings(given, changes or ()))
+    if as_json:
+        print(json.dumps(recipe, indent=2))
+    else:
+        _print(output, recipe)
+
+
+def _print(output: Path, recipe: dict) -> None:
+    cases, disorders, share = recipe["cases"], recipe["disorders"], recipe["interpolation"]["share"]
+    learned = f"{disorders['data']:,} disorders from {cases['train']:,} cases, of {disorders['vocabulary']:,} it names"
+    print(f"{output}: {recipe['method']}, {recipe['task']}; {learned}; share of the new weights {share:g}")
+    before, after = recipe["before"], recipe["after"]
+    figures = table(f"{cases['validation']:,} validation cases", ">before", ">after")
+    for name in after:
+        if name != "disorders":
+            figures.add_row(name.replace("_", " "), f"{before[name]:.3f}", f"{after[name]:.3f}")
+    show(figures)
+    own, all_of_them = recipe["thresholds_of_their_own"], disorders["data"]
+    print(f"Thresholds: {own:,} of {all_of_them:,} disorders have their own, by the best F1; the others share one.")
+    print("The validation cases also chose what was learned from: measure on others. Next:")
+    print(f"  radfm diagnose YOUR_STUDY --model {output}")

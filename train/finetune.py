@@ -1,0 +1,618 @@
+"""Fit a checkpoint to somebody's own cases, and keep what it knew: `radfm finetune DATA --model DIR --output DIR`.
+
+1. The checkpoint takes the vocabulary of the data: with a text head the text encoder places new names, with an mlp head
+   they get rows of zeros. This is the zero-shot model, measured first.
+2. It learns by one of three methods:
+
+   | method | what learns | default for | learning rate | steps |
+   |---|---|---|---|---|
+   | linear | the classifiers alone, see `radfm.train.probe` | fewer than 200 cases | | to convergence |
+   | lora | low-rank changes to the image side's layers (peft), scale and bias | fewer than 10,000 | 1e-3 | 10 epochs |
+   | full | the image side, scale and bias | more | 1e-4 | 10 epochs |
+
+   where 10 epochs are at least 200 steps and at most 20,000, measured 10 times, and ended early when `patience`
+   measures in a row bring nothing.
+3. Its weights are mixed with those of the zero-shot model (WiSE-FT, Wortsman et al., CVPR 2022,
+   https://arxiv.org/abs/2109.01903).
+4. Scores are calibrated and thresholds chosen on the validation split; both are saved in the configuration.
+5. The names that the checkpoint knew join the vocabulary again, with the classifiers and calibration they had.
+
+Decisions:
+- Only the disorders of the data are learned, whereas the result names those that the checkpoint knew, too. Their scores
+  stay as the checkpoint gave them: how common they are at this hospital, nobody said.
+- lora and full train with `radfm.train.diagnosis`'s trainer, steps and checkpoints. Batch normalisation keeps its
+  statistics, which a few cases would spoil and which do not mix.
+- A share of the new weights that is not given is the smallest that keeps 95% of the best gain in validation AUC.
+- Where no case has two disorders they exclude one another: the loss is a softmax, with normal cases as one class more.
+- What a linear probe looks at is computed once, and kept in `output/training` with the checkpoints of the other two:
+  the same command goes on where it was killed, and a finished one says again what it found.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from radfm.data_prep.dataset import CaseDataset, load
+from radfm.train import calibration, probe
+from radfm.train.augmentation import Augmentation
+from radfm.train.config import changed, filled
+from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
+from radfm.train.diagnosis_data import DrawnCases, step_loader
+from radfm.train.diagnosis_metrics import macro_auc
+from radfm.train.diagnosis_model import learn_text
+from radfm.train.losses import LOSSES
+from radfm.train.sampling import StepSampler, steps_in_order
+from radfm.train.shots import few_shots
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, set_seed
+
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
+from radfm.starting_points import embed_texts
+
+RECIPE = "radfm_finetune.json"  # beside the weights: how they were made, and what was measured
+WORK = "training"  # in output: checkpoints and features, to go on from; can be deleted in the end
+METHODS = ("auto", "linear", "lora", "full")
+LINEAR_BELOW, LORA_BELOW = 200, 10_000  # training cases
+LEARNING_RATE = {"lora": 1e-3, "full": 1e-4}
+EPOCHS, LEAST_STEPS, MOST_STEPS, MEASURES = 10, 200, 20_000, 10
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the new weights
+KEPT_GAIN = 0.95
+HEAVIEST = 10.0  # a class counts at most so much
+
+_IMAGE_SIDE = ("radfm.slice_encoder.", "radfm.scan_encoder.", "radfm.case_encoder.", "radfm.case_projection")
+_NOT_OF_THE_RUN = ("data", "model", "output", "training")  # may differ when a killed run goes on
+_NOT_SEEN = ("case_rows", "labels", "key_slices")
+
+
+@dataclass
+class FineTuning(DiagnosisTraining):
+    """The keys of fine-tuning, and those of `radfm.train.diagnosis.DiagnosisTraining` that go with a checkpoint.
+
+    `head`, `level` and `history` are those of the checkpoint, and so is `slices_per_scan` unless given.
+
+    Attributes:
+        method: "linear", "lora", "full", or "auto": by the number of training cases.
+        task: "multiclass" (a case has at most one disorder), "multilabel", or "auto": what the data is.
+        interpolate: Share of the new weights, 0 to 1, or "auto": by validation.
+        class_weights: Power of the inverse frequency by which a class counts; 0: all cases alike, 1: all classes alike.
+        keep_names: Whether the vocabulary keeps the names that the checkpoint knew and the data does not have.
+        patience: Measures in a row without a gain after which training ends.
+        rank: Of the low-rank changes.
+    """
+
+    output: str = "runs/finetuned"
+    method: Literal["auto", "linear", "lora", "full"] = "auto"
+    task: Literal["auto", "multiclass", "multilabel"] = "auto"
+    interpolate: float | Literal["auto"] = "auto"
+    class_weights: float = 0.5
+    keep_names: bool = True
+    patience: int = 3
+    rank: int = 8
+    freeze_batch_norm: bool = True
+    augmentation: dict = field(default_factory=lambda: {"affine": 0.3, "noise": 0.2, "contrast": 0.2})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (("method", METHODS), ("task", ("auto", "multiclass", "multilabel"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {', '.join(choices[:-1])} or {choices[-1]}, not {getattr(self, name)!r}")
+        given = self.interpolate
+        if given != "auto" and not (isinstance(given, int | float) and 0 <= given <= 1):
+            raise ValueError(f"interpolate is auto or a share from 0 to 1, not {given!r}")
+        if self.class_weights < 0:
+            raise ValueError(f"class_weights is a power of at least 0, not {self.class_weights}")
+        if self.text_layers and self.method != "full":
+            raise ValueError("text_layers: the text encoder learns with method=full only")
+        for name in ("text_encoder", "tower_weights", "architecture"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is for a new model, fine-tuning goes on from a checkpoint: leave it out")
+
+
+def settings(given: dict[str, Any], changes: Sequence[str] = ()) -> FineTuning:
+    """What was given, and changes such as "patience=5"; see `radfm.train.config`."""
+    if isinstance(share := given.get("interpolate"), str):
+        given = given | {"interpolate": yaml.safe_load(share)}
+    return filled(FineTuning, changed(dict(given), changes), "finetune")
+
+
+def finetune(config: FineTuning) -> dict[str, Any]:
+    """Fine-tunes, going on where a killed run stopped; the model is in `output`. Returns the recipe.
+
+    Raises:
+        ValueError: A wrong setting, data set or checkpoint; a loss that is no number; memory that ran out.
+        FileNotFoundError: There is no such data set or checkpoint.
+        OSError: Something could not be saved.
+    """
+    set_seed(config.seed)
+    cases, validation = (load(config.data, split, True, config.withheld) for split in ("train", "validation"))
+    chosen = few_shots(cases, config.shots, config.seed)
+    labels = _labels(cases)[chosen]
+    _refuse_what_teaches_nothing(config, labels, _labels(validation))
+    known, model, processor = starting_point(config, cases)
+    config = _settled(config, labels, _labels(validation), model, processor)
+    with redirect_stdout(sys.stderr):
+        run = _Run(config, known, model, processor, cases, chosen, validation)
+        return run.result()
+
+
+class _Run:
+    """One fine-tuning: its data, the zero-shot model that it starts from, and the steps to its result."""
+
+    def __init__(self, config: FineTuning, known: "Known", start, processor, cases, chosen, validation):
+        self.config, self.known, self.start, self.processor = config, known, start, processor
+        self.output = Path(config.output)
+        self.work = self.output / WORK
+        told = config.history and config.text_layers == 0
+        histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
+        varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
+        one_scan = config.level == "scan"
+        self.data = DrawnCases(cases, processor, varied, one_scan, histories[0], config.seed, chosen)
+        self.validation = DrawnCases(validation, processor, history_embeds=histories[1])
+        self.labels, self.truth = (
+            torch.from_numpy(_labels(part.cases, part.rows)) for part in (self.data, self.validation)
+        )
+        self.none = _none(config, self.labels, self.truth)
+        self.key = {
+            "config": {k: v for k, v in without_folders(asdict(config)).items() if k not in _NOT_OF_THE_RUN},
+            "data": cases.record["fingerprint"],
+            "weights": _fingerprint(start),
+        }
+
+    def result(self) -> dict[str, Any]:
+        if (recipe := self._finished_or_mine()) is not None:
+            return recipe
+        if self.config.method == "linear":
+            before = self._look("validation", self.start)
+            learned, lacking, how = self._probe(before)
+        else:
+            learned, lacking, how = self._train(), torch.zeros(self.truth.shape[1]), {}
+            if not _is_main_process():
+                return {}
+            before = self._look("validation", self.start)
+        share, tried, logits = self._mix(learned, lacking, before)
+        mixed = mixed_weights(self.start, learned, share)
+        slopes, shifts = calibration.calibrate(logits, self.truth, self.none)
+        odds = calibration.log_odds(logits * slopes + shifts, self.none)
+        probabilities, truth = odds.sigmoid().numpy(), self.truth.numpy()
+        thresholds, own = calibration.thresholds(probabilities, truth)
+        shifts = shifts + slopes * share * lacking
+        self._save(mixed, slopes.tolist(), shifts.tolist(), thresholds)
+        by_others = calibration.calibrated_by_others(logits, self.truth, self.none, self._patients())
+        recipe = {
+            "key": self.key,
+            "method": self.config.method,
+            "task": "multilabel" if self.none is None else "multiclass",
+            "normal_is_a_class": bool(self.none),
+            "cases": {"train": len(self.data), "validation": len(self.validation)},
+            "disorders": {"data": self.truth.shape[1], "vocabulary": len(mixed.config.disorders)},
+            "before": self._figures(self._logits(self.start, before), None),
+            "after": self._figures(logits, by_others),
+            "interpolation": {"share": share, "auc": tried},
+            "thresholds_of_their_own": sum(own),
+            "left_out": dict(self.data.skipped + self.validation.skipped),
+            **how,
+            "versions": {name: version(name) for name in ("radfm", "torch", "transformers", "timm", "peft")},
+        }
+        _write(self.output / RECIPE, recipe)
+        return recipe
+
+    def _finished_or_mine(self) -> dict | None:
+        """The recipe of this very run, if it has ended. Raises: ValueError where another one is in the folder."""
+        for file in (self.output / RECIPE, self.work / "run.json"):
+            if file.exists():
+                found = json.loads(file.read_text(encoding="utf-8"))
+                if (found["key"] if file.name == RECIPE else found) != self.key:
+                    raise ValueError(f"{self.output} holds another run: choose another --output, or delete it")
+                if file.name == RECIPE:
+                    return found
+        if _is_main_process():
+            self.work.mkdir(parents=True, exist_ok=True)
+            _write(self.work / "run.json", self.key)
+        return None
+
+    def _probe(self, before: Tensor) -> tuple[RadFMForDiagnosis, Tensor, dict]:
+        features = self._look("train", self.start)
+        loss, head = self._loss(), probe.head_of(self.start)
+
+        def quality(candidate: probe.Head) -> float:
+            return self._auc(candidate(before))
+
+        best, strength, found = probe.fit(features, self.labels, head, loss, quality)
+        learned = copy.deepcopy(self.start)
+        lacking = probe.put_head(learned, best)
+        return learned, lacking, {"pull": {"strength": strength, "auc": {f"{k:g}": v for k, v in found.items()}}}
+
+    def _train(self) -> RadFMForDiagnosis:
+        model = copy.deepcopy(self.start)
+        if self.config.method == "lora":
+            with_adapters(model, self.config.rank)
+        learn_text(model, self.config.text_layers)
+        config = replace(self.config, output=str(self.work), training=self._training())
+        trainer = _Trainer(config, model, self.processor, self.data, self.validation, self.none)
+        trainer.remove_unfinished_checkpoints()
+        last = last_checkpoint(self.work)
+        trainer.say_what_is_learned(last)
+        trainer.train(resume_from_checkpoint=last and str(last))
+        best = trainer.state.best_model_checkpoint
+        chosen = self.work / Path(best).name if best else last_checkpoint(self.work)
+        if chosen is None:
+            raise ValueError(f"{self.work} holds no checkpoint to end with: set training.save_strategy=steps")
+        learned = copy.deepcopy(self.start)
+        adapters = with_adapters(learned, self.config.rank) if self.config.method == "lora" else None
+        learned.load_state_dict(load_file(chosen / "model.safetensors"))
+        return learned if adapters is None else adapters.merge_and_unload()
+
+    def _training(self) -> dict[str, Any]:
+        """The trainer's arguments: what was given, and else what suits the method and the number of cases."""
+        config, given = self.config, self.config.training
+        counts = self.data.slice_counts
+        epoch = len(StepSampler(counts, self.data.labels, config.slices_per_step, config.by_disorder, config.seed))
+        steps = given.get("max_steps", min(max(EPOCHS * epoch, LEAST_STEPS), MOST_STEPS))
+        if "num_train_epochs" in given:
+            steps = max(round(given["num_train_epochs"] * epoch), 1)
+        every = given.get("eval_steps", max(steps // MEASURES, 1))
+        return {
+            "learning_rate": LEARNING_RATE[config.method],
+            "lr_scheduler_type": "cosine",
+            "weight_decay": 0.05,
+            "max_steps": -1 if "num_train_epochs" in given else steps,
+            "warmup_steps": steps // 20,
+            "eval_steps": every,
+            "save_steps": every,
+            "logging_steps": max(every // 5, 1),
+            "restore_callback_states_from_checkpoint": True,
+        } | given
+
+    def _mix(self, learned, lacking: Tensor, before: Tensor) -> tuple[float, dict[str, float], Tensor]:
+        """The share of the new weights, the AUC of each that was tried, and the mixed model's validation logits."""
+        wanted = self.config.interpolate
+        tried, aucs = {}, {}
+        for share in SHARES if wanted == "auto" else (0.0, float(wanted)):
+            mixed = mixed_weights(self.start, learned, share)
+            same = self.config.method == "linear" or share == 0
+            tried[share] = self._logits(mixed, before if same else self._look(None, mixed)) + share * lacking
+            aucs[share] = self._auc(tried[share])
+        share = smallest_share(aucs) if wanted == "auto" else float(wanted)
+        return share, {f"{s:g}": auc for s, auc in aucs.items()}, tried[share]
+
+    def _save(self, model: RadFMForDiagnosis, slopes: list, shifts: list, thresholds: list) -> None:
+        self.known.join(model, self.processor, self.config, slopes, shifts, thresholds, self.none)
+        model.config.trained = True
+        model.save_pretrained(self.output)
+        self.processor.save_pretrained(self.output)
+
+    def _look(self, split: str | None, model: RadFMForDiagnosis) -> Tensor:
+        """(cases, width) what the head reads of a split; of the zero-shot model kept in a file."""
+        data = self.data if split == "train" else self.validation
+        file = self.work / f"{split}.safetensors"
+        if split is not None and file.exists():
+            return load_file(file)["features"]
+        found = look(model, data, self.config, f"Looking at {len(data):,} cases")
+        if split is not None and _is_main_process():
+            save_file({"features": found}, file.with_suffix(".part"))
+            os.replace(file.with_suffix(".part"), file)
+        return found
+
+    @torch.no_grad()
+    def _logits(self, model: RadFMForDiagnosis, features: Tensor) -> Tensor:
+        return probe.head_of(model)(features)
+
+    def _auc(self, logits: Tensor) -> float:
+        odds = calibration.log_odds(logits, self.none).numpy()
+        return macro_auc(odds, self.truth.numpy(), self.data.label_counts)["auc"]
+
+    def _figures(self, logits: Tensor, calibrated: Tensor | None) -> dict[str, float]:
+        """Of the validation split; what depends on calibration by the fit to other cases, where there is one."""
+        truth = self.truth.numpy()
+        odds = calibration.log_odds(logits, self.none).numpy()
+        fair = logits if calibrated is None else calibrated
+        found = macro_auc(odds, truth, self.data.label_counts)
+        if self.none is not None:
+            rivals = nn.functional.pad(fair, (0, 1)) if self.none else fair
+            classes = np.where(truth.any(1), truth.argmax(1), truth.shape[1])
+            right = rivals.argmax(1).numpy() == classes
+            found["accuracy"] = float(right.mean())
+            found["balanced_accuracy"] = float(np.mean([right[classes == c].mean() for c in np.unique(classes)]))
+        found["log_loss"] = float(calibration.log_loss(fair, self.truth, self.none))
+        probabilities = calibration.log_odds(fair, self.none).sigmoid().numpy()
+        return found | {"calibration_error": calibration.calibration_error(probabilities, truth)}
+
+    def _loss(self) -> nn.Module:
+        choice = dict(self.config.loss)
+        try:
+            return LOSSES[choice.pop("name")](**choice)
+        except TypeError as error:
+            raise ValueError(f"loss: {error}") from error
+
+    def _patients(self) -> list[str]:
+        rows = (self.validation.cases.rows[row] for row in self.validation.rows)
+        return [row["patient_id"] or row["case_id"] for row in rows]
+
+
+class _Trainer(DiagnosisTrainer):
+    """That of diagnosis, ending early, and measuring disorders that exclude one another as such."""
+
+    def __init__(self, config: FineTuning, model, processor, data, validation, none: bool | None):
+        super().__init__(config, model, processor, data, validation)
+        self.none = none
+        if self.args.eval_strategy != "no":
+            self.add_callback(EarlyStoppingCallback(config.patience))
+
+    def _scores(self, data: DrawnCases) -> np.ndarray:
+        return calibration.log_odds(torch.from_numpy(super()._scores(data)), self.none).numpy()
+
+
+@dataclass
+class Known:
+    """What a checkpoint knew by name: to be joined with what it learned."""
+
+    names: list[str]
+    icd10cm: list[list[str]]
+    head: probe.Head | Tensor  # the last layer of an mlp head; of a text head the disorders' embeddings
+    calibration: dict[str, Any]
+    thresholds: list[float | None]
+
+    @classmethod
+    def of(cls, model: RadFMForDiagnosis) -> "Known":
+        config = model.config
+        mlp, n = config.head == "mlp", len(config.disorders)
+        plain = {"slopes": [1.0] * n, "shifts": [0.0] * n, "one_of": []}
+        return cls(
+            names=list(config.disorders),
+            icd10cm=[list(codes) for codes in config.icd10cm] or [[] for _ in range(n)],
+            head=copy.deepcopy(probe.head_of(model)) if mlp else model.disorder_embeds.clone(),
+            calibration=config.calibration or plain,
+            thresholds=config.thresholds or [None] * n,
+        )
+
+    def row(self, name: str) -> int | None:
+        """Where it stands, whatever its case."""
+        return next((row for row, known in enumerate(self.names) if known.casefold() == name.casefold()), None)
+
+    def join(self, model, processor, config: FineTuning, slopes, shifts, thresholds, none: bool | None) -> None:
+        """Gives the model its names, before those that it has learned, and the calibrations of both."""
+        mine = {name.casefold() for name in model.config.disorders}
+        old = [row for row, name in enumerate(self.names) if name.casefold() not in mine and config.keep_names]
+        learned = list(range(len(old), len(old) + len(mine)))
+        names = [self.names[row] for row in old] + list(model.config.disorders)
+        codes = [self.icd10cm[row] for row in old] + list(model.config.icd10cm)
+        if config.head == "mlp":
+            parts = zip(self.head, probe.head_of(model), strict=True)
+            both = probe.Head(*(torch.cat([theirs[old], ours]) for theirs, ours in parts))
+            model.set_disorders(names, icd10cm=codes)
+            probe.put_head(model, both)
+        else:
+            both = torch.cat([self.head[old], model.disorder_embeds])
+            if config.text_layers:
+                both = embed_texts(model.eval(), processor, names).clone()
+            model.set_disorders(names, both, codes)
+            model.disorder_embeds = both  # those of a probe have lengths of their own
+        place = {row: new for new, row in enumerate(old)}
+        groups = [
+            {"rows": [place[row] for row in group["rows"] if row in place], "none": group["none"]}
+            for group in self.calibration["one_of"]
+        ]
+        model.config.calibration = {
+            "slopes": [self.calibration["slopes"][row] for row in old] + slopes,
+            "shifts": [self.calibration["shifts"][row] for row in old] + shifts,
+            "one_of": [group for group in groups if group["rows"]]
+            + ([] if none is None else [{"rows": learned, "none": none}]),
+        }
+        # A threshold holds for the weights that it was chosen for, and those of a probe's image side are the same.
+        kept = [self.thresholds[row] if config.method == "linear" else None for row in old]
+        model.config.thresholds = kept + thresholds
+
+
+def starting_point(config: FineTuning, cases: CaseDataset) -> tuple[Known, RadFMForDiagnosis, RadFMProcessor]:
+    """What the checkpoint knew, the zero-shot model of the data's disorders, and its processor.
+
+    Raises:
+        ValueError: the folder holds no radfm checkpoint.
+        FileNotFoundError: there is no such folder.
+    """
+    _refuse_other_models(config.model)
+    model = RadFMForDiagnosis.from_pretrained(config.model).eval()
+    processor = RadFMProcessor.from_pretrained(config.model)
+    known, vocabulary = Known.of(model), cases.vocabulary
+    names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
+    rows = {new: old for new, name in enumerate(names) if (old := known.row(name)) is not None}
+    new, old = list(rows), list(rows.values())
+    if model.config.head == "mlp":
+        model.set_disorders(names, icd10cm=codes)
+        width = known.head.weight.shape[1]
+        head = probe.Head(torch.zeros(len(names), width), known.head.bias.mean().expand(len(names)).clone())
+        head.weight[new], head.bias[new] = known.head.weight[old], known.head.bias[old]
+        probe.put_head(model, head)
+    else:
+        embeds = embed_texts(model, processor, names).clone()
+        model.set_disorders(names, embeds, codes)
+        model.disorder_embeds[new] = known.head[old]
+    for part in (model.config, model.config.text_config, processor.tokenizer):
+        if part is not None:
+            part.name_or_path = ""  # where it lay is nobody's business
+    return known, model, processor
+
+
+def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
+    """Puts low-rank changes into the image side's layers, in place; they, the scale and the bias learn, or an mlp head.
+
+    References:
+        Hu et al., LoRA, ICLR 2022, https://arxiv.org/abs/2106.09685; its alpha is twice the rank
+    """
+    layers = [
+        name
+        for name, layer in model.named_modules()
+        if name.startswith(_IMAGE_SIDE) and type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+    ]
+    adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
+    for name, parameter in model.named_parameters():
+        if name.startswith(("logit_", "classifier.")):
+            parameter.requires_grad_(True)
+    return adapters
+
+
+@torch.no_grad()
+def look(model: RadFMForDiagnosis, data: DrawnCases, config: FineTuning, what: str) -> Tensor:
+    """(cases, width) what is linear in the model's head reads, of every case as it is stored."""
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    loader = step_loader(
+        data,
+        steps_in_order(data.slice_counts, config.slices_per_step),
+        config.training.get("dataloader_num_workers", 0),
+    )
+    found = []
+    for batch in tqdm(loader, desc=what, unit="step", leave=False, disable=config.training.get("disable_tqdm", False)):
+        seen = {key: value.to(model.device) for key, value in batch.items() if key not in _NOT_SEEN}
+        features = probe.features_of(model, model.radfm(**seen).case_embeds).float().cpu()
+        found += zip(batch["case_rows"].tolist(), features, strict=True)
+    model.to("cpu")
+    return torch.stack([features for _, features in sorted(found, key=lambda pair: pair[0])])
+
+
+@torch.no_grad()
+def mixed_weights(start: RadFMForDiagnosis, learned: RadFMForDiagnosis, share: float) -> RadFMForDiagnosis:
+    """A model whose weights lie between the two, so far from the first; whole numbers are the second's."""
+    new = learned.state_dict()
+    mixed = copy.deepcopy(start)
+    for name, value in mixed.state_dict().items():
+        value.copy_(torch.lerp(value, new[name], share) if value.is_floating_point() else new[name])
+    return mixed
+
+
+def smallest_share(aucs: dict[float, float]) -> float:
+    """Of the shares, each with its validation AUC, the smallest that keeps most of the best gain over share 0."""
+    gains = {share: auc - aucs[0.0] for share, auc in aucs.items()}
+    return min(share for share, gain in gains.items() if gain >= KEPT_GAIN * max(gains.values()))
+
+
+def class_weights(labels: np.ndarray, none: bool | None, power: float) -> list[float]:
+    """How much a class counts, by the power of its inverse frequency, at most 10.
+
+    Args:
+        labels: (cases, disorders) of 0 and 1.
+        none: as in `radfm.train.calibration.calibrate`.
+    Returns:
+        (disorders,) of a positive case against a negative one; where disorders exclude one another, of a case of each
+        class, normal ones last, and 1 on average over the cases.
+    """
+    cases, counts = len(labels), labels.sum(0)
+    if none is None:
+        weights = ((cases - counts) / counts.clip(1)) ** power
+        return np.where(counts > 0, weights, 1.0).clip(1 / HEAVIEST, HEAVIEST).round(4).tolist()
+    counts = np.append(counts, cases - counts.sum()) if none else counts
+    weights = (1 / counts.clip(1)) ** power
+    weights *= counts.sum() / (weights * counts).sum()
+    return np.where(counts > 0, weights, 1.0).clip(1 / HEAVIEST, HEAVIEST).round(4).tolist()
+
+
+def _settled(config: FineTuning, labels: np.ndarray, truth: np.ndarray, model, processor) -> FineTuning:
+    """What the checkpoint and the data decide."""
+    head = model.config.head
+    method = config.method
+    if method == "auto":
+        method = "linear" if len(labels) < LINEAR_BELOW else "lora" if len(labels) < LORA_BELOW else "full"
+    if method == "linear" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("a linear probe is fitted by one process: start it without torchrun, or set method=lora")
+    none = _none(config, labels, truth)
+    weights = class_weights(labels, none, config.class_weights)
+    if none is None:
+        loss = {"name": "sigmoid" if head == "text" else "bce", "positive_weight": weights}
+    else:
+        loss = {"name": "one_of", "none": none, "class_weights": weights}
+    if config.slices_per_scan is not None:
+        processor.image_processor.max_slices = config.slices_per_scan
+    return replace(
+        config,
+        method=method,
+        head=head,
+        level="case" if model.config.case_config.num_hidden_layers else "scan",
+        history=processor.use_history,
+        slices_per_scan=processor.image_processor.max_slices,
+        loss=config.loss if config.loss.get("name", loss["name"]) != loss["name"] else loss | config.loss,
+    )
+
+
+def _none(config: FineTuning, *labels) -> bool | None:
+    """None where a case can have several disorders; else at most one, and whether some have none."""
+    most, least = max(int(rows.sum(1).max()) for rows in labels), min(int(rows.sum(1).min()) for rows in labels)
+    if config.task == "multiclass" and most > 1:
+        raise ValueError(f"task=multiclass, but there are cases of {config.data} with {most} disorders: set multilabel")
+    return None if config.task == "multilabel" or most > 1 else least == 0
+
+
+def _refuse_what_teaches_nothing(config: FineTuning, labels: np.ndarray, truth: np.ndarray) -> None:
+    for split, rows in (("training", labels), ("validation", truth)):
+        if not len(rows):
+            raise ValueError(f"{config.data} has no labelled {split} cases: prepare it again, with other --fractions")
+        if (rows == rows[0]).all():
+            raise ValueError(
+                f"all {len(rows):,} {split} cases of {config.data} have the same labels: there is one class"
+            )
+
+
+def _refuse_other_models(model: str | None) -> None:
+    if model is None:
+        raise ValueError("fine-tuning goes on from a checkpoint: give --model")
+    folder = Path(model)
+    if not folder.exists():
+        if folder.is_absolute() or model.startswith(".") or model.count("/") != 1:
+            raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
+        return  # a name on the Hub
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError):
+        kind = None
+    if kind != "radfm":
+        raise ValueError(f"{model} is no checkpoint of radfm: its config.json is missing or of another model")
+
+
+def _labels(cases: CaseDataset, rows: Sequence[int] | None = None) -> np.ndarray:
+    """(cases, disorders) float32."""
+    wanted = range(len(cases)) if rows is None else rows
+    return np.stack([cases.labels(row) for row in wanted]) if len(wanted) else np.zeros((0, len(cases.vocabulary)))
+
+
+def _fingerprint(model: RadFMForDiagnosis) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _write(file: Path, content: dict) -> None:
+    part = file.with_name(f".{file.name}")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, file)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """For several processes: torchrun -m radfm.train.finetune data=DATA model=DIR output=DIR [KEY=VALUE]..."""
+    try:
+        finetune(settings({}, sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, OSError) as error:
+        sys.exit(f"radfm: {error}")
+
+
+if __name__ == "__main__":
+    main()
