@@ -10,9 +10,10 @@ Decisions:
 - Of a disorder with a handful of positive patients intervals are too narrow: a draw knows no patients but these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from radfm.eval.metrics import measure
 
 LEVEL = 0.95
 
@@ -65,3 +66,35 @@ def interval(
         mean = np.where(np.isnan(ordered), 0, ordered).sum(-1, dtype=np.float64) / np.maximum(known[..., 0], 1)
         ends = tuple(end + (value - mean) for end in ends)
     return tuple(np.clip(end, *within) for end in ends)
+
+
+def measure_again(
+    seeds: Sequence[np.ndarray],
+    labels: np.ndarray,
+    weights: np.ndarray,
+    metrics: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    seed: int = 0,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Metric -> its values (disorders,) and draws (disorders, draws), of a recipe: the mean over its seeds.
+
+    A draw takes patients by `weights` and, where there are several seeds, as many of them, some twice and some not.
+
+    Args:
+        seeds: (cases, disorders) scores of each model that the recipe gave with another seed.
+        labels, weights, metrics: as in `radfm.eval.metrics.measure`.
+    """
+    share = seed_weights(len(seeds), weights.shape[1], seed)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for number, scores in enumerate(seeds):
+
+        def say(done: int, of: int, before: int = number) -> None:
+            progress(before * of + done, len(seeds) * of)
+
+        values, draws = measure(scores, labels, metrics=metrics), measure(scores, labels, weights, metrics, say)
+        for name in values:
+            drawn = draws[name] * np.float32(share[number])
+            before = found.get(name)
+            value = values[name] / len(seeds)
+            found[name] = (value, drawn) if before is None else (before[0] + value, before[1] + drawn)
+    return found

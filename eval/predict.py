@@ -1,0 +1,194 @@
+"""A checkpoint and a data set -> a table of scores.
+
+    >>> from radfm.eval.predict import score
+    >>> score("runs/mine", "datasets/mine", split="test").save("evaluation/mine.parquet")
+
+Decisions:
+- The vocabulary is that of the data set: a text head is given its names, whether it has seen them or not; an mlp head
+  has to know them all.
+- Every case is shown as a validation shows it: whole, with at most as many slices of a scan as the checkpoint learned.
+- Nobody is measured on patients it may have learned from: a patient of several splits is refused, with the list.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import CaseDataset, load
+from radfm.eval.scores import Scores
+from radfm.train.diagnosis_data import DrawnCases, step_loader
+from radfm.train.sampling import steps_in_order
+
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
+from radfm.starting_points import embed_texts
+
+RECIPE = "radfm_diagnosis.json"  # what `radfm train diagnosis` leaves beside the weights
+
+_SLICES_PER_STEP = 256
+_MOST_NAMED = 20
+_AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # years, to below
+_SCANS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}
+
+
+def score(
+    model: str | Path,
+    data: str | Path,
+    split: str = "test",
+    names: Sequence[str] | None = None,
+    bf16: bool = False,
+    device: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Scores:
+    """Logits of all labelled cases of a split.
+
+    Args:
+        model: folder of a checkpoint.
+        data: folder that `radfm prepare` made.
+        names: disorders to score, in place of the data set's; those it does not have have no positive case.
+        bf16: compute in bfloat16, where that is faster.
+        device: "cpu", "cuda", ...; None: a GPU where there is one.
+        progress: told how many cases are done, of how many.
+
+    Raises:
+        FileNotFoundError: there is no such data set or checkpoint.
+        ValueError: a patient is in several splits, the split has no labelled case, an mlp head lacks a disorder, or a
+            score is no number.
+    """
+    everything, cases = load(data), load(data, split, labelled=True)
+    _refuse_shared_patients(everything, split)
+    if not len(cases):
+        raise ValueError(f"{data} has no labelled case in its split {split!r}")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network, processor = _load(model, device)
+    vocabulary = cases.vocabulary
+    names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
+    codes = [disorder.icd10cm if (disorder := vocabulary.find(name)) else [] for name in names]
+    _set_disorders(network, processor, names, codes)
+    shown = DrawnCases(cases, processor)
+    scores = _scores(network, shown, len(names), bf16, progress)
+    rows = [cases.rows[row] for row in shown.rows]
+    row_of = {name: row for row, name in enumerate(names)}
+    trained = [row for row in everything.rows if row["split"] == "train" and row["labelled"]]
+    training = [sorted(row_of[name] for name in row["disorders"] if name in row_of) for row in trained]
+    return Scores(
+        scores=scores,
+        names=list(names),
+        icd10cm=codes,
+        case_ids=[row["case_id"] for row in rows],
+        patients=[_patient(row) for row in rows],
+        disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
+        training=[rows for rows in training if rows],
+        attributes=_attributes(cases, rows),
+        about={
+            "model": Path(model).name,
+            "checkpoint": _sha256(Path(model)),
+            "data": everything.record["fingerprint"],
+            "dataset": Path(data).name,
+            "split": split,
+            "dtype": "bfloat16" if bf16 else "float32",
+            "vocabulary": "the data set's" if list(names) == vocabulary.names else "given",
+            "left_out": dict(shown.skipped),
+            "radfm": version("radfm"),
+            **_recipe(Path(model)),
+        },
+    )
+
+
+@torch.inference_mode()
+def _scores(network, shown: DrawnCases, disorders: int, bf16: bool, progress) -> np.ndarray:
+    scores = torch.empty(len(shown), disorders)
+    device, done = network.device, 0
+    for batch in step_loader(shown, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)):
+        rows = batch.pop("case_rows")
+        del batch["labels"], batch["key_slices"]
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(**{key: value.to(device) for key, value in batch.items()}).logits
+        scores[rows] = logits.float().cpu()
+        done += len(rows)
+        progress(done, len(shown))
+    return scores.numpy()
+
+
+def _load(folder: str | Path, device: torch.device) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it holds no config.json")
+    return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
+
+
+def _set_disorders(network, processor, names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
+    if network.radfm.text_encoder is not None and network.config.head == "text":
+        network.set_disorders(names, embed_texts(network, processor, names).clone(), codes)
+        return
+    row_of = {name.casefold(): row for row, name in enumerate(network.config.disorders)}
+    if missing := [name for name in names if name.casefold() not in row_of]:
+        more = f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
+        raise ValueError(
+            f"the checkpoint cannot be addressed by name, and was not trained on {', '.join(missing[:_MOST_NAMED])}"
+            f"{more}: give names that it knows"
+        )
+    rows = [row_of[name.casefold()] for name in names]
+    if network.config.head == "text":
+        network.set_disorders(names, network.disorder_embeds[rows], codes)
+    else:
+        network.set_disorders([network.config.disorders[row] for row in rows], icd10cm=codes)
+
+
+def _refuse_shared_patients(cases: CaseDataset, split: str) -> None:
+    splits: dict[str, set[str]] = {}
+    for row in cases.rows:
+        splits.setdefault(_patient(row), set()).add(row["split"])
+    shared = sorted(patient for patient, mine in splits.items() if split in mine and len(mine) > 1)
+    if shared:
+        more = f" and {len(shared) - _MOST_NAMED:,} more" if len(shared) > _MOST_NAMED else ""
+        raise ValueError(
+            f"{len(shared):,} patients of the split {split!r} are in other splits, too: "
+            f"{', '.join(shared[:_MOST_NAMED])}{more}"
+        )
+
+
+def _as_in_the_data(name: str, cases: CaseDataset) -> str:
+    found = cases.vocabulary.find(name)
+    return name if found is None else found.name
+
+
+def _patient(row: dict) -> str:
+    return row["patient_id"] or row["case_id"]
+
+
+def _attributes(cases: CaseDataset, rows: list[dict]) -> dict[str, list[list[str]]]:
+    scans = [[cases.about(scan) for scan in row["scan_rows"]] for row in rows]
+    return {
+        "modality": [sorted({scan["modality"] for scan in mine if scan["modality"]}) for mine in scans],
+        "body part": [sorted({scan["body_part"] for scan in mine if scan["body_part"]}) for mine in scans],
+        "scans": [[_range(len(mine), _SCANS)] for mine in scans],
+        "age": [[] if row["age"] is None else [_range(row["age"], _AGES)] for row in rows],
+        "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
+    }
+
+
+def _range(value: float, ranges: dict[float, str]) -> str:
+    return next(name for below, name in ranges.items() if value < below)
+
+
+def _sha256(folder: Path) -> str:
+    """Of the weights, as `sha256sum model.safetensors` prints it."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _recipe(folder: Path) -> dict:
+    """Of a checkpoint that radfm trained: the data it learned from, and the disorders that were withheld."""
+    file = folder / RECIPE
+    if not file.is_file():
+        return {}
+    recipe = json.loads(file.read_text(encoding="utf-8"))
+    return {"trained_on": recipe["data"]["fingerprint"], "withheld": recipe["config"].get("withheld", [])}
