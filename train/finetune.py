@@ -11,7 +11,8 @@
    | full | the image side, scale and bias | more | 1e-4 | 10 epochs |
 
    where 10 epochs are at least 200 steps and at most 20,000, measured 10 times, and ended early when `patience`
-   measures in a row bring nothing.
+   measures in a row bring nothing. lora and full go on from a linear probe (Kumar et al., Fine-tuning can distort
+   pretrained features, ICLR 2022, https://arxiv.org/abs/2202.10054), up to 20,000 cases or where the text learns.
 3. Its weights are mixed with those of the zero-shot model (WiSE-FT, Wortsman et al., CVPR 2022,
    https://arxiv.org/abs/2109.01903).
 4. Scores are calibrated and thresholds chosen on the validation split; both are saved in the configuration.
@@ -24,8 +25,8 @@ Decisions:
   statistics, which a few cases would spoil and which do not mix.
 - A share of the new weights that is not given is the smallest that keeps 95% of the best gain in validation AUC.
 - Where no case has two disorders they exclude one another: the loss is a softmax, with normal cases as one class more.
-- What a linear probe looks at is computed once, and kept in `output/training` with the checkpoints of the other two:
-  the same command goes on where it was killed, and a finished one says again what it found.
+- What a linear probe looks at is computed once, and kept in `output/training` with the checkpoints of the trainer: the
+  same command goes on where it was killed, and after it has ended says again what it found.
 """
 
 import copy
@@ -68,7 +69,7 @@ from radfm.starting_points import embed_texts
 RECIPE = "radfm_finetune.json"  # beside the weights: how they were made, and what was measured
 WORK = "training"  # in output: checkpoints and features, to go on from; can be deleted in the end
 METHODS = ("auto", "linear", "lora", "full")
-LINEAR_BELOW, LORA_BELOW = 200, 10_000  # training cases
+LINEAR_BELOW, LORA_BELOW, PROBED_UP_TO = 200, 10_000, 20_000  # training cases
 LEARNING_RATE = {"lora": 1e-3, "full": 1e-4}
 EPOCHS, LEAST_STEPS, MOST_STEPS, MEASURES = 10, 200, 20_000, 10
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the new weights
@@ -177,14 +178,12 @@ class _Run:
     def result(self) -> dict[str, Any]:
         if (recipe := self._finished_or_mine()) is not None:
             return recipe
-        if self.config.method == "linear":
-            before = self._look("validation", self.start)
-            learned, lacking, how = self._probe(before)
-        else:
-            learned, lacking, how = self._train(), torch.zeros(self.truth.shape[1]), {}
+        before = self._look("validation", self.start)
+        learned, lacking, how = self._probe(before)
+        if self.config.method != "linear":
+            learned = self._train(learned, lacking)
             if not _is_main_process():
                 return {}
-            before = self._look("validation", self.start)
         share, tried, logits = self._mix(learned, lacking, before)
         mixed = mixed_weights(self.start, learned, share)
         slopes, shifts = calibration.calibrate(logits, self.truth, self.none)
@@ -221,30 +220,36 @@ class _Run:
                     raise ValueError(f"{self.output} holds another run: choose another --output, or delete it")
                 if file.name == RECIPE:
                     return found
+        self.work.mkdir(parents=True, exist_ok=True)
         if _is_main_process():
-            self.work.mkdir(parents=True, exist_ok=True)
             _write(self.work / "run.json", self.key)
         return None
 
     def _probe(self, before: Tensor) -> tuple[RadFMForDiagnosis, Tensor, dict]:
-        features = self._look("train", self.start)
-        loss, head = self._loss(), probe.head_of(self.start)
+        """A model with fitted classifiers, what its logits lack (disorders,), and how strongly they were held back."""
+        learned, file = copy.deepcopy(self.start), self.work / "probe.safetensors"
+        if self.config.text_layers or (self.config.method != "linear" and len(self.data) > PROBED_UP_TO):
+            return learned, torch.zeros(self.truth.shape[1]), {}
+        if not file.exists():
+            features, loss = self._look("train", self.start), self._loss()
+            head, strength, found = probe.fit(
+                features, self.labels, probe.head_of(self.start), loss, lambda head: self._auc(head(before))
+            )
+            fitted = {"weight": head.weight, "bias": head.bias, "strengths": torch.tensor(list(found.items()))}
+            self._keep(file, fitted | {"strength": torch.tensor(strength)})
+        fitted = load_file(file)
+        aucs = {f"{strength:g}": auc for strength, auc in fitted["strengths"].tolist()}
+        lacking = probe.put_head(learned, probe.Head(fitted["weight"], fitted["bias"]))
+        return learned, lacking, {"pull": {"strength": fitted["strength"].item(), "auc": aucs}}
 
-        def quality(candidate: probe.Head) -> float:
-            return self._auc(candidate(before))
-
-        best, strength, found = probe.fit(features, self.labels, head, loss, quality)
-        learned = copy.deepcopy(self.start)
-        lacking = probe.put_head(learned, best)
-        return learned, lacking, {"pull": {"strength": strength, "auc": {f"{k:g}": v for k, v in found.items()}}}
-
-    def _train(self) -> RadFMForDiagnosis:
-        model = copy.deepcopy(self.start)
+    def _train(self, probed: RadFMForDiagnosis, lacking: Tensor) -> RadFMForDiagnosis:
+        """The probed model, further trained as the method has it."""
+        model = copy.deepcopy(probed)
         if self.config.method == "lora":
             with_adapters(model, self.config.rank)
         learn_text(model, self.config.text_layers)
         config = replace(self.config, output=str(self.work), training=self._training())
-        trainer = _Trainer(config, model, self.processor, self.data, self.validation, self.none)
+        trainer = _Trainer(config, model, self.processor, self.data, self.validation, self.none, lacking)
         trainer.remove_unfinished_checkpoints()
         last = last_checkpoint(self.work)
         trainer.say_what_is_learned(last)
@@ -253,7 +258,7 @@ class _Run:
         chosen = self.work / Path(best).name if best else last_checkpoint(self.work)
         if chosen is None:
             raise ValueError(f"{self.work} holds no checkpoint to end with: set training.save_strategy=steps")
-        learned = copy.deepcopy(self.start)
+        learned = copy.deepcopy(probed)
         adapters = with_adapters(learned, self.config.rank) if self.config.method == "lora" else None
         learned.load_state_dict(load_file(chosen / "model.safetensors"))
         return learned if adapters is None else adapters.merge_and_unload()
@@ -304,10 +309,14 @@ class _Run:
         if split is not None and file.exists():
             return load_file(file)["features"]
         found = look(model, data, self.config, f"Looking at {len(data):,} cases")
-        if split is not None and _is_main_process():
-            save_file({"features": found}, file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
+        if split is not None:
+            self._keep(file, {"features": found})
         return found
+
+    def _keep(self, file: Path, tensors: dict[str, Tensor]) -> None:
+        part = file.with_suffix(f".part{os.environ.get('RANK', 0)}")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        os.replace(part, file)
 
     @torch.no_grad()
     def _logits(self, model: RadFMForDiagnosis, features: Tensor) -> Tensor:
@@ -346,16 +355,17 @@ class _Run:
 
 
 class _Trainer(DiagnosisTrainer):
-    """That of diagnosis, ending early, and measuring disorders that exclude one another as such."""
+    """That of diagnosis, ending early, with what a probe's logits lack, and exclusive disorders measured as such."""
 
-    def __init__(self, config: FineTuning, model, processor, data, validation, none: bool | None):
+    def __init__(self, config: FineTuning, model, processor, data, validation, none: bool | None, lacking: Tensor):
         super().__init__(config, model, processor, data, validation)
-        self.none = none
+        self.none, self.lacking = none, lacking
+        self.adjust.offsets += lacking
         if self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(config.patience))
 
     def _scores(self, data: DrawnCases) -> np.ndarray:
-        return calibration.log_odds(torch.from_numpy(super()._scores(data)), self.none).numpy()
+        return calibration.log_odds(torch.from_numpy(super()._scores(data)) + self.lacking, self.none).numpy()
 
 
 @dataclass
