@@ -8,6 +8,8 @@ Decisions:
   one number each, ImageNet's over its channels, unless a tower needs one per channel.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .configuration_radfm import MODALITIES, PLANES
 
-# (level, width) in Hounsfield units.
-CT_WINDOWS = {"lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800)}
+# (level, width) in Hounsfield units: lung, soft tissue, bone. In a row, since a saved JSON object is sorted by name.
+CT_WINDOWS = ((-600, 1500), (40, 400), (400, 1800))
 
 
 class RadFMImageProcessor(BaseImageProcessor):
@@ -26,7 +28,7 @@ class RadFMImageProcessor(BaseImageProcessor):
     Args:
         size: height and width of a slice, pixels.
         intensity_percentiles: what becomes 0 and 1 in scans that are not CT; (0, 100): the smallest and largest value.
-        ct_windows: name -> (level, width) in Hounsfield units, one per channel; None: CT is treated as the rest.
+        ct_windows: (level, width) in Hounsfield units of each channel, or one for all; None: CT is treated as the rest.
         image_mean, image_std: what is subtracted and divided by in the end, one number or one per channel; None: slices
             stay in [0, 1].
         keep_aspect_ratio: False stretches slices to a square.
@@ -40,7 +42,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         self,
         size: int = 256,
         intensity_percentiles: tuple[float, float] = (0.5, 99.5),
-        ct_windows: dict[str, tuple[float, float]] | None = CT_WINDOWS,
+        ct_windows: Sequence[tuple[float, float]] | None = CT_WINDOWS,
         image_mean: float | list[float] | None = 0.449,
         image_std: float | list[float] | None = 0.226,
         keep_aspect_ratio: bool = True,
@@ -54,7 +56,7 @@ class RadFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"a slice has three channels: give one CT window or three, not {len(ct_windows)}")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
-        self.ct_windows = ct_windows and {name: list(window) for name, window in ct_windows.items()}
+        self.ct_windows = ct_windows and [list(window) for window in ct_windows]
         self.image_mean = image_mean
         self.image_std = image_std
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -95,7 +97,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
             raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
         if self._is_windowed(pixels, modality):
-            windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows.values()]
+            windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows]
         else:
             windows = [self._intensity_range(pixels)]
         for value, index in zip(values, self.choose_slices(len(pixels)), strict=True):

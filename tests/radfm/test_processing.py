@@ -116,11 +116,19 @@ def test_pixels_of_a_wrong_shape_or_not_finite_are_refused(processor):
 
 
 def test_processor_survives_saving(processor, tmp_path):
-    processor.image_processor.ct_windows = {"brain": [40.0, 80.0]}
+    processor.image_processor.ct_windows = [[40.0, 80.0]]
     processor.save_pretrained(tmp_path)
     again = RadFMProcessor.from_pretrained(tmp_path)
     assert again.image_processor.to_dict() == processor.image_processor.to_dict()
     assert again(text=["ACL tear"])["input_ids"].tolist() == processor(text=["ACL tear"])["input_ids"].tolist()
+
+
+def test_a_ct_is_the_same_picture_after_saving(tmp_path):
+    images = RadFMImageProcessor(size=8)
+    images.save_pretrained(tmp_path)
+    hounsfield = np.random.default_rng(0).integers(-1000, 1500, (2, 8, 8)).astype(np.int16)
+    again = RadFMImageProcessor.from_pretrained(tmp_path)(hounsfield, modality="CT")["pixel_values"]
+    assert torch.equal(again, images(hounsfield, modality="CT")["pixel_values"])
 
 
 def test_readers_and_models_speak_of_the_same_modalities_and_planes():

@@ -21,10 +21,10 @@ import yaml
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.eval.metrics import macro_auc
 from radfm.train.augmentation import Augmentation
 from radfm.train.diagnosis import DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_data import DrawnCases
-from radfm.train.diagnosis_metrics import macro_auc
 from radfm.train.diagnosis_model import load_tower
 from radfm.train.sampling import Draw
 from safetensors.torch import load_file, save_file
@@ -192,6 +192,19 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
     assert recipe["step"] == best["step"]
     kept = load_file(one_process / f"checkpoint-{best['step']}" / "model.safetensors")
     assert all(torch.equal(tensor, weights(one_process)[name]) for name, tensor in kept.items())
+
+
+def test_the_result_as_loaded_is_as_good_as_its_validation_said(one_process, phantoms):
+    model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
+    data = DrawnCases(load(phantoms, "validation", labelled=True), processor)
+    batch = data.__getitems__([Draw(case) for case in range(len(data))])
+    labels = batch.pop("labels")
+    del batch["case_rows"], batch["key_slices"]
+    with torch.no_grad():
+        scores = model(**batch).logits
+    counts = DrawnCases(load(phantoms, "train", labelled=True), processor).label_counts
+    said = json.loads((one_process / "radfm_diagnosis.json").read_text())["validation"]
+    assert macro_auc(scores.numpy(), labels.numpy(), counts)["auc"] == pytest.approx(said["eval_auc"], abs=1e-3)
 
 
 def test_nothing_in_the_result_says_where_it_was_made(one_process, phantoms, text_encoder):
