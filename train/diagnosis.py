@@ -37,11 +37,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from radfm.data_prep.dataset import load
+from radfm.eval.metrics import macro_auc
 from radfm.train.augmentation import Augmentation
 from radfm.train.config import filled, trainer_arguments
 from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
-from radfm.train.diagnosis_metrics import macro_auc
 from radfm.train.diagnosis_model import build
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.sampling import StepSampler, steps_in_order
@@ -243,13 +243,16 @@ class DiagnosisTrainer(Trainer):
         return step_loader(data, sampler, self.args.dataloader_num_workers)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Macro AUC over the disorders, see `radfm.train.diagnosis_metrics`, of the whole validation split."""
+        """Macro AUC over the disorders, see `radfm.eval.metrics`, of the whole validation split."""
         self.refresh_disorders()
         scores = self._scores(self.validation)
         if (bad := ~np.isfinite(scores).all(1)).any():
             self._stop_naming_cases(self.validation, np.flatnonzero(bad), "the scores are")
         labels = np.stack([self.validation.cases.labels(row) for row in self.validation.rows])
-        found = macro_auc(scores, labels, self.train_dataset.label_counts)
+        try:
+            found = macro_auc(scores, labels, self.train_dataset.label_counts)
+        except ValueError as error:
+            raise ValueError(f"validation: {error}: set training.eval_strategy=no") from error
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -47,12 +47,12 @@ import yaml
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from radfm.data_prep.dataset import CaseDataset, load
+from radfm.eval.metrics import macro_auc
 from radfm.train import calibration, probe
 from radfm.train.augmentation import Augmentation
 from radfm.train.config import changed, filled
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
 from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.diagnosis_metrics import macro_auc
 from radfm.train.diagnosis_model import learn_text
 from radfm.train.losses import LOSSES
 from radfm.train.sampling import StepSampler, steps_in_order
