@@ -1,21 +1,93 @@
 """The command `radfm evaluate`.
 
 Decisions:
+- `radfm evaluate DATA ...` is short for `radfm evaluate cases DATA ...`: what is no command is a data set. One that is
+  called as a command is, goes as `./text`.
 - Nothing heavy is imported before a command needs it.
 """
 
+import csv
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from radfm.console import Json, needs, quiet_transformers, step
+from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Measure what was trained.")
+if TYPE_CHECKING:
+    from radfm.eval.scores import Scores
+
+_MOST_NAMED = 10
+_COLUMNS = {"all": "overall", "head": "head", "body": "body", "tail": "tail"}
 
 
-@app.command("text")
+class _CasesByDefault(TyperGroup):
+    def parse_args(self, context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *context.help_option_names):
+            args = ["cases", *args]
+        return super().parse_args(context, args)
+
+
+app = typer.Typer(
+    cls=_CasesByDefault,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Measure what was trained: models on the cases of a data set, as in radfm evaluate datasets/mine --model "
+    "runs/mine, which is short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm evaluate text "
+    "runs/text --ontology disease_ontology.obo.",
+)
+
+
+@app.command()
+def cases(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
+    model: Annotated[
+        list[str],
+        typer.Option(help="Folder of a checkpoint, or a table of scores, or NAME=either; the same NAME again: seeds."),
+    ],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    names: Annotated[
+        Path | None, typer.Option(help="File of disorder names to score, one per line, in place of the data set's.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Disorders to measure, among all that are scored: a file, or names split by commas."),
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="disorder; or of ICD-10-CM chapter, block, category, or 4, 5, 6 characters.")
+    ] = "disorder",
+    out: Annotated[Path | None, typer.Option(help="Folder for tables of scores, metrics.csv and metrics.json.")] = None,
+    bootstraps: Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, where that is faster.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure models on the cases of a data set, with intervals, and compare them with the first.
+
+    Example: radfm evaluate datasets/mine --model KE=runs/ke0 --model KE=runs/ke1 --model baseline=runs/base
+    """
+    with needs("train"):
+        from radfm.eval.diagnosis import compare
+    quiet_transformers()
+    vocabulary = None if names is None else _lines(names)
+    recipes: dict[str, list[Scores]] = {}
+    for name, path in _named(model):
+        recipes.setdefault(name, []).append(_scores(path, data, split, vocabulary, bf16, device))
+    with step("Measuring") as progress:
+        chosen = None if only is None else _lines(Path(only)) if Path(only).is_file() else _listed(only)
+        result = compare(recipes, chosen, level, bootstraps, seed, progress)
+    if out is not None:
+        _write(out, recipes, result)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _print(result, out)
+
+
+@app.command()
 def text(
     ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
     models: Annotated[
@@ -42,3 +114,122 @@ def text(
     with step(f"Measuring {', '.join(models or ['the baselines'])}") as progress:
         result = evaluate(models or [], ontology, fold, unseen_by, link, prompts, progress)
     print(json.dumps(result, indent=2) if as_json else as_markdown(result))
+
+
+def _named(models: list[str]) -> list[tuple[str, Path]]:
+    """NAME=PATH, or a path, which is then called as its folder is, or in full where that name is taken."""
+    named: list[tuple[str, Path]] = []
+    plain: dict[str, Path] = {}
+    for text in models:
+        name, equals, path = text.partition("=")
+        if equals and name and not Path(text).exists():
+            named.append((name, Path(path)))
+            continue
+        name = Path(text).stem if Path(text).is_file() else Path(text).name or text
+        if plain.setdefault(name, Path(text)) != Path(text):
+            name = text
+        named.append((name, Path(text)))
+    return named
+
+
+def _scores(path: Path, data: Path, split: str, names: list[str] | None, bf16: bool, device: str | None) -> "Scores":
+    from radfm.data_prep.dataset import load
+    from radfm.eval.predict import score
+    from radfm.eval.scores import Scores
+
+    if not path.is_file():
+        with step(f"Scoring with {path}") as progress:
+            return score(path, data, split, names, bf16, device, progress)
+    found = Scores.load(path)
+    wanted = {"data": load(data).record["fingerprint"], "split": split}
+    for what, value in wanted.items():
+        if found.about.get(what) != value:
+            raise ValueError(f"{path} holds scores of other data: its {what} is {found.about.get(what)}, not {value}")
+    return found
+
+
+def _lines(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    if not (names := [line.strip() for line in lines if line.strip() and not line.startswith("#")]):
+        raise ValueError(f"{file} holds no disorder name: write one per line")
+    return names
+
+
+def _listed(text: str) -> list[str]:
+    if not (names := [name.strip() for name in text.split(",") if name.strip()]):
+        raise ValueError("--only holds no disorder name: give a file, or names split by commas")
+    return names
+
+
+def _write(out: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
+    from radfm.data_prep.tables import replacing, write_text
+    from radfm.eval.metrics import METRICS
+
+    for name, tables in recipes.items():
+        plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "model"
+        for number, scores in enumerate(tables):
+            scores.save(out / "scores" / f"{plain}{f'-{number}' if len(tables) > 1 else ''}.parquet")
+    write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    with replacing(out / "metrics.csv") as draft, open(draft, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        ends = ("", " low", " high")
+        figures = [f"{metric}{end}" for metric in METRICS for end in ends]
+        rows.writerow(["model", "disorder", "icd10cm", "training_cases", "cases", *figures])
+        for name, model in result["models"].items():
+            for row in model["disorders"]:
+                about = [name, row["disorder"], "; ".join(row["icd10cm"]), row["training_cases"], row["cases"]]
+                rows.writerow(
+                    [*about, *(v for metric in METRICS for v in (row[metric] or dict.fromkeys(ends, "")).values())]
+                )
+
+
+def _print(result: dict, out: Path | None) -> None:
+    seeds = {name: len(model["tables"]) for name, model in result["models"].items()}
+    what = f"{result['cases']:,} cases of {result['patients']:,} patients, split {result['split']}"
+    by = "" if result["level"] == "disorder" else f", by ICD-10-CM {result['level']}"
+    show(f"Macro AUC on {what}{by}; 95% intervals from {result['bootstraps']:,} draws of the patients", highlight=False)
+    show(_table("model", {name: m["macro"]["auc"] for name, m in result["models"].items()}, result["bands"], seeds))
+    if result["differences"]:
+        first = next(iter(result["models"]))
+        show(f"Difference to {first}, on the same cases in the same draws", highlight=False, markup=False)
+        rows = {name: found["macro"]["auc"] for name, found in result["differences"].items()}
+        show(_table("model", rows, result["bands"], seeds, "+.3f"))
+    for name, model in result["models"].items():
+        _print_notes(name, model["tables"], result)
+    if out is not None:
+        show(f"Every disorder and metric: {out / 'metrics.csv'}, {out / 'metrics.json'}", highlight=False, markup=False)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def _table(first: str, rows: dict[str, dict], bands: dict[str, dict], seeds: dict[str, int], digits: str = ".3f"):
+    shown = table(first, *(f">{name}" for name in _COLUMNS.values()))
+    for name, figures in rows.items():
+        cells = [_cell(figures[band], digits) for band in _COLUMNS]
+        shown.add_row(name if seeds[name] == 1 else f"{name} ({seeds[name]} seeds)", *cells)
+    counted = [f"{bands[band]['measured']:,} of {bands[band]['disorders']:,}" for band in _COLUMNS]
+    shown.add_row("disorders measured", *counted, style="dim")
+    return shown
+
+
+def _cell(figure: dict | None, digits: str) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure['value']:{digits}}\n{figure['low']:{digits}} to {figure['high']:{digits}}"
+
+
+def _print_notes(name: str, tables: list[dict], result: dict) -> None:
+    for about in tables:
+        if left_out := about.get("left_out"):
+            show(f"{name}: {len(left_out):,} cases could not be read, and are left out", markup=False)
+        trained_on = about.get("trained_on")
+        if trained_on is not None and trained_on != about.get("data"):
+            show(f"{name}: trained on another data set; whether it shares patients is not known", markup=False)
+        withheld = about.get("withheld") or []
+        if withheld:
+            more = f" and {len(withheld) - _MOST_NAMED:,} more" if len(withheld) > _MOST_NAMED else ""
+            named = f"{', '.join(withheld[:_MOST_NAMED])}{more}"
+            show(f"{name}: {len(withheld):,} disorders were withheld from its training: {named}", markup=False)
+    if result["only"] is not None:
+        withheld = {w.casefold() for about in tables for w in about.get("withheld") or []}
+        of_them = sum(n.casefold() in withheld for n in result["only"])
+        show(f"{name}: of the {len(result['only']):,} disorders measured, {of_them:,} withheld", markup=False)
