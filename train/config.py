@@ -4,9 +4,11 @@ Decisions:
 - A file fills a dataclass, so that each key is documented where it is declared; what it does not say has a default.
 - Every argument of the Trainer stands under `training`, by its own name. radfm has no second name for any of them.
 - What is misspelled is refused: a key that does nothing would go unnoticed for days.
+- 1e-3 is a number, as in YAML 1.2; PyYAML alone would read it as text.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +17,15 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from transformers import TrainingArguments
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 Config = TypeVar("Config")
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -31,7 +42,7 @@ def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = (
         ValueError: It is no YAML mapping, or holds a key that there is not.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -53,7 +64,7 @@ def changed(content: dict, changes: Sequence[str]) -> dict:
             place = place[group]
             if not isinstance(place, dict):
                 raise ValueError(f"{change!r}: {group} is a value, not a group of keys")
-        place[key] = yaml.safe_load(value)
+        place[key] = yaml.load(value, _Loader)
     return content
 
 

@@ -382,6 +382,13 @@ def test_an_argument_that_there_is_not_is_named(changes, message, phantoms, text
         train(tiny(phantoms, text_encoder, tmp_path / "run", **changes))
 
 
+def test_a_number_may_be_written_with_an_exponent_alone():
+    path = CONFIGS / "diagnosis.yaml"
+    config = read_config(path, ["training.learning_rate=1e-3", "training.weight_decay=5E+2", "output=1e-3b"])
+    assert (config.training["learning_rate"], config.training["weight_decay"]) == (0.001, 500.0)
+    assert config.output == "1e-3b"
+
+
 @pytest.mark.parametrize("name", sorted(file.name for file in CONFIGS.iterdir() if file.name.startswith("diagnosis")))
 def test_the_configs_that_come_with_radfm_are_read(name):
     config = read_config(CONFIGS / name, ["data=somewhere", "training.max_steps=3"])
