@@ -1,0 +1,283 @@
+"""From a checkpoint and a data set to figures, by function and by command."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from radfm.data_prep import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.tables import CASES, shard_file, write_batches
+from radfm.eval.diagnosis import compare
+from radfm.eval.predict import score
+from radfm.eval.scores import Scores
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
+from radfm.cli import main
+from radfm.starting_points import embed_texts, processor_for
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    prepare(Phantoms(40, size=48), folder, Settings(size=48, cases_per_shard=20, fractions=(0.5, 0.0, 0.5)))
+    return folder
+
+
+def save_model(folder: Path, disorders=(), seed: int = 0, **changes) -> Path:
+    torch.manual_seed(seed)
+    layer = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {"model_type": "bert", "hidden_size": 32, **layer}
+    config = {
+        "vision_config": {"tower": "test_resnet", "image_size": 48},
+        "scan_config": layer,
+        "case_config": layer,
+        "text_config": text,
+        "hidden_size": 32,
+        "projection_dim": 32,
+        "disorders": list(disorders),
+    }
+    model = RadFMForDiagnosis(RadFMConfig(**config | changes)).eval()
+    processor = processor_for(model.config)
+    processor.image_processor.max_slices = 3
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "first")
+
+
+@pytest.fixture(scope="session")
+def table(checkpoint, phantoms) -> Scores:
+    return score(checkpoint, phantoms)
+
+
+@pytest.fixture
+def radfm(monkeypatch, capsys):
+    """Runs `radfm ...`: its exit status, standard output and standard error."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["radfm", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def toy(**changes) -> Scores:
+    """Four cases, three disorders; Pneumothorax and Tension pneumothorax are one category."""
+    given = {
+        "scores": np.array([[2, 0, 1], [0, 3, 1], [1, 1, 2], [0, 0, 0]], np.float32),
+        "names": ["Pneumothorax", "Tension pneumothorax", "Gout"],
+        "icd10cm": [["J93.9"], ["J93.0"], []],
+        "case_ids": ["a", "b", "c", "d"],
+        "patients": ["p", "q", "r", "r"],
+        "disorders": [["Pneumothorax"], ["Tension pneumothorax", "Pneumothorax"], ["Gout", "Rickets"], []],
+        "training": [[0], [0, 1], [1], [2]],
+        "attributes": {"sex": [["F"], ["M"], [], []]},
+        "about": {"model": "toy", "data": "0", "split": "test"},
+    }
+    return Scores(**given | changes)
+
+
+def test_a_data_set_is_scored_case_by_case_by_the_names_of_its_disorders(table, checkpoint, phantoms):
+    cases = load(phantoms, "test")
+    model, processor = RadFMForDiagnosis.from_pretrained(checkpoint), RadFMProcessor.from_pretrained(checkpoint)
+    model.set_disorders(cases.vocabulary.names, embed_texts(model, processor, cases.vocabulary.names).clone())
+    with torch.no_grad():
+        logits = model(**processor(cases=[cases[3]])).logits
+    np.testing.assert_allclose(table.scores[3], logits[0].numpy(), atol=1e-4)
+    assert table.names == cases.vocabulary.names
+    assert table.case_ids == [row["case_id"] for row in cases.rows]
+    assert np.array_equal(table.labels, np.stack([cases.labels(i) for i in range(len(cases))]))
+    assert (
+        table.training_counts.tolist()
+        == np.sum([load(phantoms, "train").labels(i) for i in range(len(load(phantoms, "train")))], axis=0).tolist()
+    )
+    assert table.about["checkpoint"] == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert table.about["data"] == cases.record["fingerprint"]
+    assert table.attributes["modality"][3] == sorted({scan.modality for scan in cases[3].scans})
+    assert set(table.attributes) == {"modality", "body part", "scans", "age", "sex"}
+
+
+def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phantoms):
+    vocabulary = load(phantoms).vocabulary
+    found = score(checkpoint, phantoms, names=["Gaucher disease", vocabulary.names[0].upper()], bf16=True)
+    assert found.names == ["Gaucher disease", vocabulary.names[0]]
+    assert found.icd10cm[1] == vocabulary[0].icd10cm
+    assert not found.labels[:, 0].any()
+    assert any(len(names) for names in found.disorders)
+
+
+def test_an_mlp_head_is_matched_by_name_and_says_what_it_lacks(phantoms, tmp_path):
+    names = load(phantoms).vocabulary.names
+    mlp = save_model(tmp_path / "mlp", names[::-1], head="mlp", text_config=None)
+    found = score(mlp, phantoms)
+    model, processor = RadFMForDiagnosis.from_pretrained(mlp), RadFMProcessor.from_pretrained(mlp)
+    with torch.no_grad():
+        logits = model(**processor(cases=[load(phantoms, "test")[0]])).logits[0]
+    np.testing.assert_allclose(found.scores[0], logits.numpy()[::-1], atol=1e-4)
+    fewer = save_model(tmp_path / "fewer", names[1:], head="mlp", text_config=None)
+    with pytest.raises(ValueError, match=f"was not trained on {names[0]}"):
+        score(fewer, phantoms)
+
+
+def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phantoms, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    rows = load(data).rows
+    train, test = (next(row for row in rows if row["split"] == split) for split in ("train", "test"))
+    test["patient_id"] = train["patient_id"]
+    write_batches(shard_file(data, "cases", 0), CASES, [rows])
+    with pytest.raises(ValueError, match=f"1 patients of the split 'test' are in other splits.*{train['patient_id']}"):
+        score(checkpoint, data)
+
+
+def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint, phantoms, tmp_path):
+    with pytest.raises(ValueError, match="no labelled case in its split 'validation'"):
+        score(checkpoint, phantoms, "validation")
+    with pytest.raises(FileNotFoundError, match="is no checkpoint"):
+        score(tmp_path, phantoms)
+
+
+def test_a_table_is_read_as_it_was_written(table, tmp_path):
+    found = Scores.load(table.save(tmp_path / "table.parquet"))
+    assert np.array_equal(found.scores, table.scores)
+    for field in dataclasses.fields(Scores):
+        if field.name != "scores":
+            assert getattr(found, field.name) == getattr(table, field.name)
+    (tmp_path / "other.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="is no table of scores"):
+        Scores.load(tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["Gout"]}, "for 4 cases and 1 disorders"),
+        ({"names": ["Gout", "Gout", "Flu"]}, "the disorder 'Gout' comes twice"),
+        ({"patients": ["p"]}, "patients of 1 cases"),
+        ({"icd10cm": [[]]}, "1 lists of codes for 3 disorders"),
+        ({"scores": np.array([[0, 0, 0]] * 3 + [[0, np.nan, 0]])}, "1 cases have scores that are no number: d"),
+    ],
+)
+def test_tables_that_do_not_match_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        toy(**changes)
+
+
+def test_codes_have_the_highest_score_and_any_label_of_their_disorders():
+    found = toy().at_level("category")
+    assert found.names == ["J93 Pneumothorax and air leak"]
+    assert found.scores.ravel().tolist() == [2, 3, 1, 0]
+    assert found.labels.ravel().tolist() == [True, True, False, False]
+    assert found.training_counts.tolist() == [3]  # a case with both counts once
+    assert found.about["disorders_without_code"] == 1
+    assert toy().at_level("4").names == ["J93.0 Spontaneous tension pneumothorax", "J93.9 Pneumothorax, unspecified"]
+    assert toy().at_level("chapter").icd10cm == [["10"]]
+    assert toy().at_level("block").icd10cm == [["J90-J94"]]
+    with pytest.raises(ValueError, match="no level 'organ'"):
+        toy().at_level("organ")
+    with pytest.raises(ValueError, match="no disorder has an ICD-10-CM code"):
+        toy(icd10cm=[[], [], []]).at_level("category")
+
+
+def test_ranks_are_asked_of_cases_with_one_diagnosis_alone():
+    found = compare({"toy": [toy()]}, bootstraps=20)
+    assert found["models"]["toy"]["ranking"]["cases"] == 1  # Rickets was not scored, and is a diagnosis all the same
+    assert found["models"]["toy"]["ranking"]["top1"]["value"] == 1
+
+
+def test_measuring_some_disorders_leaves_the_others_as_rivals():
+    found = compare({"toy": [toy()]}, only=["pneumothorax"], bootstraps=20)
+    assert found["only"] == ["Pneumothorax"]
+    assert found["bands"]["all"] == {"disorders": 1, "measured": 1}
+    assert found["models"]["toy"]["macro"]["auc"]["all"]["value"] == pytest.approx(0.625)
+    with pytest.raises(ValueError, match="no scores of Measles"):
+        compare({"toy": [toy()]}, only=["Measles"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"about": {"data": "1", "split": "test"}}, "other data"),
+        ({"case_ids": ["a", "b", "c", "e"]}, "other cases"),
+        ({"names": ["Pneumothorax", "Tension pneumothorax", "Podagra"]}, "another vocabulary: Gout, Podagra"),
+    ],
+)
+def test_models_that_saw_other_cases_are_not_compared(changes, message):
+    with pytest.raises(ValueError, match=message):
+        compare({"a": [toy()], "b": [toy(**changes)]})
+
+
+def test_the_command_measures_compares_and_writes(radfm, checkpoint, phantoms, table, tmp_path):
+    other = save_model(tmp_path / "other", seed=1)
+    saved = table.save(tmp_path / "saved.parquet")
+    models = ["--model", f"KE={checkpoint}", "--model", f"KE={other}", "--model", saved]
+    status, out, _ = radfm("evaluate", phantoms, *models, "--bootstraps", 50, "--out", tmp_path / "out")
+    assert status == 0
+    for words in ("KE (2 seeds)", "saved", "Difference to KE", "overall", "tail", "not a medical device"):
+        assert words in out
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(result["models"]) == {"KE", "saved"}
+    assert result["models"]["saved"]["tables"][0]["checkpoint"] == table.about["checkpoint"]
+    assert result["models"]["KE"]["macro"]["auc"]["head"] is None
+    assert len(result["differences"]["saved"]["disorders"]) == len(table.names)
+    with open(tmp_path / "out" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * len(table.names)
+    said = result["models"]["saved"]["disorders"][0]
+    assert rows[len(table.names)]["disorder"] == said["disorder"]
+    assert rows[len(table.names)]["auc"] == ("" if said["auc"] is None else str(said["auc"]["value"]))
+    assert {file.name for file in (tmp_path / "out" / "scores").iterdir()} == {
+        "KE-0.parquet",
+        "KE-1.parquet",
+        "saved.parquet",
+    }
+
+
+def test_the_command_prints_json_and_takes_options_first(radfm, phantoms, table, tmp_path):
+    saved = table.save(tmp_path / "saved.parquet")
+    positive = next(name for name, n in zip(table.names, table.labels.sum(0), strict=True) if n)
+    (tmp_path / "only.txt").write_text(f"# withheld\n{positive}\n")
+    options = ("--json", "--model", saved, "--bootstraps", 20, "--only", tmp_path / "only.txt")
+    status, out, _ = radfm("evaluate", *options, phantoms)
+    assert status == 0
+    assert json.loads(out)["only"] == [positive]
+    status, out, _ = radfm("evaluate", "cases", phantoms, "--model", saved, "--bootstraps", 20, "--level", "chapter")
+    assert status == 0
+    assert "by ICD-10-CM chapter" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["DATA"], 2, "--model"),
+        (["nowhere", "--model", "TABLE"], 1, "nowhere holds no finished data set"),
+        (["DATA", "--model", "nowhere"], 1, "nowhere is no checkpoint"),
+        (["DATA", "--model", "TABLE", "--split", "validation"], 1, "its split is test, not validation"),
+        (["DATA", "--model", "TABLE", "--only", "Nonsense"], 1, "no scores of Nonsense"),
+        (["DATA", "--model", "TABLE", "--level", "organ"], 1, "no level 'organ'"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_status(radfm, phantoms, table, tmp_path, arguments, status, message):
+    files = {"DATA": phantoms, "TABLE": table.save(tmp_path / "table.parquet")}
+    got, out, err = radfm("evaluate", *(files.get(argument, argument) for argument in arguments))
+    assert got == status
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert message in lines[0]
