@@ -78,7 +78,7 @@ class Pictures:
         """Of the key slice, or else of the middle one; a plain one has neither strip nor outlines."""
         scan = self.scan(row)
         shown = shown_slice(scan)
-        window = _window(scan)
+        window = ct_window(scan)
         masks = {} if plain else self._masks(row, shown)
         image = _fit(_slice(scan, shown, window), side, enlarge=bool(masks))
         for mask in masks.values():
@@ -87,8 +87,8 @@ class Pictures:
         key = scan.key_slice is not None
         place = f"key slice {shown + 1} of {count}" if key else f"slice {shown + 1} of {count}, the middle one"
         return Picture(
-            _uri(image),
-            _uri(_strip(scan, shown, window)) if count > 1 and not plain else None,
+            data_uri(image),
+            data_uri(_strip(scan, shown, window)) if count > 1 and not plain else None,
             ", ".join(word for word in (scan.modality or "modality unknown", scan.plane, scan.body_part) if word),
             place if count > 1 else "one slice",
             key and count > 1,
@@ -119,7 +119,8 @@ class Pictures:
         return masks
 
 
-def _window(scan: Scan) -> tuple[float, float] | None:
+def ct_window(scan: Scan) -> tuple[float, float] | None:
+    """(low, high) Hounsfield units, as the body part asks for; None where the scan has none."""
     if scan.modality != "CT" or scan.pixels.dtype == np.uint8 or float(scan.pixels.max()) <= 1:
         return None  # no Hounsfield units
     words = re.findall("[a-z]+", scan.body_part or "")
@@ -168,7 +169,8 @@ def _strip(scan: Scan, shown: int, window: tuple[float, float] | None) -> Image.
     return strip
 
 
-def _uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """As JPEG."""
     file = BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
