@@ -37,7 +37,7 @@ from torch import Tensor
 BANDS = {"head": (100, np.inf), "body": (30, 100), "tail": (0, 30)}  # training cases: from, to below
 TOP = (1, 5, 10)
 
-_CELLS = 4_000_000  # thresholds x draws that are looked at together
+_CELLS = 250_000  # thresholds x draws that are looked at together
 
 
 def measure(
