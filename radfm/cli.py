@@ -85,6 +85,9 @@ def diagnose(
     each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Compile the model first, for many cases.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a page with pictures of where the model looked, as in case.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Name the disorders of a case.
@@ -94,6 +97,8 @@ def diagnose(
     from radfm.cases import read_case
 
     names = _labels(labels, labels_file)
+    if report is not None:
+        write_report = _report_writer(report, each)
     groups = [[path] for path in paths] if each else [paths]
     with step(f"Loading {model}"):
         pipe = _pipeline(model, device, fast)
@@ -117,6 +122,10 @@ def diagnose(
             print(json.dumps(_as_json(case, found, pipe.model.config.trained), indent=None if each else 2))
         else:
             _print_diagnosis(_title(group), case, found, seconds, pipe.model.config.trained)
+        if report is not None:
+            with step(f"Writing {report}"):
+                write_report(report, pipe, case, found, model)
+            print(f"Report: {report}", file=sys.stderr)
     if answered < len(groups):
         raise ValueError(f"{len(groups) - answered} of {len(groups)} cases could not be diagnosed: see above")
 
@@ -256,6 +265,16 @@ def _labels(labels: str | None, file: Path | None) -> list[str] | None:
     if not names:
         raise ValueError('--labels holds no disorder name: separate them by ";"')
     return names
+
+
+def _report_writer(file: Path, each: bool):
+    if each:
+        raise ValueError("--report is the page of one case: leave out --each, and diagnose the cases one by one")
+    if file.suffix.lower() not in (".html", ".htm") or file.is_dir():
+        raise ValueError(f"{file}: --report writes a web page, give it a name such as case.html")
+    with needs("data"):
+        from radfm.eval.case_report import write_report
+    return write_report
 
 
 def _pipeline(model: str, device: str | None, fast: bool):

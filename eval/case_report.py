@@ -1,0 +1,205 @@
+"""One case as a page: what the model named, how sure it is, and where it looked.
+
+    >>> found = pipe(case, return_attentions=True)  # pipe: transformers' pipeline("zero-shot-diagnosis", ...)
+    >>> write_report(Path("case.html"), pipe, case, found, "runs/mine")
+
+Decisions:
+- One file that loads nothing and runs nothing: pictures are in it, and the switch between disorders is CSS.
+- Each scan stands in two pictures side by side, plain and with the map in colour, of the slice that counted most. They
+  have the shape of the anatomy: pixels that are not square are made so.
+- Maps of a disorder share one scale over the case, so a scan that stays grey said nothing for it.
+- It names files as the case does, and neither the patient, nor the case, nor where anything lies on the machine. The
+  same case and checkpoint give the same bytes.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+from radfm.data_prep.pictures import ct_window, data_uri
+from radfm.data_prep.tables import write_text
+from radfm.eval.saliency import Explanation, explain, overlay
+
+from radfm.cases import Case, Scan
+from radfm.console import DISCLAIMER
+from radfm.knowledge import icd10cm
+
+_EXPLAINED = 3  # disorders with maps, from the best
+_SCANS = 12  # with pictures, by their weight
+_SIDE = 448  # pixels of a picture
+_SYNONYMS = 8  # of a code
+_BARS = 64  # of the curve over the slices
+
+
+def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
+    """Writes the page of one case, HTML.
+
+    Args:
+        pipe: the zero-shot-diagnosis pipeline that was asked.
+        found: its answer for this case, with `return_attentions`.
+        model: the checkpoint's folder, of which the page shows the last part, or its name on the Hub.
+    """
+    names = [diagnosis["label"] for diagnosis in found["diagnoses"][:_EXPLAINED]]
+    explanations = explain(pipe.model, pipe.processor, case, names)
+    config = pipe.model.config
+    weights = [seen["weight"] for seen in found["scans"]]
+    heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
+    page = (
+        _environment()
+        .get_template("case.html")
+        .render(
+            disclaimer=DISCLAIMER,
+            config=config,
+            model=_name(model),
+            files=_fingerprint(model),
+            version=version("radfm"),
+            edition=icd10cm.edition(),
+            case=case,
+            slices=sum(len(scan.pixels) for scan in case.scans),
+            explained=names,
+            diagnoses=[_diagnosis(diagnosis, config) for diagnosis in found["diagnoses"]],
+            scans=[_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
+            heaviest=heaviest[0],
+            other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
+            reads_history=config.use_history,
+        )
+    )
+    write_text(file, page.rstrip() + "\n")
+
+
+def _environment() -> Environment:
+    jinja = Environment(
+        loader=PackageLoader("radfm.eval", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"many": _many, "percent": lambda share: f"{share:.0%}", "score": lambda score: f"{score:.3g}"}
+    return jinja
+
+
+def _diagnosis(diagnosis: dict, config) -> dict:
+    known = {name.casefold(): row for row, name in enumerate(config.disorders)}
+    row = known.get(diagnosis["label"].casefold())
+    threshold = None if row is None or not config.thresholds else config.thresholds[row]
+    return {
+        "label": diagnosis["label"],
+        "score": diagnosis["score"],
+        "codes": [_code(code) for code in diagnosis["icd10cm"]],
+        "calibrated": row is not None and config.calibration is not None,
+        "known": row is not None,
+        "threshold": threshold,
+        "above": diagnosis.get("above_threshold"),
+    }
+
+
+def _code(code: str) -> dict:
+    try:
+        entry = icd10cm.get(code)
+    except ValueError:  # of another edition: the checkpoint says so, and nothing more is known
+        return {"code": code, "description": None, "path": [], "terms": [], "more": 0}
+    terms = list(dict.fromkeys(entry.inclusion_terms + entry.includes))
+    return {
+        "code": entry.code,
+        "description": entry.description,
+        "path": list(entry.path[:-1]),
+        "terms": terms[:_SYNONYMS],
+        "more": max(0, len(terms) - _SYNONYMS),
+    }
+
+
+def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explanation]) -> dict:
+    """What the page shows of a scan: of its key slice the picture, and one for each explained disorder."""
+    first = explanations[0]
+    key = first.key_slice(number)
+    plain = _picture(scan, key)
+    attention = first.attentions[number]
+    return {
+        "number": number + 1,
+        "modality": scan.modality or "modality unknown",
+        "plane": scan.plane,
+        "body_part": scan.body_part,
+        "source": scan.source,
+        "days": scan.days,
+        "weight": weight,
+        "slices": len(scan.pixels),
+        "taken": len(first.taken[number]),
+        "key": key + 1,
+        "key_weight": float(attention[first.taken[number].index(key)]),
+        "spacing": _spacing(scan),
+        "window": ct_window(scan),
+        "plain": data_uri(plain),
+        "overlays": [
+            {
+                "disorder": found.disorder,
+                "uri": data_uri(_overlaid(plain, found, number, key)),
+                "peak": found.peak_slice(number) + 1,
+                "dark": float(found.coarse[number].max()) < 0.05,
+            }
+            for found in explanations
+        ],
+        "bars": _bars(attention, first.taken[number].index(key)) if len(attention) > 1 else [],
+    }
+
+
+def _picture(scan: Scan, index: int) -> Image.Image:
+    """A slice as a reader would see it, its pixels made square."""
+    pixels = scan.pixels[index]
+    if pixels.dtype != np.uint8:
+        values = pixels.astype(np.float32)
+        low, high = ct_window(scan) or np.percentile(values, (0.5, 99.5))
+        pixels = np.uint8(255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    rows_mm, columns_mm = scan.spacing_mm[1:] if scan.spacing_mm is not None else (1.0, 1.0)
+    width, height = image.width * columns_mm, image.height * rows_mm
+    scale = _SIDE / max(width, height)
+    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
+
+
+def _overlaid(plain: Image.Image, found: Explanation, scan: int, index: int) -> Image.Image:
+    seen = Image.fromarray(found.scan_map(scan, [index])[0]).resize(plain.size, Image.Resampling.BICUBIC)
+    return Image.fromarray(overlay(np.asarray(plain), np.clip(np.asarray(seen), 0, 1)))
+
+
+def _bars(attention: np.ndarray, key: int) -> list[tuple[float, bool]]:
+    """Heights in (0, 1] over the slices, and whether the key slice is in it; of many slices neighbours share one."""
+    parts = np.array_split(np.arange(len(attention)), min(len(attention), _BARS))
+    return [(float(max(0.03, attention[part].max() / attention.max())), key in part) for part in parts]
+
+
+def _spacing(scan: Scan) -> str | None:
+    if scan.spacing_mm is None:
+        return None
+    between, *within = scan.spacing_mm
+    parts = [f"{mm:.2f}".rstrip("0").rstrip(".") for mm in ([between] if between else []) + within]
+    return " × ".join(parts) + " mm"
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def _fingerprint(model: str) -> list[tuple[str, str]]:
+    """File of weights, and its SHA-256."""
+    if Path(model).is_dir():
+        files = sorted(Path(model).glob("*.safetensors"))
+    else:
+        from transformers.utils import cached_file
+
+        one = cached_file(model, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+        files = [Path(one)] if one else []
+    found = []
+    for file in files:
+        with file.open("rb") as content:
+            found.append((file.name, hashlib.file_digest(content, "sha256").hexdigest()))
+    return found
+
+
+def _many(number: int, what: str) -> str:
+    """ "1 scan", "2 scans" """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
