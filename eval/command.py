@@ -36,7 +36,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Measure what was trained: models on the cases of a data set, as in radfm evaluate datasets/mine --model "
     "runs/mine, which is short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm evaluate text "
-    "runs/text --ontology disease_ontology.obo.",
+    "runs/text --ontology disease_ontology.obo; or where a model looks, as in radfm evaluate saliency "
+    "datasets/phantoms --model runs/mine.",
 )
 
 
@@ -114,6 +115,43 @@ def text(
     with step(f"Measuring {', '.join(models or ['the baselines'])}") as progress:
         result = evaluate(models or [], ontology, fold, unseen_by, link, prompts, progress)
     print(json.dumps(result, indent=2) if as_json else as_markdown(result))
+
+
+@app.command()
+def saliency(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set with masks, such as phantoms.")],
+    model: Annotated[Path, typer.Option(help="Folder of a checkpoint.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random weights and the draws of patients.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure whether a model looks at the lesion, beside the centre of the scan and weights that learned nothing.
+
+    Example: radfm evaluate saliency datasets/phantoms --model runs/mine --limit 100
+    """
+    with needs("train"):
+        from radfm.eval.localisation import MEASURES, NEAR, ROWS, localise
+    quiet_transformers()
+    with step(f"Looking with {model}") as progress:
+        result = localise(model, data, split, limit, seed, device, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    show(
+        f"{result['tries']:,} tries (a disorder on a scan that shows it) in {result['cases']:,} cases, split {split}; "
+        "95% intervals from draws of the patients",
+        highlight=False,
+    )
+    rows = table("", *(f">{name}" for name in MEASURES.values()))
+    for row, name in ROWS.items():
+        rows.add_row(name, *(_cell(result["rows"][row][measure], ".3f") for measure in MEASURES))
+    show(rows)
+    show(f"Key slice: within {NEAR} of a slice with the lesion, {result['key_slice_tries']:,} tries", highlight=False)
+    if result["left_out"]:
+        show(f"Not in the checkpoint's list, and left out: {', '.join(result['left_out'])}", markup=False)
+    show(f"[dim]{DISCLAIMER}[/]")
 
 
 def _named(models: list[str]) -> list[tuple[str, Path]]:
