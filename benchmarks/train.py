@@ -1,0 +1,211 @@
+"""What training costs beyond the slice encoder: waiting for data, the rest of a step, a second process, memory.
+
+    python benchmarks/train.py [--data datasets/phantoms] [--steps 40]
+
+Targets, on two cores: slices per second at least 0.85 of the tower's own forward and backward pass, under 5% of the
+time waiting for data, two processes at least 0.9 x as fast as two towers side by side against one. The baseline is the
+tower alone, on slices of the same data, under the same autocast, in the same run.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from radfm.data_prep.dataset import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.train import diagnosis
+from radfm.train.diagnosis_data import DrawnCases, step_loader
+from radfm.train.diagnosis_model import build
+from radfm.train.sampling import StepSampler
+from transformers import TrainerCallback
+
+CONFIG = Path(diagnosis.__file__).parent / "configs" / "diagnosis.yaml"
+WARM_UP = 5  # steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a prepared data set; unset, 200 phantoms are drawn")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--worker", choices=["steps", "tower"], help=argparse.SUPPRESS)
+    parser.add_argument("--slices", type=int, default=0, help="of a step; 0: as the config says")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        with tempfile.TemporaryDirectory() as scratch:
+            work = {"steps": steps, "tower": tower}[arguments.worker]
+            found = work(arguments.data, arguments.steps, arguments.slices, scratch)
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = arguments.data
+        if data is None:
+            data = Path(scratch) / "phantoms"
+            prepare(Phantoms(200), data, Settings(size=96))
+        compare(data, arguments.steps)
+
+
+def compare(data: Path, count: int) -> None:
+    both = os.cpu_count()
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {CONFIG.name}")
+    bare = [measured("tower", data, count, both)["slices_per_s"]]
+    whole = measured("steps", data, count, both)
+    bare.append(measured("tower", data, count, both)["slices_per_s"])
+    alone = statistics.mean(bare)
+    print(f"tower alone, forward and backward  {alone:7.0f} slices/s ({bare[0]:.0f} before, {bare[1]:.0f} after)")
+    share = whole["slices_per_s"] / alone
+    print(f"training                           {whole['slices_per_s']:7.0f} slices/s, {share:.2f} of it (target 0.85)")
+    print(f"  waiting for data                 {whole['waiting']:7.1%} of the time (target 5%)")
+
+    one, one_tower = measured("steps", data, count, 1), measured("tower", data, count, 1)
+    two, two_towers = measured("steps", data, count, 1, processes=2), side_by_side(data, count)
+    scaling, cores = two["slices_per_s"] / one["slices_per_s"], two_towers / one_tower["slices_per_s"]
+    print(f"two processes against one          {scaling:7.2f}x; two towers against one {cores:.2f}x:", end=" ")
+    print(f"{scaling / cores:.2f} of what the cores give (target 0.9)")
+
+    few, many = (measured("steps", data, 12, both, slices=slices) for slices in (64, 256))
+    each = (many["peak_MiB"] - few["peak_MiB"]) / (256 - 64)
+    print(f"memory                             {each:7.1f} MiB per slice; {many['peak_MiB']:,.0f} MiB with 256 slices")
+
+
+def measured(work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0) -> dict:
+    return finished(start(work, data, count, threads, processes, slices))
+
+
+def side_by_side(data: Path, count: int) -> float:
+    runs = [start("tower", data, count, 1) for _ in range(2)]
+    return sum(finished(run)["slices_per_s"] for run in runs)
+
+
+def start(work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0) -> subprocess.Popen:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", work]
+    command += ["--data", str(data), "--steps", str(count), "--slices", str(slices)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(run: subprocess.Popen) -> dict:
+    out, error = run.communicate()
+    if run.returncode:
+        sys.exit(error[-2000:])
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def configured(data: Path, count: int, slices: int, output: str) -> diagnosis.DiagnosisTraining:
+    changes = [f"data={data}", f"output={output}", f"training.max_steps={count}", "training.report_to=[]"]
+    changes += ["training.eval_strategy=no", "training.save_strategy=no", "training.disable_tqdm=true"]
+    changes += [f"slices_per_step={slices}"] if slices else []
+    return diagnosis.read_config(CONFIG, changes)
+
+
+class Clock(TrainerCallback):
+    """When the steps that count began and ended."""
+
+    def __init__(self):
+        self.began = self.ended = 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ended = time.perf_counter()
+        if state.global_step == WARM_UP:
+            self.began = self.ended
+
+
+class Watched:
+    """A loader, and how long was waited for it after the warm-up."""
+
+    def __init__(self, loader):
+        self.loader, self.waited, self.slices, self.taken = loader, 0.0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        batches = iter(self.loader)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if self.taken >= WARM_UP:
+                self.waited += time.perf_counter() - asked
+                self.slices += len(batch["pixel_values"])
+            self.taken += 1
+            yield batch
+
+
+def steps(data: Path, count: int, slices: int, output: str) -> dict:
+    """Of the process that it runs in; slices of all processes."""
+    config = configured(data, WARM_UP + count, slices, output)
+    stored = [load(data, split, labelled=True) for split in ("train", "validation")]
+    model, processor = build(config, stored[0].vocabulary, 0.02)
+    augmentation = diagnosis.filled(diagnosis.Augmentation, config.augmentation, "augmentation")
+    drawn = DrawnCases(stored[0], processor, augmentation, seed=config.seed)
+    trainer = diagnosis.DiagnosisTrainer(config, model, processor, drawn, DrawnCases(stored[1], processor))
+    clock, watched = Clock(), Watched(trainer.get_train_dataloader())
+    trainer.get_train_dataloader = lambda: watched
+    trainer.add_callback(clock)
+    with Peak() as peak:
+        trainer.train()
+    seconds = clock.ended - clock.began
+    everyone = watched.slices * trainer.args.world_size  # their shares of a step are alike to a few slices
+    return {"slices_per_s": everyone / seconds, "waiting": watched.waited / seconds, "peak_MiB": peak.mebibytes}
+
+
+def tower(data: Path, count: int, slices: int, output: str) -> dict:
+    """Forward and backward alone, on slices of the data, as the model calls it."""
+    config = configured(data, count, slices, output)
+    stored = load(data, "train", labelled=True)
+    model, processor = build(config, stored.vocabulary, 0.02)
+    drawn = DrawnCases(stored, processor)
+    sampler = StepSampler(drawn.slice_counts, drawn.labels, config.slices_per_step, 0.0, 0)
+    batches = iter(step_loader(drawn, sampler))
+    pictures = [next(batches)["pixel_values"] for _ in range(4)]
+    network = model.radfm.slice_encoder.tower.train()
+    seconds = []
+    for number in range(WARM_UP + count):
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(config.training.get("bf16"))):
+            seen = network(pictures[number % 4].to(torch.float32, memory_format=torch.channels_last))
+        seen.float().square().mean().backward()
+        network.zero_grad()
+        seconds.append((time.perf_counter() - began) / len(pictures[number % 4]))
+    return {"slices_per_s": 1 / statistics.mean(seconds[WARM_UP:])}
+
+
+class Peak:
+    """The most memory that the process held, beyond what it held before."""
+
+    def __enter__(self):
+        self._process, self._done = psutil.Process(), threading.Event()
+        self._before = self._most = self._process.memory_info().rss
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        while not self._done.wait(0.02):
+            self._most = max(self._most, self._process.memory_info().rss)
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._thread.join()
+        self.mebibytes = (self._most - self._before) / 2**20
+
+
+if __name__ == "__main__":
+    main()
