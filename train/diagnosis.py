@@ -130,10 +130,12 @@ class DiagnosisTraining:
             raise ValueError("an mlp head comes without a text encoder: leave out history and text_layers")
         if self.level == "scan" and self.history:
             raise ValueError("without a fusion module nobody reads the history: leave it out, or set level=case")
-        if self.lone_scan_weight and (self.level == "scan" or self.augmentation.get("add_normal")):
+        if self.lone_scan_weight and self.level == "scan":
+            raise ValueError("at level=scan each scan is alone already: leave out lone_scan_weight")
+        if self.augmentation.get("add_normal") and (self.lone_scan_weight or self.level == "scan"):
             raise ValueError(
-                "lone_scan_weight is for level=case, and without augmentation.add_normal: a scan that was added shows "
-                "nothing of its case's disorders"
+                "augmentation.add_normal adds scans that show nothing of their case's disorders, so none of its scans "
+                "may be read alone: leave it out, or set level=case and lone_scan_weight=0"
             )
 
 

@@ -219,12 +219,13 @@ def test_nothing_in_the_result_says_where_it_was_made(one_process, phantoms, tex
 @pytest.mark.parametrize(
     "changes",
     [
-        {"head": "mlp", "level": "scan", "loss": {"name": "focal"}, "augmentation": {"add_normal": 0.5}},
+        {"head": "mlp", "level": "scan", "loss": {"name": "focal"}},
         {"text_layers": 1, "candidates": 40, "loss": {"name": "softmax"}},
+        {"lone_scan_weight": 0.0, "augmentation": {"add_normal": 0.5}},
         {"text_layers": "all", "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}},
         {"training": {"bf16": True, "dataloader_num_workers": 1}, "loss": {"name": "asymmetric"}},
     ],
-    ids=["one scan and mlp", "text learns in part", "text learns", "bfloat16"],
+    ids=["one scan and mlp", "text learns in part", "normal scans added", "text learns", "bfloat16"],
 )
 def test_every_kind_of_experiment_trains_and_loads(changes, phantoms, text_encoder, tmp_path):
     training = {"max_steps": 2, "save_steps": 2, "eval_steps": 2, "gradient_accumulation_steps": 1}
@@ -361,7 +362,9 @@ def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tm
         ({"loss": {"name": "hinge"}}, "there is no loss 'hinge'"),
         ({"head": "mlp", "history": True}, "without a text encoder"),
         ({"level": "scan", "history": True}, "nobody reads the history"),
-        ({"lone_scan_weight": 1.0, "augmentation": {"add_normal": 0.1}}, "shows nothing of its case's disorders"),
+        ({"lone_scan_weight": 1.0, "augmentation": {"add_normal": 0.1}}, "none of its scans may be read alone"),
+        ({"level": "scan", "augmentation": {"add_normal": 0.1}}, "none of its scans may be read alone"),
+        ({"level": "scan", "lone_scan_weight": 1.0}, "each scan is alone already"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(changes, message):
