@@ -80,10 +80,10 @@ def finetune(
     if as_json:
         print(json.dumps(recipe, indent=2))
     else:
-        _print(output, recipe)
+        _print(data, output, recipe)
 
 
-def _print(output: Path, recipe: dict) -> None:
+def _print(data: Path, output: Path, recipe: dict) -> None:
     cases, disorders, share = recipe["cases"], recipe["disorders"], recipe["interpolation"]["share"]
     learned = f"{disorders['data']:,} disorders from {cases['train']:,} cases, of {disorders['vocabulary']:,} it names"
     print(f"{output}: {recipe['method']}, {recipe['task']}; {learned}; share of the new weights {share:g}")
@@ -95,5 +95,6 @@ def _print(output: Path, recipe: dict) -> None:
     show(figures)
     own, all_of_them = recipe["thresholds_of_their_own"], disorders["data"]
     print(f"Thresholds: {own:,} of {all_of_them:,} disorders have their own, by the best F1; the others share one.")
-    print("The validation cases also chose what was learned from: measure on others. Next:")
+    print("The validation cases also chose how to learn: measure on the test split, or on other data. Next:")
+    print(f"  radfm evaluate {data} --model {output}")
     print(f"  radfm diagnose YOUR_STUDY --model {output}")
