@@ -75,6 +75,7 @@ def measure_again(
     metrics: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     seed: int = 0,
+    counted: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Metric -> its values (disorders,) and draws (disorders, draws), of a recipe: the mean over its seeds.
 
@@ -82,7 +83,7 @@ def measure_again(
 
     Args:
         seeds: (cases, disorders) scores of each model that the recipe gave with another seed.
-        labels, weights, metrics: as in `radfm.eval.metrics.measure`.
+        labels, weights, metrics, counted: as in `radfm.eval.metrics.measure`.
     """
     share = seed_weights(len(seeds), weights.shape[1], seed)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -91,7 +92,8 @@ def measure_again(
         def say(done: int, of: int, before: int = number) -> None:
             progress(before * of + done, len(seeds) * of)
 
-        values, draws = measure(scores, labels, metrics=metrics), measure(scores, labels, weights, metrics, say)
+        values = measure(scores, labels, metrics=metrics, counted=counted)
+        draws = measure(scores, labels, weights, metrics, say, counted)
         for name in values:
             drawn = draws[name] * np.float32(share[number])
             before = found.get(name)

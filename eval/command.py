@@ -59,11 +59,21 @@ def cases(
     level: Annotated[
         str, typer.Option(help="disorder; or of ICD-10-CM chapter, block, category, or 4, 5, 6 characters.")
     ] = "disorder",
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="modality, body part, folder (of the source), ...: tell a disorder only from cases of the groups in "
+            "which it occurs."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables of scores, metrics.csv and metrics.json.")] = None,
     bootstraps: Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, where that is faster.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    one_scan: Annotated[
+        bool, typer.Option("--one-scan", help="Show one scan of a case, drawn by case, instead of all.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure models on the cases of a data set, with intervals, and compare them with the first.
@@ -76,16 +86,16 @@ def cases(
     vocabulary = None if names is None else _lines(names)
     recipes: dict[str, list[Scores]] = {}
     for name, path in _named(model):
-        recipes.setdefault(name, []).append(_scores(path, data, split, vocabulary, bf16, device))
+        recipes.setdefault(name, []).append(_scores(path, data, split, vocabulary, bf16, device, one_scan))
     with step("Measuring") as progress:
         chosen = None if only is None else _lines(Path(only)) if Path(only).is_file() else _listed(only)
-        result = compare(recipes, chosen, level, bootstraps, seed, progress)
+        result = compare(recipes, chosen, level, within, bootstraps, seed, progress)
     if out is not None:
         _write(out, recipes, result)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        _print(result, out)
+        show_comparison(result, out)
 
 
 @app.command()
@@ -170,14 +180,16 @@ def _named(models: list[str]) -> list[tuple[str, Path]]:
     return named
 
 
-def _scores(path: Path, data: Path, split: str, names: list[str] | None, bf16: bool, device: str | None) -> "Scores":
+def _scores(
+    path: Path, data: Path, split: str, names: list[str] | None, bf16: bool, device: str | None, one_scan: bool
+) -> "Scores":
     from radfm.data_prep.dataset import load
     from radfm.eval.predict import score
     from radfm.eval.scores import Scores
 
     if not path.is_file():
         with step(f"Scoring with {path}") as progress:
-            return score(path, data, split, names, bf16, device, progress)
+            return score(path, data, split, names, bf16, device, one_scan, progress)
     found = Scores.load(path)
     wanted = {"data": load(data).record["fingerprint"], "split": split}
     for what, value in wanted.items():
@@ -221,10 +233,12 @@ def _write(out: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
                 )
 
 
-def _print(result: dict, out: Path | None) -> None:
+def show_comparison(result: dict, out: Path | None = None) -> None:
+    """What `radfm.eval.diagnosis.compare` found, as tables on the screen."""
     seeds = {name: len(model["tables"]) for name, model in result["models"].items()}
     what = f"{result['cases']:,} cases of {result['patients']:,} patients, split {result['split']}"
     by = "" if result["level"] == "disorder" else f", by ICD-10-CM {result['level']}"
+    by += "" if result["within"] is None else f", negatives of the same {result['within']}"
     show(f"Macro AUC on {what}{by}; 95% intervals from {result['bootstraps']:,} draws of the patients", highlight=False)
     show(_table("model", {name: m["macro"]["auc"] for name, m in result["models"].items()}, result["bands"], seeds))
     if result["differences"]:

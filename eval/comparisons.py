@@ -42,7 +42,11 @@ def macro_differences(
 
 
 def delong(
-    first: np.ndarray, second: np.ndarray, labels: np.ndarray, patients: Sequence
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence,
+    counted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """By how much the second's AUC is higher, disorder by disorder, and the two-sided p value: (disorders,) each.
 
@@ -54,6 +58,7 @@ def delong(
         first, second: (cases, disorders) scores.
         labels: (cases, disorders) of 0 and 1.
         patients: (cases,) whose case it is.
+        counted: as in `radfm.eval.metrics.measure`.
     Returns:
         p is nan where it cannot be told: a class has fewer than two patients, or a difference has no variance. Where
         both models rank alike, it is 1.
@@ -65,16 +70,20 @@ def delong(
         raise ValueError(f"{len(patients):,} patients for {len(labels):,} cases: give one for each case")
     clusters = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1]
     differences, p = np.full(labels.shape[1], np.nan), np.full(labels.shape[1], np.nan)
-    for disorder in np.flatnonzero((labels.sum(0) > 0) & (labels.sum(0) < len(labels))):
-        positive = labels[:, disorder]
+    for disorder in range(labels.shape[1]):
+        rows = slice(None) if counted is None else np.flatnonzero(counted[:, disorder])
+        positive = labels[rows, disorder]
+        if positive.all() or not positive.any():
+            continue
         of_positives, of_negatives = (
             after - before
             for before, after in zip(
-                _placements(first[:, disorder], positive), _placements(second[:, disorder], positive), strict=True
+                _placements(first[rows, disorder], positive), _placements(second[rows, disorder], positive), strict=True
             )
         )
+        mine = clusters[rows]
         difference = of_positives.mean()
-        variance = _variance(of_positives, of_negatives, clusters[positive], clusters[~positive])
+        variance = _variance(of_positives, of_negatives, mine[positive], mine[~positive])
         differences[disorder] = difference
         if not of_positives.any() and not of_negatives.any():
             p[disorder] = 1

@@ -24,6 +24,7 @@ def compare(
     recipes: Mapping[str, Sequence[Scores]],
     only: Sequence[str] | None = None,
     level: str = "disorder",
+    within: str | None = None,
     bootstraps: int = 1000,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -34,11 +35,13 @@ def compare(
         recipes: name -> its tables, one for each seed, all of the same cases and disorders.
         only: measure these disorders alone.
         level: of ICD-10-CM, see `radfm.eval.scores.Scores.at_level`.
+        within: an attribute, see `radfm.eval.scores.Scores.attributes`: a disorder is told from cases of the groups in
+            which it occurs, and no others. So nobody gains by telling the groups apart, such as the sources of a set.
         bootstraps: how many times the patients are drawn.
     Returns:
-        `data`, `split`, `level`, `only`, `cases`, `patients`; `bands`: band -> `disorders`, and those `measured`;
-        `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`, `subgroups`
-        (attribute -> see `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
+        `data`, `split`, `level`, `only`, `within`, `cases`, `patients`; `bands`: band -> `disorders`, and those
+        `measured`; `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`,
+        `subgroups` (attribute -> see `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
         `differences`: name of a later row -> `macro` (as above, that row less the first), `disorders` (a list: the
         difference in AUC, `p`, `p_holm`, `p_bh`; without p where a row has several seeds).
     Raises:
@@ -57,10 +60,11 @@ def compare(
     names = [name for name, wanted in zip(table.names, measured, strict=True) if wanted]
     codes = [mine for mine, wanted in zip(table.icd10cm, measured, strict=True) if wanted]
     positives = labels.sum(0)
+    counted = None if within is None else table.within(within)[:, measured]
     if not ((positives > 0) & (positives < len(labels))).any():
         raise ValueError(f"none of {len(names):,} disorders occurs in some and not in all of {len(labels):,} cases")
     weights = patient_weights(table.patients, bootstraps, seed)
-    measurable = (positives > 0) & (positives < len(labels))
+    measurable = (positives > 0) & (positives < (len(labels) if counted is None else counted.sum(0)))
 
     models, differences, first = {}, {}, None
     for number, (name, tables) in enumerate(recipes.items()):
@@ -69,7 +73,7 @@ def compare(
             progress(before * of + done, len(recipes) * of)
 
         scores = [other.scores[:, measured] for other in tables]
-        again = measure_again(scores, labels, weights, progress=say, seed=seed)
+        again = measure_again(scores, labels, weights, progress=say, seed=seed, counted=counted)
         about = [
             {"disorder": n, "icd10cm": c, "training_cases": int(t), "cases": int(p)}
             for n, c, t, p in zip(names, codes, counts, positives, strict=True)
@@ -89,13 +93,14 @@ def compare(
         else:
             differences[name] = {
                 "macro": {metric: macro_differences(first[0][metric], again[metric], counts) for metric in METRICS},
-                "disorders": _differences(first, (again, scores), labels, table.patients, names),
+                "disorders": _differences(first, (again, scores), labels, table.patients, names, counted),
             }
     result = {
         "data": table.about.get("data"),
         "split": table.about.get("split"),
         "level": level,
         "only": None if only is None else names,
+        "within": within,
         "cases": len(labels),
         "patients": len(set(table.patients)),
         "bootstraps": bootstraps,
@@ -157,7 +162,7 @@ def _ranking(tables: Sequence[Scores], measured: np.ndarray, weights: np.ndarray
     return result
 
 
-def _differences(first, second, labels: np.ndarray, patients: Sequence[str], names: list[str]) -> list[dict]:
+def _differences(first, second, labels, patients: Sequence[str], names: list[str], counted) -> list[dict]:
     (values, draws), (others, other_draws) = first[0]["auc"], second[0]["auc"]
     lows, highs = interval(other_draws - draws, others - values, (-1, 1))
     rows = [
@@ -165,7 +170,7 @@ def _differences(first, second, labels: np.ndarray, patients: Sequence[str], nam
         for name, value, low, high in zip(names, others - values, lows, highs, strict=True)
     ]
     if len(first[1]) == len(second[1]) == 1:
-        p = delong(first[1][0], second[1][0], labels, patients)[1]
+        p = delong(first[1][0], second[1][0], labels, patients, counted)[1]
         tests = {"p": p, "p_holm": adjusted(p, "holm"), "p_bh": adjusted(p, "bh")}
         for i, row in enumerate(rows):
             row |= {name: float(values[i]) for name, values in tests.items()}

@@ -46,6 +46,7 @@ def measure(
     weights: np.ndarray | None = None,
     metrics: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    counted: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Metric -> (disorders,) float64, or with weights (disorders, draws) float32; nan where there is one class only.
 
@@ -54,6 +55,7 @@ def measure(
         labels: (cases, disorders) of 0 and 1.
         weights: (cases, draws) whole numbers: how often a draw counts each case. None: once.
         metrics: of `METRICS`; None: all.
+        counted: (cases, disorders) bool: the cases that a disorder is measured on. None: all.
     Raises:
         ValueError: shapes that differ, no cases, scores that are nan, labels other than 0 and 1, no positive at all.
     """
@@ -70,9 +72,10 @@ def measure(
     with _one_thread():
         for disorder in range(len(ranked)):
             progress(disorder, len(ranked))
-            positive = np.flatnonzero(labels[:, disorder])
-            if 0 < len(positive) < len(scores):
-                for draws, curve in _curves(ranked[disorder], positive, counts):
+            rows = slice(None) if counted is None else np.flatnonzero(counted[:, disorder])
+            positive = np.flatnonzero(labels[rows, disorder])
+            if 0 < len(positive) < len(labels[rows]):
+                for draws, curve in _curves(ranked[disorder][rows], positive, counts[rows]):
                     for name in names:
                         found[name][disorder, draws] = METRICS[name](curve)
     return {name: values[:, 0] for name, values in found.items()} if weights is None else found

@@ -4,8 +4,8 @@
     >>> score("runs/mine", "datasets/mine", split="test").save("evaluation/mine.parquet")
 
 Decisions:
-- The vocabulary is that of the data set: a text head is given its names, whether it has seen them or not; an mlp head
-  has to know them all.
+- The vocabulary is that of the data set. A name that the checkpoint knows is scored as it scores it, calibrated where
+  it was; a text head is given the others, an mlp head has to know them all.
 - Every case is shown as a validation shows it: whole, with at most as many slices of a scan as the checkpoint learned.
 - Nobody is measured on patients it may have learned from: a patient of several splits is refused, with the list.
 """
@@ -22,6 +22,7 @@ from radfm.data_prep.dataset import CaseDataset, load
 from radfm.eval.scores import Scores
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.sampling import steps_in_order
+from torch import Tensor
 
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
@@ -31,6 +32,7 @@ RECIPE = "radfm_diagnosis.json"  # what `radfm train diagnosis` leaves beside th
 
 _SLICES_PER_STEP = 256
 _MOST_NAMED = 20
+_MOST_FOLDERS = 30
 _AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # years, to below
 _SCANS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}
 
@@ -42,9 +44,10 @@ def score(
     names: Sequence[str] | None = None,
     bf16: bool = False,
     device: str | None = None,
+    one_scan: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Scores:
-    """Logits of all labelled cases of a split.
+    """Logits of all labelled cases of a split, calibrated where the checkpoint is.
 
     Args:
         model: folder of a checkpoint.
@@ -52,6 +55,7 @@ def score(
         names: disorders to score, in place of the data set's; those it does not have have no positive case.
         bf16: compute in bfloat16, where that is faster.
         device: "cpu", "cuda", ...; None: a GPU where there is one.
+        one_scan: show one scan of a case, drawn by case, instead of all.
         progress: told how many cases are done, of how many.
 
     Raises:
@@ -67,10 +71,38 @@ def score(
     network, processor = _load(model, device)
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
-    codes = [disorder.icd10cm if (disorder := vocabulary.find(name)) else [] for name in names]
-    _set_disorders(network, processor, names, codes)
-    shown = DrawnCases(cases, processor)
-    scores = _scores(network, shown, len(names), bf16, progress)
+    columns, embeds = _addressed(network, processor, names)
+    shown = DrawnCases(cases, processor, one_scan=one_scan)
+    scores = _scores(network, shown, columns, embeds, bf16, progress)
+    about = {
+        "model": Path(model).name,
+        "checkpoint": _sha256(Path(model)),
+        "dtype": "bfloat16" if bf16 else "float32",
+        "vocabulary": "the data set's" if list(names) == vocabulary.names else "given",
+        "scans": "one" if one_scan else "all",
+        **_recipe(Path(model)),
+    }
+    return table_of(shown, everything, scores, names, about)
+
+
+def table_of(
+    shown: DrawnCases,
+    everything: CaseDataset,
+    scores: np.ndarray,
+    names: Sequence[str] | None = None,
+    about: dict | None = None,
+) -> Scores:
+    """Scores of any origin, with all that the data set says of these cases.
+
+    Args:
+        shown: the cases that were scored, of one split of `everything`.
+        scores: (cases, disorders).
+        names: of the disorders; None: those of the data set.
+        about: what is known of their origin.
+    """
+    cases = shown.cases
+    vocabulary = cases.vocabulary
+    names = vocabulary.names if names is None else names
     rows = [cases.rows[row] for row in shown.rows]
     row_of = {name: row for row, name in enumerate(names)}
     trained = [row for row in everything.rows if row["split"] == "train" and row["labelled"]]
@@ -78,37 +110,37 @@ def score(
     return Scores(
         scores=scores,
         names=list(names),
-        icd10cm=codes,
+        icd10cm=[disorder.icd10cm if (disorder := vocabulary.find(name)) else [] for name in names],
         case_ids=[row["case_id"] for row in rows],
         patients=[_patient(row) for row in rows],
         disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
         training=[rows for rows in training if rows],
         attributes=_attributes(cases, rows),
         about={
-            "model": Path(model).name,
-            "checkpoint": _sha256(Path(model)),
+            **(about or {}),
             "data": everything.record["fingerprint"],
-            "dataset": Path(data).name,
-            "split": split,
-            "dtype": "bfloat16" if bf16 else "float32",
-            "vocabulary": "the data set's" if list(names) == vocabulary.names else "given",
+            "dataset": everything.folder.name,
+            "split": cases.split,
             "left_out": dict(shown.skipped),
             "radfm": version("radfm"),
-            **_recipe(Path(model)),
         },
     )
 
 
 @torch.inference_mode()
-def _scores(network, shown: DrawnCases, disorders: int, bf16: bool, progress) -> np.ndarray:
-    scores = torch.empty(len(shown), disorders)
+def _scores(network, shown: DrawnCases, columns: list[int], embeds: Tensor | None, bf16: bool, progress) -> np.ndarray:
+    scores = torch.empty(len(shown), len(columns))
     device, done = network.device, 0
-    for batch in step_loader(shown, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)):
+    steps = steps_in_order(shown.slice_counts, _SLICES_PER_STEP)
+    if shown.one_scan:  # a draw with an epoch shows one
+        steps = [[draw._replace(epoch=0) for draw in step] for step in steps]
+    for batch in step_loader(shown, steps):
         rows = batch.pop("case_rows")
         del batch["labels"], batch["key_slices"]
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = network(**{key: value.to(device) for key, value in batch.items()}).logits
-        scores[rows] = logits.float().cpu()
+            seen = network(**{key: value.to(device) for key, value in batch.items()})
+            others = [] if embeds is None else [network.logits(seen.case_embeds, embeds).float()]
+        scores[rows] = torch.cat([network.log_odds(seen.logits).float(), *others], dim=1)[:, columns].cpu()
         done += len(rows)
         progress(done, len(shown))
     return scores.numpy()
@@ -120,22 +152,18 @@ def _load(folder: str | Path, device: torch.device) -> tuple[RadFMForDiagnosis, 
     return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
 
 
-def _set_disorders(network, processor, names: Sequence[str], codes: Sequence[Sequence[str]]) -> None:
-    if network.radfm.text_encoder is not None and network.config.head == "text":
-        network.set_disorders(names, embed_texts(network, processor, names).clone(), codes)
-        return
+def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Tensor | None]:
+    """Where each name's score stands, behind the checkpoint's vocabulary those of other texts; and their embeddings."""
     row_of = {name.casefold(): row for row, name in enumerate(network.config.disorders)}
-    if missing := [name for name in names if name.casefold() not in row_of]:
-        more = f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
+    others = [name for name in names if name.casefold() not in row_of]
+    if others and (network.radfm.text_encoder is None or network.config.head != "text"):
+        more = f" and {len(others) - _MOST_NAMED:,} more" if len(others) > _MOST_NAMED else ""
         raise ValueError(
-            f"the checkpoint cannot be addressed by name, and was not trained on {', '.join(missing[:_MOST_NAMED])}"
+            f"the checkpoint cannot be addressed by name, and was not trained on {', '.join(others[:_MOST_NAMED])}"
             f"{more}: give names that it knows"
         )
-    rows = [row_of[name.casefold()] for name in names]
-    if network.config.head == "text":
-        network.set_disorders(names, network.disorder_embeds[rows], codes)
-    else:
-        network.set_disorders([network.config.disorders[row] for row in rows], icd10cm=codes)
+    row_of |= {name.casefold(): len(network.config.disorders) + i for i, name in enumerate(others)}
+    return [row_of[name.casefold()] for name in names], embed_texts(network, processor, others) if others else None
 
 
 def _refuse_shared_patients(cases: CaseDataset, split: str) -> None:
@@ -166,9 +194,16 @@ def _attributes(cases: CaseDataset, rows: list[dict]) -> dict[str, list[list[str
         "modality": [sorted({scan["modality"] for scan in mine if scan["modality"]}) for mine in scans],
         "body part": [sorted({scan["body_part"] for scan in mine if scan["body_part"]}) for mine in scans],
         "scans": [[_range(len(mine), _SCANS)] for mine in scans],
+        "folder": _folders(scans),
         "age": [[] if row["age"] is None else [_range(row["age"], _AGES)] for row in rows],
         "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
     }
+
+
+def _folders(scans: list[list[dict]]) -> list[list[str]]:
+    """The first folder of a case's files, where a few hold all: the parts that a set was put together from."""
+    folders = [sorted({scan["source"].split("/")[0] for scan in mine if "/" in scan["source"]}) for mine in scans]
+    return folders if len({f for mine in folders for f in mine}) <= _MOST_FOLDERS else [[] for _ in scans]
 
 
 def _range(value: float, ranges: dict[float, str]) -> str:

@@ -85,6 +85,16 @@ class Scores:
         """(disorders,) int64: training cases of each."""
         return np.bincount([row for rows in self.training for row in rows], minlength=len(self.names))
 
+    def within(self, attribute: str) -> np.ndarray:
+        """(cases, disorders) bool: the case is in a group in which the disorder occurs. Raises: ValueError."""
+        if attribute not in self.attributes:
+            raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
+        groups = sorted({group for mine in self.attributes[attribute] for group in mine})
+        belongs = np.array([[group in mine for group in groups] for mine in self.attributes[attribute]], bool)
+        belongs = belongs.reshape(len(self.case_ids), len(groups))
+        occurs = belongs.T.astype(int) @ self.labels > 0  # (groups, disorders)
+        return belongs.astype(int) @ occurs > 0
+
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
         """(disorders,) bool: those that are named, whatever their capitals. Raises: ValueError for names not scored."""
         row_of = {name.casefold(): row for row, name in enumerate(self.names)}

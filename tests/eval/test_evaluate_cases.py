@@ -110,7 +110,7 @@ def test_a_data_set_is_scored_case_by_case_by_the_names_of_its_disorders(table, 
     assert table.about["checkpoint"] == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
     assert table.about["data"] == cases.record["fingerprint"]
     assert table.attributes["modality"][3] == sorted({scan.modality for scan in cases[3].scans})
-    assert set(table.attributes) == {"modality", "body part", "scans", "age", "sex"}
+    assert set(table.attributes) == {"modality", "body part", "scans", "folder", "age", "sex"}
 
 
 def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phantoms):
@@ -208,6 +208,28 @@ def test_measuring_some_disorders_leaves_the_others_as_rivals():
     assert found["models"]["toy"]["macro"]["auc"]["all"]["value"] == pytest.approx(0.625)
     with pytest.raises(ValueError, match="no scores of Measles"):
         compare({"toy": [toy()]}, only=["Measles"])
+
+
+def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occurs():
+    parts = toy(attributes={"folder": [["x"], ["y"], ["x"], ["z"]]})
+    found = compare({"toy": [parts], "again": [parts]}, within="folder", bootstraps=20)
+    areas = [row["auc"] and row["auc"]["value"] for row in found["models"]["toy"]["disorders"]]
+    assert areas == [0.5, None, 1.0]  # of a, b and c; of b alone; of a and c
+    assert found["bands"]["all"]["measured"] == 2
+    assert found["differences"]["again"]["macro"]["auc"]["all"]["value"] == 0
+    with pytest.raises(ValueError, match="no attribute 'planet': there are folder"):
+        compare({"toy": [parts]}, within="planet")
+
+
+def test_one_scan_of_a_case_can_be_shown_alone(checkpoint, phantoms):
+    one, again = (score(checkpoint, phantoms, one_scan=True) for _ in range(2))
+    assert np.array_equal(one.scores, again.scores)
+    assert one.about["scans"] == "one"
+    whole, cases = score(checkpoint, phantoms), load(phantoms, "test")
+    same = np.isclose(one.scores, whole.scores, atol=1e-4).all(1)
+    slices = [cases.slices(i) for i in range(len(cases))]
+    assert all(same[i] for i in range(len(cases)) if slices[i] == 1)
+    assert not any(same[i] for i in range(len(cases)) if len(cases[i].scans) > 1)
 
 
 @pytest.mark.parametrize(
