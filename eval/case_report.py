@@ -138,7 +138,7 @@ def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explana
             {
                 "disorder": found.disorder,
                 "uri": data_uri(_overlaid(plain, found, number, key)),
-                "peak": found.peak_slice(number) + 1,
+                "peak": found.peak(number)[0] + 1,
                 "dark": float(found.coarse[number].max()) < 0.05,
             }
             for found in explanations

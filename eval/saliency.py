@@ -69,9 +69,16 @@ class Explanation:
             weights = self.coarse[scan].sum((1, 2))
         return self.taken[scan][int(weights.argmax())]
 
-    def peak_slice(self, scan: int) -> int:
-        """The slice with the scan's brightest place."""
-        return self.taken[scan][int(self.coarse[scan].max((1, 2)).argmax())]
+    def peak(self, scan: int) -> tuple[int, int, int]:
+        """Slice, row and column of the middle of the scan's brightest place."""
+        pixels, coarse = self.scans[scan].pixels, self.coarse[scan]
+        index, *place = np.unravel_index(coarse.argmax(), coarse.shape)
+        fit = _fit(self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
+        point = []
+        for at, cells, (start, length), size in zip(place, coarse.shape[1:], fit, pixels.shape[1:3], strict=True):
+            in_the_fit = ((at + 0.5) / cells * self._images.size - start) / length
+            point.append(min(max(int(in_the_fit * size), 0), size - 1))
+        return (self.taken[scan][int(index)], *point)
 
     def scan_map(self, scan: int, slices: Sequence[int] | None = None) -> np.ndarray:
         """(slices, H, W) float32 in [0, 1] over a scan's own pixels; or of the given slices alone.
@@ -134,8 +141,7 @@ def in_the_scan(
     maps: np.ndarray, images: RadFMImageProcessor, shape: tuple[int, int], spacing_mm: tuple | None
 ) -> np.ndarray:
     """(n, h, w) over the square that a tower sees -> (n, H, W) over the pixels that were fitted into it."""
-    height, width = images._shape(shape, spacing_mm)
-    top, left = (images.size - height) // 2, (images.size - width) // 2
+    (top, height), (left, width) = _fit(images, shape, spacing_mm)
     square = F.interpolate(torch.from_numpy(maps)[:, None], size=(images.size, images.size), mode="bilinear")
     fitted = square[:, :, top : top + height, left : left + width]
     return F.interpolate(fitted, size=tuple(shape), mode="bilinear", antialias=True)[:, 0].clamp(0, 1).numpy()
@@ -177,6 +183,11 @@ def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
     image.set_qform(None, code=0)
     image.set_sform(None, code=0)
     nibabel.save(image, path)
+
+
+def _fit(images: RadFMImageProcessor, shape: tuple[int, int], spacing_mm: tuple | None) -> list[tuple[int, int]]:
+    """Where a scan's rows and columns lie in the square that a tower sees: (start, length) of each."""
+    return [((images.size - length) // 2, length) for length in images._shape(shape, spacing_mm)]
 
 
 def _asked(model: RadFMForDiagnosis, processor, disorders: Sequence[str]) -> tuple[list[int], Tensor | None]:

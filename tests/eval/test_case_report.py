@@ -1,0 +1,163 @@
+"""The page of one case: complete in itself, and silent about who and where."""
+
+import base64
+import hashlib
+import re
+import sys
+from html.parser import HTMLParser
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from radfm.eval.case_report import write_report
+from transformers import pipeline
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
+from radfm.cli import main
+from radfm.starting_points import processor_for
+
+HOSTILE = "<script>alert('gout')</script>"
+
+
+@pytest.fixture
+def checkpoint(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config))
+    names = ["Pneumothorax", "Rib fracture", HOSTILE]
+    model.set_disorders(names, torch.randn(3, 32), [["J93.9"], ["S22.3"], ["X99.99"]])
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor_for(model.config).save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def case() -> Case:
+    rng = np.random.default_rng(0)
+    volume = rng.normal(0, 200, (7, 40, 30)).astype(np.float32)
+    return Case(
+        scans=[
+            Scan(volume, "CT", "axial", (5.0, 2.0, 1.0), body_part="chest", source="CT/1"),
+            Scan(rng.integers(0, 255, (1, 30, 40, 3), dtype=np.uint8), source="photo.png"),
+        ],
+        history="Pain <b>left</b> & fever",
+        case_id="case-of-Doe",
+        patient_id="Doe-1970",
+        skipped=[("notes.txt", "is text: set aside")],
+    )
+
+
+@pytest.fixture
+def page(checkpoint, tmp_path):
+    """Of a case: writes its report and gives it back."""
+
+    def write(**config) -> str:
+        pipe = pipeline("zero-shot-diagnosis", model=str(checkpoint))
+        for name, value in config.items():
+            setattr(pipe.model.config, name, value)
+        found = pipe(case(), return_attentions=True)
+        write_report(tmp_path / "case.html", pipe, case(), found, str(checkpoint))
+        return (tmp_path / "case.html").read_text(encoding="utf-8")
+
+    return write
+
+
+class Tags(HTMLParser):
+    """What a browser makes of a page: its tags with attributes, and that each is closed."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_report_loads_nothing_names_nobody_and_escapes_what_it_was_given(page, tmp_path, checkpoint):
+    html = page()
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", html))
+    assert "Doe" not in html
+    assert str(tmp_path) not in html
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(" in html
+    assert "Pain &lt;b&gt;left&lt;/b&gt; &amp; fever" in html
+    parsed = Tags(html)
+    assert not parsed.open
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "link", "iframe", "a"})
+
+
+def test_a_report_says_what_was_found_where_and_by_which_model(page, checkpoint):
+    html = page()
+    text = " ".join(re.sub("<[^>]+>", " ", html).split())
+    assert "J93.9" in text
+    assert "Pneumothorax, unspecified" in text
+    assert "Diseases of the respiratory system › " in text
+    assert "X99.99 not in this edition" in text
+    assert "Slice" in text
+    assert "of 7" in text
+    assert "Spacing 5 × 2 × 1 mm" in text
+    assert "−1000 to 400 HU" in text
+    assert "notes.txt is text: set aside" in text
+    assert hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest() in text
+    assert text.count("Research use only, not a medical device.") == 2
+    assert "This model is untrained." in text
+
+
+def test_a_trained_and_calibrated_model_is_called_so(page):
+    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "one_of": []}
+    html = page(trained=True, calibration=fit, thresholds=[0.0, None, 1.0])
+    assert "untrained" not in html
+    assert "are calibrated: each is a probability" in html
+    assert html.count("above threshold") == 1
+    assert html.count("<small>threshold ") == 2
+    assert "not calibrated" not in html
+
+
+def test_pictures_have_the_shape_of_the_anatomy_and_differ_by_disorder(page):
+    images = [attributes["src"] for tag, attributes in Tags(page()).tags if tag == "img"]
+    pictures = [Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in images]
+    assert len(pictures) == 2 * (1 + 3)  # of each scan the plain slice, and one for each disorder
+    assert {picture.size for picture in pictures[:4]} == {(168, 448)}  # 30 mm by 80 mm
+    assert max(len(set(of_scan)) for of_scan in (images[:4], images[4:])) == 4  # one may be dark for several
+
+
+def test_the_same_case_gives_the_same_bytes(page):
+    assert page() == page()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--each", "--report", "case.html"], "one case"),
+        (["--report", "."], "a web page"),
+        (["--report", "a.pdf"], "a.pdf"),
+    ],
+)
+def test_what_is_no_report_is_refused_in_one_line(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["radfm", "diagnose", str(tmp_path), "--model", str(checkpoint), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_writes_a_report_of_the_files_it_read(checkpoint, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "scan.npy", np.arange(3 * 32 * 32, dtype=np.uint16).reshape(3, 32, 32))
+    file = tmp_path / "new" / "case.html"
+    arguments = ["--model", str(checkpoint), "--top", "2", "--modality", "MRI", "--report", str(file), "--json"]
+    monkeypatch.setattr(sys, "argv", ["radfm", "diagnose", str(tmp_path / "scan.npy"), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    html = file.read_text(encoding="utf-8")
+    assert "scan.npy" in html
+    assert str(tmp_path) not in html
+    assert '"diagnoses"' in capsys.readouterr().out

@@ -1,0 +1,197 @@
+"""Maps of what speaks for a disorder: where they lie, what moves them, and how they are measured."""
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.eval.localisation import localise, with_random_vision
+from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
+from radfm.image_processing_radfm import RadFMImageProcessor
+from radfm.starting_points import processor_for
+
+SPACING_MM = (3.0, 2.0, 1.0)
+SQUARE = (slice(6, 14), slice(64, 80))  # off the centre of a slice of 48 x 96
+
+
+class LinearTower(torch.nn.Module):
+    """Brightness, in patches of 8 pixels, the same in all features."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((features, 3, 1, 1), 1 / 3))
+
+    def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(F.avg_pool2d(pictures, 8), self.weight)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(pictures).mean((2, 3))
+
+
+def case_with_a_square() -> Case:
+    dark, bright = np.zeros((2, 48, 96), np.uint8), np.zeros((6, 48, 96), np.uint8)
+    dark[0, 0, 0] = bright[0, 0, 0] = 255  # so that both are scaled alike
+    bright[4][SQUARE] = 255
+    return Case(scans=[Scan(dark, "MRI", spacing_mm=SPACING_MM), Scan(bright, "MRI", spacing_mm=SPACING_MM)])
+
+
+@pytest.fixture
+def linear_model() -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """Averages brightness over all; it speaks for "Bright", and as much against "Dark"."""
+    vision = {"tower": "test_resnet", "image_size": 96, "num_features": 16, "slices_per_chunk": 2}
+    mean = {"num_hidden_layers": 0}
+    model = RadFMForDiagnosis(
+        RadFMConfig(vision_config=vision, scan_config=mean, case_config=mean, text_config=None, hidden_size=16,
+                    projection_dim=16, head="mlp", disorders=["Bright", "Dark"])
+    )  # fmt: skip
+    model.radfm.slice_encoder.tower = LinearTower(16)
+    with torch.no_grad():
+        model.classifier.fc1.weight.copy_(torch.eye(16))
+        model.classifier.fc1.bias.fill_(20)  # where GELU is a straight line
+        model.classifier.fc2.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 16))
+    images = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
+    return model.eval(), RadFMProcessor(images)
+
+
+@pytest.fixture
+def tiny(tiny_config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    torch.manual_seed(0)
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config, disorders=["Gout"]))
+    model.set_disorders(["Gout"], torch.randn(1, 32))
+    return model.eval(), processor_for(model.config)
+
+
+def noise_case(slices: int = 5) -> Case:
+    rng = np.random.default_rng(0)
+    shapes = [(slices, 40, 60), (1, 64, 32)]
+    return Case(scans=[Scan(rng.integers(0, 255, shape, dtype=np.uint8), "MRI") for shape in shapes])
+
+
+def test_what_the_tower_sees_at_a_place_comes_back_at_the_place_of_the_scan():
+    pixels = np.zeros((1, 48, 96), np.uint8)
+    pixels[0][SQUARE] = 255
+    images = RadFMImageProcessor(size=64, image_mean=None, intensity_percentiles=(0, 100))
+    square = images.preprocess(pixels, "MRI", SPACING_MM)["pixel_values"][:, 0]
+    back = in_the_scan(square.numpy(), images, (48, 96), SPACING_MM)
+    assert back.shape == (1, 48, 96)
+    assert ((back[0] > 0.5) == (pixels[0] > 0)).mean() > 0.98
+
+
+def test_the_place_that_the_logit_comes_from_lights_up_and_nothing_else_does(linear_model):
+    found = explain(*linear_model, case_with_a_square(), ["bright"])[0]
+    dark, bright = saliency(*linear_model, case_with_a_square(), "bright")
+    assert dark.shape == (2, 48, 96)
+    assert bright.dtype == np.float32
+    for slice_, row, column in (found.peak(1), np.unravel_index(bright.argmax(), bright.shape)):
+        assert slice_ == 4
+        assert SQUARE[0].start <= row < SQUARE[0].stop
+        assert SQUARE[1].start <= column < SQUARE[1].stop
+    assert 0.8 < bright.max() <= 1
+    assert bright[4, 30:].max() == 0
+    assert bright[[1, 2, 3, 5]].max() == 0
+
+
+def test_what_speaks_against_a_disorder_is_dark(linear_model):
+    assert all(one.max() == 0 for one in saliency(*linear_model, case_with_a_square(), "Dark"))
+
+
+def test_between_the_slices_that_were_shown_a_map_is_interpolated(linear_model):
+    model, processor = linear_model
+    processor.image_processor.max_slices = 3  # of six: 0, 2 and 4
+    found = explain(model, processor, case_with_a_square(), ["Bright"])[0]
+    seen = found.scan_map(1)
+    assert found.taken[1] == [0, 2, 4]
+    np.testing.assert_allclose(seen[3], seen[4] / 2, atol=1e-6)
+    np.testing.assert_array_equal(seen[5], seen[4])
+    np.testing.assert_array_equal(found.scan_map(1, [3])[0], seen[3])
+    assert found.key_slice(1) == found.peak(1)[0] == 4  # all slices count alike: the map decides
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"family": "resnet", "tower": "test_resnet"},
+        {"family": "resnet", "tower": "test_convnext", "slice_depth": 2},
+        {"family": "resnet-vit", "tower": "test_resnet", "num_attention_heads": 4},
+        {"family": "vit", "tower": "test_vit"},
+        {"family": "vit", "tower": "test_vit", "slice_depth": 3},
+    ],
+    ids=lambda vision: " ".join(map(str, vision.values())),
+)
+def test_every_family_of_towers_has_maps_and_stays_as_it_was(tiny_config, vision):
+    torch.manual_seed(0)
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config | {"vision_config": {"image_size": 64} | vision}))
+    model.set_disorders(["Gout"], torch.randn(1, 32))
+    case, processor = noise_case(), processor_for(model.config)
+    model.train().radfm.text_encoder.requires_grad_(False)
+    learning = [parameter.requires_grad for parameter in model.parameters()]
+    gout, named = explain(model, processor, case, ["Gout", "Rib fracture"])
+    assert model.training
+    assert [parameter.requires_grad for parameter in model.parameters()] == learning
+    assert "forward_features" not in vars(model.radfm.slice_encoder.tower)
+    maps = [gout.scan_map(scan) for scan in range(2)]
+    assert [one.shape for one in maps] == [(5, 40, 60), (1, 64, 32)]
+    assert max(one.max() for one in gout.coarse) == 1
+    assert not np.array_equal(gout.coarse[0], named.coarse[0])
+    with torch.no_grad():
+        output = model.eval()(**processor(cases=[case]))
+    assert gout.logit == pytest.approx(float(output.logits[0, 0]), abs=1e-3)
+    assert gout.key_slice(0) == int(output.slice_attentions[:5].argmax())
+
+
+def test_weights_that_learned_nothing_give_another_map(tiny):
+    model, processor = tiny
+    other = with_random_vision(model, seed=1)
+    assert torch.equal(other.disorder_embeds, model.disorder_embeds)
+    maps = [saliency(one, processor, noise_case(), "Gout") for one in (model, other)]
+    ours, theirs = (np.concatenate([of_scan.ravel() for of_scan in each]) for each in maps)
+    assert np.abs(ours - theirs).mean() > 0.05
+
+
+def test_what_cannot_be_asked_is_refused(linear_model):
+    with pytest.raises(ValueError, match="'Gout' is not in this checkpoint's list"):
+        saliency(*linear_model, case_with_a_square(), "Gout")
+    with pytest.raises(ValueError, match="no scan"):
+        saliency(*linear_model, Case(), "Bright")
+
+
+def test_an_overlay_leaves_a_slice_as_it_is_where_the_map_is_dark():
+    pixels, seen = np.full((8, 12), 90, np.uint8), np.zeros((8, 12), np.float32)
+    seen[2, 3] = 1
+    shown = overlay(pixels, seen)
+    assert shown.shape == (8, 12, 3)
+    assert shown.dtype == np.uint8
+    assert (shown[seen == 0] == 90).all()
+    assert shown[2, 3, 0] > shown[2, 3, 2]
+    np.testing.assert_array_equal(overlay(np.repeat(pixels[..., None], 3, 2), seen), shown)
+
+
+def test_nifti_has_the_spacing_of_the_scan(tmp_path):
+    scan = Scan(np.zeros((3, 4, 5), np.uint8), spacing_mm=SPACING_MM)
+    seen = np.random.default_rng(0).random((3, 4, 5), np.float32)
+    to_nifti(scan, seen, tmp_path / "map.nii.gz")
+    image = nibabel.load(tmp_path / "map.nii.gz")
+    assert image.header.get_zooms() == SPACING_MM[::-1]
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32)[4, 3, 2], seen[2, 3, 4])
+    with pytest.raises(ValueError, match="not over a scan"):
+        to_nifti(scan, seen[:2], tmp_path / "map.nii.gz")
+
+
+def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path):
+    model, processor = tiny
+    processor.image_processor.max_slices = 4
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    prepare(Phantoms(6, size=32), tmp_path / "data", Settings(size=32, fractions=(0.0, 0.0, 1.0)))
+    found = localise(tmp_path / "model", tmp_path / "data", limit=3)
+    assert found["cases"] == 3
+    assert found["tries"] >= found["key_slice_tries"] > 0
+    for row in found["rows"].values():
+        for figure in row.values():
+            assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert found["rows"]["model"] != found["rows"]["random"]
+    assert localise(tmp_path / "model", tmp_path / "data", limit=3) == found
