@@ -1,29 +1,131 @@
-"""What `radfm demo` needs: a model built on the spot, and a real study that a dependency ships."""
+"""What `radfm demo` does: the whole way, from drawn patients to disorders that were never trained on, in minutes.
 
+Decisions:
+- Every step is what its command does, small: `radfm prepare phantoms`, `radfm train text`, `radfm train diagnosis`,
+  `radfm evaluate`, `radfm diagnose`. Nothing is specific to the demo but how little it takes of each.
+- Started again it goes on where it was, as the steps do; what is there already is shown at once.
+- Five disorders are kept from training, with every case that has one of them, and are found by name alone.
+"""
+
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
-from pydicom.data import get_testdata_file
+from radfm.console import DISCLAIMER, quiet_transformers, show, step, table
 
-# MR images of one patient in three series, part of pydicom's own test files.
-STUDY = Path(get_testdata_file("DICOMDIR")).parent / "98892003"
-
-DISORDERS = (
-    *("Normal", "Meningioma", "Glioblastoma", "Pituitary adenoma", "Vestibular schwannoma", "Brain metastasis"),
-    *("Multiple sclerosis", "Ischemic stroke", "Intracerebral hemorrhage", "Subdural hematoma", "Hydrocephalus"),
-    *("Arachnoid cyst", "Cerebral aneurysm", "Sinusitis", "Disc herniation", "Spinal stenosis", "Osteosarcoma"),
-    *("Pneumonia", "Pneumothorax", "Pleural effusion", "Pulmonary embolism", "Lung cancer", "Aortic dissection"),
-    *("Appendicitis", "Gallstones", "Cirrhosis", "Renal cell carcinoma", "Hydronephrosis", "Rib fracture"),
-    *("Anterior cruciate ligament tear", "Meniscal tear", "Osteomyelitis", "Breast cancer", "Thyroid nodule"),
+CASES = 700
+WITHHELD = (
+    *("Pleural effusion", "Simple cyst of kidney", "Multiple sclerosis", "Pneumothorax"),
+    "Intracerebral hemorrhage in hemisphere, subcortical",
 )
+_TEXT = ("training.max_steps=40", "training.per_device_train_batch_size=128", "training.warmup_steps=4")
+_TRAINING = ("training.max_steps=120", "training.save_steps=120", "training.eval_strategy=no", "training.report_to=[]")
 
 
-def build(folder: Path) -> int:
-    """Saves an untrained model that knows the names of `DISORDERS`, and its processor; returns its size in numbers."""
-    from radfm.knowledge.disorders import codes
-    from radfm.starting_points import embed_texts, untrained
+def run(out: Path) -> None:
+    """Everything, in the folder `out`; what it prints is for people."""
+    quiet_transformers()
+    began = time.monotonic()
+    data, text, plain, model = out / "phantoms", out / "text", out / "without_ke", out / "model"
+    with _part(f"1. {CASES} synthetic patients, several scans each", "radfm prepare phantoms"):
+        _draw(data)
+    with _part("2. A text encoder learns the tree and the words of ICD-10-CM", "radfm train text"):
+        _learn_text(text)
+    with _part("3. A model learns to name disorders, by a fixed list (no KE)", "radfm train diagnosis"):
+        _learn(data, plain, "diagnosis_fm")
+    with _part("4. Another learns by what they mean: the text encoder places them (KE)", "radfm train diagnosis"):
+        _learn(data, model, "diagnosis", f"text_encoder={text}")
+    with _part("5. Both on patients they have never seen, from few training cases to many", "radfm evaluate"):
+        _measure(data, plain, model)
+    with _part("6. One case, and where the model looked", "radfm diagnose ... --report"):
+        _diagnose(data, model, out / "report.html")
+    minutes = (time.monotonic() - began) / 60
+    show(f"\nDone in {minutes:.1f} minutes. The model in {model} is an ordinary checkpoint:", highlight=False)
+    show(f'   [bold]pipeline("zero-shot-diagnosis", model="{model}")[/]', highlight=False)
+    show("It has seen drawn patients only, and little of them. With your own:", highlight=False)
+    show("   [bold]radfm prepare manifest --template > cases.csv[/]       one row per file, then", highlight=False)
+    show("   [bold]radfm prepare manifest cases.csv datasets/mine[/]      and", highlight=False)
+    show(f"   [bold]radfm finetune datasets/mine --model {model} --output runs/mine[/]", highlight=False)
+    show("docs/data.md, docs/training.md and docs/finetuning.md say the rest.", highlight=False)
+    show(f"[dim]{DISCLAIMER}[/]")
 
-    model, processor = untrained()
-    model.set_disorders(DISORDERS, embed_texts(model, processor, DISORDERS), codes(DISORDERS))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return sum(parameter.numel() for parameter in model.parameters())
+
+def _draw(data: Path) -> None:
+    from radfm.data_prep.prepare import Settings, prepare
+    from radfm.data_prep.sources.phantoms import Phantoms
+    from radfm.data_prep.tables import RECORD
+
+    if not (data / RECORD).exists():
+        with step("Drawing") as progress:
+            prepare(Phantoms(CASES), data, Settings(size=96, cases_per_shard=50), processes=2, progress=progress)
+    show(f"   Look at them: {data / 'report.html'}", highlight=False)
+
+
+def _learn_text(text: Path) -> None:
+    from radfm.train.text import RECIPE, read_config, train
+
+    if not (text / RECIPE).exists():
+        train(read_config(_config("text"), [f"output={text}", "held_out=null", *_TEXT]))
+
+
+def _learn(data: Path, output: Path, name: str, *changes: str) -> None:
+    from radfm.train.diagnosis import RECIPE, read_config, train
+
+    if not (output / RECIPE).exists():
+        withheld = f"withheld={list(WITHHELD)}"
+        train(read_config(_config(name), [f"data={data}", f"output={output}", withheld, *_TRAINING, *changes]))
+
+
+def _measure(data: Path, plain: Path, model: Path) -> None:
+    from radfm.data_prep.dataset import load
+    from radfm.eval.command import show_comparison
+    from radfm.eval.diagnosis import compare
+    from radfm.eval.predict import score
+
+    names = load(data).vocabulary.names
+    known = [name for name in names if name not in WITHHELD]
+    with step("Scoring") as progress:
+        rows = {
+            "without KE": [score(plain, data, names=known, progress=progress)],
+            "with KE": [score(model, data, names=known, progress=progress)],
+        }
+        unseen = {"with KE": [score(model, data, progress=progress)]}
+    show_comparison(compare(rows, bootstraps=200))
+    show("   The five that it has never seen, by their names alone (chance is 0.5):", highlight=False)
+    show_comparison(compare(unseen, only=WITHHELD, bootstraps=200))
+
+
+def _diagnose(data: Path, model: Path, report: Path) -> None:
+    from transformers import pipeline
+
+    import radfm  # noqa: F401  registers the pipeline
+    from radfm.data_prep.dataset import load
+    from radfm.eval.case_report import write_report
+
+    cases = load(data, "test")
+    case = next(c for c in map(cases.__getitem__, range(len(cases))) if len(c.scans) > 1 and c.disorders)
+    pipe = pipeline("zero-shot-diagnosis", model=str(model))  # saved before, loaded here
+    found = pipe(case, top_k=5, return_attentions=True)
+    show(f"   {len(case.scans)} scans; what was drawn into them: [bold]{', '.join(case.disorders)}[/]", highlight=False)
+    rows = table("disorder", "ICD-10-CM", ">score")
+    for diagnosis in found["diagnoses"]:
+        style = "bold" if diagnosis["label"] in case.disorders else None
+        rows.add_row(diagnosis["label"], ", ".join(diagnosis["icd10cm"]), f"{diagnosis['score']:.3f}", style=style)
+    show(rows)
+    with step("Writing the report"):
+        write_report(report, pipe, case, found, str(model))
+    show(f"   Its scans, their key slices, and where the model looked: {report}", highlight=False)
+
+
+def _config(name: str) -> Path:
+    import radfm.train
+
+    return Path(radfm.train.__file__).parent / "configs" / f"{name}.yaml"
+
+
+@contextmanager
+def _part(title: str, command: str):
+    show(f"\n[bold]{title}[/]  [dim]{command}[/]", highlight=False)
+    began = time.monotonic()
+    yield
+    show(f"   [dim]{time.monotonic() - began:.0f} s[/]", highlight=False)

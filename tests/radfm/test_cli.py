@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from untrained import STUDY, build
 
 from radfm.cli import main
-from radfm.demo import STUDY, build
 
 
 @pytest.fixture(scope="module")
