@@ -6,8 +6,8 @@
 Decisions:
 - One try is a disorder of a case on one scan that shows it, as the masks say.
 - The pointing game (Zhang et al. 2018, "Top-down neural attention by excitation backprop"): is the middle of the
-  scan's brightest place in the mask? Without a tolerance. Beside it, what share of the map lies in the mask (Wang et al.
-  2020, Score-CAM), which does not hang on one voxel.
+  scan's brightest place in the mask? Without a tolerance. Beside it, what share of the map lies in the mask (Wang et
+  al. 2020, Score-CAM), which does not hang on one voxel.
 - A key slice meets where it is within two slices of any slice of the mask; scans of one slice are not asked.
 - A figure alone says little, since lesions lie in the middle of pictures. Beside the model stand the centre of the
   scan, with a map that is the same everywhere, and the same model with its weights but those of the text drawn anew.
