@@ -7,6 +7,7 @@ Decisions:
 - Five disorders are kept from training, with every case that has one of them, and are found by name alone.
 """
 
+import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ _TRAINING = ("training.max_steps=120", "training.save_steps=120", "training.eval
 
 def run(out: Path) -> None:
     """Everything, in the folder `out`; what it prints is for people."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     quiet_transformers()
     began = time.monotonic()
     data, text, plain, model = out / "phantoms", out / "text", out / "without_ke", out / "model"

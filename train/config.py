@@ -18,6 +18,9 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn that there is none
+
 
 class _Loader(yaml.SafeLoader):
     pass

@@ -108,7 +108,7 @@ def train(config: TextTraining) -> Path:
     ranking = MultipleNegativesRankingLoss(
         model,
         scale=config.scale,
-        gather_across_devices=True,
+        gather_across_devices=arguments.world_size > 1,
         directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
     )
