@@ -98,15 +98,31 @@ def bands(training_counts: np.ndarray) -> dict[str, np.ndarray]:
     return {"all": np.full(len(counts), True)} | inside
 
 
-def macro_auc(scores: np.ndarray, labels: np.ndarray, training_counts: np.ndarray) -> dict[str, float]:
+def same_groups(groups: Sequence[Sequence[str]], labels: np.ndarray) -> np.ndarray:
+    """(cases, disorders) bool: the case is in a group in which the disorder occurs, to be `counted` by `measure`.
+
+    Args:
+        groups: (cases,) the groups of each: none, one, or several, such as the parts of the body that it shows.
+        labels: (cases, disorders) of 0 and 1.
+    """
+    names = sorted({group for mine in groups for group in mine})
+    belongs = np.array([[name in mine for name in names] for mine in groups], int).reshape(len(groups), len(names))
+    return belongs @ (belongs.T @ labels > 0) > 0
+
+
+def macro_auc(
+    scores: np.ndarray, labels: np.ndarray, training_counts: np.ndarray, counted: np.ndarray | None = None
+) -> dict[str, float]:
     """The mean AUC over the disorders that some of these cases have and some have not, for a training log.
 
+    Args:
+        counted: as in `measure`.
     Returns:
         `auc`, and `auc_head`, `auc_body`, `auc_tail` where the band has such a disorder; `disorders`: how many count.
     Raises:
         ValueError: as `measure`, or no disorder can be measured.
     """
-    areas = measure(scores, labels, metrics=["auc"])["auc"]
+    areas = measure(scores, labels, metrics=["auc"], counted=counted)["auc"]
     if np.isnan(areas).all():
         raise ValueError(f"no disorder occurs in some and not in all of the {len(scores):,} cases")
     means = {band: float(mean) for band, mean in macro(areas, training_counts).items() if not np.isnan(mean)}

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from radfm.data_prep.tables import replacing
+from radfm.eval.metrics import same_groups
 
 from radfm.knowledge import icd10cm
 
@@ -89,11 +90,7 @@ class Scores:
         """(cases, disorders) bool: the case is in a group in which the disorder occurs. Raises: ValueError."""
         if attribute not in self.attributes:
             raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
-        groups = sorted({group for mine in self.attributes[attribute] for group in mine})
-        belongs = np.array([[group in mine for group in groups] for mine in self.attributes[attribute]], bool)
-        belongs = belongs.reshape(len(self.case_ids), len(groups))
-        occurs = belongs.T.astype(int) @ self.labels > 0  # (groups, disorders)
-        return belongs.astype(int) @ occurs > 0
+        return same_groups(self.attributes[attribute], self.labels)
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
         """(disorders,) bool: those that are named, whatever their capitals. Raises: ValueError for names not scored."""

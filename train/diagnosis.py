@@ -38,7 +38,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from radfm.data_prep.dataset import load
-from radfm.eval.metrics import macro_auc
+from radfm.eval.metrics import macro_auc, same_groups
 from radfm.train.augmentation import Augmentation
 from radfm.train.config import filled, trainer_arguments
 from radfm.train.config import read_config as read_yaml
@@ -182,7 +182,7 @@ class DiagnosisTrainer(Trainer):
             seed=config.seed,
             eval_strategy="steps" if len(validation) else "no",
             save_total_limit=2,
-            metric_for_best_model="auc",
+            metric_for_best_model="auc_within",
             greater_is_better=True,
             ddp_find_unused_parameters=False,
             remove_unused_columns=False,
@@ -255,7 +255,9 @@ class DiagnosisTrainer(Trainer):
         return step_loader(data, sampler, self.args.dataloader_num_workers)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Macro AUC over the disorders, see `radfm.eval.metrics`, of the whole validation split."""
+        """Macro AUC of the whole validation split, see `radfm.eval.metrics`, and `auc_within`: the same with negatives
+        that show a part of the body in which the disorder occurs. The first can be had by telling knees from heads.
+        """
         self.refresh_disorders()
         scores = self._scores(self.validation)
         if (bad := ~np.isfinite(scores).all(1)).any():
@@ -265,6 +267,10 @@ class DiagnosisTrainer(Trainer):
             found = macro_auc(scores, labels, self.train_dataset.label_counts)
         except ValueError as error:
             raise ValueError(f"validation: {error}: set training.eval_strategy=no") from error
+        counted = same_groups([self.validation.body_parts(case) for case in range(len(labels))], labels)
+        measurable = ((labels > 0) & counted).any(0) & ((labels == 0) & counted).any(0)
+        within = macro_auc(scores, labels, self.train_dataset.label_counts, counted) if measurable.any() else found
+        found["auc_within"] = within["auc"]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

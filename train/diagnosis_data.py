@@ -79,6 +79,11 @@ class DrawnCases(Dataset):
     def case_id(self, case: int) -> str:
         return self.cases.rows[self.rows[case]]["case_id"]
 
+    def body_parts(self, case: int) -> list[str]:
+        """The parts of the body that a case shows, as far as its scans say."""
+        scans = self.cases.rows[self.rows[case]]["scan_rows"]
+        return sorted({part for scan in scans if (part := self.cases.about(scan)["body_part"])})
+
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
         cases = [self._case(draw, rng) for draw, rng in zip(draws, generators, strict=True)]

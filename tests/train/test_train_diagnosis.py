@@ -188,7 +188,7 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
     recipe = json.loads((one_process / "radfm_diagnosis.json").read_text())
     assert recipe["data"]["fingerprint"] == load(phantoms).record["fingerprint"]
     assert recipe["config"]["by_disorder"] == 0.3
-    best = max(recipe["validations"], key=lambda entry: entry["eval_auc"])
+    best = max(recipe["validations"], key=lambda entry: entry["eval_auc_within"])
     assert recipe["validation"] == best
     assert recipe["step"] == best["step"]
     kept = load_file(one_process / f"checkpoint-{best['step']}" / "model.safetensors")
