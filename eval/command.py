@@ -259,14 +259,15 @@ def _table(first: str, rows: dict[str, dict], bands: dict[str, dict], seeds: dic
         cells = [_cell(figures[band], digits) for band in _COLUMNS]
         shown.add_row(name if seeds[name] == 1 else f"{name} ({seeds[name]} seeds)", *cells)
     counted = [f"{bands[band]['measured']:,} of {bands[band]['disorders']:,}" for band in _COLUMNS]
-    shown.add_row("disorders measured", *counted, style="dim")
+    shown.add_row("measured", *counted, style="dim")
     return shown
 
 
 def _cell(figure: dict | None, digits: str) -> str:
     if figure is None:
         return "-"
-    return f"{figure['value']:{digits}}\n{figure['low']:{digits}} to {figure['high']:{digits}}"
+    to = ", " if digits.startswith("+") else " to "  # two signs more, and it has to fit into 80 columns
+    return f"{figure['value']:{digits}}\n{figure['low']:.3f}{to}{figure['high']:.3f}"
 
 
 def _print_notes(name: str, tables: list[dict], result: dict) -> None:
