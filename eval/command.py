@@ -271,6 +271,19 @@ def _cell(figure: dict | None, digits: str) -> str:
 
 
 def _print_notes(name: str, tables: list[dict], result: dict) -> None:
+    names = result["bands"]["all"]["disorders"] if result["only"] is None else None
+    for what, ranks in {
+        "with one diagnosis": result["models"][name]["ranking"],
+        "whose one diagnosis no training case has": result["models"][name]["ranking_unseen"],
+    }.items():
+        if ranks["cases"] and names:
+            rank, top10 = ranks["median_rank"]["value"], ranks["top10"]["value"]
+            show(
+                f"{name}: {ranks['cases']:,} cases {what}: its median rank is {rank:.0f} of {names:,}; "
+                f"in {top10:.1%} it is among the first ten",
+                markup=False,
+                highlight=False,
+            )
     for about in tables:
         if left_out := about.get("left_out"):
             show(f"{name}: {len(left_out):,} cases could not be read, and are left out", markup=False)

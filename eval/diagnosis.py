@@ -41,7 +41,8 @@ def compare(
     Returns:
         `data`, `split`, `level`, `only`, `within`, `cases`, `patients`; `bands`: band -> `disorders`, and those
         `measured`; `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`,
-        `subgroups` (attribute -> see `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
+        `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
+        `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
         `differences`: name of a later row -> `macro` (as above, that row less the first), `disorders` (a list: the
         difference in AUC, `p`, `p_holm`, `p_bh`; without p where a row has several seeds).
     Raises:
@@ -82,6 +83,7 @@ def compare(
             "tables": [other.about for other in tables],
             "macro": _macros(again, counts),
             "ranking": _ranking(tables, measured, weights, seed),
+            "ranking_unseen": _ranking(tables, measured & (table.training_counts == 0), weights, seed),
             "subgroups": {
                 attribute: subgroups(scores, labels, groups, weights, seed)
                 for attribute, groups in table.attributes.items()

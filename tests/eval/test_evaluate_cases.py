@@ -199,6 +199,9 @@ def test_ranks_are_asked_of_cases_with_one_diagnosis_alone():
     found = compare({"toy": [toy()]}, bootstraps=20)
     assert found["models"]["toy"]["ranking"]["cases"] == 1  # Rickets was not scored, and is a diagnosis all the same
     assert found["models"]["toy"]["ranking"]["top1"]["value"] == 1
+    assert found["models"]["toy"]["ranking_unseen"]["cases"] == 0
+    unseen = compare({"toy": [toy(training=[[1], [2]])]}, bootstraps=20)["models"]["toy"]["ranking_unseen"]
+    assert (unseen["cases"], unseen["median_rank"]["value"]) == (1, 1)
 
 
 def test_measuring_some_disorders_leaves_the_others_as_rivals():
