@@ -9,18 +9,19 @@ Decisions:
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from radfm.console import DISCLAIMER, quiet_transformers, show, step, table
 
-CASES = 700
+CASES = 500
 WITHHELD = (
     *("Pleural effusion", "Simple cyst of kidney", "Multiple sclerosis", "Pneumothorax"),
     "Intracerebral hemorrhage in hemisphere, subcortical",
 )
 _TEXT = ("training.max_steps=40", "training.per_device_train_batch_size=128", "training.warmup_steps=4")
-_TRAINING = ("training.max_steps=120", "training.save_steps=120", "training.eval_strategy=no", "training.report_to=[]")
+_TRAINING = ("training.max_steps=80", "training.save_steps=80", "training.eval_strategy=no", "training.report_to=[]")
 
 
 def run(out: Path) -> None:
@@ -67,7 +68,8 @@ def _learn_text(text: Path) -> None:
     from radfm.train.text import RECIPE, read_config, train
 
     if not (text / RECIPE).exists():
-        train(read_config(_config("text"), [f"output={text}", "held_out=null", *_TEXT]))
+        with redirect_stdout(StringIO()):  # losses, which the progress bar need not be mixed with
+            train(read_config(_config("text"), [f"output={text}", "held_out=null", *_TEXT]))
 
 
 def _learn(data: Path, output: Path, name: str, *changes: str) -> None:
@@ -75,7 +77,8 @@ def _learn(data: Path, output: Path, name: str, *changes: str) -> None:
 
     if not (output / RECIPE).exists():
         withheld = f"withheld={list(WITHHELD)}"
-        train(read_config(_config(name), [f"data={data}", f"output={output}", withheld, *_TRAINING, *changes]))
+        with redirect_stdout(StringIO()):
+            train(read_config(_config(name), [f"data={data}", f"output={output}", withheld, *_TRAINING, *changes]))
 
 
 def _measure(data: Path, plain: Path, model: Path) -> None:

@@ -9,6 +9,7 @@ Decisions:
 - A history is one more token of its case, behind the scans. A case without one has a token less, and nothing else.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -518,7 +519,9 @@ class RadFMClassifier(nn.Module):
     def __init__(self, hidden_size: int, num_disorders: int):
         super().__init__()
         self.fc1 = nn.Linear(hidden_size, hidden_size)
-        self.fc2 = nn.Linear(hidden_size, num_disorders)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # there may be no disorder yet
+            self.fc2 = nn.Linear(hidden_size, num_disorders)
 
     def forward(self, case_embeds: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(case_embeds)))

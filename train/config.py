@@ -4,7 +4,8 @@ Decisions:
 - A file fills a dataclass, so that each key is documented where it is declared; what it does not say has a default.
 - Every argument of the Trainer stands under `training`, by its own name. radfm has no second name for any of them.
 - What is misspelled is refused: a key that does nothing would go unnoticed for days.
-- 1e-3 is a number, as in YAML 1.2; PyYAML alone would read it as text.
+- Values are those of YAML 1.2: 1e-3 is a number, and no is a word, as in eval_strategy=no. PyYAML alone would read a
+  text and a boolean.
 """
 
 import os
@@ -23,9 +24,15 @@ if not torch.cuda.is_available():
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

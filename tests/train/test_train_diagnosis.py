@@ -387,6 +387,13 @@ def test_an_argument_that_there_is_not_is_named(changes, message, phantoms, text
         train(tiny(phantoms, text_encoder, tmp_path / "run", **changes))
 
 
+def test_no_is_a_word_and_false_is_none():
+    config = read_config(
+        CONFIGS / "diagnosis.yaml", ["training.eval_strategy=no", "training.bf16=false", "history=True"]
+    )
+    assert (config.training["eval_strategy"], config.training["bf16"], config.history) == ("no", False, True)
+
+
 def test_a_number_may_be_written_with_an_exponent_alone():
     path = CONFIGS / "diagnosis.yaml"
     config = read_config(path, ["training.learning_rate=1e-3", "training.weight_decay=5E+2", "output=1e-3b"])
