@@ -106,8 +106,8 @@ def _measure(data: Path, plain: Path, model: Path) -> None:
     for line in (
         "Macro AUC, and where it lies in 95% of draws of the patients; chance is 0.5.",
         "Unseen: the five that were never trained on, by their names alone.",
-        "Same part: told from cases of the same part of the body alone. The rest is mostly",
-        "telling knees from heads; what is asked here takes longer training than a demo.",
+        "Same part: told from cases of the same part of the body alone. The rest is",
+        "mostly telling knees from heads; this takes longer training than a demo.",
     ):
         show(f"   {line}", highlight=False)
 
@@ -146,7 +146,7 @@ def _config(name: str) -> Path:
 
 @contextmanager
 def _part(title: str, command: str):
-    show(f"\n[bold]{title}[/]  [dim]{command}[/]", highlight=False)
+    show(f"\n[bold]{title}[/]\n   [dim]{command}[/]", highlight=False)
     began = time.monotonic()
     yield
     show(f"   [dim]{time.monotonic() - began:.0f} s[/]", highlight=False)
