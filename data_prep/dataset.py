@@ -149,6 +149,11 @@ class CaseDataset(Sequence[Case]):
         self.__init__(**state)
 
 
+def patient_of(row: dict) -> str:
+    """Whose case a row of the table of cases is; where nobody said, a patient of its own."""
+    return row["patient_id"] or row["case_id"]
+
+
 def scan_of(batch: pa.RecordBatch) -> Scan:
     """A row of the table of scans; its pixels are a read-only view of the file that the batch is mapped from."""
     about = about_of(batch)

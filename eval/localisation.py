@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset, load
+from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.bootstrap import interval, patient_weights
 from radfm.eval.saliency import Explanation, explain
 
@@ -78,7 +78,7 @@ def localise(
         if names:
             _try(models, processor, cases, index, names, tries)
             row = cases.rows[index]
-            patients += [row["patient_id"] or row["case_id"]] * (len(tries["model"]) - len(patients))
+            patients += [patient_of(row)] * (len(tries["model"]) - len(patients))
         progress(done, len(masked))
     weights = patient_weights(patients, _DRAWS, seed)
     return {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset, load
+from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.scores import Scores
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.sampling import steps_in_order
@@ -112,7 +112,7 @@ def table_of(
         names=list(names),
         icd10cm=[disorder.icd10cm if (disorder := vocabulary.find(name)) else [] for name in names],
         case_ids=[row["case_id"] for row in rows],
-        patients=[_patient(row) for row in rows],
+        patients=[patient_of(row) for row in rows],
         disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
         training=[rows for rows in training if rows],
         attributes=_attributes(cases, rows),
@@ -169,7 +169,7 @@ def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Ten
 def _refuse_shared_patients(cases: CaseDataset, split: str) -> None:
     splits: dict[str, set[str]] = {}
     for row in cases.rows:
-        splits.setdefault(_patient(row), set()).add(row["split"])
+        splits.setdefault(patient_of(row), set()).add(row["split"])
     shared = sorted(patient for patient, mine in splits.items() if split in mine and len(mine) > 1)
     if shared:
         more = f" and {len(shared) - _MOST_NAMED:,} more" if len(shared) > _MOST_NAMED else ""
@@ -182,10 +182,6 @@ def _refuse_shared_patients(cases: CaseDataset, split: str) -> None:
 def _as_in_the_data(name: str, cases: CaseDataset) -> str:
     found = cases.vocabulary.find(name)
     return name if found is None else found.name
-
-
-def _patient(row: dict) -> str:
-    return row["patient_id"] or row["case_id"]
 
 
 def _attributes(cases: CaseDataset, rows: list[dict]) -> dict[str, list[list[str]]]:

@@ -1,4 +1,5 @@
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,3 +37,40 @@ def tiny_config() -> dict:
         "hidden_size": 48,
         "projection_dim": 32,
     }
+
+
+@pytest.fixture
+def radfm(monkeypatch, capsys):
+    """Runs `radfm ...`: its exit status, standard output and standard error."""
+
+    from radfm.cli import main
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["radfm", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory) -> Path:
+    """A SentenceTransformer of two layers, with all-MiniLM-L6-v2's tokenizer."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from radfm import starting_points
+
+    folder = tmp_path_factory.mktemp("text")
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(starting_points.minilm_folder())
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(32)], device="cpu").save(str(folder / "e"))
+    return folder / "e"

@@ -4,8 +4,8 @@ Decisions:
 - Pixels are changed after they were normalised, so one strength fits all modalities; a scan's slices are changed
   together, by monai's transforms.
 - Turned and moved in the plane only: a scan's slices lie millimetres apart, and turning them out of the plane would mix
-  what was never beside each other. So a volume's slices are the channels of one 2D picture, which costs a tenth of
-  turning it as a volume; only bending is 3D.
+  what was never beside each other. So a volume's slices are the channels of one 2D picture, which costs less than
+  turning a volume; only bending is 3D.
 - A case keeps at least one scan. What is added to a case comes from cases that were found normal, of another part of
   the body: it changes no label (Zheng et al. 2024, who add normal scans to make cases of several).
 - Everything is drawn from a generator of (seed, epoch, case, time), so that a resumed run sees the same pictures, and

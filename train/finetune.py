@@ -46,7 +46,8 @@ import torch
 import yaml
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from radfm.data_prep.dataset import CaseDataset, load
+from radfm.data_prep.dataset import CaseDataset, load, patient_of
+from radfm.data_prep.tables import write_text
 from radfm.eval.metrics import macro_auc
 from radfm.train import calibration, probe
 from radfm.train.augmentation import Augmentation
@@ -208,7 +209,7 @@ class _Run:
             **how,
             "versions": {name: version(name) for name in ("radfm", "torch", "transformers", "timm", "peft")},
         }
-        _write(self.output / RECIPE, recipe)
+        write_text(self.output / RECIPE, json.dumps(recipe, indent=1) + "\n")
         return recipe
 
     def _finished_or_mine(self) -> dict | None:
@@ -222,7 +223,7 @@ class _Run:
                     return found
         self.work.mkdir(parents=True, exist_ok=True)
         if _is_main_process():
-            _write(self.work / "run.json", self.key)
+            write_text(self.work / "run.json", json.dumps(self.key, indent=1) + "\n")
         return None
 
     def _probe(self, before: Tensor) -> tuple[RadFMForDiagnosis, Tensor, dict]:
@@ -350,8 +351,7 @@ class _Run:
             raise ValueError(f"loss: {error}") from error
 
     def _patients(self) -> list[str]:
-        rows = (self.validation.cases.rows[row] for row in self.validation.rows)
-        return [row["patient_id"] or row["case_id"] for row in rows]
+        return [patient_of(self.validation.cases.rows[row]) for row in self.validation.rows]
 
 
 class _Trainer(DiagnosisTrainer):
@@ -608,12 +608,6 @@ def _fingerprint(model: RadFMForDiagnosis) -> str:
 
 def _is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
-
-
-def _write(file: Path, content: dict) -> None:
-    part = file.with_name(f".{file.name}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, file)
 
 
 def main(arguments: list[str] | None = None) -> None:

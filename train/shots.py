@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from radfm.data_prep.dataset import CaseDataset
+from radfm.data_prep.dataset import CaseDataset, patient_of
 
 
 def few_shots(cases: CaseDataset, shots: int | None, seed: int = 0) -> list[int]:
@@ -24,7 +24,7 @@ def few_shots(cases: CaseDataset, shots: int | None, seed: int = 0) -> list[int]
         return list(range(len(cases)))
     if shots < 1:
         raise ValueError(f"shots are at least 1 case of each class, not {shots}")
-    patients = [row["patient_id"] or row["case_id"] for row in cases.rows]
+    patients = [patient_of(row) for row in cases.rows]
     rows, short = draw([row["labels"] for row in cases.rows], patients, shots, seed)
     if short:
         names = [f"{'normal' if c is None else cases.vocabulary.names[c]} {n}" for c, n in list(short.items())[:5]]

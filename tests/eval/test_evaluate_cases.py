@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from radfm.eval.predict import score
 from radfm.eval.scores import Scores
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
-from radfm.cli import main
 from radfm.starting_points import embed_texts, processor_for
 
 
@@ -60,21 +58,6 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def table(checkpoint, phantoms) -> Scores:
     return score(checkpoint, phantoms)
-
-
-@pytest.fixture
-def radfm(monkeypatch, capsys):
-    """Runs `radfm ...`: its exit status, standard output and standard error."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["radfm", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def toy(**changes) -> Scores:

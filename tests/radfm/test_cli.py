@@ -2,13 +2,10 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 from untrained import STUDY, build
-
-from radfm.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -16,21 +13,6 @@ def checkpoint(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("checkpoint")
     build(folder)
     return str(folder)
-
-
-@pytest.fixture
-def radfm(monkeypatch, capsys):
-    """Runs `radfm ...`: its exit status, standard output and standard error."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["radfm", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_a_real_study_is_diagnosed_in_a_table(radfm, checkpoint):

@@ -28,9 +28,7 @@ from radfm.train.diagnosis_data import DrawnCases
 from radfm.train.diagnosis_model import load_tower
 from radfm.train.sampling import Draw
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import AutoTokenizer, BertConfig, BertModel, pipeline
+from transformers import pipeline
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
 
@@ -44,19 +42,6 @@ def phantoms(tmp_path_factory) -> Path:
     settings = Settings(size=48, cases_per_shard=10, fractions=(0.6, 0.4, 0.0))
     prepare(Phantoms(50, size=48), folder, settings)
     return folder
-
-
-@pytest.fixture(scope="session")
-def text_encoder(tmp_path_factory) -> Path:
-    """A SentenceTransformer of two layers, with all-MiniLM-L6-v2's tokenizer."""
-    folder = tmp_path_factory.mktemp("text")
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(starting_points.minilm_folder())
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "bert")
-    tokenizer.save_pretrained(folder / "bert")
-    SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(32)], device="cpu").save(str(folder / "e"))
-    return folder / "e"
 
 
 def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> DiagnosisTraining:

@@ -18,8 +18,6 @@ from radfm.train.text_pairs import text_pairs
 from radfm.train.vocabulary import trim_vocabulary
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 from radfm import starting_points
 from radfm.knowledge import icd10cm, ontology
@@ -39,20 +37,6 @@ def obo(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("obo") / "toy.obo"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A SentenceTransformer of one layer, with all-MiniLM-L6-v2's tokenizer."""
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(starting_points.minilm_folder())
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder / "bert")
-    tokenizer.save_pretrained(folder / "bert")
-    encoder = Transformer(str(folder / "bert"))
-    SentenceTransformer(modules=[encoder, Pooling(32)], device="cpu").save(str(folder / "encoder"))
-    return folder / "encoder"
 
 
 def config(output: Path, base: Path, obo: Path, **changes) -> TextTraining:
@@ -134,9 +118,9 @@ def test_neighbours_meet_in_a_batch_more_often_than_by_chance():
     assert sum(alike) / len(alike) > 0.4  # by chance 0.25
 
 
-def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_others(base):
+def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_others(text_encoder):
     texts = ["Pneumothorax", "Crohn's disease of the small bowel", "tumour of the pleura"]
-    whole, trimmed = load_encoder(base), load_encoder(base)
+    whole, trimmed = load_encoder(text_encoder), load_encoder(text_encoder)
     before = len(trimmed.tokenizer)
     left = trim_vocabulary(trimmed, texts)
     assert left == len(trimmed.tokenizer) < before / 5
@@ -146,8 +130,8 @@ def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_ot
     assert trimmed.tokenizer.unk_token not in trimmed.tokenizer.tokenize("quizzical zygote")
 
 
-def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, base, obo):
-    output = train(config(tmp_path / "out", base, obo, trim=True, held_out=1))
+def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, text_encoder, obo):
+    output = train(config(tmp_path / "out", text_encoder, obo, trim=True, held_out=1))
     assert json.loads((output / "radfm_text.json").read_text())["held_out"] == 1
     texts = ["lung cancer", "abscess of the liver"]
     theirs = SentenceTransformer(str(output), device="cpu").encode(texts, normalize_embeddings=True)
@@ -160,20 +144,20 @@ def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_en
     assert type(model).from_pretrained(tmp_path / "model").config.text_config.vocab_size < 30522
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, base, obo):
-    whole = train(config(tmp_path / "whole", base, obo))
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
+    whole = train(config(tmp_path / "whole", text_encoder, obo))
     shutil.copytree(whole / "checkpoint-3", tmp_path / "killed" / "checkpoint-3")
-    resumed = train(config(tmp_path / "killed", base, obo))
+    resumed = train(config(tmp_path / "killed", text_encoder, obo))
     assert losses(resumed) == losses(whole)
     expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("strategy", ["DDP", "zero2"])
-def test_two_processes_learn_what_one_does(tmp_path, base, obo, strategy):
+def test_two_processes_learn_what_one_does(tmp_path, text_encoder, obo, strategy):
     ranked = ["synonyms", "definitions", "cross references"]  # CoSENT ranks the pairs of each process by themselves
-    one = train(config(tmp_path / "one", base, obo, knowledge=ranked))
-    written = config(tmp_path / "two", base, obo, knowledge=ranked)
+    one = train(config(tmp_path / "one", text_encoder, obo, knowledge=ranked))
+    written = config(tmp_path / "two", text_encoder, obo, knowledge=ranked)
     if strategy == "zero2":
         written.training["deepspeed"] = str(files("radfm.train") / "configs" / "zero2.json")
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(vars(written)))
@@ -212,8 +196,8 @@ def test_changes_reach_the_trainers_arguments(tmp_path):
     assert (changed.training["max_steps"], changed.held_out, changed.knowledge) == (7, None, ["hierarchy"])
 
 
-def test_an_unknown_training_argument_or_base_is_named(tmp_path, base, obo):
+def test_an_unknown_training_argument_or_base_is_named(tmp_path, text_encoder, obo):
     with pytest.raises(ValueError, match="no max_step"):
-        train(config(tmp_path / "x", base, obo, training={"max_step": 3}))
+        train(config(tmp_path / "x", text_encoder, obo, training={"max_step": 3}))
     with pytest.raises(ValueError, match="nowhere cannot be loaded"):
         load_encoder(tmp_path / "nowhere")
