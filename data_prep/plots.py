@@ -3,6 +3,7 @@
 Decisions:
 - Narrow, with large letters: two stand side by side on a screen, and one fills a phone and stays legible.
 - As SVG, words stay words: they can be searched, and names in any script are drawn by the reader's own fonts.
+- Within a page, colours are those of its style, so a figure follows the page into the dark.
 - The same numbers give the same bytes: no date, and a fixed salt for the ids.
 """
 
@@ -22,8 +23,9 @@ from radfm.data_prep.plan import SPLITS
 INK, FAINT = "#22303c", "#8a97a3"
 SPLIT_COLOURS = dict(zip(SPLITS, ("#2f5d7c", "#9dbdd0", "#d39a4a"), strict=True))
 GROUP_COLOURS = dict(zip(GROUPS, ("#1d425c", "#4d86a8", "#a3c3d5"), strict=True))
+VARIABLES = {INK: "ink", FAINT: "faint"} | {c: name for name, c in (SPLIT_COLOURS | GROUP_COLOURS).items()}
 _ONE = SPLIT_COLOURS["train"]
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": FAINT,
@@ -79,8 +81,8 @@ def tail(counts: Counts) -> Figure:
     """Training cases of every disorder, from the most frequent to the rarest."""
     cases = sorted((one.split_cases["train"] for one in counts.disorders), reverse=True)
     seen = [n for n in cases if n]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(3.0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(3.0)
         for group, (least, most) in _limits().items():
             ranks = [i for i, n in enumerate(seen) if least <= n < most]
             total = _count(sum(least <= n < most for n in cases), "disorder")
@@ -107,8 +109,8 @@ def tail(counts: Counts) -> Figure:
 
 def stratification(counts: Counts) -> Figure:
     """Share of each disorder's cases that is in the training split, against how many cases it has."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(3.0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(3.0)
         dots = Counter((one.cases, one.split_cases["train"], one.group) for one in counts.disorders if one.cases)
         cases = [cases for cases, _, _ in dots]
         shares = [training / cases for cases, training, _ in dots]
@@ -128,25 +130,39 @@ def stratification(counts: Counts) -> Figure:
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """To stand within a page: without a header, and without what names a place in the network."""
-    file = StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = file.getvalue()
+def svg(figure: Figure, variables: Mapping[str, str] = VARIABLES) -> str:
+    """To stand within a page: without a header, and without what names a place in the network.
+
+    Args:
+        variables: colours, as #rrggbb, and the CSS variables that may change them.
+    """
+    text = svg_file(figure, transparent=True)
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"", "", text, flags=re.S)
     text = re.sub(r" (width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
+    for colour, name in variables.items():
+        text = text.replace(f": {colour}", f": var(--{name}, {colour})")
     return re.sub(r"\n\s*", "\n", text.replace("<svg", '<svg aria-hidden="true"', 1)).strip()
+
+
+def svg_file(figure: Figure, transparent: bool = False) -> str:
+    """To stand alone, on white where it is not transparent."""
+    file = StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(
+            file, format="svg", transparent=transparent, facecolor="white", metadata={"Date": None, "Creator": None}
+        )
+    return file.getvalue()
 
 
 def png(figure: Figure) -> bytes:
     file = BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return file.getvalue()
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
+def axes_of(height: float) -> tuple[Figure, Axes]:
+    """A figure of the house's width, so many inches high; to be drawn in a context of `STYLE`."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -156,8 +172,8 @@ def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
     names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in bars]
     totals = [sum(parts.values()) for parts in bars.values()]
     splits = list(next(iter(bars.values())))
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(0.55 + 0.24 * len(names) + (0.25 if len(splits) > 1 else 0))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(0.55 + 0.24 * len(names) + (0.25 if len(splits) > 1 else 0))
         left = [0] * len(names)
         for split in splits:
             lengths = [parts[split] for parts in bars.values()]
@@ -188,8 +204,8 @@ def _histogram(found: Mapping[int, int], least: tuple[int, ...], what: str, unit
                for low, end in zip(edges, ends, strict=True)]  # fmt: skip
     tops = [(end or max(most + 1, low + 1)) - 1 for low, end in zip(edges, ends, strict=True)]
     names = [f"{low}" if low >= top else f"{low}–{top}" for low, top in zip(edges, tops, strict=True)]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(2.3)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(2.3)
         axes.bar(range(len(names)), heights, 0.78, color=_ONE, linewidth=0)
         for place, height in enumerate(heights):
             if height:

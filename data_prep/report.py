@@ -14,9 +14,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from radfm.data_prep import plots
 from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts, bytes_on_disk, count, described
+from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.tables import write_text
@@ -90,19 +90,6 @@ def write_report(
         )
     )
     write_text(out / REPORT, page.rstrip() + "\n")
-
-
-def environment() -> Environment:
-    """Of the templates, with the filters that they use."""
-    jinja = Environment(
-        loader=PackageLoader("radfm.data_prep", "templates"),
-        autoescape=lambda name: name is not None and name.endswith(".html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters |= {"number": _number, "many": _many, "bytes": _bytes, "share": _share}
-    return jinja
 
 
 def _figures(counts: Counts) -> dict[str, str]:
@@ -255,25 +242,3 @@ def _written(scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures)
         "more": max(0, len(rows) - _TEXT_ROWS),
         "modalities": Counter(scans[row]["modality"] or UNKNOWN for row in rows).most_common(),
     }  # fmt: skip
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def _many(number: int, what: str, plural: str | None = None) -> str:
-    """ "1 case", "2 cases" """
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
-
-
-def _share(part: int, whole: int) -> str:
-    percent = 100 * part / whole if whole else 0.0
-    return f"{percent:.{int(0 < percent < 10)}f}\N{NO-BREAK SPACE}%"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if size >= 10 or unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"

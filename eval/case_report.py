@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay
@@ -48,39 +48,25 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
     config = pipe.model.config
     weights = [seen["weight"] for seen in found["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
-    page = (
-        _environment()
-        .get_template("case.html")
-        .render(
-            disclaimer=DISCLAIMER,
-            config=config,
-            model=_name(model),
-            files=_fingerprint(model),
-            version=version("radfm"),
-            edition=icd10cm.edition(),
-            case=case,
-            slices=sum(len(scan.pixels) for scan in case.scans),
-            explained=names,
-            diagnoses=[_diagnosis(diagnosis, config) for diagnosis in found["diagnoses"]],
-            scans=[_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
-            heaviest=heaviest[0],
-            other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
-            reads_history=config.use_history,
-        )
+    jinja = environment("radfm.eval")
+    jinja.filters |= {"percent": lambda share: f"{share:.0%}", "score": lambda score: f"{score:.3g}"}
+    page = jinja.get_template("case.html").render(
+        disclaimer=DISCLAIMER,
+        config=config,
+        model=_name(model),
+        files=_fingerprint(model),
+        version=version("radfm"),
+        edition=icd10cm.edition(),
+        case=case,
+        slices=sum(len(scan.pixels) for scan in case.scans),
+        explained=names,
+        diagnoses=[_diagnosis(diagnosis, config) for diagnosis in found["diagnoses"]],
+        scans=[_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
+        heaviest=heaviest[0],
+        other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
+        reads_history=config.use_history,
     )
     write_text(file, page.rstrip() + "\n")
-
-
-def _environment() -> Environment:
-    jinja = Environment(
-        loader=PackageLoader("radfm.eval", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters |= {"many": _many, "percent": lambda share: f"{share:.0%}", "score": lambda score: f"{score:.3g}"}
-    return jinja
 
 
 def _diagnosis(diagnosis: dict, config) -> dict:
@@ -198,8 +184,3 @@ def _fingerprint(model: str) -> list[tuple[str, str]]:
         with file.open("rb") as content:
             found.append((file.name, hashlib.file_digest(content, "sha256").hexdigest()))
     return found
-
-
-def _many(number: int, what: str) -> str:
-    """ "1 scan", "2 scans" """
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
