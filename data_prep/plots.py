@@ -30,6 +30,7 @@ STYLE = {
     "text.color": INK,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
+    "axes.facecolor": "none",
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -136,7 +137,7 @@ def svg(figure: Figure, variables: Mapping[str, str] = VARIABLES) -> str:
     Args:
         variables: colours, as #rrggbb, and the CSS variables that may change them.
     """
-    text = svg_file(figure, transparent=True)
+    text = svg_file(figure, "none")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"", "", text, flags=re.S)
     text = re.sub(r" (width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
     for colour, name in variables.items():
@@ -144,13 +145,11 @@ def svg(figure: Figure, variables: Mapping[str, str] = VARIABLES) -> str:
     return re.sub(r"\n\s*", "\n", text.replace("<svg", '<svg aria-hidden="true"', 1)).strip()
 
 
-def svg_file(figure: Figure, transparent: bool = False) -> str:
-    """To stand alone, on white where it is not transparent."""
-    file = StringIO()
+def svg_file(figure: Figure, background: str = "white") -> str:
+    """To stand alone."""
+    file, about = StringIO(), {"Date": None, "Creator": None}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(
-            file, format="svg", transparent=transparent, facecolor="white", metadata={"Date": None, "Creator": None}
-        )
+        figure.savefig(file, format="svg", facecolor=background, metadata=about)
     return file.getvalue()
 
 

@@ -81,6 +81,38 @@ def measure(
     return {name: values[:, 0] for name, values in found.items()} if weights is None else found
 
 
+def roc(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    rates: np.ndarray,
+    weights: np.ndarray,
+    counted: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The ROC curves of the disorders that can be measured, one after another: row, and recall (rates, draws) float64.
+
+    Recall is that of the metrics above: the best of all thresholds whose false positive rate is at most so much. It is
+    nan in a draw without positive or without negative cases.
+
+    Args:
+        scores, labels, weights, counted: as in `measure`.
+        rates: (rates,) false positive rates, ascending.
+    Raises:
+        ValueError: as `measure`.
+    """
+    scores, labels = checked(scores, labels)
+    counts, asked = torch.from_numpy(np.float32(weights)), torch.as_tensor(rates, dtype=torch.float64)
+    for disorder in range(scores.shape[1]):
+        rows = slice(None) if counted is None else np.flatnonzero(counted[:, disorder])
+        positive = np.flatnonzero(labels[rows, disorder])
+        if not 0 < len(positive) < len(labels[rows]):
+            continue
+        recall = np.empty((len(rates), counts.shape[1]))
+        with _one_thread():
+            for draws, curve in _curves(-scores[rows, disorder], positive, counts[rows]):
+                recall[:, draws] = _recall_at(asked, curve)
+        yield disorder, recall
+
+
 def macro(values: np.ndarray, training_counts: np.ndarray) -> dict[str, np.ndarray]:
     """The mean over the disorders that have a value: "all", "head", "body", "tail" -> (...), nan where none has.
 
@@ -249,9 +281,16 @@ def _mcc(curve: _Curve) -> Tensor:
 
 
 def _recall(at_fpr: float, curve: _Curve) -> Tensor:
-    most = (at_fpr * curve.n).ceil()
-    most -= (most / curve.n > at_fpr).double()  # the most false alarms whose rate, as divided here, is within it
-    return _of_two_classes(curve, (curve.tp * (curve.fp <= most)).amax(0) / curve.p)
+    return _recall_at(torch.tensor([at_fpr], dtype=torch.float64), curve)[0]
+
+
+def _recall_at(rates: Tensor, curve: _Curve) -> Tensor:
+    """(rates, draws)"""
+    most = (rates[:, None] * curve.n).ceil()
+    most -= (most / curve.n > rates[:, None]).double()  # the most false alarms whose rate, as divided here, is within
+    within = torch.searchsorted(curve.fp.T.contiguous(), most.T.contiguous(), right=True)  # (draws, rates) thresholds
+    tp = torch.cat([torch.zeros_like(curve.tp[:1]), curve.tp]).T
+    return _of_two_classes(curve, tp.gather(1, within).T / curve.p)
 
 
 def _of_two_classes(curve: _Curve, values: Tensor) -> Tensor:
