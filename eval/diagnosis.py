@@ -55,7 +55,7 @@ def compare(
     table = next(iter(recipes.values()))[0]
     for name, tables in recipes.items():
         for other in tables:
-            _refuse_other(table, other, name)
+            refuse_other(table, other, name)
     measured = np.full(len(table.names), True) if only is None else table.rows_of(only)
     labels, counts = table.labels[:, measured], table.training_counts[measured]
     names = [name for name, wanted in zip(table.names, measured, strict=True) if wanted]
@@ -117,7 +117,8 @@ def compare(
     return _without_nan(result)
 
 
-def _refuse_other(table: Scores, other: Scores, name: str) -> None:
+def refuse_other(table: Scores, other: Scores, name: str) -> None:
+    """Raises: ValueError where the second table is not of the same cases, labels and disorders."""
     for what in ("data", "split"):
         if table.about.get(what) != other.about.get(what):
             raise ValueError(f"{name} was scored on other data: {what} {other.about.get(what)}")

@@ -12,7 +12,7 @@ Decisions:
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.sampling import steps_in_order
 from torch import Tensor
 
-from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts
 
@@ -63,26 +63,81 @@ def score(
         ValueError: a patient is in several splits, the split has no labelled case, an mlp head lacks a disorder, or a
             score is no number.
     """
-    everything, cases = load(data), load(data, split, labelled=True)
+    network, processor = load_checkpoint(model, device)
+    about = {"model": Path(model).name, "checkpoint": _sha256(Path(model)), **_recipe(Path(model))}
+    return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about)
+
+
+def score_with(
+    network: RadFMForDiagnosis,
+    processor: RadFMProcessor,
+    data: str | Path,
+    split: str = "test",
+    names: Sequence[str] | None = None,
+    embeds: Tensor | None = None,
+    bf16: bool = False,
+    one_scan: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    about: dict | None = None,
+) -> Scores:
+    """`score` by a model that is in memory already.
+
+    Args:
+        embeds: (disorders, d) of the names, which the model is then asked with, even for a name that it knows.
+        about: where the model comes from.
+    """
+    everything, cases = load(data), labelled_cases(data, split)
     _refuse_shared_patients(everything, split)
-    if not len(cases):
-        raise ValueError(f"{data} has no labelled case in its split {split!r}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network, processor = _load(model, device)
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
-    columns, embeds = _addressed(network, processor, names)
+    columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
     shown = DrawnCases(cases, processor, one_scan=one_scan)
-    scores = _scores(network, shown, columns, embeds, bf16, progress)
+    scores, logits = _scores(network, shown, columns, embeds, bf16, progress)
     about = {
-        "model": Path(model).name,
-        "checkpoint": _sha256(Path(model)),
+        **(about or {}),
         "dtype": "bfloat16" if bf16 else "float32",
         "vocabulary": "the data set's" if list(names) == vocabulary.names else "given",
         "scans": "one" if one_scan else "all",
-        **_recipe(Path(model)),
+        **_limits(network.config, columns),
     }
-    return table_of(shown, everything, scores, names, about)
+    return table_of(shown, everything, scores, names, about, logits)
+
+
+def labelled_cases(data: str | Path, split: str) -> CaseDataset:
+    """Raises: ValueError, FileNotFoundError: there is no such data set, or no labelled case in the split."""
+    cases = load(data, split, labelled=True)
+    if not len(cases):
+        raise ValueError(f"{data} has no labelled case in its split {split!r}")
+    return cases
+
+
+def load_checkpoint(folder: str | Path, device: str | None = None) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """Args: device: "cpu", "cuda", ...; None: a GPU where there is one. Raises: FileNotFoundError."""
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it holds no config.json")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
+
+
+@torch.inference_mode()
+def outputs(
+    network: RadFMForDiagnosis,
+    shown: DrawnCases,
+    bf16: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Iterator[tuple[Tensor, Tensor, RadFMDiagnosisOutput]]:
+    """What the model says of all cases, step by step: their rows (cases,), how many scans each has, and its output."""
+    done, steps = 0, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)
+    if shown.one_scan:  # a draw with an epoch shows one
+        steps = [[draw._replace(epoch=0) for draw in step] for step in steps]
+    for batch in step_loader(shown, steps):
+        rows = batch.pop("case_rows")
+        del batch["labels"], batch["key_slices"]
+        with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
+            seen = network(**{key: value.to(network.device) for key, value in batch.items()})
+        yield rows, batch["scans_per_case"], seen
+        done += len(rows)
+        progress(done, len(shown))
 
 
 def table_of(
@@ -91,6 +146,7 @@ def table_of(
     scores: np.ndarray,
     names: Sequence[str] | None = None,
     about: dict | None = None,
+    logits: np.ndarray | None = None,
 ) -> Scores:
     """Scores of any origin, with all that the data set says of these cases.
 
@@ -99,6 +155,7 @@ def table_of(
         scores: (cases, disorders).
         names: of the disorders; None: those of the data set.
         about: what is known of their origin.
+        logits: (cases, disorders) the scores before they were calibrated; None where they were not.
     """
     cases = shown.cases
     vocabulary = cases.vocabulary
@@ -124,32 +181,46 @@ def table_of(
             "left_out": dict(shown.skipped),
             "radfm": version("radfm"),
         },
+        logits=logits,
     )
 
 
 @torch.inference_mode()
-def _scores(network, shown: DrawnCases, columns: list[int], embeds: Tensor | None, bf16: bool, progress) -> np.ndarray:
-    scores = torch.empty(len(shown), len(columns))
-    device, done = network.device, 0
-    steps = steps_in_order(shown.slice_counts, _SLICES_PER_STEP)
-    if shown.one_scan:  # a draw with an epoch shows one
-        steps = [[draw._replace(epoch=0) for draw in step] for step in steps]
-    for batch in step_loader(shown, steps):
-        rows = batch.pop("case_rows")
-        del batch["labels"], batch["key_slices"]
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            seen = network(**{key: value.to(device) for key, value in batch.items()})
-            others = [] if embeds is None else [network.logits(seen.case_embeds, embeds).float()]
-        scores[rows] = torch.cat([network.log_odds(seen.logits).float(), *others], dim=1)[:, columns].cpu()
-        done += len(rows)
-        progress(done, len(shown))
-    return scores.numpy()
+def _scores(
+    network, shown: DrawnCases, columns: list[int] | None, embeds: Tensor | None, bf16: bool, progress
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(cases, disorders) scores, and logits where calibrating changes them: of the vocabulary, then of `embeds`.
+
+    Args:
+        columns: which of these; None: of `embeds` alone.
+    """
+    scores, logits = {}, {}
+    calibrated = columns is not None and network.config.calibration is not None
+    for rows, _, seen in outputs(network, shown, bf16, progress):
+        others = [] if embeds is None else [network.logits(seen.case_embeds, embeds).float()]
+        known = [] if columns is None else [network.log_odds(seen.logits).float()]
+        scores |= zip(rows.tolist(), torch.cat(known + others, 1).cpu(), strict=True)
+        if calibrated:
+            logits |= zip(rows.tolist(), torch.cat([seen.logits.float(), *others], 1).cpu(), strict=True)
+    chosen = slice(None) if columns is None else columns
+    found = [
+        torch.stack([values[row] for row in range(len(shown))])[:, chosen].numpy() if values else None
+        for values in (scores, logits)
+    ]
+    return found[0], found[1]
 
 
-def _load(folder: str | Path, device: torch.device) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it holds no config.json")
-    return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
+def _limits(config, columns: list[int] | None) -> dict:
+    """Where the checkpoint has any, its thresholds of these disorders (None where there is none), and rule for sets."""
+    if columns is None:
+        return {}
+    found, known = {}, config.thresholds or []
+    thresholds = [known[row] if row < len(known) else None for row in columns]
+    if any(threshold is not None for threshold in thresholds):
+        found["thresholds"] = thresholds
+    if config.prediction_sets is not None:
+        found["prediction_sets"] = config.prediction_sets
+    return found
 
 
 def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Tensor | None]:

@@ -25,6 +25,7 @@ from radfm.eval.metrics import same_groups
 
 from radfm.knowledge import icd10cm
 
+OF_DISORDERS = ("thresholds", "prediction_sets")  # in `about`, and of no use at another level
 LEVELS = ("disorder", "chapter", "block", "category", "4", "5", "6")
 
 _FORMAT = 1
@@ -42,6 +43,7 @@ class Scores:
         training: for each training case that has any, the rows of its disorders.
         attributes: what subgroups are made of: name -> (cases,) lists of groups.
         about: where the scores come from: "model", "checkpoint", "data", "split" and more, see `radfm.eval.predict`.
+        logits: (cases, disorders) float32, the scores before they were calibrated; None where they were not.
     Raises:
         ValueError: shapes or names that do not match, scores that are nan.
     """
@@ -55,11 +57,14 @@ class Scores:
     training: list[list[int]]
     attributes: dict[str, list[list[str]]] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    logits: np.ndarray | None = None
 
     def __post_init__(self):
         cases, disorders = len(self.case_ids), len(self.names)
         if self.scores.shape != (cases, disorders):
             raise ValueError(f"scores are {self.scores.shape}, for {cases:,} cases and {disorders:,} disorders")
+        if self.logits is not None and self.logits.shape != self.scores.shape:
+            raise ValueError(f"logits are {self.logits.shape}, for scores of {self.scores.shape}")
         for what, values in {"patients": self.patients, "disorders": self.disorders, **self.attributes}.items():
             if len(values) != cases:
                 raise ValueError(f"{what} of {len(values):,} cases, and scores of {cases:,}")
@@ -132,14 +137,20 @@ class Scores:
         ]
         training = [sorted({place[code] for row in rows for code in codes_of[row]}) for rows in self.training]
         without = sum(not codes for codes in codes_of)
+        highest = [
+            None if values is None else np.stack([values[:, rows_of[code]].max(1) for code in codes], 1)
+            for values in (self.scores, self.logits)
+        ]
+        about = {key: value for key, value in self.about.items() if key not in OF_DISORDERS}
         return replace(
             self,
-            scores=np.stack([self.scores[:, rows_of[code]].max(1) for code in codes], 1),
+            scores=highest[0],
+            logits=highest[1],
             names=[name_of[code] for code in codes],
             icd10cm=[[code] for code in codes],
             disorders=disorders,
             training=[rows for rows in training if rows],
-            about=self.about | {"level": level, "disorders_without_code": without},
+            about=about | {"level": level, "disorders_without_code": without},
         )
 
     def save(self, path: str | Path) -> Path:
@@ -147,10 +158,10 @@ class Scores:
             "case_id": pa.array(self.case_ids, pa.string()),
             "patient_id": pa.array(self.patients, pa.string()),
             "disorders": pa.array(self.disorders, pa.list_(pa.string())),
-            "scores": pa.FixedSizeListArray.from_arrays(
-                pa.array(np.ascontiguousarray(self.scores, np.float32).ravel()), len(self.names)
-            ),
+            "scores": _column(self.scores),
         }
+        if self.logits is not None:
+            columns["logits"] = _column(self.logits)
         for name, groups in self.attributes.items():
             columns[f"by {name}"] = pa.array(groups, pa.list_(pa.string()))
         rest = {"format": _FORMAT, "names": self.names, "icd10cm": self.icd10cm, "training": self.training}
@@ -172,9 +183,10 @@ class Scores:
             if rest["format"] != _FORMAT:
                 raise ValueError(f"it has format {rest['format']!r}")
             by = [name for name in table.column_names if name.startswith("by ")]
-            scores = table["scores"].combine_chunks()
+            shape = len(table), len(rest["names"])
             return cls(
-                scores=scores.flatten().to_numpy().reshape(len(table), len(rest["names"])),
+                scores=_values(table["scores"], shape),
+                logits=_values(table["logits"], shape) if "logits" in table.column_names else None,
                 names=rest["names"],
                 icd10cm=rest["icd10cm"],
                 case_ids=table["case_id"].to_pylist(),
@@ -186,6 +198,16 @@ class Scores:
             )
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no table of scores that this radfm reads: {error}") from error
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values, np.float32).ravel()), values.shape[1]
+    )
+
+
+def _values(column: pa.ChunkedArray, shape: tuple[int, int]) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy().reshape(shape)
 
 
 def _above(code: str, level: str) -> str | None:

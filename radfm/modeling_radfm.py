@@ -342,7 +342,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         embeds: Tensor | None = None,
         icd10cm: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        """Swaps the vocabulary; it is saved with the checkpoint. Calibration and thresholds end here.
+        """Swaps the vocabulary; it is saved with the checkpoint. Calibration, thresholds and sets end here.
 
         Args:
             disorders: n names.
@@ -369,7 +369,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             known = {name: row for row, name in enumerate(self.config.disorders)}
             self.classifier.resize([known.get(name) for name in disorders])
         self.config.disorders, self.config.icd10cm = disorders, codes
-        self.config.calibration = self.config.thresholds = None
+        self.config.calibration = self.config.thresholds = self.config.prediction_sets = None
 
     @torch.no_grad()
     def optimize_for_inference(self, dtype: torch.dtype | None = None, compile: bool = False) -> "RadFMForDiagnosis":

@@ -48,8 +48,9 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.data_prep.tables import write_text
+from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
-from radfm.train import calibration, probe
+from radfm.train import probe
 from radfm.train.augmentation import Augmentation
 from radfm.train.config import changed, filled
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
@@ -516,7 +517,7 @@ def class_weights(labels: np.ndarray, none: bool | None, power: float) -> list[f
 
     Args:
         labels: (cases, disorders) of 0 and 1.
-        none: as in `radfm.train.calibration.calibrate`.
+        none: as in `radfm.eval.calibration.calibrate`.
     Returns:
         (disorders,) of a positive case against a negative one; where disorders exclude one another, of a case of each
         class, normal ones last, and 1 on average over the cases.

@@ -14,9 +14,10 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.folder import FolderPerClass
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
-from radfm.train import calibration, shots
 from radfm.train import finetune as finetuning
+from radfm.train import shots
 from radfm.train.finetune import class_weights, finetune, settings, smallest_share
 from radfm.train.losses import OneOfLoss
 from safetensors.torch import load_file

@@ -1,0 +1,211 @@
+"""How unsure several models are together: deep ensembles, and one model with dropout left on.
+
+    >>> both = ensemble([first, second, third])  # tables of the same cases, or those of `dropout_scores`
+    >>> both.scores.save("evaluation/ensemble.parquet")  # measured like any other model
+    >>> measure_uncertainty([first, second, third])["disagreement"]["error_auc"]
+
+The members' mean probability is the ensemble's. Its entropy has two parts: what all members say they cannot know, and
+how far they disagree (mutual information), which more training cases would lessen.
+
+Decisions:
+- What a case's uncertainty is worth is measured by whether it finds the cases that are wrong: those whose first-ranked
+  disorder they do not have. Normal cases have no first rank that could be right, and are left out.
+- An uncertainty is compared with the plain one of a single model, which costs nothing more.
+- A checkpoint trained without dropout can be given a rate for this alone; whether that says anything, the same measure
+  says.
+
+References:
+    Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive uncertainty estimation using deep ensembles,
+    NeurIPS 2017, https://arxiv.org/abs/1612.01474; Gal and Ghahramani, Dropout as a Bayesian approximation, ICML 2016,
+    https://arxiv.org/abs/1506.02142; Houlsby et al., Bayesian active learning for classification and preference
+    learning, 2011, https://arxiv.org/abs/1112.5745 (disagreement as mutual information); Geifman and El-Yaniv,
+    Selective classification for deep neural networks, NeurIPS 2017, https://arxiv.org/abs/1705.08500 (risk, coverage)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from radfm.eval.bootstrap import patient_weights
+from radfm.eval.calibration import calibration_error
+from radfm.eval.comparisons import figure
+from radfm.eval.diagnosis import refuse_other
+from radfm.eval.metrics import checked, measure
+from radfm.eval.predict import load_checkpoint, score_with
+from radfm.eval.scores import Scores
+from scipy.special import entr, expit, logit
+from torch import nn
+
+from radfm.encoder_radfm import RadFMEncoderLayer
+
+KINDS = {
+    "single": "first member, 1 - its highest probability",
+    "first": "mean, 1 - its highest probability",
+    "entropy": "mean, entropy over the disorders",
+    "disagreement": "mutual information over the disorders",
+}
+
+_POINTS = 101  # of a curve
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """
+    Attributes:
+        scores: the table of the mean probabilities, as log odds.
+        disagreement: (cases, disorders) mutual information, in nats, from 0 to log 2.
+        entropy: (cases, disorders) of the mean probabilities, in nats; disagreement is a part of it.
+    """
+
+    scores: Scores
+    disagreement: np.ndarray
+    entropy: np.ndarray
+
+
+def ensemble(members: Sequence[Scores]) -> Ensemble:
+    """Several models' tables of the same cases and disorders as one.
+
+    Raises:
+        ValueError: no table, or tables of other cases, labels or disorders.
+    """
+    if not members:
+        raise ValueError("an ensemble needs at least one table of scores")
+    table = members[0]
+    for other in members[1:]:
+        refuse_other(table, other, str(other.about.get("model", "a member")))
+    p = np.stack([expit(member.scores.astype(np.float64)) for member in members])  # (members, cases, disorders)
+    mean = p.mean(0)
+    entropy = _entropy(mean)
+    odds = table.scores if len(members) == 1 else logit(mean).clip(-700, 700)
+    about = table.about | {"model": "ensemble", "members": [member.about for member in members]}
+    about.pop("checkpoint", None)
+    scores = replace(table, scores=odds.astype(np.float32), logits=None, about=about)
+    return Ensemble(scores, (entropy - _entropy(p).mean(0)).clip(0), entropy)
+
+
+def dropout_scores(
+    model: str | Path,
+    data: str | Path,
+    split: str = "test",
+    passes: int = 10,
+    rate: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    device: str | None = None,
+    bf16: bool = False,
+) -> list[Scores]:
+    """One table for each pass of a checkpoint with dropout left on, to be put together by `ensemble`.
+
+    Args:
+        model, data, split, device, bf16: as in `radfm.eval.predict.score`.
+        passes: how many.
+        rate: of dropout in the scan and case encoders; None: that of the checkpoint's training.
+        seed: of what is dropped.
+    Raises:
+        ValueError: the checkpoint was trained without dropout and no rate is given, a rate outside (0, 1), no pass; or
+            as `score`.
+    """
+    if passes < 1:
+        raise ValueError(f"{passes} passes are none: give at least 1")
+    if rate is not None and not 0 < rate < 1:
+        raise ValueError(f"a rate of dropout lies between 0 and 1, not at {rate}")
+    network, processor = load_checkpoint(model, device)
+    rates = _leave_on(network, rate)
+    tables = []
+    for number in range(passes):
+
+        def say(done: int, of: int, before: int = number) -> None:
+            progress(before * of + done, passes * of)
+
+        about = {"model": Path(model).name, "dropout": rates, "pass": number}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed * passes + number)
+            tables.append(score_with(network, processor, data, split, bf16=bf16, progress=say, about=about))
+    return tables
+
+
+def measure_uncertainty(members: Sequence[Scores], bootstraps: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """What the members say together is worth, and which uncertainty finds the cases that are wrong; JSON-able.
+
+    Returns:
+        `members`: how many; `cases`: with a disorder; `wrong`: figure {value, low, high}, the share of them whose
+        first-ranked disorder, by the mean, they do not have.
+        `mean`, and `single`, which is the first member: {`auc`: macro over disorders, `log_loss`, `ece`}.
+        `uncertainties`: kind of `KINDS` -> {`error_auc`: figure, how often a wrong case is more uncertain than a right
+        one; `aurc`: the mean error over all coverages, the less the better; `curve`: list of [share of the cases kept,
+        the most certain first; share of them wrong]}. "disagreement" is left out for one member.
+    Raises:
+        ValueError: as `ensemble`; no case with a disorder; all first ranks are right, or all wrong.
+    """
+    both = ensemble(members)
+    scores, labels = checked(both.scores.scores, both.scores.labels)
+    ill = labels.any(1)
+    first = scores.argmax(1)
+    wrong = ~labels[np.arange(len(labels)), first]
+    if len(set(wrong[ill])) < 2:
+        raise ValueError(f"the first ranks of all {ill.sum():,} cases are {'wrong' if wrong[ill][0] else 'right'}")
+    uncertain = {
+        "single": -members[0].scores.max(1),
+        "first": -scores.max(1),
+        "entropy": both.entropy.sum(1),
+        "disagreement": both.disagreement.sum(1),
+    }
+    if len(members) == 1:
+        del uncertain["disagreement"]
+    weights = patient_weights(both.scores.patients, bootstraps, seed)[ill]
+    return {
+        "members": len(members),
+        "cases": int(ill.sum()),
+        "wrong": figure(float(wrong[ill].mean()), wrong[ill] @ weights / weights.sum(0)),
+        "mean": _figures(both.scores),
+        "single": _figures(members[0]),
+        "uncertainties": {
+            kind: _worth(values[ill].astype(np.float64), wrong[ill], weights) for kind, values in uncertain.items()
+        },
+    }
+
+
+def _figures(table: Scores) -> dict[str, float]:
+    odds, labels = table.scores.astype(np.float64), table.labels
+    areas = measure(odds, labels, metrics=["auc"])["auc"]
+    return {
+        "auc": float(np.nanmean(areas)) if not np.isnan(areas).all() else None,
+        "log_loss": float(np.logaddexp(0, np.where(labels, -odds, odds)).sum(1).mean()),
+        "ece": calibration_error(expit(odds), labels),
+    }
+
+
+def _worth(uncertain: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Args: (cases,), (cases,) bool, (cases, draws)."""
+    column, truth = uncertain[:, None], wrong[:, None]
+    value = measure(column, truth, metrics=["auc"])["auc"][0]
+    draws = measure(column, truth, weights, metrics=["auc"])["auc"][0]
+    order = np.argsort(uncertain, kind="stable")
+    risks = wrong[order].cumsum() / np.arange(1, len(wrong) + 1)
+    shown = np.unique(np.linspace(0, len(risks) - 1, _POINTS).round().astype(int))
+    return {
+        "error_auc": figure(float(value), draws),
+        "aurc": float(risks.mean()),
+        "curve": [[float((i + 1) / len(risks)), float(risks[i])] for i in shown],
+    }
+
+
+def _leave_on(network: nn.Module, rate: float | None) -> float:
+    """Leaves dropout of the scan and case encoders on, in place; returns its highest rate."""
+    layers = [layer for layer in network.modules() if isinstance(layer, RadFMEncoderLayer)]
+    for layer in layers:
+        layer.dropout = layer.dropout if rate is None else rate
+        layer.train()
+    highest = max((layer.dropout for layer in layers), default=0)
+    if not layers:
+        raise ValueError("the model has no layers with dropout: all passes would be alike")
+    if not highest:
+        raise ValueError("the checkpoint was trained without dropout, all passes would be alike: give a rate, as 0.1")
+    return float(highest)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return entr(p) + entr(1 - p)
