@@ -23,7 +23,9 @@ from radfm.data_prep.plan import SPLITS
 INK, FAINT = "#22303c", "#8a97a3"
 SPLIT_COLOURS = dict(zip(SPLITS, ("#2f5d7c", "#9dbdd0", "#d39a4a"), strict=True))
 GROUP_COLOURS = dict(zip(GROUPS, ("#1d425c", "#4d86a8", "#a3c3d5"), strict=True))
-VARIABLES = {INK: "ink", FAINT: "faint"} | {c: name for name, c in (SPLIT_COLOURS | GROUP_COLOURS).items()}
+VARIABLES = {"#ffffff": "page", INK: "ink", FAINT: "faint"} | {
+    c: name for name, c in (SPLIT_COLOURS | GROUP_COLOURS).items()
+}
 _ONE = SPLIT_COLOURS["train"]
 STYLE = {
     "font.size": 9,
@@ -131,26 +133,30 @@ def stratification(counts: Counts) -> Figure:
     return figure
 
 
-def svg(figure: Figure, variables: Mapping[str, str] = VARIABLES) -> str:
-    """To stand within a page: without a header, and without what names a place in the network.
+def svg(figure: Figure) -> str:
+    """To stand within a page."""
+    return within_page(svg_file(figure))
+
+
+def svg_file(figure: Figure) -> str:
+    """To stand alone, on white."""
+    file, about = StringIO(), {"Date": None, "Creator": None}
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format="svg", facecolor="white", metadata=about)
+    return file.getvalue()
+
+
+def within_page(text: str, variables: Mapping[str, str] = VARIABLES) -> str:
+    """An SVG file without a header, and without what names a place in the network.
 
     Args:
         variables: colours, as #rrggbb, and the CSS variables that may change them.
     """
-    text = svg_file(figure, "none")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"", "", text, flags=re.S)
     text = re.sub(r" (width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
     for colour, name in variables.items():
         text = text.replace(f": {colour}", f": var(--{name}, {colour})")
     return re.sub(r"\n\s*", "\n", text.replace("<svg", '<svg aria-hidden="true"', 1)).strip()
-
-
-def svg_file(figure: Figure, background: str = "white") -> str:
-    """To stand alone."""
-    file, about = StringIO(), {"Date": None, "Creator": None}
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="svg", facecolor=background, metadata=about)
-    return file.getvalue()
 
 
 def png(figure: Figure) -> bytes:
