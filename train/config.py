@@ -10,7 +10,8 @@ Decisions:
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from transformers import TrainingArguments
+
+from radfm.console import one_line
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn that there is none
@@ -103,3 +106,19 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
         "optim": "adamw_torch",
     }
     return kind(**machine | defaults | given)
+
+
+def run_module(work: Callable[[list[str]], Any], usage: str) -> None:
+    """For `python -m`, and so for torchrun and DeepSpeed's launcher: what is wrong ends in one line, as in `radfm`.
+
+    Args:
+        work: gets the arguments of the command line.
+        usage: what they are.
+    """
+    given = [each for each in sys.argv[1:] if not each.startswith("--local_rank=")]  # which DeepSpeed's launcher adds
+    try:
+        if not given:
+            raise ValueError(f"nothing was given; usage: {usage}")
+        work(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"radfm: {one_line(error)}")

@@ -40,7 +40,7 @@ import torch
 from radfm.data_prep.dataset import load
 from radfm.eval.metrics import macro_auc, same_groups
 from radfm.train.augmentation import Augmentation
-from radfm.train.config import filled, trainer_arguments
+from radfm.train.config import filled, run_module, trainer_arguments
 from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
@@ -428,13 +428,5 @@ def without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
-def main(arguments: list[str] | None = None) -> None:
-    path, *changes = sys.argv[1:] if arguments is None else arguments
-    try:
-        print(train(read_config(path, changes)))
-    except (ValueError, OSError) as error:
-        sys.exit(f"radfm: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_module(lambda given: print(train(read_config(given[0], given[1:]))), "CONFIG [KEY=VALUE]...")

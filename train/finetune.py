@@ -52,7 +52,7 @@ from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.train import probe
 from radfm.train.augmentation import Augmentation
-from radfm.train.config import changed, filled
+from radfm.train.config import changed, filled, run_module
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.diagnosis_model import learn_text
@@ -611,13 +611,5 @@ def _is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """For several processes: torchrun -m radfm.train.finetune data=DATA model=DIR output=DIR [KEY=VALUE]..."""
-    try:
-        finetune(settings({}, sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError) as error:
-        sys.exit(f"radfm: {error}")
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # for several processes
+    run_module(lambda given: finetune(settings({}, given)), "data=DATA model=DIR output=DIR [KEY=VALUE]...")

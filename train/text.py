@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
-from radfm.train.config import trainer_arguments
+from radfm.train.config import run_module, trainer_arguments
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import trim_vocabulary
 from safetensors.torch import load_file, save_file
@@ -172,10 +172,5 @@ def _arguments(config: TextTraining) -> SentenceTransformerTrainingArguments:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    path, *changes = sys.argv[1:] if arguments is None else arguments
-    print(train(read_config(path, changes)))
-
-
 if __name__ == "__main__":
-    main()
+    run_module(lambda given: print(train(read_config(given[0], given[1:]))), "CONFIG [KEY=VALUE]...")

@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,14 +66,28 @@ def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> 
     return DiagnosisTraining(data=str(phantoms), output=str(output), training=arguments, **config | changes)
 
 
-def command(config: DiagnosisTraining, mode: str) -> list[str]:
-    """The command line of a run: of one process, or of two under torch.distributed.run."""
+def commands(config: DiagnosisTraining, mode: str) -> list[list[str]]:
+    """The command lines that start a run: of one process, or of two, each mode by another launcher."""
     if mode in ("zero2", "zero3"):
         config.training["deepspeed"] = str(CONFIGS / f"{mode}.json")
     file = Path(config.output).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [sys.executable, *([] if mode == "one" else launch), "-m", "radfm.train.diagnosis", str(file)]
+    module = ["radfm.train.diagnosis", str(file)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+    meet = ["--rdzv-backend", "c10d", "--rdzv-id", "radfm", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    deepspeed = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port"]
+    return {
+        "one": [[sys.executable, "-m", *module]],
+        "DDP": [[*torchrun, "1", "--nnodes", "2", "--node-rank", f"{node}", *meet, "-m", *module] for node in (0, 1)],
+        "zero2": [[*deepspeed, str(free_port()), "--module", *module]],
+        "zero3": [[*torchrun, "2", "--standalone", "-m", *module]],
+    }[mode]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def environment() -> dict[str, str]:
@@ -80,8 +95,11 @@ def environment() -> dict[str, str]:
 
 
 def run(config: DiagnosisTraining, mode: str = "one") -> Path:
-    done = subprocess.run(command(config, mode), env=environment(), capture_output=True, text=True, timeout=560)
-    assert done.returncode == 0, done.stderr[-3000:]
+    piped = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    nodes = [subprocess.Popen(command, **piped) for command in commands(config, mode)]
+    for node in nodes:
+        said, _ = node.communicate(timeout=560)
+        assert node.returncode == 0, said[-3000:]
     return Path(config.output)
 
 
@@ -107,7 +125,11 @@ def zero3(phantoms, text_encoder, tmp_path_factory) -> Path:
     return run(tiny(phantoms, text_encoder, tmp_path_factory.mktemp("zero3") / "run"), "zero3")
 
 
-@pytest.mark.parametrize("mode", ["DDP", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "mode",
+    ["DDP", "zero2", "zero3"],
+    ids=["DDP on two nodes, torchrun on each", "ZeRO-2, DeepSpeed's launcher", "ZeRO-3, torchrun"],
+)
 def test_two_processes_learn_what_one_does_and_end_as_one_file(
     mode, one_process, phantoms, text_encoder, tmp_path, request
 ):
@@ -131,7 +153,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
     whole = request.getfixturevalue("one_process" if mode == "one" else "zero3")
     config = tiny(phantoms, text_encoder, tmp_path / "killed")
     process = subprocess.Popen(
-        command(config, mode),
+        *commands(config, mode),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -286,7 +308,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(phantoms, text_enc
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
 
     done = subprocess.run(
-        command(config, "one"), env=environment(), capture_output=True, text=True, timeout=200, preexec_fn=full
+        *commands(config, "one"), env=environment(), capture_output=True, text=True, timeout=200, preexec_fn=full
     )
     assert done.returncode == 1
     assert "checkpoint-10 could not be saved" in done.stderr
