@@ -8,6 +8,9 @@ Decisions:
 
 import csv
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +69,9 @@ def cases(
             "which it occurs."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables of scores, metrics.csv and metrics.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, its figures, and tables: of scores, metrics.csv, ...")
+    ] = None,
     bootstraps: Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, where that is faster.")] = False,
@@ -91,7 +96,7 @@ def cases(
         chosen = None if only is None else _lines(Path(only)) if Path(only).is_file() else _listed(only)
         result = compare(recipes, chosen, level, within, bootstraps, seed, progress)
     if out is not None:
-        _write(out, recipes, result)
+        _write(out, data, recipes, result)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -211,14 +216,17 @@ def _listed(text: str) -> list[str]:
     return names
 
 
-def _write(out: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
+def _write(out: Path, data: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
     from radfm.data_prep.tables import replacing, write_text
     from radfm.eval.metrics import METRICS
+    from radfm.eval.report import write_report
 
+    files: dict[str, list[Path]] = {name: [] for name in recipes}
     for name, tables in recipes.items():
         plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "model"
         for number, scores in enumerate(tables):
-            scores.save(out / "scores" / f"{plain}{f'-{number}' if len(tables) > 1 else ''}.parquet")
+            file = f"{plain}{f'-{number}' if len(tables) > 1 else ''}.parquet"
+            files[name].append(scores.save(out / "scores" / file))
     write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     with replacing(out / "metrics.csv") as draft, open(draft, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -231,6 +239,23 @@ def _write(out: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
                 rows.writerow(
                     [*about, *(v for metric in METRICS for v in (row[metric] or dict.fromkeys(ends, "")).values())]
                 )
+    with step("Writing the report") as progress:
+        write_report(out, data, recipes, result, as_given(sys.argv[1:]), files, progress)
+
+
+def as_given(arguments: list[str]) -> str:
+    """The command, to be given again where the working directory is; of other places, only the last name is told."""
+
+    def told(argument: str) -> str:
+        before, path = re.fullmatch(r"([^/]*=)?(.*)", argument, re.DOTALL).groups("")
+        if not path.startswith("/"):
+            return argument
+        try:
+            return before + str(Path(path).relative_to(Path.cwd()))
+        except ValueError:
+            return f"{before}…/{Path(path).name}"
+
+    return shlex.join(["radfm", *map(told, arguments)])
 
 
 def show_comparison(result: dict, out: Path | None = None) -> None:
@@ -249,6 +274,7 @@ def show_comparison(result: dict, out: Path | None = None) -> None:
     for name, model in result["models"].items():
         _print_notes(name, model["tables"], result)
     if out is not None:
+        show(f"Report: {out / 'report.html'}", highlight=False, markup=False)
         show(f"Every disorder and metric: {out / 'metrics.csv'}, {out / 'metrics.json'}", highlight=False, markup=False)
     show(f"[dim]{DISCLAIMER}[/]")
 
