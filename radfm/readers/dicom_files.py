@@ -3,11 +3,15 @@
 import io
 import os
 import zlib
+from functools import cache
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from radfm.readers.errors import CUT_SHORT, Unreadable
@@ -60,41 +64,53 @@ def transfer_syntax(header: Dataset) -> UID | None:
 
 def text(header: Dataset, keyword: str) -> str:
     """A value as text, stripped; "" where absent or damaged."""
-    try:
-        value = header.get(keyword)
-    except Exception:  # pydicom converts a value when it is asked for, and fails on damaged ones
-        return ""
+    value = _value(header, keyword)
     return "" if value is None else str(value).strip()
 
 
 def texts(header: Dataset, keyword: str) -> list[str]:
-    try:
-        value = header.get(keyword)
-    except Exception:
-        return []
+    value = _value(header, keyword)
     return [] if not value else [value] if isinstance(value, str) else [str(part) for part in value]
 
 
 def number(header: Dataset, keyword: str) -> float | None:
-    values = numbers(header, keyword, None)
-    return None if values is None else float(values[0])
+    """The first of a value's numbers; None where one of them is absent, damaged or not finite."""
+    values = _numbers(header, keyword)
+    return values[0] if values else None
 
 
-def numbers(header: Dataset, keyword: str, count: int | None) -> np.ndarray | None:
+def numbers(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
     """(count,) finite numbers; None where absent, damaged, or of another count."""
+    values = _numbers(header, keyword)
+    return np.array(values) if len(values) == count else None
+
+
+def _numbers(header: Dataset, keyword: str) -> list[float]:
+    value = _value(header, keyword)
     try:
-        values = np.atleast_1d(np.asarray(header.get(keyword), dtype=np.float64))
-    except Exception:
+        values = [float(part) for part in value] if isinstance(value, MultiValue) else [float(value)]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return values if all(map(isfinite, values)) else []
+
+
+def _value(header: Dataset, keyword: str):
+    """None where absent or damaged."""
+    tag = _tag_of(keyword)
+    try:
+        return header[tag].value if tag in header else None
+    except Exception:  # pydicom converts a value when it is asked for, and fails on damaged ones
         return None
-    return values if values.size and values.size == (count or values.size) and np.isfinite(values).all() else None
+
+
+@cache
+def _tag_of(keyword: str) -> BaseTag:
+    return Tag(keyword)  # once: looking a keyword up costs more than the value
 
 
 def items(header: Dataset, sequence: str) -> list[Dataset]:
     """Of a sequence; none where it is absent or damaged."""
-    try:
-        value = header.get(sequence)
-    except Exception:
-        return []
+    value = _value(header, sequence)
     return list(value) if isinstance(value, pydicom.Sequence) else []
 
 

@@ -1,6 +1,7 @@
 """What a DICOM file says about its frames: headers only, and of them only the elements that are needed.
 
 Decisions:
+- A header is parsed once: it also holds what decoding needs, and where in the file the pixels begin.
 - Objects that are not images of the patient (reports, plans, doses, ...), localisers and dose screens are set aside.
 - An enhanced multi-frame file tells place and spacing frame by frame; any other file once for all its frames.
 - Text from a header becomes part of a case only if it is one of the terms listed here.
@@ -31,7 +32,13 @@ DiffusionGradientOrientation TemporalPositionIdentifier ConvolutionKernel Sample
 Rows Columns NumberOfFrames BitsAllocated BitsStored PixelRepresentation RescaleSlope RescaleIntercept
 TotalPixelMatrixColumns SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DetectorInformationSequence
 DirectoryRecordSequence CurrentRequestedProcedureEvidenceSequence
-"""
+PlanarConfiguration HighBit ExtendedOffsetTable ExtendedOffsetTableLengths ModalityLUTSequence
+VOILUTSequence WindowCenter WindowWidth VOILUTFunction PaletteColorLookupTableUID
+RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData
+GreenPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
+BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
+AlphaPaletteColorLookupTableDescriptor AlphaPaletteColorLookupTableData
+""".split()
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CENTIMETRES = 3  # DICOM PS3.3 C.8.5.5.1.15
@@ -40,11 +47,12 @@ TRAITS_OF_TIME = 4  # how many of a frame's traits, the last ones, are times
 
 @dataclass(eq=False)
 class Instance:
-    """One file: its header's needed elements."""
+    """One file: its header's needed elements, and at which byte its pixels begin (None: not to be said)."""
 
     name: str
     path: Path
     header: Dataset
+    pixels_at: int | None = None
     frames: int = 1
 
 
@@ -66,10 +74,13 @@ class Frame:
 def read_header(name: str, path: Path) -> Instance:
     """Raises: Unreadable for what is not DICOM."""
     with open_clamped(path) as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED.split())
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED)
+        pixels_at = file.tell()
     if not header and not header.file_meta:
         raise Unreadable("is damaged, or is not a DICOM image: open it in a viewer and export it again")
-    return Instance(name, path, header)
+    syntax = transfer_syntax(header)
+    inflated = syntax is not None and syntax.is_deflated  # there the place is one in what was inflated
+    return Instance(name, path, header, None if inflated else pixels_at)
 
 
 def check_image(instance: Instance) -> None:
@@ -194,7 +205,7 @@ def _traits(header: Dataset, of) -> tuple:
 
 def _orthonormal(orientation: np.ndarray) -> bool:
     directions = orientation.reshape(2, 3)
-    return bool(np.allclose(directions @ directions.T, np.eye(2), atol=0.1))
+    return bool(np.abs(directions @ directions.T - np.eye(2)).max() <= 0.1)
 
 
 def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:

@@ -12,10 +12,12 @@ Decisions:
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -27,6 +29,7 @@ from radfm.readers.pixels import compact, rescaled
 
 _WINDOWED = ("X-ray", "mammography", "fluoroscopy", "angiography")
 _QUANTITIES = ("CT", "nuclear medicine")
+_PIXELS = 0x7FE00010
 
 
 def read_pixels(
@@ -75,9 +78,12 @@ def _with_room(pixels: np.ndarray | None, slices: int, picture: np.ndarray) -> n
 
 
 def decodable(instance: Instance) -> Dataset:
-    """The whole file, checked so that decoding it cannot need more than its header says."""
+    """The header with the pixels, checked so that decoding them cannot need more than the header says."""
     with open_clamped(instance.path) as file:
-        dataset = pydicom.dcmread(file, force=True)
+        if instance.pixels_at is None:
+            dataset = pydicom.dcmread(file, force=True)
+        else:
+            dataset = _with_pixels(instance.header, file, instance.pixels_at)
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise Unreadable(NO_PICTURE)
     syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
@@ -86,11 +92,20 @@ def decodable(instance: Instance) -> Dataset:
     return dataset
 
 
+def _with_pixels(header: Dataset, file: BinaryIO, pixels_at: int) -> Dataset:
+    dataset = Dataset(dict(header.items()))
+    dataset.file_meta = header.file_meta
+    dataset.set_original_encoding(*header.original_encoding, header.original_character_set)
+    file.seek(pixels_at)
+    dataset.update(read_dataset(file, *header.original_encoding, stop_when=lambda tag, *_: tag > _PIXELS))
+    return dataset
+
+
 def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
     """One picture for each frame; the frames are those of one file, in its order."""
     plugin = decoder_for(dataset.file_meta.TransferSyntaxUID, dataset)
     if instance.frames == 1:
-        yield _values(pixel_array(dataset, decoding_plugin=plugin), dataset, frames[0])
+        yield _values(pixel_array(dataset, decoding_plugin=plugin, view_only=True), dataset, frames[0])
         return
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
     for frame, values in zip(frames, iter_pixels(dataset, indices=indices, decoding_plugin=plugin), strict=True):
@@ -119,13 +134,12 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
         bits = int(number(dataset, "BitsStored") or 8)
         return np.clip(values >> max(bits - 8, 0), 0, 255).astype(np.uint8)
     modality = modality_of(dataset)
-    low, high = _stored_range(dataset)
     if "ModalityLUTSequence" in dataset:
         values = compact(apply_modality_lut(values, dataset))
         low, high = int(values.min()), int(values.max())
     else:
         values = rescaled(values, frame.slope, frame.intercept)
-        low, high = (end * frame.slope + frame.intercept for end in (low, high))
+        low, high = (end * frame.slope + frame.intercept for end in _stored_range(dataset))
     if modality in _WINDOWED:
         values = _windowed(values, dataset)
     if photometric == "MONOCHROME1" and modality not in _QUANTITIES:

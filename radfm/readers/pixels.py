@@ -57,7 +57,12 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         ends = sorted(int(v) * int(slope) + int(intercept) for v in (values.min(), values.max()))
         for kept in (np.int16, np.uint16):
             if np.iinfo(kept).min <= ends[0] and ends[1] <= np.iinfo(kept).max:
-                return (values.astype(np.int64) * int(slope) + int(intercept)).astype(kept)
+                # Numbers of 16 bits wrap around, and come back where the outcome fits.
+                scale, offset = (np.array(int(number)).astype(kept) for number in (slope, intercept))
+                exact = values.astype(kept)
+                exact *= scale
+                exact += offset
+                return exact
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
