@@ -72,6 +72,7 @@ def write_report(
         progress: told how much is done, of how much.
     Raises:
         FileNotFoundError: there is no such data set.
+        ValueError: it does not have the cases that were scored.
     """
     cases = load(data)
     level, only = result["level"], result["only"]
@@ -79,13 +80,14 @@ def write_report(
     firsts = {name: tables[0] for name, tables in recipes.items()}
     curves = roc_curves(recipes, min(_DRAWS, result["bootstraps"]), result["seed"], result["within"], progress)
     spread = {name: _distributions(table) for name, table in firsts.items()}
+    summaries = {name: [one.summary() for one in found] for name, found in spread.items()}
     calibrated = {name: _calibration(table, result) for name, table in firsts.items()}
     errors = {name: (confused(table, _PICTURED), alarming(table, _ALARMS)) for name, table in firsts.items()}
-    anatomy = {name: _anatomy(found) for name, found in spread.items()}
+    anatomy = {name: _anatomy(found) for name, found in summaries.items()}
     drawn = _drawn(result, curves, spread, calibrated)
     for name, text in drawn.items():
         write_text(out / "figures" / f"{name}.svg", text)
-    write_tables(out / "tables", result, curves, spread, calibrated, errors)
+    write_tables(out / "tables", result, curves, summaries, calibrated, errors)
     jinja = environment("radfm.eval")
     jinja.filters |= {"value": _value, "ends": _ends, "percent": _percent, "rank": lambda rank: f"{rank:,.0f}"}
     page = jinja.get_template("report.html").render(
@@ -112,7 +114,7 @@ def write_report(
         command=command,
         draws=min(_DRAWS, result["bootstraps"]),
         few=_FEW_CASES,
-        rows=page_rows(result, curves, spread),
+        rows=page_rows(result, curves, summaries),
     )
     write_text(out / REPORT, page.rstrip() + "\n")
     return out / REPORT
@@ -197,9 +199,9 @@ def _examples(found: Sequence[Distribution]) -> list[Distribution]:
     return chosen
 
 
-def _anatomy(found: Sequence[Distribution]) -> dict[str, float] | None:
+def _anatomy(found: Sequence[dict]) -> dict[str, float] | None:
     """How often a positive outranks a negative of the same anatomy, and of another: means over disorders."""
-    both = [(one["auc_same"], one["auc_other"]) for one in (each.summary() for each in found)]
+    both = [(one["auc_same"], one["auc_other"]) for one in found]
     known = [pair for pair in both if None not in pair]
     if not known:
         return None
@@ -266,6 +268,8 @@ def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: CaseDataset)
     first = next(iter(errors))
     pictures, row_of = Pictures(cases.folder), {row["case_id"]: row for row in cases.rows}
     names = dict(zip(("confused", "alarming"), errors[first], strict=True))
+    if missing := [one.case_id for found in names.values() for one in found if one.case_id not in row_of]:
+        raise ValueError(f"{cases.folder} has no case {missing[0]}: the scores are of other data")
     return {
         kind: [
             {

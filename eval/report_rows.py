@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from radfm.eval.curves import FEW, RATES, Curves
-from radfm.eval.distributions import GROUPS, QUANTILES, Distribution
+from radfm.eval.distributions import GROUPS, QUANTILES
 from radfm.eval.metrics import BANDS, METRICS
 
 METRIC_NAMES = dict(
@@ -19,18 +19,18 @@ METRIC_NAMES = dict(
 )
 
 
-def page_rows(result: dict, curves: Mapping[str, Curves], spread: Mapping[str, Sequence[Distribution]]) -> str:
+def page_rows(result: dict, curves: Mapping[str, Curves], spread: Mapping[str, Sequence[dict]]) -> str:
     """JSON to stand within a script, which nothing in it can end.
 
     Args:
         result: of `radfm.eval.diagnosis.compare`.
-        curves, spread: model -> its curves, and what scores its disorders get.
+        curves, spread: model -> its curves, and the `Distribution.summary` of its disorders.
     """
     text = json.dumps(_rows(result, curves, spread), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _rows(result: dict, curves: Mapping[str, Curves], spread: Mapping[str, Sequence[Distribution]]) -> dict:
+def _rows(result: dict, curves: Mapping[str, Curves], spread: Mapping[str, Sequence[dict]]) -> dict:
     models, rows = result["models"], next(iter(result["models"].values()))["disorders"]
     of_models = [
         [_thousandths(row[metric]) for metric in METRICS]
@@ -73,11 +73,11 @@ def _bytes(shares: np.ndarray) -> str:
     return base64.b64encode(whole.astype(np.uint8).tobytes()).decode("ascii")
 
 
-def _quantiles(found: Sequence[Distribution], names: Sequence[str]) -> dict | None:
+def _quantiles(found: Sequence[dict], names: Sequence[str]) -> dict | None:
     """Of each disorder the scores that are 0 and 1, the cases of each group, and the groups' quantiles as bytes."""
     if not found:
         return None
-    by_name = {one.disorder: one.summary() for one in found}
+    by_name = {one["disorder"]: one for one in found}
     shares, ends, counts = np.full((len(names), len(GROUPS), len(QUANTILES)), np.nan), [], []
     for place, name in enumerate(names):
         groups = [by_name.get(name, {}).get(group) for group in GROUPS]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from radfm.data_prep.tables import replacing
 from radfm.eval.curves import RATES, Curves
-from radfm.eval.distributions import GROUPS, Distribution
+from radfm.eval.distributions import GROUPS
 from radfm.eval.errors import Wrong
 
 
@@ -14,7 +14,7 @@ def write_tables(
     folder: Path,
     result: dict,
     curves: Mapping[str, Curves],
-    spread: Mapping[str, Sequence[Distribution]],
+    spread: Mapping[str, Sequence[dict]],
     calibrated: Mapping[str, dict | None],
     errors: Mapping[str, tuple[list[Wrong], list[Wrong]]],
 ) -> None:
@@ -60,7 +60,7 @@ def write_tables(
         ],
         "distributions": [
             {"model": name, "disorder": one["disorder"], "group": group} | (one[group] or {"cases": 0})
-            for name, found in spread.items() for one in (each.summary() for each in found) for group in GROUPS
+            for name, found in spread.items() for one in found for group in GROUPS
         ],
         "errors": [_error(name, kind, one) for name, both in errors.items()
                    for kind, found in zip(("confused", "normal"), both, strict=True) for one in found],

@@ -41,7 +41,7 @@ function columns(metric) {
     {name: "cases", key: row => row.cases, cell: row => element("td", row.cases.toLocaleString("en"), {class: "n"})},
   ];
   const value = (model, which) => ({
-    name: several ? models[model] : metrics[which],
+    name: several ? models[model] : metrics[which].replace(", ", "\n"),
     key: row => row.figures[model][which]?.[0] ?? null,
     cell: row => figureCell(row.figures[model][which]),
   });
@@ -126,7 +126,7 @@ function detail(row) {
   const panel = element("div", undefined, {class: "panel"});
   panel.append(rocOf(row));
   panel.append(scoresOf(row));
-  panel.append(metricsOf(row));
+  if (several) panel.append(metricsOf(row));
   const cell = element("td", undefined, {colspan: state.columns.length}), line = element("tr", undefined, {class: "detail"});
   cell.append(panel);
   line.append(cell);
