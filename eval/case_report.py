@@ -27,6 +27,7 @@ from radfm.eval.saliency import Explanation, explain, overlay
 from radfm.cases import Case, Scan
 from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
+from radfm.pipeline_radfm import why_unlike
 
 _EXPLAINED = 3  # disorders with maps, from the best
 _SCANS = 12  # with pictures, by their weight
@@ -65,6 +66,8 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
         heaviest=heaviest[0],
         other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
         reads_history=config.use_history,
+        sets=config.prediction_sets,
+        unlike=why_unlike(judged) if (judged := found.get("unlike_training")) and judged["unlike"] else None,
     )
     write_text(file, page.rstrip() + "\n")
 
@@ -81,6 +84,7 @@ def _diagnosis(diagnosis: dict, config) -> dict:
         "known": row is not None,
         "threshold": threshold,
         "above": diagnosis.get("above_threshold"),
+        "in_set": diagnosis.get("in_set"),
     }
 
 
@@ -173,7 +177,7 @@ def _name(model: str) -> str:
 def _fingerprint(model: str) -> list[tuple[str, str]]:
     """File of weights, and its SHA-256."""
     if Path(model).is_dir():
-        files = sorted(Path(model).glob("*.safetensors"))
+        files = sorted(Path(model).glob("model*.safetensors"))
     else:
         from transformers.utils import cached_file
 

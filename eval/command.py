@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from radfm.eval import confidence_command
 from typer.core import TyperGroup
 
 from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
@@ -42,6 +43,9 @@ app = typer.Typer(
     "runs/text --ontology disease_ontology.obo; or where a model looks, as in radfm evaluate saliency "
     "datasets/phantoms --model runs/mine.",
 )
+app.command()(confidence_command.uncertainty)
+app.command()(confidence_command.refusal)
+app.command("zero-shot")(confidence_command.zero_shot)
 
 
 @app.command()
@@ -88,12 +92,12 @@ def cases(
     with needs("train"):
         from radfm.eval.diagnosis import compare
     quiet_transformers()
-    vocabulary = None if names is None else _lines(names)
+    vocabulary = None if names is None else lines(names)
     recipes: dict[str, list[Scores]] = {}
-    for name, path in _named(model):
-        recipes.setdefault(name, []).append(_scores(path, data, split, vocabulary, bf16, device, one_scan))
+    for name, path in named(model):
+        recipes.setdefault(name, []).append(scores_of(path, data, split, vocabulary, bf16, device, one_scan))
     with step("Measuring") as progress:
-        chosen = None if only is None else _lines(Path(only)) if Path(only).is_file() else _listed(only)
+        chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
         result = compare(recipes, chosen, level, within, bootstraps, seed, progress)
     if out is not None:
         _write(out, data, recipes, result)
@@ -169,7 +173,7 @@ def saliency(
     show(f"[dim]{DISCLAIMER}[/]")
 
 
-def _named(models: list[str]) -> list[tuple[str, Path]]:
+def named(models: list[str]) -> list[tuple[str, Path]]:
     """NAME=PATH, or a path, which is then called as its folder is, or in full where that name is taken."""
     named: list[tuple[str, Path]] = []
     plain: dict[str, Path] = {}
@@ -185,7 +189,7 @@ def _named(models: list[str]) -> list[tuple[str, Path]]:
     return named
 
 
-def _scores(
+def scores_of(
     path: Path, data: Path, split: str, names: list[str] | None, bf16: bool, device: str | None, one_scan: bool
 ) -> "Scores":
     from radfm.data_prep.dataset import load
@@ -203,14 +207,14 @@ def _scores(
     return found
 
 
-def _lines(file: Path) -> list[str]:
+def lines(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8-sig").splitlines()
     if not (names := [line.strip() for line in lines if line.strip() and not line.startswith("#")]):
         raise ValueError(f"{file} holds no disorder name: write one per line")
     return names
 
 
-def _listed(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     if not (names := [name.strip() for name in text.split(",") if name.strip()]):
         raise ValueError("--only holds no disorder name: give a file, or names split by commas")
     return names

@@ -10,7 +10,6 @@ Decisions:
 - Nobody is measured on patients it may have learned from: a patient of several splits is refused, with the list.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts
 
 RECIPE = "radfm_diagnosis.json"  # what `radfm train diagnosis` leaves beside the weights
@@ -64,7 +64,7 @@ def score(
             score is no number.
     """
     network, processor = load_checkpoint(model, device)
-    about = {"model": Path(model).name, "checkpoint": _sha256(Path(model)), **_recipe(Path(model))}
+    about = {"model": Path(model).name, "checkpoint": weights_sha256(model), **recipe_of(Path(model))}
     return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about)
 
 
@@ -87,7 +87,7 @@ def score_with(
         about: where the model comes from.
     """
     everything, cases = load(data), labelled_cases(data, split)
-    _refuse_shared_patients(everything, split)
+    refuse_shared_patients(everything, split)
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
@@ -237,7 +237,8 @@ def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Ten
     return [row_of[name.casefold()] for name in names], embed_texts(network, processor, others) if others else None
 
 
-def _refuse_shared_patients(cases: CaseDataset, split: str) -> None:
+def refuse_shared_patients(cases: CaseDataset, split: str) -> None:
+    """Raises: ValueError with the list of the split's patients that are in another one, too."""
     splits: dict[str, set[str]] = {}
     for row in cases.rows:
         splits.setdefault(patient_of(row), set()).add(row["split"])
@@ -277,17 +278,7 @@ def _range(value: float, ranges: dict[float, str]) -> str:
     return next(name for below, name in ranges.items() if value < below)
 
 
-def _sha256(folder: Path) -> str:
-    """Of the weights, as `sha256sum model.safetensors` prints it."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _recipe(folder: Path) -> dict:
+def recipe_of(folder: Path) -> dict:
     """Of a checkpoint that radfm trained: the data it learned from, and the disorders that were withheld."""
     file = folder / RECIPE
     if not file.is_file():

@@ -19,6 +19,7 @@ import typer
 from radfm.console import DISCLAIMER, Json, needs, one_line, quiet_transformers, show, step, table
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
+from radfm.eval.confidence_command import calibrate
 from radfm.train.command import app as train
 from radfm.train.command import finetune
 
@@ -42,6 +43,7 @@ app.add_typer(convert, name="convert")
 app.add_typer(prepare, name="prepare")
 app.add_typer(train, name="train")
 app.command()(finetune)
+app.command()(calibrate)
 app.add_typer(evaluate, name="evaluate")
 
 
@@ -85,6 +87,9 @@ def diagnose(
     each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Compile the model first, for many cases.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+    refuse_unlike: Annotated[
+        bool, typer.Option("--refuse-unlike", help="Refuse a case unlike the training data, in place of a warning.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write a page with pictures of where the model looked, as in case.html.")
     ] = None,
@@ -102,6 +107,8 @@ def diagnose(
     groups = [[path] for path in paths] if each else [paths]
     with step(f"Loading {model}"):
         pipe = _pipeline(model, device, fast)
+    if refuse_unlike and pipe.reference is None:
+        raise ValueError(f"{model} does not remember its training data, to refuse a case: run radfm calibrate first")
     answered = 0
     for group in groups:
         started = time.perf_counter()
@@ -110,7 +117,8 @@ def diagnose(
                 case = read_case(group[0] if len(group) == 1 else group, modality=modality, progress=progress)
             read = time.perf_counter()
             with step(f"Looking at {sum(len(scan.pixels) for scan in case.scans):,} slices"):
-                found = pipe(case, candidate_labels=names, top_k=top, return_attentions=True)
+                unlike = "refuse" if refuse_unlike else "warn"
+                found = pipe(case, candidate_labels=names, top_k=top, return_attentions=True, if_unlike=unlike)
         except (ValueError, OSError) as error:
             if not each:
                 raise
@@ -119,9 +127,9 @@ def diagnose(
         answered += 1
         seconds = (read - started, time.perf_counter() - read)
         if as_json:
-            print(json.dumps(_as_json(case, found, pipe.model.config.trained), indent=None if each else 2))
+            print(json.dumps(_as_json(case, found, pipe.model.config), indent=None if each else 2))
         else:
-            _print_diagnosis(_title(group), case, found, seconds, pipe.model.config.trained)
+            _print_diagnosis(_title(group), case, found, seconds, pipe.model.config)
         if report is not None:
             with step(f"Writing {report}"):
                 write_report(report, pipe, case, found, model)
@@ -286,18 +294,20 @@ def _pipeline(model: str, device: str | None, fast: bool):
     return pipe
 
 
-def _as_json(case: "Case", found: dict, trained: bool) -> dict:
+def _as_json(case: "Case", found: dict, config) -> dict:
     return {
         "case_id": case.case_id,
-        "trained": trained,
+        "trained": config.trained,
         "diagnoses": found["diagnoses"],
         "scans": found["scans"],
+        "unlike_training": found["unlike_training"],
         "skipped": [{"file": file, "reason": reason} for file, reason in case.skipped],
+        "prediction_sets": config.prediction_sets,
         "notice": DISCLAIMER,
     }
 
 
-def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float, float], trained: bool) -> None:
+def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float, float], config) -> None:
     slices = sum(len(scan.pixels) for scan in case.scans)
     show(
         f"[bold]{title}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
@@ -315,13 +325,16 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
     show(scans)
     if len(shown) < len(case.scans):
         show(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
-    thresholds = any("above_threshold" in diagnosis for diagnosis in found["diagnoses"])
-    disorders = table(">rank", "disorder", "ICD-10-CM", ">score", *(["above threshold"] if thresholds else []))
+    limits = {}
+    if any("above_threshold" in diagnosis for diagnosis in found["diagnoses"]):
+        limits["above_threshold"] = "above threshold"
+    if any("in_set" in diagnosis for diagnosis in found["diagnoses"]):
+        limits["in_set"] = f"in the {config.prediction_sets['coverage']:.0%} set"
+    disorders = table(">rank", "disorder", "ICD-10-CM", ">score", *limits.values())
     for rank, diagnosis in enumerate(found["diagnoses"], 1):
         codes = ", ".join(diagnosis["icd10cm"]) or "-"
-        above = {True: "yes", False: "no", None: "-"}[diagnosis.get("above_threshold")]
-        row = [str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}"]
-        disorders.add_row(*row, *([above] if thresholds else []))
+        said = [{True: "yes", False: "no", None: "-"}[diagnosis.get(limit)] for limit in limits]
+        disorders.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}", *said)
     show(disorders)
     key = found["scans"][heaviest[0]]
     where = f", there slice {key['key_slice'] + 1}" if key["slices"] > 1 else ""
@@ -332,7 +345,11 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
             show(f"  {file}: {reason}", highlight=False, markup=False)
         if len(case.skipped) > MOST_ROWS:
             show(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json has them all")
-    if not trained:
+    if (judged := found["unlike_training"]) is not None and judged["unlike"]:
+        from radfm.pipeline_radfm import why_unlike
+
+        show(f"[bold yellow]This case is unlike the training data ({why_unlike(judged)}): its scores mean little.[/]")
+    if not config.trained:
         show("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")
     show(f"[dim]{DISCLAIMER}[/]")
 

@@ -5,13 +5,18 @@ Decisions:
 - Where the checkpoint was calibrated (`radfm finetune`), the scores of its own vocabulary are probabilities, and a name
   with a threshold says whether it is reached. No score depends on what else was asked for.
 - What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
+- Where the checkpoint remembers its training data (`radfm calibrate`), a case unlike it is warned of, or refused.
 """
 
+import warnings
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers.pipelines import Pipeline
+
+from .reference_radfm import TrainingReference
 
 try:
     from radfm.cases import read_case
@@ -57,13 +62,17 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             top_k: how many are wanted; unset, all candidate labels, or 10 of the vocabulary.
             batch_size: cases that go through the model together, of a list.
             return_attentions: also say what each scan and slice counted.
+            if_unlike: "warn" of a case that is unlike the training data, where the answer has no place to say so,
+                "refuse" it, or "ignore" that.
         Returns:
             Per case a list of {"label", "icd10cm", "score"}, best first; with "above_threshold" where the checkpoint
-            knows a threshold for the name. With `return_attentions` a dictionary with this list as "diagnoses", and in
-            the order of the case "scans", a list of {"source", "modality", "plane", "slices", "weight", "key_slice",
-            "key_slice_weight"}.
+            knows a threshold for the name, and "in_set" where it knows which disorders cannot be ruled out. With
+            `return_attentions` a dictionary with this list as "diagnoses"; in the order of the case "scans", a list of
+            {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"}; and
+            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference.
         Raises:
-            ValueError: for a case without a readable scan, no or empty labels, or a label that a fixed list lacks.
+            ValueError: for a case without a readable scan, no or empty labels, a label that a fixed list lacks, or a
+                case that is refused.
         """
         several = isinstance(inputs, list | tuple)
         batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
@@ -81,7 +90,13 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return answers if several else answers[0]
 
     def _sanitize_parameters(
-        self, candidate_labels=None, hypothesis_template=None, top_k=None, return_attentions=None, **kwargs
+        self,
+        candidate_labels=None,
+        hypothesis_template=None,
+        top_k=None,
+        return_attentions=None,
+        if_unlike=None,
+        **kwargs,
     ):
         if kwargs:
             raise TypeError(f"zero-shot-diagnosis knows no argument {next(iter(kwargs))!r}")
@@ -97,6 +112,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             after["top_k"] = top_k
         if return_attentions is not None:
             after["return_attentions"] = return_attentions
+        if if_unlike is not None:
+            if if_unlike not in ("warn", "refuse", "ignore"):
+                raise ValueError(f"if_unlike is warn, refuse or ignore, not {if_unlike!r}")
+            after["if_unlike"] = if_unlike
         return {}, forward, after
 
     def preprocess(self, inputs: list, **parameters) -> dict:
@@ -128,21 +147,27 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "scores": self._calibrated(output, names).float().sigmoid(),
             "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
             "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
+            "scan_embeds": output.scan_embeds.split(batch["scans_per_case"].tolist()),
         }
 
-    def postprocess(self, outputs: dict, top_k: int | None = None, return_attentions: bool = False) -> list:
+    def postprocess(
+        self, outputs: dict, top_k: int | None = None, return_attentions: bool = False, if_unlike: str = "warn"
+    ) -> list:
         wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
-        for case, scores, weights in zip(outputs["cases"], outputs["scores"], outputs["scan_attentions"], strict=True):
+        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "scan_embeds"))
+        for case, scores, weights, embeds in zip(*of_cases, strict=True):
+            judged = self._judged(case, embeds, if_unlike, quiet=return_attentions)
             best = scores.topk(min(wanted, len(scores)))
             found = zip((outputs["names"][i] for i in best.indices.tolist()), best.values.tolist(), strict=True)
             diagnoses = [
-                {"label": name, "icd10cm": self._codes(name), "score": score} | self._above_threshold(name, score)
+                {"label": name, "icd10cm": self._codes(name), "score": score} | self._limits(name, score)
                 for name, score in found
             ]
             slices = [next(slice_attentions) for _ in case.scans]
             scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
-            answers.append({"diagnoses": diagnoses, "scans": scans} if return_attentions else diagnoses)
+            whole = {"diagnoses": diagnoses, "scans": scans, "unlike_training": judged}
+            answers.append(whole if return_attentions else diagnoses)
         return answers
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
@@ -160,10 +185,34 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         logits[:, known] = odds[:, [rows[column] for column in known]]
         return logits
 
-    def _above_threshold(self, name: str, score: float) -> dict[str, bool]:
-        row, thresholds = self._rows.get(name.casefold()), self.model.config.thresholds
-        least = None if row is None or not thresholds else thresholds[row]
-        return {} if least is None else {"above_threshold": score >= least}
+    def _limits(self, name: str, score: float) -> dict[str, bool]:
+        """Whether a name of the vocabulary reaches its threshold, and that of the sets, where there are any."""
+        row, config = self._rows.get(name.casefold()), self.model.config
+        if row is None:
+            return {}
+        found, least = {}, config.thresholds[row] if config.thresholds else None
+        if least is not None:
+            found["above_threshold"] = score >= least
+        if config.prediction_sets:
+            found["in_set"] = score >= config.prediction_sets["threshold"]
+        return found
+
+    @cached_property
+    def reference(self) -> TrainingReference | None:
+        """What the checkpoint remembers of its training data; None where `radfm calibrate` never looked."""
+        return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
+
+    def _judged(self, case, scan_embeds: torch.Tensor, if_unlike: str, quiet: bool) -> dict | None:
+        if if_unlike == "ignore" or self.reference is None:
+            return None
+        judged = self.reference.judge(scan_embeds, [scan.modality for scan in case.scans])
+        if judged["unlike"]:
+            what = f"the case is unlike the training data ({why_unlike(judged)}): its scores mean little"
+            if if_unlike == "refuse":
+                raise ValueError(f"{what}, and it is refused")
+            if not quiet:
+                warnings.warn(what, stacklevel=2)
+        return judged
 
     def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
         """(labels, d)."""
@@ -226,6 +275,14 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         }
 
 
+def why_unlike(judged: dict) -> str:
+    """In words, of what `TrainingReference.judge` found of an unlike case."""
+    new = judged["new_modalities"]
+    if new:
+        return f"no training scan was of {', '.join(new)}"
+    return f"p {judged['p']:.2g}: the share of cases like it that are as far from the training scans"
+
+
 def _read(case):
     if hasattr(case, "scans"):
         return case
@@ -236,4 +293,4 @@ def _read(case):
     return read_case(case)
 
 
-__all__ = ["ZeroShotDiagnosisPipeline"]
+__all__ = ["ZeroShotDiagnosisPipeline", "why_unlike"]

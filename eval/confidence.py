@@ -1,0 +1,183 @@
+"""What a checkpoint needs to say how sure it is, fitted to a data set and saved with it: `radfm calibrate`.
+
+    >>> fit_confidence("runs/mine", "datasets/mine")["after"]["ece"]
+
+On the validation split: slopes and shifts that make scores probabilities, thresholds, and the rule for prediction sets;
+on the training split: what a case should be like.
+
+Decisions:
+- No weight changes: all goes into `config.json`, and into `radfm_reference.safetensors` beside it.
+- A checkpoint that was calibrated before is calibrated further, so a linear probe keeps what its logits lack.
+- Sets are fitted to probabilities of each patient by the others' calibration (Vovk, Cross-conformal predictors, 2015):
+  those by a patient's own would be too good, and sets too small. The promise is then nearly kept, not proven.
+- Names of the checkpoint that the data does not have keep the scores they had.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from radfm.data_prep.dataset import load
+from radfm.data_prep.tables import replacing, write_text
+from radfm.eval import calibration
+from radfm.eval.conformal import Guarantee, fit
+from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients, table_of
+from radfm.eval.refusal import fit_reference
+from radfm.train.diagnosis_data import DrawnCases
+from torch import Tensor
+
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.reference_radfm import FILE, weights_sha256
+
+RECORD = "radfm_confidence.json"  # beside the weights: what was fitted, and what it brought
+KEYS = ("calibration", "thresholds", "prediction_sets")  # of the configuration
+
+
+def fit_confidence(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path | None = None,
+    coverage: float = 0.9,
+    guarantee: Guarantee = "share",
+    bootstraps: int = 1000,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Fits all, saves it with the checkpoint, and returns what it brought; JSON-able.
+
+    Args:
+        model: folder of a checkpoint.
+        data: folder that `radfm prepare` made, best the one that it learned from.
+        output: folder for a calibrated copy; None: the checkpoint itself becomes it.
+        coverage, guarantee: see `radfm.eval.conformal`.
+    Returns:
+        `cases`; `disorders`: {`calibrated`, `vocabulary`, `without_positives`}; `before`, `after`: see
+        `radfm.eval.calibration.measure_calibration`, after by the fit to the other patients; `thresholds_of_their_own`;
+        `prediction_sets`: see `radfm.eval.conformal.SetRule`; `reference`: {`training_cases`, `training_scans`,
+        `validation_cases`, `modalities`}; `data`, `weights`: fingerprints.
+    Raises:
+        FileNotFoundError: there is no such checkpoint or data set.
+        ValueError: a split has no labelled case, patients are in several splits, no name of the data is in the
+            checkpoint's vocabulary, no validation case has any of them, scores are nan; or as `fit`.
+    """
+    network, processor = load_checkpoint(model, device)
+    everything, cases = load(data), labelled_cases(data, "validation")
+    refuse_shared_patients(everything, "validation")
+    names, rows = _shared(network, cases.vocabulary.names, data)
+    shown = DrawnCases(cases, processor)
+    logits, embeds = _looked(network, shown, progress)
+    old = affine(network, logits)[:, rows]
+    table = table_of(shown, everything, network.log_odds(logits)[:, rows].numpy(), names)
+    if not table.labels.any():
+        raise ValueError(f"no validation case of {data} has any of the checkpoint's {len(rows):,} disorders")
+    labels = torch.tensor(table.labels)
+    none = calibration.one_of(table.labels)
+    slopes, shifts = calibration.calibrate(old, labels, none)
+    found = calibration.log_odds(old * slopes + shifts, none).sigmoid().numpy()
+    by_others = calibration.log_odds(calibration.calibrated_by_others(old, labels, none, table.patients), none)
+    thresholds, own = calibration.thresholds(found, table.labels.astype(float))
+    rule = fit(by_others.sigmoid().numpy(), table.labels, table.patients, coverage, guarantee)
+    fair = table_of(shown, everything, by_others.numpy(), names)
+    reference = fit_reference(network, processor, data, embeds, seed, progress)
+    reference.about["weights"] = weights_sha256(model)
+    changes = {
+        "calibration": _joined(network, rows, slopes, shifts, none),
+        "thresholds": _replaced(network.config.thresholds, rows, thresholds, len(network.config.disorders)),
+        "prediction_sets": rule.to_dict(),
+    }
+    record = {
+        "cases": len(shown),
+        "disorders": {
+            "calibrated": len(rows),
+            "vocabulary": len(network.config.disorders),
+            "without_positives": int((~table.labels.any(0)).sum()),
+        },
+        "before": calibration.measure_calibration(table, bootstraps, seed),
+        "after": calibration.measure_calibration(fair, bootstraps, seed),
+        "thresholds_of_their_own": sum(own),
+        "prediction_sets": rule.to_dict(),
+        "reference": {
+            "training_cases": reference.about["training_cases"],
+            "training_scans": reference.about["training_scans"],
+            "validation_cases": len(reference.distances),
+            "modalities": reference.modalities,
+        },
+        "left_out": dict(shown.skipped),
+        "data": everything.record["fingerprint"],
+        "weights": reference.about["weights"],
+    }
+    _save(Path(model), Path(output or model), changes, reference.to_bytes(), record)
+    return record
+
+
+def affine(network: RadFMForDiagnosis, logits: Tensor) -> Tensor:
+    """(cases, disorders) logits by the slopes and shifts that the checkpoint has, before any compete."""
+    fit = network.config.calibration
+    return logits if fit is None else logits * torch.tensor(fit["slopes"]) + torch.tensor(fit["shifts"])
+
+
+@torch.inference_mode()
+def _looked(network: RadFMForDiagnosis, shown: DrawnCases, progress) -> tuple[Tensor, list[Tensor]]:
+    """(cases, vocabulary) logits, and (scans, d) embeddings of each case."""
+    logits, embeds = {}, {}
+    for rows, scans, seen in outputs(network, shown, progress=progress):
+        logits |= zip(rows.tolist(), seen.logits.float().cpu(), strict=True)
+        embeds |= zip(rows.tolist(), seen.scan_embeds.float().cpu().split(scans.tolist()), strict=True)
+    found = torch.stack([logits[row] for row in range(len(shown))])
+    if found.isnan().any():
+        raise ValueError(f"{int(found.isnan().any(1).sum()):,} validation cases have scores that are no number")
+    return found.clone(), [embeds[row].clone() for row in range(len(shown))]
+
+
+def _shared(network: RadFMForDiagnosis, names: list[str], data: str | Path) -> tuple[list[str], list[int]]:
+    """The data's names that the checkpoint's vocabulary has, and their rows there."""
+    row_of = {name.casefold(): row for row, name in enumerate(network.config.disorders)}
+    both = [(name, row_of[name.casefold()]) for name in names if name.casefold() in row_of]
+    if not both:
+        raise ValueError(
+            f"none of the {len(names):,} disorders of {data} is in the checkpoint's vocabulary of {len(row_of):,}: "
+            "calibrate on the data that it learned from, or fine-tune it first (radfm finetune)"
+        )
+    return [name for name, _ in both], [row for _, row in both]
+
+
+def _joined(network: RadFMForDiagnosis, rows: list[int], slopes: Tensor, shifts: Tensor, none: bool | None) -> dict:
+    """The checkpoint's calibration, further calibrated in these rows."""
+    n = len(network.config.disorders)
+    old = network.config.calibration or {"slopes": [1.0] * n, "shifts": [0.0] * n, "one_of": []}
+    new = {name: list(old[name]) for name in ("slopes", "shifts")}
+    for row, slope, shift in zip(rows, slopes.tolist(), shifts.tolist(), strict=True):
+        new["slopes"][row] = old["slopes"][row] * slope
+        new["shifts"][row] = old["shifts"][row] * slope + shift
+    mine = set(rows)
+    groups = [{"rows": [r for r in group["rows"] if r not in mine], "none": group["none"]} for group in old["one_of"]]
+    new["one_of"] = [group for group in groups if group["rows"]]
+    if none is not None:
+        new["one_of"].append({"rows": rows, "none": none})
+    return new
+
+
+def _replaced(old: list | None, rows: list[int], new: list, n: int) -> list:
+    found = list(old or [None] * n)
+    for row, value in zip(rows, new, strict=True):
+        found[row] = value
+    return found
+
+
+def _save(model: Path, output: Path, changes: dict, reference: bytes, record: dict) -> None:
+    if output.resolve() != model.resolve():
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"{output} is not empty: choose another --output")
+        output.mkdir(parents=True, exist_ok=True)
+        for file in model.iterdir():
+            if file.is_file():
+                shutil.copy2(file, output / file.name)
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    with replacing(output / FILE) as draft:
+        Path(draft).write_bytes(reference)
+    write_text(output / "config.json", json.dumps(config | changes, indent=2, sort_keys=True) + "\n")
+    write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

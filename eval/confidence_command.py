@@ -1,0 +1,235 @@
+"""The commands about how sure a model is: `radfm calibrate`, `radfm evaluate uncertainty | refusal | zero-shot`.
+
+Decisions:
+- Nothing heavy is imported before a command needs it.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+
+_Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
+_Split = Annotated[str, typer.Option(help="train, validation or test.")]
+_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")]
+_Bootstraps = Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")]
+
+
+def calibrate(
+    data: _Data,
+    model: Annotated[Path, typer.Option(help="Folder of a checkpoint; unless --output is given, it is changed.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for a calibrated copy.")] = None,
+    coverage: Annotated[float, typer.Option(help="Of the prediction sets.")] = 0.9,
+    guarantee: Annotated[
+        str, typer.Option(help="share (of a case's disorders, on average) or all (disorders of a case).")
+    ] = "share",
+    seed: Annotated[int, typer.Option(min=0, help="Of the cases that the reference is made of.")] = 0,
+    device: _Device = None,
+    as_json: Json = False,
+) -> None:
+    """Fit probabilities, thresholds, prediction sets and what a case should be like; save them with the checkpoint.
+
+    Example: radfm calibrate datasets/mine --model runs/mine
+    """
+    with needs("train"):
+        from radfm.eval.confidence import fit_confidence
+    quiet_transformers()
+    with step(f"Calibrating {model}") as progress:
+        found = fit_confidence(model, data, output, coverage, guarantee, seed=seed, device=device, progress=progress)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    rows = table(f"{found['cases']:,} validation cases", ">before", ">after")
+    for name, what in {
+        "ece": "calibration error",
+        "ece_first": "of first ranks",
+        "brier": "Brier score",
+        "log_loss": "log loss",
+    }.items():
+        rows.add_row(what, *(_cell(found[when][name], ".4f") for when in ("before", "after")))
+    show(rows)
+    disorders, sets, reference = found["disorders"], found["prediction_sets"], found["reference"]
+    show(
+        f"After: each patient by the fit to the others. Calibrated: {disorders['calibrated']:,} of "
+        f"{disorders['vocabulary']:,} names; {found['thresholds_of_their_own']:,} have a threshold of their own\n"
+        f"Sets: probability from {sets['threshold']:.3g}, for {_promise(sets)}; {sets['patients']:,} patients\n"
+        f"Reference: {reference['training_scans']:,} scans of {reference['training_cases']:,} training cases, "
+        f"{reference['validation_cases']:,} validation cases; {', '.join(reference['modalities'])}",
+        highlight=False,
+    )
+    show(f"Saved with {output or model}. Next: radfm evaluate {data} --model {output or model}", markup=False)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def uncertainty(
+    data: _Data,
+    model: Annotated[
+        list[str], typer.Option(help="Folder of a checkpoint or a table of scores; several: an ensemble.")
+    ],
+    dropout: Annotated[
+        int | None, typer.Option(min=2, help="Of one checkpoint, so many passes with dropout left on, in their place.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Of dropout, for a checkpoint that was trained without.")] = None,
+    split: _Split = "test",
+    out: Annotated[Path | None, typer.Option(help="File for the ensemble's table of scores, .parquet.")] = None,
+    bootstraps: _Bootstraps = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws, and of what is dropped.")] = 0,
+    device: _Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what several models say together, and whether their disagreement finds the cases that are wrong.
+
+    Example: radfm evaluate uncertainty datasets/mine --model runs/mine0 --model runs/mine1 --model runs/mine2
+    """
+    with needs("train"):
+        from radfm.eval.command import scores_of
+        from radfm.eval.uncertainty import KINDS, dropout_scores, ensemble, measure_uncertainty
+    quiet_transformers()
+    if dropout is None and (rate is not None or len(model) < 2):
+        raise ValueError("give several models, or one and --dropout PASSES")
+    if dropout is not None and len(model) > 1:
+        raise ValueError(f"--dropout takes one checkpoint, not {len(model)}")
+    if dropout is None:
+        members = [scores_of(Path(one), data, split, None, False, device, False) for one in model]
+    else:
+        with step(f"Scoring with {model[0]}") as progress:
+            members = dropout_scores(model[0], data, split, dropout, rate, seed, progress, device)
+    found = measure_uncertainty(members, bootstraps, seed)
+    if out is not None:
+        ensemble(members).scores.save(out)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    show(f"{found['cases']:,} cases with a disorder, split {split}; first rank wrong: {_line(found['wrong'], '.1%')}")
+    rows = table(f"{found['members']} members", ">macro AUC", ">log loss", ">calibration error")
+    for name, what in {"single": "the first", "mean": "their mean"}.items():
+        auc, loss, ece = (found[name][figure] for figure in ("auc", "log_loss", "ece"))
+        rows.add_row(what, "-" if auc is None else f"{auc:.3f}", f"{loss:.3f}", f"{ece:.4f}")
+    show(rows)
+    rows = table("uncertainty", ">AUC for wrong cases", ">mean error over coverages")
+    for kind, worth in found["uncertainties"].items():
+        rows.add_row(KINDS[kind], _cell(worth["error_auc"], ".3f"), f"{worth['aurc']:.3f}")
+    show(rows)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def refusal(
+    data: _Data,
+    model: Annotated[Path, typer.Option(help="Folder of a checkpoint that radfm calibrate has seen.")],
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="A file that no hospital would send, such as a photograph; several times.")
+    ] = None,
+    split: _Split = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
+    bootstraps: _Bootstraps = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, the crops and the draws.")] = 0,
+    device: _Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure whether cases unlike the training data are told from those of a split: noise, pictures, new modalities.
+
+    Example: radfm evaluate refusal datasets/mine --model runs/mine --picture cat.jpg
+    """
+    with needs("train"):
+        from radfm.eval.refusal import measure_refusal
+    quiet_transformers()
+    with step(f"Looking with {model}") as progress:
+        found = measure_refusal(model, data, split, picture or (), limit, bootstraps, seed, device, progress)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    alarms = _line(found["false_alarms"], ".1%")
+    show(
+        f"{found['cases']:,} cases, split {split}: {alarms} refused, meant to be {found['promised']:.1%}",
+        highlight=False,
+    )
+    rows = table("unlike", ">cases", ">AUC", ">refused")
+    for kind, told in found["strangers"].items():
+        rows.add_row(kind, f"{told['cases']:,}", _cell(told["auc"], ".3f"), f"{told['refused']:.0%}")
+    show(rows)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def zero_shot(
+    data: _Data,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Folder of a checkpoint, or NAME=folder; several times.")
+    ] = None,
+    open_clip: Annotated[
+        list[str] | None, typer.Option(help="ARCHITECTURE=file of weights, or local-dir:FOLDER; several times.")
+    ] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="File of disorder names to score, one per line, in place of the data set's.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Disorders to measure: a file, or names split by commas, as those withheld.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help='What is said of a name, "{}" standing for it; several are averaged.')
+    ] = None,
+    normal: Annotated[
+        bool, typer.Option("--normal", help="Measure whether a case is normal, by its likeliest disorder.")
+    ] = False,
+    within: Annotated[str | None, typer.Option(help="As in radfm evaluate cases.")] = None,
+    split: _Split = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables of scores, to be compared further.")] = None,
+    bootstraps: _Bootstraps = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, where that is faster.")] = False,
+    device: _Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure models that are asked by text alone, open_clip models too, on the same cases, and compare with the first.
+
+    Example: radfm evaluate zero-shot datasets/mine --model runs/mine --open-clip ViT-B-32=weights.pt
+    """
+    with needs("train"):
+        from radfm.eval.command import lines, listed, named, show_comparison
+        from radfm.eval.diagnosis import compare
+        from radfm.eval.zero_shot import abnormal, open_clip_scores, zero_shot_scores
+    quiet_transformers()
+    if not (model or open_clip):
+        raise ValueError("give --model or --open-clip, or both")
+    asked = {"names": None if names is None else lines(names), "templates": template or ["{}"], "bf16": bf16}
+    recipes = {}
+    for name, path in named(model or []):
+        with step(f"Asking {path}") as progress:
+            table_ = zero_shot_scores(path, data, split, device=device, progress=progress, **asked)
+        recipes.setdefault(name, []).append(table_)
+    for text in open_clip or []:
+        architecture, _, weights = (text, "", None) if text.startswith("local-dir:") else text.partition("=")
+        with step(f"Asking {architecture}") as progress:
+            table_ = open_clip_scores(
+                architecture, weights or None, data, split, device=device, progress=progress, **asked
+            )
+        recipes[table_.about["model"]] = [table_]
+    if out is not None:
+        for name, tables in recipes.items():
+            for number, one in enumerate(tables):
+                one.save(out / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}-{number}.parquet")
+    if normal:
+        recipes = {name: [abnormal(one) for one in tables] for name, tables in recipes.items()}
+    chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
+    with step("Measuring") as progress:
+        result = compare(recipes, chosen, "disorder", within, bootstraps, seed, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        show_comparison(result)
+
+
+def _promise(sets: dict) -> str:
+    if sets["guarantee"] == "all":
+        return f"all disorders of a case in {sets['coverage']:.0%} of cases"
+    return f"{sets['coverage']:.0%} of a case's disorders on average"
+
+
+def _cell(figure: dict, digits: str) -> str:
+    return f"{figure['value']:{digits}}\n{figure['low']:{digits}} to {figure['high']:{digits}}"
+
+
+def _line(figure: dict, digits: str) -> str:
+    return f"{figure['value']:{digits}} ({figure['low']:{digits}} to {figure['high']:{digits}})"

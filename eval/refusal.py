@@ -1,0 +1,224 @@
+"""Which cases a model should not be asked about: what it remembers of its training data, and how well that works.
+
+    >>> reference = fit_reference(network, processor, "datasets/mine")  # radfm calibrate saves it with the checkpoint
+    >>> measure_refusal("runs/mine", "datasets/mine", pictures=["cat.jpg"])["strangers"]["cat.jpg"]["auc"]
+
+Decisions:
+- What is measured is the distance of `radfm.reference_radfm.TrainingReference` alone, without the plain rule that a
+  modality never trained on is refused, which would be right by definition.
+- Noise is the harder kind: each scan's own pixels in random order, so that grey values and their share stay the same.
+- A picture is shown in crops, as a photograph by accident would be; it is one picture, so they count as one patient.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import load, patient_of
+from radfm.eval.bootstrap import patient_weights
+from radfm.eval.comparisons import figure
+from radfm.eval.metrics import measure
+from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients
+from radfm.train.diagnosis_data import DrawnCases
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_curve
+from torch import Tensor
+
+from radfm.cases import Case, Scan, read_case
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
+from radfm.reference_radfm import TrainingReference
+
+TRAINING_CASES = 1000  # that the reference is made of, at most
+CROPS = 20
+_CASES_PER_STEP = 8
+
+Progress = Callable[[int, int], None]
+
+
+def fit_reference(
+    network: RadFMForDiagnosis,
+    processor: RadFMProcessor,
+    data: str | Path,
+    validation: Iterable[Tensor] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, of: None,
+) -> TrainingReference:
+    """What is kept of a data set's training split: of at most 1,000 cases, drawn by `seed`.
+
+    The covariance is shrunk as far as the number of scans asks for (Ledoit and Wolf, A well-conditioned estimator for
+    large-dimensional covariance matrices, Journal of Multivariate Analysis 88:365, 2004).
+
+    Args:
+        validation: (scans, d) embeddings of each validation case, if they are there; None: they are computed.
+    Raises:
+        ValueError: the training or the validation split has no labelled case.
+    """
+    cases = labelled_cases(data, "train")
+    chosen = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
+    shown = DrawnCases(cases, processor, only=sorted(chosen.tolist()))
+    scans = torch.cat([embeds for embeds in embeddings(network, shown, progress) if embeds is not None])
+    kinds = {cases.about(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
+    fitted = LedoitWolf().fit(scans.double().numpy())
+    values, vectors = np.linalg.eigh(fitted.covariance_)
+    reference = TrainingReference(
+        mean=torch.from_numpy(fitted.location_).float(),
+        whitening=torch.from_numpy(vectors / np.sqrt(values.clip(values.max() * 1e-9))).float(),
+        distances=torch.zeros(0),
+        modalities=sorted(kind or "other" for kind in kinds),
+        about={
+            "data": cases.record["fingerprint"],
+            "training_cases": len(shown),
+            "training_scans": len(scans),
+            "shrinkage": float(fitted.shrinkage_),
+            "radfm": version("radfm"),
+        },
+    )
+    if validation is None:
+        validation = embeddings(network, DrawnCases(labelled_cases(data, "validation"), processor))
+    farthest = [reference.scan_distances(embeds).max() for embeds in validation]
+    reference.distances = torch.stack(farthest).sort().values
+    return reference
+
+
+def embeddings(
+    network: RadFMForDiagnosis, shown: DrawnCases, progress: Progress = lambda done, of: None
+) -> list[Tensor]:
+    """(scans, d) float32 of each case."""
+    found: dict[int, Tensor] = {}
+    for rows, scans, seen in outputs(network, shown, progress=progress):
+        found |= zip(rows.tolist(), seen.scan_embeds.float().cpu().split(scans.tolist()), strict=True)
+    return [found[row] for row in range(len(shown))]
+
+
+def measure_refusal(
+    model: str | Path,
+    data: str | Path,
+    split: str = "test",
+    pictures: Sequence[str | Path] = (),
+    limit: int | None = None,
+    bootstraps: int = 1000,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress = lambda done, of: None,
+) -> dict[str, Any]:
+    """How well the distance tells strange cases from those of a split; JSON-able.
+
+    Args:
+        pictures: files that no hospital would send, each a kind of its own by its name.
+        limit: at most so many cases of the split, evenly spaced.
+    Returns:
+        `cases`; `false_alarms`: figure {value, low, high}, the share of the split's cases that are refused, and
+        `promised`, the share that it was set for; `modalities`: of the training scans.
+        `strangers`: kind -> {`cases`, `auc`: figure, how often a strange case is farther than one of the split;
+        `refused`: share; `roc`: list of [false positive rate, recall]}. Kinds are "noise", the names of the pictures,
+        and the modalities that no training scan had, whose cases are then none of the split's.
+    Raises:
+        ValueError: the checkpoint has no reference, a picture cannot be read; or as `radfm.eval.predict.score`.
+    """
+    network, processor = load_checkpoint(model, device)
+    reference = TrainingReference.load(model)
+    if reference is None:
+        raise ValueError(f"{model} does not remember its training data: run radfm calibrate first")
+    cases = labelled_cases(data, split)
+    refuse_shared_patients(load(data), split)
+    strangers = {Path(picture).name: _crops(picture, seed) for picture in pictures}
+    rows = np.unique(np.linspace(0, len(cases) - 1, min(limit or len(cases), len(cases))).round().astype(int)).tolist()
+    patients = [patient_of(cases.rows[row]) for row in rows]
+    new = [sorted({s.modality for s in cases[row].scans if s.modality} - {*reference.modalities}) for row in rows]
+    total, done = 2 * len(rows) + sum(map(len, strangers.values())), 0
+
+    def distances(some: Iterable[Case]) -> np.ndarray:
+        nonlocal done
+        found = []
+        for part in _in_steps(some):
+            found += _distances(network, processor, reference, part)
+            done += len(part)
+            progress(done, total)
+        return np.array(found)
+
+    plain = distances(cases[row] for row in rows)
+    kinds = {"noise": (distances(_noise(cases[row], [seed, row]) for row in rows), patients)}
+    for name, some in strangers.items():
+        kinds[name] = (distances(some), [name] * len(some))
+    known = np.array([not mine for mine in new])
+    for modality in sorted({name for mine in new for name in mine}):
+        mine = np.array([modality in others for others in new])
+        kinds[modality] = (plain[mine], [patients[i] for i in np.flatnonzero(mine)])
+    if not known.any():
+        raise ValueError(f"every case of the split {split!r} has a modality that no training scan had")
+    plain, own = plain[known], [patients[i] for i in np.flatnonzero(known)]
+    refused = np.array([reference.p(distance) <= reference.least_p for distance in plain])
+    weights = patient_weights(own, bootstraps, seed)
+    return {
+        "cases": len(plain),
+        "false_alarms": figure(float(refused.mean()), refused @ weights / weights.sum(0)),
+        "promised": reference.least_p,
+        "modalities": reference.modalities,
+        "strangers": {
+            kind: _told(plain, own, far, theirs, reference, bootstraps, seed) for kind, (far, theirs) in kinds.items()
+        },
+    }
+
+
+def _told(plain, own, far, theirs, reference: TrainingReference, bootstraps: int, seed: int) -> dict[str, Any]:
+    values = np.concatenate([plain, far])[:, None]
+    strange = np.repeat([False, True], [len(plain), len(far)])[:, None]
+    groups = [f"own {patient}" for patient in own] + [f"strange {patient}" for patient in theirs]
+    area = measure(values, strange, metrics=["auc"])["auc"][0]
+    draws = measure(values, strange, patient_weights(groups, bootstraps, seed), metrics=["auc"])["auc"][0]
+    alarms, recall, _ = roc_curve(strange[:, 0], values[:, 0])
+    return {
+        "cases": len(far),
+        "auc": figure(float(area), draws),
+        "refused": float(np.mean([reference.p(distance) <= reference.least_p for distance in far])),
+        "roc": np.stack([alarms, recall], 1).tolist(),
+    }
+
+
+@torch.inference_mode()
+def _distances(network, processor, reference: TrainingReference, cases: list[Case]) -> list[float]:
+    batch = processor(cases=cases).to(network.device)
+    embeds = network.radfm(**batch).scan_embeds
+    return [float(reference.scan_distances(mine).max()) for mine in embeds.split(batch["scans_per_case"].tolist())]
+
+
+def _in_steps(cases: Iterable[Case]) -> Iterator[list[Case]]:
+    step: list[Case] = []
+    for case in cases:
+        step.append(case)
+        if len(step) == _CASES_PER_STEP:
+            yield step
+            step = []
+    if step:
+        yield step
+
+
+def _noise(case: Case, seed: list[int]) -> Case:
+    """The case with the pixels of each scan in random order."""
+    rng = np.random.default_rng(seed)
+    return replace(case, scans=[replace(scan, pixels=_shuffled(scan.pixels, rng)) for scan in case.scans])
+
+
+def _shuffled(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    flat = pixels.reshape(-1, *pixels.shape[3:])
+    return flat[rng.permutation(len(flat))].reshape(pixels.shape)
+
+
+def _crops(picture: str | Path, seed: int) -> list[Case]:
+    """Square crops of at least half the picture's shorter side, half of them mirrored."""
+    scan = read_case(picture).scans
+    if not scan:
+        raise ValueError(f"{picture} is no picture that radfm reads")
+    pixels, rng, crops = scan[0].pixels, np.random.default_rng(seed), []
+    for number in range(CROPS):
+        height, width = pixels.shape[1:3]
+        side = int(rng.integers(min(height, width) // 2, min(height, width) + 1))
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        crop = pixels[:, top : top + side, left : left + side]
+        crops.append(Case([Scan(np.ascontiguousarray(crop[:, :, :: -1 if number % 2 else 1]), scan[0].modality)]))
+    return crops
