@@ -128,7 +128,7 @@ class RadFMModel(RadFMPreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         slices_per_scan: Tensor,
         scans_per_case: Tensor,
         modality_ids: Tensor,
@@ -141,6 +141,7 @@ class RadFMModel(RadFMPreTrainedModel):
         history_attention_mask: Tensor | None = None,
         history_embeds: Tensor | None = None,
         lone_scans: bool = False,
+        slice_features: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMModelOutput | tuple:
@@ -157,12 +158,14 @@ class RadFMModel(RadFMPreTrainedModel):
             history_input_ids, history_attention_mask: (histories, tokens) int64.
             history_embeds: (histories, d). In place of `history_input_ids` that were embedded before.
             lone_scans: also read each scan as if it were a case of its own, which costs next to nothing.
+            slice_features: (slices, f). In place of `pixel_values`: what a tower of one vector per slice said before.
         Raises:
             ValueError: where the counts do not add up, or texts meet a model without a text encoder.
         """
         slice_counts, scan_counts = slices_per_scan.tolist(), scans_per_case.tolist()
-        _check_counts(pixel_values, slice_counts, scan_counts, modality_ids)
-        slice_embeds, looks_per_scan = self.slice_encoder(pixel_values, slice_counts)  # (looks, width)
+        slices = pixel_values if slice_features is None else slice_features
+        _check_counts(slices, slice_counts, scan_counts, modality_ids)
+        slice_embeds, looks_per_scan = self.slice_encoder(pixel_values, slice_counts, slice_features)  # (looks, width)
         scan_embeds, attentions = self.scan_encoder(slice_embeds, looks_per_scan)  # (scans, width), (looks,)
 
         tokens = scan_embeds
@@ -233,7 +236,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         slices_per_scan: Tensor,
         scans_per_case: Tensor,
         modality_ids: Tensor,
@@ -249,6 +252,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         labels: Tensor | None = None,
         key_slices: Tensor | None = None,
         lone_scans: bool = False,
+        slice_features: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMDiagnosisOutput | tuple:
@@ -259,6 +263,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             labels: (cases, disorders) in [0, 1].
             key_slices: (scans,) int64, -1 where unknown.
             lone_scans: also say what each scan shows by itself, as in [`RadFMModel`].
+            slice_features: in place of `pixel_values`, as in [`RadFMModel`].
         """
         output = self.radfm(
             pixel_values,
@@ -274,6 +279,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             history_attention_mask,
             history_embeds,
             lone_scans,
+            slice_features,
         )
         text_embeds = output.text_embeds if text_embeds is None else text_embeds
         logits = self.logits(output.case_embeds, text_embeds)
@@ -409,7 +415,11 @@ class RadFMSliceEncoder(nn.Module):
             self.token_encoder = RadFMEncoder(tokens, hidden_size)
         self._fast_tower = None
 
-    def forward(self, pixel_values: Tensor, slice_counts: list[int]) -> tuple[Tensor, list[int]]:
+    def forward(
+        self, pixel_values: Tensor | None, slice_counts: list[int], slice_features: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
+        if slice_features is not None:
+            return self.projection(slice_features.to(self.dtype)), slice_counts
         looks = self._looks(pixel_values, slice_counts)
         chunk = len(looks) if self.training and not self.gradient_checkpointing else self.slices_per_chunk
         embeds = [self._embed(looks[start : start + chunk]) for start in range(0, len(looks), max(chunk, 1))]
@@ -606,9 +616,9 @@ def _of_scans(attentions: Tensor, counts: list[int], scan_counts: list[int]) -> 
     return torch.cat([part / part.sum().clamp(min=1e-12) for part in parts])
 
 
-def _check_counts(pixel_values: Tensor, slice_counts: list[int], scan_counts: list[int], modality_ids: Tensor) -> None:
-    if sum(slice_counts) != len(pixel_values):
-        raise ValueError(f"slices_per_scan sums to {sum(slice_counts)}, pixel_values holds {len(pixel_values)} slices")
+def _check_counts(slices: Tensor, slice_counts: list[int], scan_counts: list[int], modality_ids: Tensor) -> None:
+    if sum(slice_counts) != len(slices):
+        raise ValueError(f"slices_per_scan sums to {sum(slice_counts)}, pixel_values holds {len(slices)} slices")
     if sum(scan_counts) != len(slice_counts):
         raise ValueError(f"scans_per_case sums to {sum(scan_counts)}, slices_per_scan holds {len(slice_counts)} scans")
     if len(modality_ids) != len(slice_counts):

@@ -41,12 +41,14 @@ class RadFMProcessor(ProcessorMixin):
         cases: Sequence | None = None,
         text: str | Sequence[str] | None = None,
         return_tensors: str | None = "pt",
+        pixels: bool = True,
         **text_kwargs,
     ) -> BatchFeature:
         """
         Args:
             cases: cases as `read_case` returns them (one, or a sequence).
             text: disorder names or prompts.
+            pixels: whether `pixel_values` are wanted; not where the slices' features are at hand.
             text_kwargs: for the tokenizer.
         Returns:
             The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
@@ -60,7 +62,7 @@ class RadFMProcessor(ProcessorMixin):
             raise ValueError("nothing to process: give cases, text, or both")
         data = {}
         if cases is not None:
-            data |= self._pack([cases] if hasattr(cases, "scans") else list(cases))
+            data |= self._pack([cases] if hasattr(cases, "scans") else list(cases), pixels)
         if text is not None:
             data |= self._tokens([text] if isinstance(text, str) else list(text), **text_kwargs)
         return BatchFeature(data, tensor_type=return_tensors)
@@ -71,20 +73,25 @@ class RadFMProcessor(ProcessorMixin):
         histories = ["histories_per_case", "history_input_ids", "history_attention_mask"] if self.use_history else []
         return ["pixel_values", *scans, *histories, "input_ids", "attention_mask"]
 
-    def _pack(self, cases: list) -> dict[str, torch.Tensor]:
+    def _pack(self, cases: list, pixels: bool) -> dict[str, torch.Tensor]:
         scans = [scan for case in cases for scan in case.scans]
-        values, counts = self._slices(scans)
+        counts = [len(self.image_processor.choose_slices(len(scan.pixels))) for scan in scans]
         planes = {name: i for i, name in enumerate(self.image_processor.planes)}
         days = [np.nan if scan.days is None else scan.days for scan in scans]
-        return {
-            "pixel_values": values,
-            "slices_per_scan": torch.tensor(counts, dtype=torch.int64),
-            "scans_per_case": torch.tensor([len(case.scans) for case in cases], dtype=torch.int64),
-            "modality_ids": torch.tensor([i for case in cases for i in self._modality_ids(case)], dtype=torch.int64),
-            "plane_ids": torch.tensor([planes.get(scan.plane, 0) for scan in scans], dtype=torch.int64),
-            "days": torch.tensor(days, dtype=torch.float32),
-            "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
-        } | (self._histories(cases) if self.use_history else {})
+        return (
+            ({"pixel_values": self._slices(scans, counts)} if pixels else {})
+            | {
+                "slices_per_scan": torch.tensor(counts, dtype=torch.int64),
+                "scans_per_case": torch.tensor([len(case.scans) for case in cases], dtype=torch.int64),
+                "modality_ids": torch.tensor(
+                    [i for case in cases for i in self._modality_ids(case)], dtype=torch.int64
+                ),
+                "plane_ids": torch.tensor([planes.get(scan.plane, 0) for scan in scans], dtype=torch.int64),
+                "days": torch.tensor(days, dtype=torch.float32),
+                "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
+            }
+            | (self._histories(cases) if self.use_history else {})
+        )
 
     def _histories(self, cases: list) -> dict[str, torch.Tensor]:
         histories = [getattr(case, "history", None) or "" for case in cases]
@@ -99,15 +106,14 @@ class RadFMProcessor(ProcessorMixin):
         tokens.pop("token_type_ids", None)
         return tokens
 
-    def _slices(self, scans: list) -> tuple[torch.Tensor, list[int]]:
-        """Every slice of the batch (slices, 3, size, size), and how many each scan has; memory is taken once."""
+    def _slices(self, scans: list, counts: list[int]) -> torch.Tensor:
+        """Every slice of the batch, (slices, 3, size, size), so many of each scan; memory is taken once."""
         images = self.image_processor
-        counts = [len(images.choose_slices(len(scan.pixels))) for scan in scans]
         channels = max((images.channels(scan.pixels, scan.modality) for scan in scans), default=1)
         values = torch.empty(sum(counts), channels, images.size, images.size)
         for scan, part in zip(scans, values.split(counts), strict=True):
             images.fill(part, scan.pixels, scan.modality, scan.spacing_mm)
-        return values.expand(-1, 3, -1, -1), counts
+        return values.expand(-1, 3, -1, -1)
 
     def _modality_ids(self, case) -> list[int]:
         seen: dict[str, list] = {}  # modality -> its planes, in the order of the case

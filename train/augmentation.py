@@ -111,12 +111,13 @@ def generator(seed: int, draw: Draw) -> np.random.Generator:
 
 
 def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
-    """Of a scan with more slices so many, evenly spaced from anywhere; the key slice becomes the nearest of them."""
-    count = len(scan.pixels)
+    """Of a scan with more slices so many, evenly spaced: from anywhere, or so that the key slice is one of them."""
+    count, key = len(scan.pixels), scan.key_slice
     if most is None or count <= most:
         return scan
-    chosen = ((np.arange(most) + rng.random()) * count / most).astype(int)
-    key = None if scan.key_slice is None else int(np.abs(chosen - scan.key_slice).argmin())
+    start = rng.random() if key is None else (key + rng.random()) * most / count % 1
+    chosen = ((np.arange(most) + start) * count / most).astype(int)
+    key = None if key is None else int(np.abs(chosen - key).argmin())
     spacing = scan.spacing_mm and (scan.spacing_mm[0] * count / most, *scan.spacing_mm[1:])
     return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing)
 

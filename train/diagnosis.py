@@ -47,6 +47,7 @@ from radfm.train.diagnosis_model import build
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.sampling import StepSampler, steps_in_order
 from radfm.train.shots import few_shots
+from radfm.train.slice_features import slice_features
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -70,7 +71,8 @@ class DiagnosisTraining:
         output: Folder of the checkpoints and, at the end, of the model.
         model: Folder of a checkpoint to go on from; None: a new model.
         text_encoder: Folder that `radfm train text` made; None: all-MiniLM-L6-v2 as packaged. For a new model.
-        tower_weights: File of weights for the slice encoder's tower. For a new model.
+        tower_weights: File of weights for the slice encoder's tower, or a checkpoint of radfm. For a new model.
+        frozen_tower: Whether the tower does not learn: each slice goes through it once, and its features are kept.
         architecture: Arguments of RadFMConfig. For a new model.
         head: "text" (KE: a disorder's embedding is its classifier) or "mlp".
         level: "case" (FM: a transformer over all scans) or "scan" (each learns alone, a case is their mean).
@@ -80,7 +82,8 @@ class DiagnosisTraining:
         history: Whether the case encoder reads the history.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
         slices_per_step: Of all processes together.
-        slices_per_scan: Of a scan with more, so many are taken; None: all.
+        slices_per_scan: Of a scan with more, so many are drawn, the key slice among them; None: as `max_slices`.
+        max_slices: Of a scan with more, the validation and the model that comes out see so many; None: all.
         by_disorder: Share of the draws that go by disorder, for the tail; see `radfm.train.sampling`.
         loss: `name`, and the arguments of that loss; see `radfm.train.losses`. Unset: sigmoid, with an mlp head bce.
         relatives: `strength` and `reach` of weak positives, see `radfm.train.losses.kinship`; None: none.
@@ -99,6 +102,7 @@ class DiagnosisTraining:
     model: str | None = None
     text_encoder: str | None = None
     tower_weights: str | None = None
+    frozen_tower: bool = False
     architecture: dict = field(default_factory=dict)
     head: Literal["text", "mlp"] = "text"
     level: Literal["case", "scan"] = "case"
@@ -108,6 +112,7 @@ class DiagnosisTraining:
     freeze_batch_norm: bool = False
     slices_per_step: int = 256
     slices_per_scan: int | None = None
+    max_slices: int | None = None
     by_disorder: float = 0.0
     loss: dict = field(default_factory=dict)
     relatives: dict | None = None
@@ -137,6 +142,11 @@ class DiagnosisTraining:
                 "augmentation.add_normal adds scans that show nothing of their case's disorders, so none of its scans "
                 "may be read alone: leave it out, or set level=case and lone_scan_weight=0"
             )
+        if self.frozen_tower and filled(Augmentation, self.augmentation, "augmentation").changes_pixels:
+            raise ValueError(
+                "a frozen tower sees each slice once: leave affine, elastic, noise and contrast out of augmentation, "
+                "or set frozen_tower=false"
+            )
 
 
 def read_config(path: str | Path, changes: Sequence[str] = ()) -> DiagnosisTraining:
@@ -160,9 +170,12 @@ def train(config: DiagnosisTraining) -> Path:
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
     frozen = config.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
-    one_scan = config.level == "scan"
-    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen)
+    one_scan, bound = config.level == "scan", config.slices_per_scan
+    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound)
     validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
+    if config.frozen_tower:
+        for part in (data, validation):
+            part.features = slice_features(part.cases, part.rows, model, processor)
     trainer = DiagnosisTrainer(config, model, processor, data, validation)
     trainer.remove_unfinished_checkpoints()
     last = last_checkpoint(config.output)
@@ -207,7 +220,7 @@ class DiagnosisTrainer(Trainer):
             self.names = processor(text=list(model.config.disorders))
 
     def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
-        batch = dict(inputs)
+        batch = {"pixel_values": None} | inputs  # the features of a frozen tower come without
         case_rows, key_slices, mine = batch.pop("case_rows"), batch.pop("key_slices"), batch.pop("labels")
         labels = gathered(mine)  # (cases of all processes, disorders)
         disorders = self._disorders_of_the_step(labels)
@@ -241,7 +254,7 @@ class DiagnosisTrainer(Trainer):
             if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
                 raise
             raise ValueError(
-                f"memory ran out at {len(inputs['pixel_values'])} slices: lower slices_per_step (now "
+                f"memory ran out at {int(inputs['slices_per_scan'].sum())} slices: lower slices_per_step (now "
                 f"{self.config.slices_per_step}) or slices_per_scan, raise training.gradient_accumulation_steps "
                 "instead, or set training.gradient_checkpointing=true"
             ) from error
@@ -365,7 +378,7 @@ class DiagnosisTrainer(Trainer):
         steps = steps_in_order(data.slice_counts, self.config.slices_per_step, *place)
         scores = torch.zeros(len(data), len(data.cases.vocabulary))
         for batch in step_loader(data, steps, self.args.dataloader_num_workers):
-            batch = self._prepare_inputs(batch)
+            batch = {"pixel_values": None} | self._prepare_inputs(batch)
             rows = batch.pop("case_rows")
             del batch["labels"], batch["key_slices"]
             with self.compute_loss_context_manager():

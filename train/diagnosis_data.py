@@ -10,12 +10,14 @@ Decisions:
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from radfm.data_prep.dataset import CaseDataset
 from radfm.train.augmentation import Augmentation, generator, some_slices
 from radfm.train.sampling import Draw
+from radfm.train.slice_features import SliceFeatures
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,14 +30,16 @@ class DrawnCases(Dataset):
 
     Args:
         cases: a data set, of labelled cases only.
-        processor: its image processor's `max_slices` bounds the slices of a scan.
+        processor: its image processor's `max_slices` bounds the slices of a scan that is not drawn from.
         augmentation: of draws with an epoch; None: none.
         one_scan: whether a draw with an epoch shows one scan of its case.
         history_embeds: (cases of the data set, d), embedded before; None: histories are tokenized, if at all.
         seed: of all that varies.
         only: rows of `cases`, to leave out all others; None: all.
+        slices_per_scan: bounds those of a draw with an epoch, the key slice among them; None: as for all others.
 
     Attributes:
+        features: of every slice; set, they are in a batch as `slice_features`, in place of `pixel_values`.
         skipped: [(case_id, reason), ...] of what cannot be read.
     """
 
@@ -48,9 +52,12 @@ class DrawnCases(Dataset):
         history_embeds: Tensor | None = None,
         seed: int = 0,
         only: Sequence[int] | None = None,
+        slices_per_scan: int | None = None,
     ):
         self.cases, self.processor, self.augmentation = cases, processor, augmentation
         self.one_scan, self.history_embeds, self.seed = one_scan, history_embeds, seed
+        self.slices_per_scan = slices_per_scan
+        self.features: SliceFeatures | None = None
         self.rows, self._slice_counts, self.skipped = _readable(cases, range(len(cases)) if only is None else only)
         self._normal_scans: dict[str, list[int]] | None = None
         if augmentation is not None and augmentation.add_normal:
@@ -62,7 +69,8 @@ class DrawnCases(Dataset):
     @property
     def slice_counts(self) -> list[int]:
         """(cases,) the slices that a draw of each costs; at scan level their mean."""
-        most = self.processor.image_processor.max_slices or sys.maxsize
+        bounds = (self.slices_per_scan, self.processor.image_processor.max_slices)
+        most = min(filter(None, bounds), default=sys.maxsize)
         counts = [[min(n, most) for n in scans] for scans in self._slice_counts]
         return [round(np.mean(scans)) if self.one_scan else sum(scans) for scans in counts]
 
@@ -87,8 +95,10 @@ class DrawnCases(Dataset):
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
         cases = [self._case(draw, rng) for draw, rng in zip(draws, generators, strict=True)]
-        batch = dict(self.processor(cases=cases))
-        if self.augmentation is not None and self.augmentation.changes_pixels:
+        batch = dict(self.processor(cases=cases, pixels=self.features is None))
+        if self.features is not None:
+            batch["slice_features"] = self._chosen_features(cases)
+        elif self.augmentation is not None and self.augmentation.changes_pixels:
             scans = iter(batch["pixel_values"].split(batch["slices_per_scan"].tolist()))
             for case, rng in zip(cases, generators, strict=True):
                 for values in (next(scans) for _ in case.scans):
@@ -109,20 +119,34 @@ class DrawnCases(Dataset):
             case = self.cases[row]
         except (ValueError, OSError) as error:
             raise ValueError(f"case {self.case_id(draw.case)} can no longer be read: {error}") from error
+        scan_rows = self.cases.rows[row]["scan_rows"]
+        case.scans = [self._with_features(scan, i) for scan, i in zip(case.scans, scan_rows, strict=True)]
         if rng is None:
             return case
         if self.augmentation is not None:
             case = self.augmentation.case(case, rng, self._normal_scan if self._normal_scans else None)
         if self.one_scan:
             case.scans = [case.scans[rng.integers(len(case.scans))]]
-        most = self.processor.image_processor.max_slices
-        case.scans = [some_slices(scan, most, rng) for scan in case.scans]
+        case.scans = [some_slices(scan, self.slices_per_scan, rng) for scan in case.scans]
         return case
 
     def _normal_scan(self, rng: np.random.Generator, parts: set[str]) -> Scan | None:
         """A scan of a normal case that shows none of these parts of the body."""
         others = sorted(set(self._normal_scans) - parts)
-        return self.cases.scan(rng.choice(self._normal_scans[rng.choice(others)])) if others else None
+        if not others:
+            return None
+        row = rng.choice(self._normal_scans[rng.choice(others)])
+        return self._with_features(self.cases.scan(row), row)
+
+    def _with_features(self, scan: Scan, row: int) -> Scan:
+        """The scan with features (slices, f) in the place of its pixels, where there are features."""
+        return scan if self.features is None else replace(scan, pixels=self.features.of(row))
+
+    def _chosen_features(self, cases: list[Case]) -> Tensor:
+        """(slices, f) float32, of the slices that the processor takes."""
+        choose = self.processor.image_processor.choose_slices
+        taken = [scan.pixels[choose(len(scan.pixels))] for case in cases for scan in case.scans]
+        return torch.from_numpy(np.concatenate(taken).astype(np.float32))
 
     def _scans_of_normal_cases(self) -> dict[str, list[int]]:
         scans: dict[str, list[int]] = {}

@@ -5,6 +5,7 @@ Decisions:
 - An mlp head reads no text, so its model has no text encoder.
 - The bias starts at the log odds of a disorder in a case, so that the first steps do not go into learning that most
   cases have few disorders.
+- A frozen tower's features do not change, so they are computed once, see `radfm.train.slice_features`.
 - The weights of a published tower may bear other names than timm's, as long as they come in the same order and shapes.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from radfm.train.slice_features import refuse_without_features
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from radfm.starting_points import embed_texts, processor_for, untrained
 if TYPE_CHECKING:
     from radfm.train.diagnosis import DiagnosisTraining
 
+_OWN_TOWER = "radfm.slice_encoder.tower."
 _CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
 
 
@@ -46,7 +49,7 @@ def build(
             raise ValueError(f"{config.model} has a head {model.config.head!r}, the config says {config.head!r}")
     else:
         model, processor = _new(config)
-    processor.image_processor.max_slices = config.slices_per_scan
+    processor.image_processor.max_slices = config.max_slices
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
     embeds = embed_texts(model.eval(), processor, names).clone() if config.head == "text" else None
     model.set_disorders(names, embeds, codes)
@@ -59,6 +62,9 @@ def build(
         if part is not None:
             part.name_or_path = ""  # where it lay is nobody's business
     learn_text(model, config.text_layers)
+    if config.frozen_tower:
+        refuse_without_features(model.radfm.slice_encoder)
+        model.radfm.slice_encoder.tower.requires_grad_(False)
     return model, processor
 
 
@@ -80,6 +86,8 @@ def learn_text(model: RadFMForDiagnosis, layers: int | str) -> None:
 
 def load_tower(tower: nn.Module, path: str | Path) -> None:
     """Weights of a timm or torchvision-like model into a tower without classifier; .safetensors, .pth or .bin.
+
+    A folder is a checkpoint of radfm, whose tower is taken.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -130,9 +138,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"tower_weights: there is no {path}")
     try:
+        if path.is_dir():
+            weights = load_file(path / "model.safetensors")
+            return {k.removeprefix(_OWN_TOWER): v for k, v in weights.items() if k.startswith(_OWN_TOWER)}
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, FileNotFoundError) as error:
         raise ValueError(f"tower_weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
     return weights.get("state_dict", weights)

@@ -87,7 +87,7 @@ _NOT_SEEN = ("case_rows", "labels", "key_slices")
 class FineTuning(DiagnosisTraining):
     """The keys of fine-tuning, and those of `radfm.train.diagnosis.DiagnosisTraining` that go with a checkpoint.
 
-    `head`, `level` and `history` are those of the checkpoint, and so is `slices_per_scan` unless given.
+    `head`, `level` and `history` are those of the checkpoint, and so is `max_slices` unless given.
 
     Attributes:
         method: "linear", "lora", "full", or "auto": by the number of training cases.
@@ -165,7 +165,9 @@ class _Run:
         histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
         varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
         one_scan = config.level == "scan"
-        self.data = DrawnCases(cases, processor, varied, one_scan, histories[0], config.seed, chosen)
+        self.data = DrawnCases(
+            cases, processor, varied, one_scan, histories[0], config.seed, chosen, config.slices_per_scan
+        )
         self.validation = DrawnCases(validation, processor, history_embeds=histories[1])
         self.labels, self.truth = (
             torch.from_numpy(_labels(part.cases, part.rows)) for part in (self.data, self.validation)
@@ -546,15 +548,15 @@ def _settled(config: FineTuning, labels: np.ndarray, truth: np.ndarray, model, p
         loss = {"name": "sigmoid" if head == "text" else "bce", "positive_weight": weights}
     else:
         loss = {"name": "one_of", "none": none, "class_weights": weights}
-    if config.slices_per_scan is not None:
-        processor.image_processor.max_slices = config.slices_per_scan
+    if config.max_slices is not None:
+        processor.image_processor.max_slices = config.max_slices
     return replace(
         config,
         method=method,
         head=head,
         level="case" if model.config.case_config.num_hidden_layers else "scan",
         history=processor.use_history,
-        slices_per_scan=processor.image_processor.max_slices,
+        max_slices=processor.image_processor.max_slices,
         loss=config.loss if config.loss.get("name", loss["name"]) != loss["name"] else loss | config.loss,
     )
 

@@ -28,12 +28,14 @@ from radfm.train.diagnosis import DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_data import DrawnCases
 from radfm.train.diagnosis_model import load_tower
 from radfm.train.sampling import Draw
+from radfm.train.slice_features import slice_features
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
 
 STEPS = 20
+NO_INPUTS = ("case_rows", "labels", "key_slices")
 CONFIGS = files("radfm.train") / "configs"
 
 
@@ -331,6 +333,49 @@ def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_enco
     assert other.shape != alone["pixel_values"].shape or not torch.equal(other, alone["pixel_values"])
     stored = data.__getitems__([Draw(3)])
     assert torch.equal(stored["pixel_values"], processor(cases=cases[3])["pixel_values"])
+
+
+def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
+    phantoms, text_encoder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    brief = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+    config = tiny(phantoms, text_encoder, tmp_path / "tower", augmentation={"drop_scans": 0.2}, training=brief)
+    tower = train(config)
+    config = dataclasses.replace(config, output=str(tmp_path / "run"), tower_weights=str(tower), frozen_tower=True)
+    result = train(config)
+    own, kept_tower = [
+        {name: tensor for name, tensor in weights(folder).items() if ".tower." in name} for folder in (tower, result)
+    ]
+    assert own
+    assert all(torch.equal(tensor, kept_tower[name]) for name, tensor in own.items())
+    files = sorted((tmp_path / "cache").rglob("*.npy"))
+    everything = load(phantoms)
+    slices = sum(len(np.load(file)) for file in files if ".ends" not in file.name)
+    assert slices == sum(everything.slices(i) for i in range(len(everything)))
+
+    model, processor = RadFMForDiagnosis.from_pretrained(result), RadFMProcessor.from_pretrained(result)
+    data, seen = DrawnCases(load(phantoms, "validation", labelled=True), processor), []
+    for features in (None, slice_features(data.cases, data.rows, model, processor)):
+        data.features = features
+        batch = data.__getitems__([Draw(case) for case in range(len(data))])
+        assert ("pixel_values" in batch) == (features is None)
+        with torch.no_grad():
+            inputs = {key: value for key, value in batch.items() if key not in NO_INPUTS}
+            seen.append(model(**{"pixel_values": None} | inputs).logits)
+    assert torch.allclose(*seen, atol=0.05)
+    assert seen[0].std(0).mean() > 0.05
+    assert sorted((tmp_path / "cache").rglob("*.npy")) == files, "nothing is computed again"
+
+    files[1].unlink()
+    train(dataclasses.replace(config, output=str(tmp_path / "again")))
+    assert sorted((tmp_path / "cache").rglob("*.npy")) == files
+    assert all(torch.equal(tensor, weights(tmp_path / "again")[name]) for name, tensor in weights(result).items())
+
+
+def test_a_frozen_tower_with_pictures_that_vary_is_refused(phantoms):
+    with pytest.raises(ValueError, match="frozen tower sees each slice once"):
+        tiny(phantoms, None, Path("x"), frozen_tower=True)
 
 
 def test_area_under_the_curve_is_averaged_over_what_can_be_measured():

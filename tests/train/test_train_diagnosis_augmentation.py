@@ -114,17 +114,20 @@ def test_the_history_is_told_as_often_as_asked(case):
     assert 0.6 < np.mean(told) < 0.8
 
 
-def test_chosen_slices_are_spread_and_follow_the_key_slice():
-    scan = Scan(np.arange(40)[:, None, None] * np.ones((1, 4, 4)), "MRI", spacing_mm=(2.0, 1.0, 1.0), key_slice=30)
+@pytest.mark.parametrize("most", [1, 7, 8])
+@pytest.mark.parametrize("key", [None, 0, 17, 39])
+def test_chosen_slices_are_spread_and_the_key_slice_is_one_of_them(most, key):
+    scan = Scan(np.arange(40)[:, None, None] * np.ones((1, 4, 4)), "MRI", spacing_mm=(2.0, 1.0, 1.0), key_slice=key)
     firsts = set()
-    for seed in range(10):
-        some = some_slices(scan, 8, np.random.default_rng(seed))
+    for seed in range(20):
+        some = some_slices(scan, most, np.random.default_rng(seed))
         chosen = some.pixels[:, 0, 0]
-        assert set(np.diff(chosen)) == {5}
-        assert abs(chosen[some.key_slice] - 30) <= 2
+        assert len(chosen) == most
+        assert set(np.diff(chosen)) <= {40 // most, -(-40 // most)}
+        assert some.key_slice is None if key is None else chosen[some.key_slice] == key
         firsts.add(chosen[0])
-    assert len(firsts) > 2
-    assert some.spacing_mm == (10.0, 1.0, 1.0)
+    assert len(firsts) > 2 or key is not None
+    assert some.spacing_mm == (80 / most, 1.0, 1.0)
     assert some_slices(scan, None, np.random.default_rng(0)) is scan
 
 

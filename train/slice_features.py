@@ -1,0 +1,123 @@
+"""What a tower that does not learn says of every slice: computed once, and kept between runs.
+
+Decisions:
+- Half precision, in files of some scans each in the user's cache folder, that are mapped and not read: data sets may be
+  larger than memory. The folder's name is a key of all that the features depend on: pixels, tower and processor.
+- A file is there when it is whole, so a killed run computes only what is missing, and of several processes each begins
+  elsewhere and takes what the others have done.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from radfm.data_prep.dataset import CaseDataset
+from radfm.data_prep.tables import replacing
+from tqdm import tqdm
+
+from radfm.knowledge.cache import cache_folder
+from radfm.modeling_radfm import RadFMForDiagnosis, RadFMSliceEncoder
+from radfm.processing_radfm import RadFMProcessor
+from radfm.towers_radfm import FastTower
+
+SCANS_PER_FILE = 64
+_SLICES_AT_ONCE = 64
+_SETTINGS = ("size", "intensity_percentiles", "ct_windows", "image_mean", "image_std", "keep_aspect_ratio")
+
+
+class SliceFeatures:
+    """Of the scans of a data set: `features.of(scan_row)` is (slices, f) float16, mapped from a file."""
+
+    def __init__(self, folder: Path, scan_rows: list[int]):
+        self._folder = folder
+        self._place = {row: divmod(i, SCANS_PER_FILE) for i, row in enumerate(scan_rows)}
+        self._mapped: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, scan_row: int) -> np.ndarray:
+        number, position = self._place[scan_row]
+        if number not in self._mapped:
+            features = np.load(_file(self._folder, number), mmap_mode="r", allow_pickle=False)
+            self._mapped[number] = features, np.load(_ends(self._folder, number), allow_pickle=False)
+        features, ends = self._mapped[number]
+        return features[ends[position - 1] if position else 0 : ends[position]]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_mapped": {}}
+
+
+def slice_features(
+    cases: CaseDataset, only: Sequence[int], model: RadFMForDiagnosis, processor: RadFMProcessor
+) -> SliceFeatures:
+    """Of every slice of these cases, those that are there already and the others computed now.
+
+    Args:
+        only: rows of `cases`.
+        model: whose tower it is.
+        processor: how a slice becomes the tower's input; `max_slices` plays no part.
+
+    Raises:
+        ValueError: the tower answers with more than a vector per slice.
+    """
+    encoder, images = model.radfm.slice_encoder, copy(processor.image_processor)
+    images.max_slices = None
+    refuse_without_features(encoder)
+    scan_rows = sorted(scan for row in only for scan in cases.rows[row]["scan_rows"])
+    root = cache_folder() or Path(tempfile.gettempdir()) / "radfm"
+    folder = root / "slices" / _key(cases, encoder, images, scan_rows)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"
+    tower = FastTower(encoder.tower.eval().to(device), torch.bfloat16)
+    numbers = list(range(-(-len(scan_rows) // SCANS_PER_FILE)))
+    first = len(numbers) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
+    missing = [n for n in numbers[first:] + numbers[:first] if not _file(folder, n).exists()]
+    for number in tqdm(missing, "Slices through the frozen tower", unit="file", disable=not sys.stderr.isatty()):
+        if not _file(folder, number).exists():
+            _compute(folder, number, cases, scan_rows, tower, images, device)
+    encoder.tower.to("cpu")
+    return SliceFeatures(folder, scan_rows)
+
+
+def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
+    if encoder.config.slice_depth > 1 or encoder.token_encoder is not None:
+        raise ValueError(
+            "frozen_tower is for towers that answer with one vector per slice, not for slice_depth or resnet-vit"
+        )
+
+
+@torch.inference_mode()
+def _compute(folder: Path, number: int, cases: CaseDataset, scan_rows, tower: FastTower, images, device) -> None:
+    features, ends = [], []
+    for row in scan_rows[number * SCANS_PER_FILE : (number + 1) * SCANS_PER_FILE]:
+        scan = cases.scan(row)
+        channels = images.channels(scan.pixels, scan.modality)
+        values = torch.empty(len(scan.pixels), channels, images.size, images.size)
+        images.fill(values, scan.pixels, scan.modality, scan.spacing_mm)
+        for some in values.to(device, torch.bfloat16).expand(-1, 3, -1, -1).split(_SLICES_AT_ONCE):
+            features.append(tower(some).to("cpu", torch.float16).numpy())
+        ends.append(len(values) + (ends[-1] if ends else 0))
+    for file, array in ((_ends(folder, number), np.array(ends)), (_file(folder, number), np.concatenate(features))):
+        with replacing(file) as draft, open(draft, "wb") as written:
+            np.save(written, array, allow_pickle=False)
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.npy"
+
+
+def _ends(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.ends.npy"
+
+
+def _key(cases: CaseDataset, encoder: RadFMSliceEncoder, images, scan_rows: list[int]) -> str:
+    settings = [getattr(images, name) for name in _SETTINGS]
+    tower = [encoder.config.tower, encoder.config.tower_args]
+    digest = hashlib.sha256(json.dumps([cases.record["fingerprint"], settings, tower, scan_rows]).encode())
+    for name, tensor in sorted(encoder.tower.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:24]
