@@ -37,6 +37,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from radfm.data_prep.dataset import load
 from radfm.eval.metrics import macro_auc, same_groups
 from radfm.train.augmentation import Augmentation
@@ -247,16 +248,16 @@ class DiagnosisTrainer(Trainer):
         loss = summed_over_processes(loss)
         return (loss, seen) if return_outputs else loss
 
-    def training_step(self, model, inputs: dict[str, Tensor], num_items_in_batch=None) -> Tensor:
+    def train(self, *args, **kwargs):
         try:
-            return super().training_step(model, inputs, num_items_in_batch)
-        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError, and so is a CPU's
-            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            return super().train(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:  # in reading, a step or a validation
+            if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
                 raise
             raise ValueError(
-                f"memory ran out at {int(inputs['slices_per_scan'].sum())} slices: lower slices_per_step (now "
-                f"{self.config.slices_per_step}) or slices_per_scan, raise training.gradient_accumulation_steps "
-                "instead, or set training.gradient_checkpointing=true"
+                f"memory ran out after step {self.state.global_step}: lower slices_per_step (now "
+                f"{self.config.slices_per_step}), with training.gradient_accumulation_steps for as many cases, or "
+                "slices_per_scan; or set training.activation_checkpointing=true or training.bf16=true"
             ) from error
 
     def get_train_dataloader(self) -> StepLoader:

@@ -76,12 +76,16 @@ def commands(config: DiagnosisTraining, mode: str) -> list[list[str]]:
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
     module = ["radfm.train.diagnosis", str(file)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
-    meet = ["--rdzv-backend", "c10d", "--rdzv-id", "radfm", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    deepspeed = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port"]
+    meet = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "radfm", "--rdzv-endpoint"]
+    meet += [f"127.0.0.1:{free_port()}", "--node-rank"]
+    hosts = file.with_suffix(".hostfile")
+    hosts.write_text("node1 slots=1\nnode2 slots=1\n")
+    deepspeed = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts), "--no_ssh"]
+    deepspeed += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--node_rank"]
     return {
         "one": [[sys.executable, "-m", *module]],
-        "DDP": [[*torchrun, "1", "--nnodes", "2", "--node-rank", f"{node}", *meet, "-m", *module] for node in (0, 1)],
-        "zero2": [[*deepspeed, str(free_port()), "--module", *module]],
+        "DDP": [[*torchrun, "1", *meet, node, "-m", *module] for node in "01"],
+        "zero2": [[*deepspeed, node, "--module", *module] for node in "01"],
         "zero3": [[*torchrun, "2", "--standalone", "-m", *module]],
     }[mode]
 
@@ -130,7 +134,7 @@ def zero3(phantoms, text_encoder, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "mode",
     ["DDP", "zero2", "zero3"],
-    ids=["DDP on two nodes, torchrun on each", "ZeRO-2, DeepSpeed's launcher", "ZeRO-3, torchrun"],
+    ids=["DDP, torchrun on two nodes", "ZeRO-2, DeepSpeed's launcher on two nodes", "ZeRO-3, torchrun on one"],
 )
 def test_two_processes_learn_what_one_does_and_end_as_one_file(
     mode, one_process, phantoms, text_encoder, tmp_path, request
@@ -231,7 +235,7 @@ def test_nothing_in_the_result_says_where_it_was_made(one_process, phantoms, tex
         {"head": "mlp", "level": "scan", "loss": {"name": "focal"}},
         {"text_layers": 1, "candidates": 40, "loss": {"name": "softmax"}},
         {"lone_scan_weight": 0.0, "augmentation": {"add_normal": 0.5}},
-        {"text_layers": "all", "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}},
+        {"text_layers": "all", "training": {"activation_checkpointing": True, "gradient_accumulation_steps": 2}},
         {"training": {"bf16": True, "dataloader_num_workers": 1}, "loss": {"name": "asymmetric"}},
     ],
     ids=["one scan and mlp", "text learns in part", "normal scans added", "text learns", "bfloat16"],
@@ -317,6 +321,29 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(phantoms, text_enc
     assert "go on from checkpoint-5" in done.stderr
     assert not (tmp_path / "run" / "checkpoint-10").exists()
     assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("image_size", "place"), [(224, "a step"), (4096, "reading")])
+def test_memory_that_runs_out_is_told_with_what_to_lower(image_size, place, phantoms, text_encoder, tmp_path):
+    config = tiny(phantoms, text_encoder, tmp_path / "run", slices_per_step=200)
+    config.architecture["vision_config"]["image_size"] = image_size
+    limited = """
+import resource, sys
+from radfm.train import diagnosis
+def train(config):
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)
+    return diagnosis.train(config)
+diagnosis.run_module(lambda given: train(diagnosis.read_config(given[0])), "CONFIG")
+"""
+    [[python, *_, file]] = commands(config, "one")
+    done = subprocess.run([python, "-c", limited, file], env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("radfm: memory ran out after step 0: lower slices_per_step (now 200)"), place
+    for key in ("gradient_accumulation_steps", "slices_per_scan", "activation_checkpointing=true", "bf16=true"):
+        assert key in said
 
 
 def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_encoder):
