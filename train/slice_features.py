@@ -71,7 +71,9 @@ def slice_features(
     scan_rows = sorted(scan for row in only for scan in cases.rows[row]["scan_rows"])
     root = cache_folder() or Path(tempfile.gettempdir()) / "radfm"
     folder = root / "slices" / _key(cases, encoder, images, scan_rows)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else "cpu"
+    home = device = model.device
+    if device.type == "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     tower = FastTower(encoder.tower.eval().to(device), torch.bfloat16)
     numbers = list(range(-(-len(scan_rows) // SCANS_PER_FILE)))
     first = len(numbers) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
@@ -79,7 +81,7 @@ def slice_features(
     for number in tqdm(missing, "Slices through the frozen tower", unit="file", disable=not sys.stderr.isatty()):
         if not _file(folder, number).exists():
             _compute(folder, number, cases, scan_rows, tower, images, device)
-    encoder.tower.to("cpu")
+    encoder.tower.to(home)
     return SliceFeatures(folder, scan_rows)
 
 
