@@ -12,7 +12,6 @@ Decisions:
   same case and checkpoint give the same bytes.
 """
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +22,13 @@ from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay
+from transformers.utils import CONFIG_NAME, cached_file
 
 from radfm.cases import Case, Scan
 from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
 from radfm.pipeline_radfm import why_unlike
+from radfm.reference_radfm import weights_sha256
 
 _EXPLAINED = 3  # disorders with maps, from the best
 _SCANS = 12  # with pictures, by their weight
@@ -55,7 +56,7 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
         disclaimer=DISCLAIMER,
         config=config,
         model=_name(model),
-        files=_fingerprint(model),
+        weights=_fingerprint(model),
         version=version("radfm"),
         edition=icd10cm.edition(),
         case=case,
@@ -174,17 +175,7 @@ def _name(model: str) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
-def _fingerprint(model: str) -> list[tuple[str, str]]:
-    """File of weights, and its SHA-256."""
-    if Path(model).is_dir():
-        files = sorted(Path(model).glob("model*.safetensors"))
-    else:
-        from transformers.utils import cached_file
-
-        one = cached_file(model, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-        files = [Path(one)] if one else []
-    found = []
-    for file in files:
-        with file.open("rb") as content:
-            found.append((file.name, hashlib.file_digest(content, "sha256").hexdigest()))
-    return found
+def _fingerprint(model: str) -> str | None:
+    """The SHA-256 of its weights; None where it has no safetensors."""
+    folder = model if Path(model).is_dir() else Path(cached_file(model, CONFIG_NAME)).parent
+    return weights_sha256(folder) if any(Path(folder).glob("model*.safetensors")) else None

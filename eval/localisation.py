@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.bootstrap import interval, patient_weights
+from radfm.eval.predict import refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
 
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -56,10 +57,11 @@ def localise(
         that an mlp head lacks).
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
-        ValueError: no case of the split has a mask.
+        ValueError: no case of the split has a mask, or a patient is in several splits.
     """
     if not (Path(model) / "config.json").is_file():
         raise FileNotFoundError(f"{model} is no checkpoint: it holds no config.json")
+    refuse_shared_patients(load(data), split)
     cases = load(data, split, labelled=True)
     masked = [index for index, row in enumerate(cases.rows) if any(cases.masks(scan) for scan in row["scan_rows"])]
     if not masked:

@@ -7,6 +7,7 @@ Decisions:
 - The vocabulary is that of the data set. A name that the checkpoint knows is scored as it scores it, calibrated where
   it was; a text head is given the others, an mlp head has to know them all.
 - Every case is shown as a validation shows it: whole, with at most as many slices of a scan as the checkpoint learned.
+- A tower that was frozen is shared by checkpoints: in bfloat16 its features of a slice are computed once for all.
 - Nobody is measured on patients it may have learned from: a patient of several splits is refused, with the list.
 """
 
@@ -21,6 +22,7 @@ from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.scores import Scores
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.sampling import steps_in_order
+from radfm.train.slice_features import slice_features
 from torch import Tensor
 
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
@@ -28,7 +30,7 @@ from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts
 
-RECIPE = "radfm_diagnosis.json"  # what `radfm train diagnosis` leaves beside the weights
+RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # beside the weights: how they were made
 
 _SLICES_PER_STEP = 256
 _MOST_NAMED = 20
@@ -92,6 +94,8 @@ def score_with(
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
     shown = DrawnCases(cases, processor, one_scan=one_scan)
+    if bf16 and (about or {}).get("frozen_tower"):
+        shown.features = slice_features(cases, shown.rows, network, processor)
     scores, logits = _scores(network, shown, columns, embeds, bf16, progress)
     about = {
         **(about or {}),
@@ -134,7 +138,8 @@ def outputs(
         rows = batch.pop("case_rows")
         del batch["labels"], batch["key_slices"]
         with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
-            seen = network(**{key: value.to(network.device) for key, value in batch.items()})
+            batch = {key: value.to(network.device) for key, value in batch.items()}
+            seen = network(**{"pixel_values": None} | batch)
         yield rows, batch["scans_per_case"], seen
         done += len(rows)
         progress(done, len(shown))
@@ -218,8 +223,9 @@ def _limits(config, columns: list[int] | None) -> dict:
     thresholds = [known[row] if row < len(known) else None for row in columns]
     if any(threshold is not None for threshold in thresholds):
         found["thresholds"] = thresholds
-    if config.prediction_sets is not None:
-        found["prediction_sets"] = config.prediction_sets
+    if config.prediction_sets is not None and max(columns) < len(config.disorders):
+        least = np.broadcast_to(config.prediction_sets["threshold"], len(config.disorders))
+        found["prediction_sets"] = config.prediction_sets | {"threshold": least[columns].tolist()}
     return found
 
 
@@ -279,9 +285,12 @@ def _range(value: float, ranges: dict[float, str]) -> str:
 
 
 def recipe_of(folder: Path) -> dict:
-    """Of a checkpoint that radfm trained: the data it learned from, and the disorders that were withheld."""
-    file = folder / RECIPE
-    if not file.is_file():
-        return {}
-    recipe = json.loads(file.read_text(encoding="utf-8"))
-    return {"trained_on": recipe["data"]["fingerprint"], "withheld": recipe["config"].get("withheld", [])}
+    """Of a checkpoint that radfm trained: the data it learned from last, and the disorders that were withheld."""
+    for name in RECIPES:
+        if (folder / name).is_file():
+            recipe = json.loads((folder / name).read_text(encoding="utf-8"))
+            run = recipe.get("key", recipe)
+            data = run["data"] if isinstance(run["data"], str) else run["data"]["fingerprint"]
+            frozen = run["config"].get("frozen_tower", False)
+            return {"trained_on": data, "withheld": run["config"].get("withheld", []), "frozen_tower": frozen}
+    return {}
