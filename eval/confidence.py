@@ -8,14 +8,18 @@ on the training split: what a case should be like.
 Decisions:
 - No weight changes: all goes into `config.json`, and into `radfm_reference.safetensors` beside it.
 - A checkpoint that was calibrated before is calibrated further, so a linear probe keeps what its logits lack.
-- Sets are fitted to probabilities of each patient by the others' calibration (Vovk, Cross-conformal predictors, 2015):
-  those by a patient's own would be too good, and sets too small. The promise is then nearly kept, not proven.
+- The promise of sets holds for scores that owe nothing to the validation split. So they go by plain logits, and the
+  threshold of each disorder is the probability that calibration makes of one logit. Where disorders exclude one another
+  no probability belongs to a logit: sets then go by the probabilities of each patient by the others' calibration (Vovk,
+  Cross-conformal predictors, 2015), which keeps the promise nearly.
+- The same command brings the same: what it fitted before is undone first.
 - Names of the checkpoint that the data does not have keep the scores they had.
 """
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from radfm.eval.conformal import Guarantee, fit
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients, table_of
 from radfm.eval.refusal import fit_reference
 from radfm.train.diagnosis_data import DrawnCases
+from scipy.special import expit
 from torch import Tensor
 
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -57,14 +62,16 @@ def fit_confidence(
     Returns:
         `cases`; `disorders`: {`calibrated`, `vocabulary`, `without_positives`}; `before`, `after`: see
         `radfm.eval.calibration.measure_calibration`, after by the fit to the other patients; `thresholds_of_their_own`;
-        `prediction_sets`: see `radfm.eval.conformal.SetRule`; `reference`: {`training_cases`, `training_scans`,
-        `validation_cases`, `modalities`}; `data`, `weights`: fingerprints.
+        `calibration_before`: of the configuration; `prediction_sets`: see `radfm.eval.conformal.SetRule`; `reference`:
+        {`training_cases`, `training_scans`, `validation_cases`, `modalities`}; `left_out`: cases that cannot be read;
+        `data`, `weights`: fingerprints.
     Raises:
         FileNotFoundError: there is no such checkpoint or data set.
         ValueError: a split has no labelled case, patients are in several splits, no name of the data is in the
             checkpoint's vocabulary, no validation case has any of them, scores are nan; or as `fit`.
     """
     network, processor = load_checkpoint(model, device)
+    _begin_again(network, Path(model))
     everything, cases = load(data), labelled_cases(data, "validation")
     refuse_shared_patients(everything, "validation")
     names, rows = _shared(network, cases.vocabulary.names, data)
@@ -80,12 +87,16 @@ def fit_confidence(
     found = calibration.log_odds(old * slopes + shifts, none).sigmoid().numpy()
     by_others = calibration.log_odds(calibration.calibrated_by_others(old, labels, none, table.patients), none)
     thresholds, own = calibration.thresholds(found, table.labels.astype(float))
-    rule = fit(by_others.sigmoid().numpy(), table.labels, table.patients, coverage, guarantee)
+    joined = _joined(network, rows, slopes, shifts, none)
+    unspent = logits[:, rows].double() if none is None else by_others
+    rule = fit(unspent.numpy(), table.labels, table.patients, coverage, guarantee)
+    at = _points(joined, rule.threshold) if none is None else float(expit(rule.threshold))
+    rule = replace(rule, threshold=at)
     fair = table_of(shown, everything, by_others.numpy(), names)
     reference = fit_reference(network, processor, data, embeds, seed, progress)
     reference.about["weights"] = weights_sha256(model)
     changes = {
-        "calibration": _joined(network, rows, slopes, shifts, none),
+        "calibration": joined,
         "thresholds": _replaced(network.config.thresholds, rows, thresholds, len(network.config.disorders)),
         "prediction_sets": rule.to_dict(),
     }
@@ -106,6 +117,7 @@ def fit_confidence(
             "validation_cases": len(reference.distances),
             "modalities": reference.modalities,
         },
+        "calibration_before": network.config.calibration,
         "left_out": dict(shown.skipped),
         "data": everything.record["fingerprint"],
         "weights": reference.about["weights"],
@@ -118,6 +130,19 @@ def affine(network: RadFMForDiagnosis, logits: Tensor) -> Tensor:
     """(cases, disorders) logits by the slopes and shifts that the checkpoint has, before any compete."""
     fit = network.config.calibration
     return logits if fit is None else logits * torch.tensor(fit["slopes"]) + torch.tensor(fit["shifts"])
+
+
+def _points(fit: dict, logit: float) -> list[float]:
+    """(vocabulary,) the probability that the calibration makes of a logit of each disorder."""
+    return (torch.tensor(fit["slopes"]).double() * logit + torch.tensor(fit["shifts"]).double()).sigmoid().tolist()
+
+
+def _begin_again(network: RadFMForDiagnosis, model: Path) -> None:
+    """Undoes what was calibrated here before, so that the same command brings the same."""
+    if (model / RECORD).is_file():
+        record = json.loads((model / RECORD).read_text(encoding="utf-8"))
+        if record["weights"] == weights_sha256(model):
+            network.config.calibration = record["calibration_before"]
 
 
 @torch.inference_mode()

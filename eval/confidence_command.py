@@ -55,7 +55,7 @@ def calibrate(
     show(
         f"After: each patient by the fit to the others. Calibrated: {disorders['calibrated']:,} of "
         f"{disorders['vocabulary']:,} names; {found['thresholds_of_their_own']:,} have a threshold of their own\n"
-        f"Sets: probability from {sets['threshold']:.3g}, for {_promise(sets)}; {sets['patients']:,} patients\n"
+        f"Sets: {_promise(sets)}, fitted to {sets['patients']:,} patients\n"
         f"Reference: {reference['training_scans']:,} scans of {reference['training_cases']:,} training cases, "
         f"{reference['validation_cases']:,} validation cases; {', '.join(reference['modalities'])}",
         highlight=False,

@@ -50,20 +50,20 @@ Guarantee = Literal["share", "all"]
 class SetRule:
     """
     Attributes:
-        threshold: the probability from which a disorder is in the set.
+        threshold: the probability from which a disorder is in the set: one for all, or (disorders,) one of each.
         coverage: what is promised, such as 0.9.
         guarantee: "share" or "all", see above.
         patients: how many it was fitted to.
     """
 
-    threshold: float
+    threshold: float | list[float]
     coverage: float
     guarantee: Guarantee
     patients: int
 
     def sets(self, probabilities: np.ndarray) -> np.ndarray:
         """(cases, disorders) probabilities -> bool."""
-        return probabilities >= self.threshold
+        return probabilities >= np.asarray(self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as a checkpoint's `config.prediction_sets` has it; `SetRule(**...)` brings it back."""
@@ -80,7 +80,8 @@ def fit(
     """The rule with the smallest sets that keeps the promise.
 
     Args:
-        probabilities, labels: (cases, disorders), of cases that the model did not learn from.
+        probabilities, labels: (cases, disorders), of cases that neither the model nor its calibration learned from. Any
+            other scores do, too; the rule's threshold is then one of them.
         patients: (cases,) whose case it is.
     Raises:
         ValueError: a coverage that is none, no such guarantee, no case with a disorder, or too few patients: at 90%

@@ -147,8 +147,9 @@ class RadFMConfig(PreTrainedConfig):
             and "shifts", one of each disorder; "one_of", groups of disorders that exclude one another, by their "rows",
             and whether a case may have "none" of them. None: logits as they are.
         thresholds: of each disorder, the score from which it counts as found; None where nobody knows it.
-        prediction_sets: the rule of the sets of disorders that cannot be ruled out: "threshold" (a probability), the
-            "coverage" and "guarantee" that it was fitted for, and to how many "patients". None where there is none.
+        prediction_sets: the rule of the sets of disorders that cannot be ruled out: "threshold" (a score, one for all
+            disorders or one of each), the "coverage" and "guarantee" that it was fitted for, and to how many
+            "patients". None where there is none.
         trained: whether the vision has learned from images; what is not trained says so wherever it answers.
         key_slice_loss_weight: weight of the key-slice supervision in the loss.
     """

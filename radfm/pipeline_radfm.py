@@ -194,7 +194,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         if least is not None:
             found["above_threshold"] = score >= least
         if config.prediction_sets:
-            found["in_set"] = score >= config.prediction_sets["threshold"]
+            in_set = config.prediction_sets["threshold"]
+            found["in_set"] = score >= (in_set[row] if isinstance(in_set, list) else in_set)
         return found
 
     @cached_property
