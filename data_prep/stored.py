@@ -9,14 +9,17 @@ Decisions:
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+from scipy.sparse import csr_array
 
 from radfm.cases import Scan
 
 PERCENTILES = (0.5, 99.5)
 HOUNSFIELD = (-32768, 32752)  # what float16 can bear with room; no detector says more
+_BAND = 32  # columns
 _SAMPLE = 1_000_000  # pixels whose percentiles are those of all
 
 
@@ -94,8 +97,43 @@ def _resized(values: np.ndarray, height: int, width: int, dtype) -> np.ndarray:
         return np.ascontiguousarray(values, dtype)
     resized = np.empty((len(values), height, width, *values.shape[3:]), dtype)
     for slot, picture in zip(resized, values, strict=True):
-        if picture.dtype != np.uint8:
-            picture = picture.astype(np.float32)
-        smaller = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        slot[...] = np.asarray(smaller)
+        if picture.dtype == np.uint8:
+            image = Image.fromarray(picture)
+            slot[...] = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        else:
+            slot[...] = _resized_floats(picture.astype(np.float32), height, width)
     return resized
+
+
+def _resized_floats(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) float32 -> (height, width), as Pillow does it with BILINEAR but in a fifth of the time."""
+    lower = _triangles(picture.shape[0], height) @ picture
+    resized = np.empty((height, width), np.float32)
+    for columns, taken, weights in _bands(picture.shape[1], width):
+        np.matmul(lower[:, taken], weights, out=resized[:, columns])
+    return resized
+
+
+@lru_cache(maxsize=64)
+def _triangles(count: int, length: int) -> csr_array:
+    """(length, count) weights of a row's pixels in each of fewer: they fall linearly from a new pixel's centre to 0 at
+    the centres of its neighbours."""
+    scale = count / length
+    reach = max(scale, 1.0)
+    centres = (np.arange(length) + 0.5)[:, None] * scale
+    places = np.floor(centres - reach + 0.5).astype(int) + np.arange(int(np.ceil(2 * reach)) + 1)
+    weights = np.clip(1 - np.abs(places + 0.5 - centres) / reach, 0, None) * ((places >= 0) & (places < count))
+    weights /= weights.sum(1, keepdims=True)
+    row, tap = np.nonzero(weights)
+    return csr_array((weights[row, tap].astype(np.float32), (row, places[row, tap])), (length, count))
+
+
+@lru_cache(maxsize=64)
+def _bands(count: int, length: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """The same as small dense matrices, which is faster along rows: (new pixels, pixels they need, weights) of each."""
+    bands = []
+    for start in range(0, length, _BAND):
+        part = _triangles(count, length)[start : start + _BAND]
+        taken = slice(part.indices.min(), part.indices.max() + 1)
+        bands.append((slice(start, start + _BAND), taken, np.ascontiguousarray(part.toarray()[:, taken].T)))
+    return bands

@@ -225,7 +225,7 @@ def _read_files(files, case: Case, modality: str | None, patient_key: bytes | No
     formats: dict[str, list[tuple[str, Path]]] = {}
     read_along = {os.path.realpath(partner) for _, path in files for partner in pixel_files(path)}
     for name, path in files:
-        if os.path.realpath(path) in read_along:
+        if read_along and os.path.realpath(path) in read_along:
             continue
         try:
             formats.setdefault(format_of(path), []).append((name, path))

@@ -15,17 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 from radfm.data_prep.deidentify import deidentify, keyed_uid
 from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.data_prep.sources.rows import read_rows, split_list
 
+from radfm.readers.dicom_files import text
 from radfm.readers.errors import quiet_libraries
 
 _TAGS = ["StudyInstanceUID", "AccessionNumber", "PatientID", "PatientAge", "PatientSex", "StudyDate"]
 _TAGS += ["DirectoryRecordSequence"]
+_NUMBERS = [tag_for_keyword(keyword) for keyword in _TAGS]
+_LAST = max(_NUMBERS)
 _BY = {"study": "study", "studyinstanceuid": "study", "study_id": "study", "study_uid": "study"}
 _BY |= {"accession": "accession", "accessionnumber": "accession", "accession_number": "accession"}
 CASES = ("study", "patient")
@@ -54,10 +59,15 @@ class Dicom:
     def listing(self) -> Listing:
         files = self._files()
         rejected, studies = [], {}
+        known: dict[tuple, Dataset] = {}  # most files of a study say the same: it is de-identified once
         for file in files:
             header = _header(file)
             if header is not None:
-                deidentify(header, self.pseudonyms)
+                said = tuple(text(header, keyword) for keyword in _TAGS)
+                if said not in known:
+                    deidentify(header, self.pseudonyms)
+                    known[said] = header
+                header = known[said]
             else:
                 rejected.append(
                     Rejected("file", self._shown(file), "is not DICOM, or its header is damaged: export it again")
@@ -179,7 +189,8 @@ def _header(file: Path):
     """The elements needed here; None where the file is not DICOM."""
     try:
         with quiet_libraries():
-            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            with open(file, "rb") as opened:
+                header = read_partial(opened, lambda tag, *_: tag > _LAST, force=True, specific_tags=_NUMBERS)
             return header if header.file_meta or "StudyInstanceUID" in header else None
     except Exception:  # pydicom raises anything on damaged headers
         return None

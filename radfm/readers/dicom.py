@@ -112,7 +112,7 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
             study.skipped.append((name, reason_for(error, _KIND)))
             continue
         (directories if "DirectoryRecordSequence" in header.header else headers).append(header)
-    known = {header.path.resolve() for header in headers} | {path.resolve() for _, path in files}
+    known = {path.resolve() for _, path in files} if directories else set()
     for directory in directories:
         named, missing = _named_files(directory)
         if not named and not missing:

@@ -8,13 +8,19 @@ Decisions:
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from radfm.cases import dicom_modality
 from radfm.readers.dicom_files import first, items, number, numbers, open_clamped, text, texts, transfer_syntax
@@ -38,8 +44,12 @@ RedPaletteColorLookupTableDescriptor RedPaletteColorLookupTableData SegmentedRed
 GreenPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
 BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
 AlphaPaletteColorLookupTableDescriptor AlphaPaletteColorLookupTableData
-""".split()
+"""
+# As numbers: pydicom looks each element of a file up among them, and its own tags compare slowly.
+_NEEDED_TAGS = [tag_for_keyword(keyword) for keyword in _NEEDED.split()]
+_PIXEL_TAGS = frozenset(map(tag_for_keyword, ("FloatPixelData", "DoubleFloatPixelData", "PixelData")))
 
+_MOST_HEADERS_BYTES = 2**15
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CENTIMETRES = 3  # DICOM PS3.3 C.8.5.5.1.15
 TRAITS_OF_TIME = 4  # how many of a frame's traits, the last ones, are times
@@ -74,13 +84,29 @@ class Frame:
 def read_header(name: str, path: Path) -> Instance:
     """Raises: Unreadable for what is not DICOM."""
     with open_clamped(path) as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_NEEDED)
-        pixels_at = file.tell()
+        pixels_at = None
+        with suppress(Exception):  # from memory first, for parsing asks for a few bytes at a time; most headers fit
+            header, pixels_at = _until_pixels(BytesIO(file.read(_MOST_HEADERS_BYTES)))
+        if pixels_at is None:
+            file.seek(0)
+            header, pixels_at = _until_pixels(file)
     if not header and not header.file_meta:
         raise Unreadable("is damaged, or is not a DICOM image: open it in a viewer and export it again")
-    syntax = transfer_syntax(header)
-    inflated = syntax is not None and syntax.is_deflated  # there the place is one in what was inflated
-    return Instance(name, path, header, None if inflated else pixels_at)
+    return Instance(name, path, header, pixels_at)
+
+
+def _until_pixels(file: BinaryIO) -> tuple[Dataset, int | None]:
+    """The header's needed elements, and where the pixels begin; None where they were not met."""
+    met = False
+
+    def at_pixels(tag: BaseTag, *_) -> bool:
+        nonlocal met
+        met = tag in _PIXEL_TAGS
+        return met
+
+    header = read_partial(file, at_pixels, force=True, specific_tags=_NEEDED_TAGS)
+    inflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian  # the place is in there
+    return header, file.tell() if met and not inflated else None
 
 
 def check_image(instance: Instance) -> None:
