@@ -68,7 +68,8 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
         other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
         reads_history=config.use_history,
         sets=config.prediction_sets,
-        unlike=why_unlike(judged) if (judged := found.get("unlike_training")) and judged["unlike"] else None,
+        judged=(judged := found.get("unlike_training")),
+        unlike=why_unlike(judged) if judged and judged["unlike"] else None,
     )
     write_text(file, page.rstrip() + "\n")
 

@@ -161,3 +161,16 @@ def test_the_command_writes_a_report_of_the_files_it_read(checkpoint, tmp_path, 
     assert "scan.npy" in html
     assert str(tmp_path) not in html
     assert '"diagnoses"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("threshold", "said", "marked"),
+    [([0.0, 0.0, 0.0], "All 3 below are in it", 3), ([1.0, 0.0, 1.0], "Of the 3 below it holds 1.", 1)],
+)
+def test_the_disorders_of_the_prediction_set_are_marked_and_counted(page, threshold, said, marked):
+    sets = {"threshold": threshold, "coverage": 0.9, "guarantee": "share", "patients": 50}
+    html = page(trained=True, prediction_sets=sets)
+    assert "on average it has 90% of a case's disorders" in html
+    assert said in html
+    assert html.count("in the set</span>") == marked
+    assert "with 90% prediction sets" in html
