@@ -1,0 +1,456 @@
+"""How sure a checkpoint is: calibrated, with sets, and with a word on cases unlike any it learned from."""
+
+import hashlib
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from PIL import Image
+from radfm.data_prep import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.tables import CASES, shard_file, write_batches
+from radfm.eval.confidence import fit_confidence
+from radfm.eval.predict import score
+from radfm.eval.refusal import measure_refusal
+from radfm.eval.uncertainty import dropout_scores, ensemble
+from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
+from safetensors.torch import load_file, save_file
+from skimage.data import chelsea
+from transformers import pipeline
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
+from radfm.knowledge.disorders import Vocabulary
+from radfm.reference_radfm import FILE, TrainingReference
+from radfm.starting_points import embed_texts, from_open_clip, processor_for
+
+LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "data"
+    prepare(Phantoms(120, size=48), folder, Settings(size=48, cases_per_shard=40, fractions=(0.4, 0.4, 0.2)))
+    return folder
+
+
+def save_model(folder: Path, names=(), **changes) -> Path:
+    torch.manual_seed(0)
+    config = {
+        "vision_config": {"tower": "test_resnet", "image_size": 48},
+        "scan_config": LAYER,
+        "case_config": LAYER,
+        "text_config": {"model_type": "bert", "hidden_size": 32, **LAYER},
+        "hidden_size": 32,
+        "projection_dim": 32,
+    }
+    model = RadFMForDiagnosis(RadFMConfig(**config | changes)).eval()
+    processor = processor_for(model.config)
+    processor.image_processor.max_slices = 3
+    if names and model.config.head == "text":
+        model.set_disorders(names, embed_texts(model, processor, names).clone())
+    elif names:
+        model.set_disorders(names)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, phantoms) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "plain", load(phantoms).vocabulary.names)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, plain, phantoms) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "calibrated"
+    fit_confidence(plain, phantoms, folder, bootstraps=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("pictures") / "cat.png"
+    Image.fromarray(chelsea()).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("pictures") / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48)).astype(np.uint8)).save(file)
+    return file
+
+
+def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, calibrated, phantoms):
+    assert (plain / "model.safetensors").read_bytes() == (calibrated / "model.safetensors").read_bytes()
+    before, after = (score(folder, phantoms, "validation") for folder in (plain, calibrated))
+    np.testing.assert_allclose(after.logits, before.scores, rtol=1e-5)
+    assert before.logits is None
+    rate = 1 / (1 + np.exp(-after.scores.astype(float)))
+    assert rate.sum() == pytest.approx(after.labels.sum(), rel=0.25)  # as many as there are; before, e^-10 of them
+    assert len(after.about["thresholds"]) == len(after.names)
+    record = json.loads((calibrated / "radfm_confidence.json").read_text())
+    assert record["after"]["log_loss"]["value"] < record["before"]["log_loss"]["value"]
+    assert record["cases"] == len(before.case_ids)
+
+
+def test_the_same_command_brings_the_same(calibrated, phantoms, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(calibrated, again)
+    fit_confidence(again, phantoms, bootstraps=20)
+    for file in ("config.json", FILE, "radfm_confidence.json"):
+        assert (again / file).read_bytes() == (calibrated / file).read_bytes()
+
+
+def test_a_calibration_that_was_there_is_calibrated_further(plain, calibrated, phantoms, tmp_path):
+    """Logits times a, plus b, calibrated, are what the logits are, calibrated, but for how hard both are held back."""
+    config = json.loads((plain / "config.json").read_text())
+    n = len(config["disorders"])
+    config["calibration"] = {"slopes": [1.0] * n, "shifts": [3.0] * n, "one_of": []}
+    shutil.copytree(plain, tmp_path / "shifted")
+    (tmp_path / "shifted" / "config.json").write_text(json.dumps(config))
+    fit_confidence(tmp_path / "shifted", phantoms, bootstraps=20)
+    one, other = (score(folder, phantoms).scores for folder in (calibrated, tmp_path / "shifted"))
+    np.testing.assert_allclose(one, other, atol=0.3)
+    assert abs(one - score(plain, phantoms).scores).max() > 2
+
+
+def test_a_set_holds_the_disorders_whose_plain_logit_reaches_one_value(plain, calibrated, phantoms):
+    diagnose = pipeline("zero-shot-diagnosis", model=str(calibrated))
+    values = score(plain, phantoms)
+    row = {name: i for i, name in enumerate(values.names)}
+    inside, outside = [], []
+    for number, case in enumerate(load(phantoms, "test")[:8]):
+        for found in diagnose(case, top_k=1000):
+            (inside if found["in_set"] else outside).append(values.scores[number, row[found["label"]]])
+    assert inside
+    assert outside
+    assert min(inside) > max(outside) - 1e-4
+    table = score(calibrated, phantoms, "validation")
+    sets = 1 / (1 + np.exp(-table.scores.astype(float))) >= np.array(table.about["prediction_sets"]["threshold"])
+    ill = table.labels.any(1)
+    covered = ((sets & table.labels).sum(1) / table.labels.sum(1).clip(1))[ill].mean()
+    assert covered >= 0.9  # on the cases that it was fitted to, it cannot be less
+
+
+def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp_path):
+    data = tmp_path / "single"
+    shutil.copytree(phantoms, data)
+    rows = load(data).rows
+    for row in rows:
+        row["labels"], row["disorders"] = row["labels"][:1], row["disorders"][:1]
+    write_batches(shard_file(data, "cases", 0), CASES, [rows])
+    model = save_model(tmp_path / "model", load(data).vocabulary.names)
+    found = fit_confidence(model, data, bootstraps=20)
+    assert isinstance(found["prediction_sets"]["threshold"], float)
+    table = score(model, data)
+    assert (1 / (1 + np.exp(-table.scores.astype(float)))).sum(1).max() < 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("names", "is in the checkpoint's vocabulary of 1"),
+        ("nowhere", "nowhere is no checkpoint"),
+        ("no validation", "has no labelled case in its split 'validation'"),
+        ("no positives", "no validation case of .* has any"),
+        ("nan", "validation cases have scores that are no number"),
+        ("coverage", "coverage is a share between 0 and 1"),
+        ("output", "is not empty"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_one_line(change, message, radfm, capsys, plain, phantoms, tmp_path):
+    model, data, more = plain, phantoms, []
+    if change == "names":
+        model = save_model(tmp_path / "model", ["Fear of clowns"])
+    if change == "nowhere":
+        model = "nowhere"
+    if change in ("no validation", "no positives"):
+        data = tmp_path / "data"
+        shutil.copytree(phantoms, data)
+        rows = load(data).rows
+        for row in rows:
+            if row["split"] == "validation" and change == "no validation":
+                row["split"] = "train"
+            elif row["split"] == "validation":
+                row["labels"], row["disorders"] = [], []
+        write_batches(shard_file(data, "cases", 0), CASES, [rows])
+    if change == "nan":
+        model = tmp_path / "model"
+        shutil.copytree(plain, model)
+        weights = load_file(model / "model.safetensors")
+        save_file(weights | {"logit_bias": torch.tensor([float("nan")])}, model / "model.safetensors", {"format": "pt"})
+    if change == "coverage":
+        more = ["--coverage", "90"]
+    if change == "output":
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        more = ["--output", tmp_path / "full"]
+    capsys.readouterr()  # what building the model said
+    status, out, err = radfm("calibrate", data, "--model", model, *more)
+    assert (status, out) == (1, "")
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err), err
+
+
+def test_the_command_says_what_it_brought(radfm, plain, phantoms, tmp_path):
+    status, out, _ = radfm("calibrate", phantoms, "--model", plain, "--output", tmp_path / "out", "--guarantee", "all")
+    assert status == 0
+    for words in ("calibration error", "all disorders of a case in 90% of cases", "MRI", "not a medical device"):
+        assert words in out
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["prediction_sets"]["guarantee"] == "all"
+
+
+# Unlike the training data
+
+
+@given(st.integers(20, 300), st.integers(0, 2**32 - 1))
+@examples(max_examples=20, deadline=None)
+def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n, seed):
+    torch.manual_seed(seed)
+    alarms = []
+    for _ in range(200):
+        distances = torch.rand(n + 1)
+        reference = TrainingReference(torch.zeros(1), torch.eye(1), distances[1:].sort().values, [])
+        p = reference.p(float(distances[0]))
+        assert 0 < p <= 1
+        alarms.append(p <= reference.least_p)
+    assert np.mean(alarms) <= reference.least_p + 4 * (reference.least_p / 200) ** 0.5
+
+
+def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat):
+    found = measure_refusal(calibrated, phantoms, pictures=[cat], bootstraps=50)
+    for kind in ("noise", "cat.png"):
+        assert found["strangers"][kind]["auc"]["value"] > 0.95
+        assert found["strangers"][kind]["roc"][-1] == [1, 1]
+    assert found["false_alarms"]["value"] <= 0.2
+    status, out, _ = radfm("evaluate", "refusal", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat)
+    assert status == 0
+    assert "cat.png" in out
+
+
+def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    cases = load(data)
+    for row in cases.rows:
+        if row["split"] != "test":
+            row["scan_rows"] = [scan for scan in row["scan_rows"] if cases.about(scan)["modality"] != "ultrasound"]
+    write_batches(shard_file(data, "cases", 0), CASES, [[row for row in cases.rows if row["scan_rows"]]])
+    model = tmp_path / "model"
+    fit_confidence(plain, data, model, bootstraps=20)
+    found = measure_refusal(model, data, bootstraps=20)
+    assert "ultrasound" not in found["modalities"]
+    assert found["strangers"]["ultrasound"]["cases"] + found["cases"] == len(load(data, "test"))
+    reference = TrainingReference.load(model)
+    middle = reference.mean[None]
+    assert not reference.judge(middle, ["MRI"])["unlike"]
+    assert reference.judge(middle, ["ultrasound"])["unlike"]
+    assert reference.judge(middle, ["ultrasound"])["new_modalities"] == ["ultrasound"]
+
+
+def test_the_pipeline_warns_of_a_strange_case_or_refuses_it(calibrated, plain, phantoms, noise):
+    diagnose = pipeline("zero-shot-diagnosis", model=str(calibrated))
+    judged = diagnose(str(noise), return_attentions=True)["unlike_training"]
+    assert judged["unlike"]
+    assert judged["p"] <= 0.05
+    with pytest.warns(UserWarning, match="unlike the training data"):
+        diagnose(str(noise))
+    with pytest.raises(ValueError, match=r"unlike the training data .* refused"):
+        diagnose(str(noise), if_unlike="refuse")
+    with pytest.raises(ValueError, match="if_unlike is warn, refuse or ignore"):
+        diagnose(str(noise), if_unlike="shrug")
+    cases = load(phantoms, "train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        diagnose(str(noise), if_unlike="ignore")
+        answers = [diagnose(case, return_attentions=True)["unlike_training"] for case in cases[:10]]
+    assert sum(answer["unlike"] for answer in answers) <= 2
+    assert [len(answer["scans"]) for answer in answers] == [len(case.scans) for case in cases[:10]]
+    unknown = pipeline("zero-shot-diagnosis", model=str(plain))
+    assert unknown(str(noise), return_attentions=True)["unlike_training"] is None
+
+
+def test_the_command_line_warns_refuses_and_reports(radfm, calibrated, plain, noise, tmp_path):
+    page = tmp_path / "case.html"
+    status, out, _ = radfm("diagnose", noise, "--model", calibrated, "--report", page)
+    assert status == 0
+    assert "unlike the training data" in out
+    assert "in the 90%" in out
+    assert "This case is unlike the training data" in page.read_text()
+    status, out, err = radfm("diagnose", noise, "--model", calibrated, "--refuse-unlike")
+    assert (status, out) == (1, "")
+    assert "it is refused" in err
+    status, _, err = radfm("diagnose", noise, "--model", plain, "--refuse-unlike")
+    assert status == 1
+    assert "run radfm calibrate first" in err
+
+
+def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(calibrated, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(calibrated, other)
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"logit_bias": torch.ones(1)}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="belongs to other weights"):
+        TrainingReference.load(other)
+    (other / FILE).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is damaged"):
+        TrainingReference.load(other)
+    (other / FILE).unlink()
+    assert TrainingReference.load(other) is None
+
+
+def test_nothing_of_a_patient_and_no_place_is_kept(calibrated, phantoms):
+    sums = hashlib.sha256((calibrated / "model.safetensors").read_bytes()).hexdigest()
+    assert TrainingReference.load(calibrated).about["weights"] == sums
+    told = (calibrated / FILE).read_bytes() + (calibrated / "radfm_confidence.json").read_bytes()
+    for word in (str(phantoms), str(calibrated), load(phantoms, "train").rows[0]["case_id"]):
+        assert word.encode() not in told
+
+
+# Dropout
+
+
+def test_dropout_left_on_makes_passes_differ(plain, phantoms, tmp_path, radfm):
+    with pytest.raises(ValueError, match="trained without dropout"):
+        dropout_scores(plain, phantoms, passes=2)
+    a, b = dropout_scores(plain, phantoms, passes=2, rate=0.3)
+    assert not np.allclose(a.scores, b.scores)
+    assert ensemble([a, b]).disagreement.max() > 0
+    assert np.array_equal(a.scores, dropout_scores(plain, phantoms, passes=2, rate=0.3)[0].scores)
+    layer = LAYER | {"dropout": 0.2}
+    with_it = save_model(tmp_path / "with", load(phantoms).vocabulary.names, scan_config=layer, case_config=layer)
+    assert dropout_scores(with_it, phantoms, passes=1)[0].about["dropout"] == pytest.approx(0.2)
+    np.testing.assert_allclose(score(with_it, phantoms).scores, score(with_it, phantoms).scores)
+    for wrong, message in (({"passes": 0}, "0 passes are none"), ({"rate": 1.5}, "between 0 and 1")):
+        with pytest.raises(ValueError, match=message):
+            dropout_scores(plain, phantoms, **wrong)
+    options = ("evaluate", "uncertainty", phantoms, "--model", plain)
+    status, out, _ = radfm(*options, "--dropout", 3, "--rate", 0.2, "--bootstraps", 20, "--out", tmp_path / "t.parquet")
+    assert status == 0
+    assert "mutual information" in out
+    assert (tmp_path / "t.parquet").is_file()
+    assert radfm(*options)[0] == 1
+
+
+# Zero-shot
+
+
+def test_templates_are_averaged_and_every_name_goes_by_its_text(plain, phantoms):
+    model, processor = RadFMForDiagnosis.from_pretrained(plain), RadFMProcessor.from_pretrained(plain)
+    templates = ["{}", "an image of {}, perhaps"]
+    texts = ["Gout", "Measles", "an image of Gout, perhaps", "an image of Measles, perhaps"]
+    each = model.get_text_features(**processor(text=texts)).detach()
+    expected = F.normalize((each[:2] + each[2:]) / 2, dim=-1)
+    torch.testing.assert_close(prompt_embeds(model, processor, ["Gout", "Measles"], templates), expected)
+    found = zero_shot_scores(plain, phantoms, names=["Gout", load(phantoms).vocabulary.names[0]], templates=templates)
+    assert found.scores.shape[1] == 2
+    assert found.about["templates"] == templates
+    case = load(phantoms, "test")[2]
+    with torch.no_grad():
+        embeds = prompt_embeds(model, processor, found.names, templates)
+        logits = model(**processor(cases=[case]), text_embeds=embeds).logits
+    np.testing.assert_allclose(found.scores[2], logits[0].numpy(), atol=1e-4)
+    for wrong, message in (([], "there is no template"), (["image"], "'image' has no")):
+        with pytest.raises(ValueError, match=message):
+            prompt_embeds(model, processor, ["Gout"], wrong)
+
+
+def test_normal_is_told_from_abnormal(plain, phantoms):
+    table = zero_shot_scores(plain, phantoms)
+    found = abnormal(table)
+    assert found.names == ["Abnormal"]
+    assert found.labels[:, 0].tolist() == [bool(names) for names in table.disorders]
+    assert found.scores[:, 0].tolist() == table.scores.max(1).tolist()
+    assert found.training_counts[0] == len(table.training)
+    by_prompts = abnormal_by_prompts(plain, phantoms)
+    assert by_prompts.labels.tolist() == found.labels.tolist()
+    assert by_prompts.training_counts[0] == found.training_counts[0]
+    swapped = abnormal_by_prompts(plain, phantoms, normal=["ill"], abnormal=["well"])
+    back = abnormal_by_prompts(plain, phantoms, normal=["well"], abnormal=["ill"])
+    np.testing.assert_allclose(swapped.scores, -back.scores, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clip") / "tiny"
+    folder.mkdir()
+    torch.manual_seed(0)
+    cfg = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 48, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": {}}))
+    torch.save(open_clip.model.CustomTextCLIP(**cfg).state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder
+
+
+@torch.no_grad()
+def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, phantoms, plain, radfm, tmp_path):
+    name = f"local-dir:{clip_folder}"
+    found = open_clip_scores(name, None, phantoms, templates=["a scan of {}"])
+    clip = open_clip.create_model(name, force_custom_text=True).eval()
+    case, vocabulary = load(phantoms, "test")[1], Vocabulary.load(phantoms)
+    batch = from_open_clip(name)[1](cases=[case])
+    slices = clip.encode_image(batch["pixel_values"]).split(batch["slices_per_scan"].tolist())
+    image = F.normalize(torch.stack([scan.mean(0) for scan in slices]).mean(0), dim=-1)
+    text = clip.encode_text(open_clip.get_tokenizer(name)([f"a scan of {n}" for n in vocabulary.names]), normalize=True)
+    expected = clip.logit_scale.exp() * text @ image + (clip.logit_bias or 0)
+    np.testing.assert_allclose(found.scores[1] - found.scores[1].mean(), expected - expected.mean(), atol=1e-3)
+    assert found.names == vocabulary.names
+    assert str(clip_folder) not in json.dumps(found.about)
+    models = ("--model", f"ours={plain}", "--open-clip", name)
+    status, out, _ = radfm("evaluate", "zero-shot", phantoms, *models, "--bootstraps", 20, "--out", tmp_path)
+    assert status == 0
+    assert "open_clip tiny" in out
+    assert "Difference to ours" in out
+    assert {file.name for file in tmp_path.glob("*.parquet")} == {"ours-0.parquet", "open_clip_tiny-0.parquet"}
+    status, out, _ = radfm("evaluate", "zero-shot", phantoms, *models, "--normal", "--bootstraps", 20)
+    assert status == 0
+    assert "1 of 1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --model or --open-clip"),
+        (["--open-clip", "ViT-B-32"], "a model without any knows nothing"),
+        (["--open-clip", "ViT-B-32=nowhere.pt"], "nowhere.pt: no such file"),
+        (["--model", "PLAIN", "--template", "image"], 'has no "{}"'),
+        (["--model", "MLP"], "cannot be asked by text"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(arguments, message, radfm, capsys, plain, phantoms, tmp_path):
+    names = load(phantoms).vocabulary.names
+    models = {"PLAIN": plain}
+    if "MLP" in arguments:
+        models["MLP"] = save_model(tmp_path / "mlp", names, head="mlp", text_config=None)
+    capsys.readouterr()
+    status, out, err = radfm("evaluate", "zero-shot", phantoms, *(models.get(a, a) for a in arguments))
+    assert (status, out) == (1, "")
+    assert len(err.strip().splitlines()) == 1
+    assert message in err
+
+
+def test_a_case_is_as_far_as_its_farthest_scan(calibrated, phantoms):
+    reference, model = TrainingReference.load(calibrated), RadFMForDiagnosis.from_pretrained(calibrated).eval()
+    processor = RadFMProcessor.from_pretrained(calibrated)
+    case = max(load(phantoms, "test"), key=lambda one: len(one.scans))
+    noise = Scan(np.random.default_rng(0).integers(0, 255, (1, 48, 48)).astype(np.uint8), "MRI")
+    with torch.no_grad():
+        embeds = model(**processor(cases=[Case([*case.scans, noise])])).scan_embeds
+    judged = reference.judge(embeds, [scan.modality for scan in case.scans] + ["MRI"])
+    assert judged["p"] == min(judged["scans"])
+    assert judged["scans"][-1] == judged["p"]
