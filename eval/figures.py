@@ -168,7 +168,7 @@ def _reliability(figure: Figure, axes: Axes, found: Mapping[str, dict], part: st
             if not both[when]:
                 continue
             last = when == "after" or not both["after"]
-            bins = [one for one in both[when][part] if one["share"] and one["share"]["value"] > 0]
+            bins = [one for one in both[when][part] if one["share"] and (not floor or one["share"]["value"] > 0)]
             x, y, high = ([get(one) for one in bins] for get in _ENDS)
             low = [max(one["share"]["low"], floor * one["share"]["value"]) for one in bins]
             axes.plot(

@@ -8,7 +8,7 @@ Decisions:
 - Everything is traced: the command, the versions, and the fingerprints of data, checkpoints and tables of scores. No
   path of the machine is told, and no time: the same scores give the same bytes.
 - Cases are named by the pseudonyms of the data set; pictures come from it.
-- A figure without its interval is nowhere but in the ranks of single cases. Several seeds of a recipe are averaged;
+- No figure is without its interval but what is said of single cases. Several seeds of a recipe are averaged;
   where only one model can be shown (distributions, calibration, errors), it is the first.
 """
 
@@ -27,12 +27,14 @@ from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plots import svg_file, within_page
 from radfm.data_prep.tables import write_text
 from radfm.eval import figures
+from radfm.eval.bootstrap import measure_again, patient_weights
 from radfm.eval.calibration import before_and_after, measure_calibration
+from radfm.eval.comparisons import figure
 from radfm.eval.conformal import SetRule, measure_sets
 from radfm.eval.curves import Curves, roc_curves
 from radfm.eval.distributions import GROUPS, Distribution, distributions
 from radfm.eval.errors import alarming, confused, ranks_of
-from radfm.eval.metrics import BANDS, bands
+from radfm.eval.metrics import BANDS, bands, macro
 from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
 from radfm.eval.scores import Scores
@@ -83,7 +85,7 @@ def write_report(
     summaries = {name: [one.summary() for one in found] for name, found in spread.items()}
     calibrated = {name: _calibration(table, result) for name, table in firsts.items()}
     errors = {name: (confused(table, _PICTURED), alarming(table, _ALARMS)) for name, table in firsts.items()}
-    anatomy = {name: _anatomy(found) for name, found in summaries.items()}
+    anatomy = {name: _anatomy(tables, result) for name, tables in recipes.items()}
     drawn = _drawn(result, curves, spread, calibrated)
     for name, text in drawn.items():
         write_text(out / "figures" / f"{name}.svg", text)
@@ -102,7 +104,7 @@ def write_report(
         notes=_notes(result),
         anatomy=anatomy,
         shortcut=result["within"] is None
-        and any(one and one["other"] - one["same"] > _MOSTLY_ANATOMY for one in anatomy.values()),
+        and any(one and one["other"]["value"] - one["same"]["value"] > _MOSTLY_ANATOMY for one in anatomy.values()),
         groups=GROUPS,
         calibrated=calibrated,
         sets={name: _sets(table, result) for name, table in firsts.items()},
@@ -199,14 +201,27 @@ def _examples(found: Sequence[Distribution]) -> list[Distribution]:
     return chosen
 
 
-def _anatomy(found: Sequence[dict]) -> dict[str, float] | None:
-    """How often a positive outranks a negative of the same anatomy, and of another: means over disorders."""
-    both = [(one["auc_same"], one["auc_other"]) for one in found]
-    known = [pair for pair in both if None not in pair]
-    if not known:
+def _anatomy(tables: Sequence[Scores], result: dict) -> dict[str, Any] | None:
+    """Macro AUC against negatives of the same anatomy, and of another, as figures, over disorders that have both."""
+    table = tables[0]
+    if not any(table.attributes.get("body part", ())):
         return None
-    same, other = np.mean(known, 0).tolist()
-    return {"same": same, "other": other, "disorders": len(known)}
+    same, labels = table.within("body part"), table.labels
+    known = np.array([bool(parts) for parts in table.attributes["body part"]])[:, None]
+    weights = patient_weights(table.patients, min(_DRAWS, result["bootstraps"]), result["seed"])
+    seeds = [one.scores for one in tables]
+    found = [
+        measure_again(seeds, labels, weights, ["auc"], seed=result["seed"], counted=labels | negatives)["auc"]
+        for negatives in (same, ~same & known)
+    ]
+    both = ~np.isnan(found[0][0] + found[1][0])
+    if not both.any():
+        return None
+    everywhere = np.zeros(both.sum())
+    means = [[macro(part[both], everywhere)["all"] for part in one] for one in found]
+    return {"disorders": int(both.sum())} | {
+        name: figure(*mean) for name, mean in zip(("same", "other"), means, strict=True)
+    }
 
 
 def _bands(result: dict) -> list[tuple[str, str, dict]]:
