@@ -14,11 +14,24 @@ import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
+from radfm.data_prep.dataset import scan_of
 from radfm.data_prep.duplicates import groups_of
+from radfm.data_prep.looks import grey_slice, shown_slice
 from radfm.data_prep.plan import SPLITS, Listing, Source
 from radfm.data_prep.shard import WORK, record_file
 from radfm.data_prep.splits import assign, official_of
-from radfm.data_prep.tables import CASES, FORMAT, RECORD, describe, read_batches, shard_file, write_batches, write_text
+from radfm.data_prep.tables import (
+    CASES,
+    FORMAT,
+    RECORD,
+    StoredScans,
+    describe,
+    read_batches,
+    shard_file,
+    write_batches,
+    write_text,
+)
 
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Coding, Disorder, Vocabulary
@@ -37,7 +50,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     split_of, several = _splits(cases, settings)
     rows = _case_rows(cases, vocabulary, split_of)
     write_batches(shard_file(out, "cases", 0), CASES, _batches(rows))
-    duplicates = _duplicates(rows, scans)
+    duplicates = _duplicates(rows, scans, StoredScans(out, [len(record["scans"]) for record in records]))
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
     _write_csv(
         out / "rejected.csv",
@@ -164,11 +177,16 @@ def _batches(rows: list[dict]):
         yield rows[start : start + _ROWS_PER_BATCH]
 
 
-def _duplicates(rows: list[dict], scans: list[dict]) -> list[list]:
+def _duplicates(rows: list[dict], scans: list[dict], stored: StoredScans) -> list[list]:
     """Lines of duplicates.csv: scans of several patients that look the same."""
     case_of = [row for row in rows for _ in row["scan_rows"]]
     lines, number = [], 0
-    for group in groups_of([scan["looks"] for scan in scans]):
+
+    def picture_of(row: int) -> np.ndarray:
+        scan = scan_of(stored[row])
+        return grey_slice(scan, shown_slice(scan))
+
+    for group in groups_of([scan["looks"] for scan in scans], picture_of):
         cases = [case_of[scan] for scan in group]
         if len({case["patient_id"] for case in cases}) < 2:
             continue

@@ -1,0 +1,75 @@
+"""Copies are found whatever was done to them, and patients who merely look alike are not taken for copies."""
+
+import io
+from itertools import combinations
+
+import numpy as np
+import pytest
+from making import smooth
+from PIL import Image, ImageEnhance
+from radfm.data_prep.duplicates import groups_of, same_picture
+from radfm.data_prep.looks import grey_slice, looks_of, shown_slice
+from radfm.data_prep.sources.phantoms import Phantoms
+
+from radfm.cases import Scan
+
+# Chests and knees of these patients had one perceptual hash and thumbnail.
+LOOK_ALIKES = (14, 33, 41, 46, 57, 83, 99, 123, 23, 115, 143, 146, 168)
+
+
+@pytest.fixture(scope="module")
+def alike() -> tuple[list[np.ndarray], list[int]]:
+    """Shown slices (H, W) uint8 of phantoms that look alike, and whose they are."""
+    source = Phantoms(3000, size=96)
+    plans = source.listing().plans
+    found = source.read([plans[i] for i in LOOK_ALIKES])
+    pairs = [(scan, i) for i, one in enumerate(found) for scan in one.case.scans]
+    return [grey_slice(scan, shown_slice(scan)) for scan, _ in pairs], [i for _, i in pairs]
+
+
+def looks(pictures: list[np.ndarray]) -> list[list[str] | None]:
+    found = (looks_of(Scan(picture[None], "X-ray")) for picture in pictures)
+    return [look and [look.hash, look.thumbnail] for look in found]
+
+
+def recompressed(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+COPIES = {
+    "recompressed": lambda image: recompressed(image, 50),
+    "smaller": lambda image: image.resize((image.width * 6 // 10, image.height * 6 // 10)),
+    "larger": lambda image: image.resize((image.width * 2, image.height * 2)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "paler": lambda image: image.point(lambda value: 30 + value * 0.8),
+    "smaller and recompressed": lambda image: recompressed(image.resize((150, 150)), 60),
+}
+
+
+@pytest.mark.parametrize("change", COPIES.values(), ids=COPIES)
+def test_a_changed_copy_is_found_among_others(change):
+    pictures = [np.uint8(20 + smooth(seed, 200) * 0.7) for seed in range(8)]
+    pictures.append(np.asarray(change(Image.fromarray(pictures[5]))))
+    assert groups_of(looks(pictures), pictures.__getitem__) == [[5, 8]]
+
+
+def test_a_cut_copy_is_the_same_picture_and_a_neighbour_is_not():
+    one, other = smooth(0, 200), smooth(1, 200)
+    assert same_picture(one, one[2:-2, 2:-2])
+    assert not same_picture(one, other)
+
+
+def test_patients_who_look_alike_are_no_copies_and_their_copies_are(alike):
+    pictures, owners = alike
+    groups = groups_of(looks(pictures), pictures.__getitem__)
+    assert [group for group in groups if len({owners[i] for i in group}) > 1] == []
+    hashes = [int(look[0], 16) if look else None for look in looks(pictures)]
+    near = sum(
+        owners[i] != owners[j] and (hashes[i] ^ hashes[j]).bit_count() <= 4
+        for i, j in combinations([i for i, known in enumerate(hashes) if known is not None], 2)
+    )
+    assert near >= 10  # their hashes do not tell them apart
+    paler = [np.uint8(10 + picture * 0.8) for picture in pictures]
+    assert all(same_picture(*pair) for pair in zip(pictures, paler, strict=True))
