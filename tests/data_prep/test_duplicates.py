@@ -70,6 +70,6 @@ def test_patients_who_look_alike_are_no_copies_and_their_copies_are(alike):
         owners[i] != owners[j] and (hashes[i] ^ hashes[j]).bit_count() <= 4
         for i, j in combinations([i for i, known in enumerate(hashes) if known is not None], 2)
     )
-    assert near >= 10  # their hashes do not tell them apart
+    assert near >= 5  # their hashes do not tell them apart
     paler = [np.uint8(10 + picture * 0.8) for picture in pictures]
     assert all(same_picture(*pair) for pair in zip(pictures, paler, strict=True))
