@@ -45,7 +45,7 @@ KINDS = {
     "single": "first member, 1 - its highest probability",
     "first": "mean, 1 - its highest probability",
     "entropy": "mean, entropy over the disorders",
-    "disagreement": "mutual information over the disorders",
+    "disagreement": "mutual information about the first rank",
 }
 
 _POINTS = 101  # of a curve
@@ -151,7 +151,7 @@ def measure_uncertainty(members: Sequence[Scores], bootstraps: int = 1000, seed:
         "single": -members[0].scores.max(1),
         "first": -scores.max(1),
         "entropy": both.entropy.sum(1),
-        "disagreement": both.disagreement.sum(1),
+        "disagreement": both.disagreement[np.arange(len(labels)), first],
     }
     if len(members) == 1:
         del uncertain["disagreement"]
