@@ -15,7 +15,8 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import CASES, shard_file, write_batches
 from radfm.eval.diagnosis import compare
-from radfm.eval.predict import score
+from radfm.eval.localisation import localise
+from radfm.eval.predict import recipe_of, score
 from radfm.eval.scores import Scores
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
@@ -127,6 +128,21 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
     write_batches(shard_file(data, "cases", 0), CASES, [rows])
     with pytest.raises(ValueError, match=f"1 patients of the split 'test' are in other splits.*{train['patient_id']}"):
         score(checkpoint, data)
+    with pytest.raises(ValueError, match="1 patients of the split 'test' are in other splits"):
+        localise(checkpoint, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("radfm_diagnosis.json", {"data": {"fingerprint": "f1"}, "config": {"withheld": ["Gout"]}}),
+        ("radfm_finetune.json", {"key": {"data": "f1", "config": {"withheld": ["Gout"]}}, "cases": {"train": 3}}),
+    ],
+)
+def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):
+    assert recipe_of(tmp_path) == {}
+    (tmp_path / name).write_text(json.dumps(recipe))
+    assert recipe_of(tmp_path) == {"trained_on": "f1", "withheld": ["Gout"]}
 
 
 def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint, phantoms, tmp_path):
