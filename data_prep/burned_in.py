@@ -22,6 +22,9 @@ _CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
 _BAND = 0.15  # of the height and width: where text stands
 _STROKE = 45  # grey levels by which a stroke differs from the ground on both sides
 _LETTERS = 5  # so many strokes in a row make a word
+_FAINT = 3  # grey levels by which a stroke of a footer differs
+_LINE, _STROKES, _QUIET = 56, 11, 1  # pixels, at least so many strokes in them, at most so many beside the line
+_LINE_HEIGHT, _GAP = 8, 3  # rows in which the line must end, rows from its first to where it may
 
 
 def header_says_text(path: Path) -> str | None:
@@ -52,7 +55,7 @@ def text_in_borders(scan: Scan) -> bool:
         return False
     height, width = (round(side * _BAND) for side in picture.shape)
     bands = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
-    return any(_has_writing(band) for band in bands)
+    return any(map(_has_writing, bands)) or _has_footer(bands[0][::-1]) or _has_footer(bands[1])
 
 
 def _has_writing(band: np.ndarray) -> bool:
@@ -71,6 +74,24 @@ def _has_writing(band: np.ndarray) -> bool:
         for run in runs:
             if len(run) >= _LETTERS * 2 and _flat_around(band, top, run):
                 return True
+    return False
+
+
+def _has_footer(band: np.ndarray) -> bool:
+    """(H, W) int16, its last row the picture's border: is there a line of small letters?"""
+    outer_left, left, middle, right, outer_right = (band[:, i : band.shape[1] - 4 + i] for i in range(5))
+    ground = np.maximum(np.minimum(outer_left, left), np.minimum(right, outer_right))
+    stroke = (middle >= np.maximum(left, right)) & (middle - ground > _FAINT)
+    stroke[:, 1:] &= ~stroke[:, :-1]  # a broad one counts once
+    before = np.pad(stroke, ((0, 0), (1, 0))).cumsum(1)
+    strokes = before[:, _LINE:] - before[:, :-_LINE]  # within a line's length from here
+    line, quiet = strokes >= _STROKES, strokes <= _QUIET
+    for row in np.flatnonzero((line[:-1] & line[1:]).any(1)):
+        begins = quiet[max(0, row - _LINE_HEIGHT - 1) : max(0, row - 1)].any(0)
+        below = row + _GAP + _LINE_HEIGHT
+        ends = quiet[row + _GAP : below].any(0) if below < len(band) else True  # or the border cuts it off
+        if (line[row] & line[row + 1] & begins & ends).any():
+            return True
     return False
 
 
