@@ -34,7 +34,8 @@ SETS = (
 )  # fmt: skip
 ESTABLISHED = ("documentation", "partly", "not")
 ABOUT = (
-    "title", "homepage", "licence", "citation", "layout", "established", "established_from", "official_split",
+    "title", "homepage", "licence", "licence_from", "citation", "layout", "established", "established_from",
+    "official_split",
 )  # fmt: skip
 _FOLDER = Path(__file__).parent / "external"
 
@@ -69,7 +70,7 @@ class External:
         self.settings: dict[str, Any] = {"set": about["name"], "uncertain": uncertain}
         self.notice = {
             "title": about["title"],
-            "licence": about["licence"],
+            "licence": f"{about['licence']} ({about['licence_from']})",
             "citation": about["citation"],
             "homepage": about["homepage"],
             "layout": f"{about['established']}: {about['established_from']}",
@@ -96,7 +97,7 @@ def table() -> str:
         what = f"[{about['title']}]({about['homepage']})"
         known = f"**{about['established']}**: {about['established_from']}"
         modality = about.get("modality") or "as its DICOM headers say"
-        cells = [name, what, modality, about["official_split"], known, about["licence"]]
+        cells = [name, what, modality, about["official_split"], known, f"{about['licence']} ({about['licence_from']})"]
         lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
