@@ -142,7 +142,7 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
 def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):
     assert recipe_of(tmp_path) == {}
     (tmp_path / name).write_text(json.dumps(recipe))
-    assert recipe_of(tmp_path) == {"trained_on": "f1", "withheld": ["Gout"]}
+    assert recipe_of(tmp_path).items() >= {"trained_on": "f1", "withheld": ["Gout"]}.items()
 
 
 def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint, phantoms, tmp_path):
