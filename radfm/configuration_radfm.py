@@ -132,7 +132,8 @@ class RadFMConfig(PreTrainedConfig):
         text_config: configuration of any text encoder of transformers, [`RadFMOpenCLIPTextConfig`], or None for a
             model with a fixed list of disorders. Unset: that of all-MiniLM-L6-v2.
         text_pooling: how token vectors become the text: "mean" over the tokens, or "cls", the first token.
-        text_projection: "linear", left out where the widths agree, or "mlp", as in open_clip's BERT-based models.
+        text_projection: "linear", left out where the widths agree; "affine", with a bias and never left out; or "mlp",
+            as in open_clip's BERT-based models.
         hidden_size: width of slices, scans and cases.
         projection_dim: d, the length of the embeddings that cases and disorders share.
         head: "text" (knowledge enhancement: cosine with disorder embeddings) or "mlp" (a fixed list).
@@ -167,7 +168,7 @@ class RadFMConfig(PreTrainedConfig):
     case_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = field(default_factory=MINILM.copy)
     text_pooling: Literal["mean", "cls"] = "mean"
-    text_projection: Literal["linear", "mlp"] = "linear"
+    text_projection: Literal["linear", "affine", "mlp"] = "linear"
     hidden_size: int = 512
     projection_dim: int = 384
     head: Literal["text", "mlp"] = "text"

@@ -486,7 +486,10 @@ class RadFMTextEncoder(nn.Module):
             self.encoder, width = AutoModel.from_config(text), text.hidden_size
             if getattr(self.encoder, "pooler", None) is not None:
                 self.encoder.pooler = None  # never asked
-        self.projection = _projection(width, config.projection_dim, mlp=config.text_projection == "mlp")
+        if config.text_projection == "affine":
+            self.projection = nn.Linear(width, config.projection_dim)
+        else:
+            self.projection = _projection(width, config.projection_dim, mlp=config.text_projection == "mlp")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if not isinstance(self.encoder, PreTrainedModel):

@@ -77,6 +77,8 @@ class DiagnosisTraining:
         architecture: Arguments of RadFMConfig. For a new model.
         head: "text" (KE: a disorder's embedding is its classifier) or "mlp".
         level: "case" (FM: a transformer over all scans) or "scan" (each learns alone, a case is their mean).
+        text_whitening: Shrinkage with which the names' embeddings are made to vary alike in all directions, see
+            `radfm.train.diagnosis_model.whiten_texts`; None: as the text encoder says them. For a new model.
         text_layers: How many of the text encoder's last layers learn; 0: none, "all": it learns as a whole.
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
@@ -107,6 +109,7 @@ class DiagnosisTraining:
     architecture: dict = field(default_factory=dict)
     head: Literal["text", "mlp"] = "text"
     level: Literal["case", "scan"] = "case"
+    text_whitening: float | None = None
     text_layers: int | Literal["all"] = 0
     candidates: int | None = None
     history: bool = False
@@ -132,8 +135,8 @@ class DiagnosisTraining:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         if self.loss.get("name", "bce") not in LOSSES:
             raise ValueError(f"there is no loss {self.loss['name']!r}: there are {', '.join(LOSSES)}")
-        if self.head == "mlp" and (self.history or self.text_layers):
-            raise ValueError("an mlp head comes without a text encoder: leave out history and text_layers")
+        if self.head == "mlp" and (self.history or self.text_layers or self.text_whitening is not None):
+            raise ValueError("an mlp head comes without a text encoder: leave out history, text_layers, text_whitening")
         if self.level == "scan" and self.history:
             raise ValueError("without a fusion module nobody reads the history: leave it out, or set level=case")
         if self.lone_scan_weight and self.level == "scan":

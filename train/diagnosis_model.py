@@ -28,6 +28,7 @@ from radfm.starting_points import embed_texts, processor_for, untrained
 if TYPE_CHECKING:
     from radfm.train.diagnosis import DiagnosisTraining
 
+_TEXTS = 256  # at once
 _OWN_TOWER = "radfm.slice_encoder.tower."
 _CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
 
@@ -51,12 +52,14 @@ def build(
         model, processor = _new(config)
     processor.image_processor.max_slices = config.max_slices
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
+    if config.text_whitening is not None and config.model is None:
+        whiten_texts(model, processor, names, config.text_whitening)
     embeds = embed_texts(model.eval(), processor, names).clone() if config.head == "text" else None
     model.set_disorders(names, embeds, codes)
     if config.model is None:
         bias = model.logit_bias if config.head == "text" else model.classifier.fc2.bias
         nn.init.constant_(bias, float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
-    model.config.key_slice_loss_weight = config.key_slice_weight
+    model.config.key_slice_loss_weight = float(config.key_slice_weight)
     model.config.trained = True
     for part in (model.config, model.config.text_config, processor.tokenizer):
         if part is not None:
@@ -66,6 +69,37 @@ def build(
         refuse_without_features(model.radfm.slice_encoder)
         model.radfm.slice_encoder.tower.requires_grad_(False)
     return model, processor
+
+
+@torch.no_grad()
+def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: list[str], shrinkage: float) -> None:
+    """Sets the text encoder's projection so that the names' embeddings vary alike in all directions.
+
+    Disorders of one organ share most of their embedding. As classifiers such neighbours are ill-conditioned: a case
+    embedding has to learn the little in which they differ against all that they share. Whitening (ZCA, as Su et al.
+    2021, arXiv:2103.15316, do it for sentence embeddings) takes out what is shared, and texts of any other disorder go
+    through the same projection.
+
+    Args:
+        names: over which the covariance is taken, (names, d).
+        shrinkage: 0 or more: so many times their mean is added to the variances. The larger, the more stays as it was.
+
+    Raises:
+        ValueError: the projection changes the width.
+    """
+    text = model.radfm.text_encoder
+    if text.projection.in_features != text.projection.out_features:
+        raise ValueError("text_whitening needs a projection_dim that is the width of the text encoder")
+    nn.init.eye_(text.projection.weight)
+    nn.init.zeros_(text.projection.bias)
+    said = [dict(processor(text=names[first : first + _TEXTS])) for first in range(0, len(names), _TEXTS)]
+    embeds = torch.cat([text(**tokens) for tokens in said])
+    mean = embeds.mean(0)
+    variances, directions = torch.linalg.eigh((embeds - mean).T @ (embeds - mean) / len(embeds))
+    variances = variances.clamp(min=0)
+    weight = directions * (variances + shrinkage * variances.mean()).rsqrt() @ directions.T
+    text.projection.weight.copy_(weight)
+    text.projection.bias.copy_(-weight @ mean)
 
 
 def learn_text(model: RadFMForDiagnosis, layers: int | str) -> None:
@@ -113,6 +147,8 @@ def _new(config: "DiagnosisTraining") -> tuple[RadFMForDiagnosis, RadFMProcessor
     if config.level == "scan":
         given["case_config"] = {"num_hidden_layers": 0}
     _refuse_unknown(config.architecture)
+    if config.text_whitening is not None:
+        given["text_projection"] = "affine"
     if config.head == "text":
         model, processor = untrained(RadFMConfig(**given), config.seed, config.text_encoder)
     else:

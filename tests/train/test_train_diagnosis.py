@@ -26,7 +26,7 @@ from radfm.eval.metrics import macro_auc
 from radfm.train.augmentation import Augmentation
 from radfm.train.diagnosis import DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_data import DrawnCases
-from radfm.train.diagnosis_model import load_tower
+from radfm.train.diagnosis_model import build, load_tower
 from radfm.train.sampling import Draw
 from radfm.train.slice_features import slice_features
 from safetensors.torch import load_file, save_file
@@ -398,6 +398,25 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     train(dataclasses.replace(config, output=str(tmp_path / "again")))
     assert sorted((tmp_path / "cache").rglob("*.npy")) == files
     assert all(torch.equal(tensor, weights(tmp_path / "again")[name]) for name, tensor in weights(result).items())
+
+
+def test_whitened_names_vary_alike_in_all_directions_and_others_go_the_same_way(phantoms, text_encoder, tmp_path):
+    names = load(phantoms, "train", labelled=True).vocabulary.names
+    spread = {}
+    for shrinkage in (None, 0.01):
+        config = tiny(phantoms, text_encoder, tmp_path, text_whitening=shrinkage)
+        model, processor = build(config, load(phantoms, "train", labelled=True).vocabulary, 0.01)
+        embeds = model.disorder_embeds
+        assert torch.allclose(embeds, starting_points.embed_texts(model, processor, names), atol=1e-5)
+        likeness = embeds @ embeds.T - 2 * torch.eye(len(names))
+        spread[shrinkage] = likeness.max(1).values.mean()
+    assert spread[0.01] < 0.5 * spread[None]
+    model.save_pretrained(tmp_path / "saved")
+    again = RadFMForDiagnosis.from_pretrained(tmp_path / "saved")
+    unseen = [starting_points.embed_texts(one, processor, ["Fracture of skull"]) for one in (model, again)]
+    assert torch.equal(*unseen)
+    own = starting_points.embed_texts(again, processor, [names[0]])
+    assert own @ again.disorder_embeds[0] > 0.999
 
 
 def test_a_frozen_tower_with_pictures_that_vary_is_refused(phantoms):
