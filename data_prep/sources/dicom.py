@@ -25,7 +25,8 @@ from radfm.data_prep.read_files import list_files, read_files
 from radfm.data_prep.sources.rows import read_rows, split_list
 
 from radfm.readers.dicom_files import text
-from radfm.readers.errors import quiet_libraries
+from radfm.readers.errors import Unreadable, quiet_libraries, reason_for
+from radfm.readers.formats import format_of
 
 _TAGS = ["StudyInstanceUID", "AccessionNumber", "PatientID", "PatientAge", "PatientSex", "StudyDate"]
 _TAGS += ["DirectoryRecordSequence"]
@@ -69,9 +70,7 @@ class Dicom:
                     known[said] = header
                 header = known[said]
             else:
-                rejected.append(
-                    Rejected("file", self._shown(file), "is not DICOM, or its header is damaged: export it again")
-                )
+                rejected.append(Rejected("file", self._shown(file), _why_not(file)))
                 continue
             study = str(header.get("StudyInstanceUID", "")) or keyed_uid(f"folder {file.parent}", self.pseudonyms)
             studies.setdefault(study, []).append((file, header))
@@ -194,6 +193,16 @@ def _header(file: Path):
             return header if header.file_meta or "StudyInstanceUID" in header else None
     except Exception:  # pydicom raises anything on damaged headers
         return None
+
+
+def _why_not(file: Path) -> str:
+    try:
+        format_of(file)
+    except Unreadable as error:
+        return str(error)
+    except OSError as error:
+        return reason_for(error, "a DICOM image")
+    return "is not DICOM, or its header is damaged: export it again"
 
 
 def _age(header) -> float | None:

@@ -34,7 +34,8 @@ _BY_SUFFIX = {
 }
 _SUFFIXES = {suffix: format for format, suffixes in _BY_SUFFIX.items() for suffix in suffixes.split()}
 _PICTURE_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"BM", b"\0\0\0\x0cjP  ")
-_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh")
+_GZIPPED = b"\x1f\x8b"
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"BZh")
 
 
 def format_of(path: Path) -> str:
@@ -58,6 +59,8 @@ def format_of(path: Path) -> str:
         return "picture"
     if _starts_like_dicom(start, status.st_size):
         return "DICOM"
+    if start.startswith(_GZIPPED):
+        raise Unreadable("is gzipped: unpack it (gunzip) and read what comes out")
     if start.startswith(_ARCHIVES):
         raise Unreadable("is a packed archive: unpack it and read the folder")
     if by_suffix is None:

@@ -1,5 +1,6 @@
 """What each source lists and reads, from real files in its own layout, broken ones among them."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Nifti, Value
-from making import picture, series, smooth, table
+from making import dicom, picture, series, smooth, table
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 from radfm.data_prep.plan import Listing, Source
@@ -394,3 +395,12 @@ def test_plans_do_not_depend_on_the_order_in_which_a_disk_lists_files(archive, t
             shutil.copy(file, copied / file.relative_to(archive))
     names = [[plan.items[0].names for plan in listed(Dicom(top, OPEN)).plans] for top in (archive, copied)]
     assert names[0] == names[1]
+
+
+def test_a_gzipped_dicom_file_is_rejected_with_what_to_do(tmp_path):
+    file = dicom(tmp_path / "study" / "1.dcm", StudyInstanceUID="1.2.3")
+    (tmp_path / "study" / "2.dcm.gz").write_bytes(gzip.compress(file.read_bytes()))
+    listing = listed(Dicom(tmp_path / "study", OPEN))
+    assert [(one.name, one.reason) for one in listing.rejected] == [
+        ("2.dcm.gz", "is gzipped: unpack it (gunzip) and read what comes out")
+    ]
