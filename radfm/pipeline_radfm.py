@@ -281,7 +281,7 @@ def why_unlike(judged: dict) -> str:
     new = judged["new_modalities"]
     if new:
         return f"no training scan was of {', '.join(new)}"
-    return f"p {judged['p']:.2g}: the share of cases like it that are as far from the training scans"
+    return f"at most {judged['p']:.1%} of cases like the validation's are as far from the training scans"
 
 
 def _read(case):
