@@ -21,7 +21,7 @@ WITHHELD = (
     "Intracerebral hemorrhage in hemisphere, subcortical",
 )
 _TEXT = ("training.max_steps=40", "training.per_device_train_batch_size=128", "training.warmup_steps=4")
-_TRAINING = ("training.max_steps=80", "training.save_steps=80", "training.eval_strategy=no", "training.report_to=[]")
+_TOWER_STEPS, _HEAD_STEPS = 300, 150
 
 
 def run(out: Path) -> None:
@@ -29,18 +29,21 @@ def run(out: Path) -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     quiet_transformers()
     began = time.monotonic()
-    data, text, plain, model = out / "phantoms", out / "text", out / "without_ke", out / "model"
+    data, text, tower = out / "phantoms", out / "text", out / "tower"
+    plain, model = out / "without_ke", out / "model"
     with _part(f"1. {CASES} synthetic patients, several scans each", "radfm prepare phantoms"):
         _draw(data)
     with _part("2. A text encoder learns the tree and the words of ICD-10-CM", "radfm train text"):
         _learn_text(text)
-    with _part("3. A model learns to name disorders, by a fixed list (no KE)", "radfm train diagnosis"):
-        _learn(data, plain, "diagnosis_fm")
-    with _part("4. Another learns by what they mean: the text encoder places them (KE)", "radfm train diagnosis"):
-        _learn(data, model, "diagnosis", f"text_encoder={text}")
-    with _part("5. Both on patients they have never seen; and five disorders by their names alone", "radfm evaluate"):
+    with _part("3. A slice encoder learns to see, from one scan at a time", "radfm train diagnosis"):
+        _learn(data, tower, "diagnosis_tower", _TOWER_STEPS)
+    with _part("4. On it, a model of whole cases names disorders by a fixed list (no KE)", "radfm train diagnosis"):
+        _learn(data, plain, "diagnosis_fm", _HEAD_STEPS, f"tower_weights={tower}")
+    with _part("5. Another by what they mean: the text encoder places them (KE)", "radfm train diagnosis"):
+        _learn(data, model, "diagnosis_ke", _HEAD_STEPS, f"tower_weights={tower}", f"text_encoder={text}")
+    with _part("6. Both on patients they have never seen; and five disorders by their names alone", "radfm evaluate"):
         _measure(data, plain, model)
-    with _part("6. One case, and where the model looked", "radfm diagnose ... --report"):
+    with _part("7. One case, and where the model looked", "radfm diagnose ... --report"):
         _diagnose(data, model, out / "report.html")
     minutes = (time.monotonic() - began) / 60
     show(f"\nDone in {minutes:.1f} minutes. The model in {model} is an ordinary checkpoint:", highlight=False)
@@ -72,13 +75,14 @@ def _learn_text(text: Path) -> None:
             train(read_config(_config("text"), [f"output={text}", "held_out=null", *_TEXT]))
 
 
-def _learn(data: Path, output: Path, name: str, *changes: str) -> None:
+def _learn(data: Path, output: Path, name: str, steps: int, *changes: str) -> None:
     from radfm.train.diagnosis import RECIPE, read_config, train
 
     if not (output / RECIPE).exists():
-        withheld = f"withheld={list(WITHHELD)}"
+        brief = [f"training.{key}" for key in (f"max_steps={steps}", f"save_steps={steps}", "eval_strategy=no")]
+        common = [f"data={data}", f"output={output}", f"withheld={list(WITHHELD)}", "training.report_to=[]"]
         with redirect_stdout(StringIO()):
-            train(read_config(_config(name), [f"data={data}", f"output={output}", withheld, *_TRAINING, *changes]))
+            train(read_config(_config(name), [*common, *brief, *changes]))
 
 
 def _measure(data: Path, plain: Path, model: Path) -> None:
@@ -89,9 +93,9 @@ def _measure(data: Path, plain: Path, model: Path) -> None:
     known = [name for name in load(data).vocabulary.names if name not in WITHHELD]
     with step("Scoring") as progress:
         rows = {
-            "no KE": ([score(plain, data, names=known, progress=progress)], None),
-            "KE": ([score(model, data, names=known, progress=progress)], None),
-            "KE, unseen": ([score(model, data, progress=progress)], WITHHELD),
+            "no KE": ([score(plain, data, names=known, bf16=True, progress=progress)], None),
+            "KE": ([score(model, data, names=known, bf16=True, progress=progress)], None),
+            "KE, unseen": ([score(model, data, bf16=True, progress=progress)], WITHHELD),
         }
     shown = table("", ">overall", ">head", ">body", ">tail", ">same part")
     with step("Measuring"):

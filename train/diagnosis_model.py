@@ -82,7 +82,9 @@ def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: lis
 
     Args:
         names: over which the covariance is taken, (names, d).
-        shrinkage: 0 or more: so many times their mean is added to the variances. The larger, the more stays as it was.
+        shrinkage: above 0: so many times their mean, over the directions in which the names vary at all, is added to the
+            variances. The larger, the more stays as it was; directions in which no name varies grow by at most
+            sqrt(1 + 1 / shrinkage) beside the others.
 
     Raises:
         ValueError: the projection changes the width.
@@ -97,7 +99,8 @@ def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: lis
     mean = embeds.mean(0)
     variances, directions = torch.linalg.eigh((embeds - mean).T @ (embeds - mean) / len(embeds))
     variances = variances.clamp(min=0)
-    weight = directions * (variances + shrinkage * variances.mean()).rsqrt() @ directions.T
+    mean_variance = variances.sum() / max(min(len(embeds) - 1, len(variances)), 1)
+    weight = directions * (variances + shrinkage * mean_variance.clamp(min=1e-6)).rsqrt() @ directions.T
     text.projection.weight.copy_(weight)
     text.projection.bias.copy_(-weight @ mean)
 
