@@ -82,7 +82,7 @@ def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: lis
 
     Args:
         names: over which the covariance is taken, (names, d).
-        shrinkage: above 0: so many times their mean, over the directions in which the names vary at all, is added to the
+        shrinkage: above 0: so many times their mean, over the directions in which the names vary, is added to the
             variances. The larger, the more stays as it was; directions in which no name varies grow by at most
             sqrt(1 + 1 / shrinkage) beside the others.
 
