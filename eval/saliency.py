@@ -8,6 +8,8 @@ Decisions:
 - CNN towers: HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), the gradient of the disorder's logit times the last
   feature map, place by place. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the slice first, and can then
   mark places that the logit was not computed from.
+- The last feature map of small pictures is too coarse to point with (3 places a side of 96 pixels): then it is the
+  deepest stage with at least 6. The logit is no longer a sum over its places, but what is marked is what it used.
 - Vision transformers: the same product at the patches that enter the last block, gradient times input. What leaves that
   block will not do: where only the class token is read, patches have no gradient there.
 - The gradient comes through the scan and the case encoder, so it holds what a slice counts for its scan and a scan for
@@ -30,11 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radfm.cases import Case, Scan
+from radfm.configuration_radfm import RadFMVisionConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis, RadFMSliceEncoder
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts
 
+_LEAST_PLACES = 6  # a side, of the feature map that is looked at
 _PATCH = 16  # pixels that are taken together where a tower shows no feature map
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map
 _COVER = 0.62  # how much of the picture the brightest colour hides
@@ -230,18 +234,20 @@ def _tapped(encoder: RadFMSliceEncoder) -> Iterator[list[Tensor]]:
         seen.append(features.detach().requires_grad_())
         return seen[-1]
 
-    undo = _attach(tower, encoder.config.family, tap)
+    undo = _attach(tower, encoder.config, tap)
     try:
         yield seen
     finally:
         undo()
 
 
-def _attach(tower: nn.Module, family: str, tap: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+def _attach(tower: nn.Module, config: RadFMVisionConfig, tap: Callable[[Tensor], Tensor]) -> Callable[[], None]:
     transformer = getattr(tower, "transformer", None)
     blocks = getattr(tower, "blocks", None) or getattr(transformer, "resblocks", None)  # timm's and open_clip's names
-    if family == "vit" and blocks is not None:
+    if config.family == "vit" and blocks is not None:
         return blocks[-1].register_forward_pre_hook(lambda module, args: (tap(args[0]), *args[1:])).remove
+    if stage := _fine_enough(tower, config.image_size):
+        return tower.get_submodule(stage).register_forward_hook(lambda module, args, output: tap(output)).remove
     if hasattr(tower, "forward_features"):  # every timm tower
         features = tower.forward_features
         tower.forward_features = lambda *args, **kwargs: tap(features(*args, **kwargs))
@@ -249,6 +255,15 @@ def _attach(tower: nn.Module, family: str, tap: Callable[[Tensor], Tensor]) -> C
     if hasattr(tower, "layer4"):  # open_clip's ResNet
         return tower.layer4.register_forward_hook(lambda module, args, output: tap(output)).remove
     return tower.register_forward_pre_hook(lambda module, args: (tap(args[0]), *args[1:])).remove
+
+
+def _fine_enough(tower: nn.Module, image_size: int) -> str | None:
+    """The deepest stage of a timm CNN with enough places a side, where the last has not; None: the last feature map."""
+    stages = list(getattr(tower, "feature_info", ()))
+    if not stages or image_size / stages[-1]["reduction"] >= _LEAST_PLACES:
+        return None
+    fine = [stage["module"] for stage in stages if image_size / stage["reduction"] >= _LEAST_PLACES]
+    return fine[-1] if fine and fine[-1] in dict(tower.named_modules()) else None
 
 
 def _channels_last(tower: nn.Module) -> bool:
