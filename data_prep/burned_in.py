@@ -24,6 +24,7 @@ _STROKE = 45  # grey levels by which a stroke differs from the ground on both si
 _LETTERS = 5  # so many strokes in a row make a word
 _FAINT = 3  # grey levels by which a stroke of a footer differs
 _LINE, _STROKES, _QUIET = 56, 11, 1  # pixels, at least so many strokes in them, at most so many beside the line
+_LEAST_ROWS = 24  # in which a footer is looked for, or half of what is above
 _LINE_HEIGHT, _GAP = 8, 3  # rows in which the line must end, rows from its first to where it may
 
 
@@ -50,12 +51,16 @@ def header_says_text(path: Path) -> str | None:
 
 def text_in_borders(scan: Scan) -> bool:
     """Whether the shown slice seems to have writing near its borders."""
-    picture = grey_slice(scan, shown_slice(scan)).astype(np.int16)
+    picture = grey_slice(scan, shown_slice(scan))
     if min(picture.shape) < 64:
         return False
     height, width = (round(side * _BAND) for side in picture.shape)
-    bands = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
-    return any(map(_has_writing, bands)) or _has_footer(bands[0][::-1]) or _has_footer(bands[1])
+    borders = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
+    bands = [border.astype(np.int16) for border in borders]
+    outermost = max(_LEAST_ROWS, height // 2)
+    return any(map(_has_writing, bands)) or any(
+        map(_has_footer, (bands[0][outermost - 1 :: -1], bands[1][-outermost:]))
+    )
 
 
 def _has_writing(band: np.ndarray) -> bool:
