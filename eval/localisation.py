@@ -14,13 +14,14 @@ Decisions:
 - Intervals are from draws of patients, as everywhere in `radfm evaluate`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.bootstrap import interval, patient_weights
+from radfm.eval.metrics import bands
 from radfm.eval.predict import refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
 
@@ -53,8 +54,9 @@ def localise(
         progress: told how many cases are done, of how many.
     Returns:
         `rows`: "model", "centre" and "random", of each "point", "inside" and "key_slice" as {"value", "low", "high"},
-        or None where nothing could be asked; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out` (disorders
-        that an mlp head lacks).
+        or None where nothing could be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the
+        disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out`
+        (disorders that an mlp head lacks).
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
         ValueError: no case of the split has a mask, or a patient is in several splits.
@@ -73,16 +75,17 @@ def localise(
     processor = RadFMProcessor.from_pretrained(model)
     models = {"model": network, "random": with_random_vision(network, seed)}
     tries: dict[str, list[dict]] = {row: [] for row in ROWS}
-    patients, left_out = [], set()
+    patients, asked, left_out = [], [], set()
     for done, index in enumerate(masked, 1):
         names, missing = _asked(network, cases, index)
         left_out |= missing
         if names:
-            _try(models, processor, cases, index, names, tries)
+            asked += _try(models, processor, cases, index, names, tries)
             row = cases.rows[index]
             patients += [patient_of(row)] * (len(tries["model"]) - len(patients))
         progress(done, len(masked))
     weights = patient_weights(patients, _DRAWS, seed)
+    of_band = _of_bands(asked, load(data, "train", labelled=True))
     return {
         "data": cases.record["fingerprint"],
         "split": split,
@@ -91,10 +94,8 @@ def localise(
         "tries": len(patients),
         "key_slice_tries": sum(one["key_slice"] is not None for one in tries["model"]),
         "left_out": sorted(left_out),
-        "rows": {
-            row: {measure: _mean([one[measure] for one in found], weights) for measure in MEASURES}
-            for row, found in tries.items()
-        },
+        "rows": _rows(tries, range(len(asked)), weights),
+        "bands": {name: {"tries": len(of), "rows": _rows(tries, of, weights)} for name, of in of_band.items()},
     }
 
 
@@ -117,7 +118,10 @@ def _asked(network: RadFMForDiagnosis, cases: CaseDataset, index: int) -> tuple[
     return [n for n in shown if n.casefold() in known], {n for n in shown if n.casefold() not in known}
 
 
-def _try(models, processor, cases: CaseDataset, index: int, names: list[str], tries: dict[str, list[dict]]) -> None:
+def _try(
+    models, processor, cases: CaseDataset, index: int, names: list[str], tries: dict[str, list[dict]]
+) -> list[str]:
+    """Adds the tries of a case to those of each row; returns which disorder each asked for."""
     case, masks = cases[index], [cases.masks(scan) for scan in cases.rows[index]["scan_rows"]]
     for row, model in models.items():
         for found in explain(model, processor, case, names):
@@ -126,6 +130,24 @@ def _try(models, processor, cases: CaseDataset, index: int, names: list[str], tr
                     tries[row].append(_met(found, scan, of_scan[found.disorder]))
     for name in names:
         tries["centre"] += [_met_by_the_centre(of_scan[name]) for of_scan in masks if name in of_scan]
+    return [name for name in names for of_scan in masks if name in of_scan]
+
+
+def _of_bands(asked: list[str], training: CaseDataset) -> dict[str, list[int]]:
+    """head, body, tail -> which tries asked for such a disorder, by its training cases."""
+    counts = np.zeros(len(training.vocabulary), int)
+    for row in training.rows:
+        counts[row["labels"]] += 1
+    row_of = {name: row for row, name in enumerate(training.vocabulary.names)}
+    inside = {band: rows for band, rows in bands(counts).items() if band != "all"}
+    return {band: [i for i, name in enumerate(asked) if rows[row_of[name]]] for band, rows in inside.items()}
+
+
+def _rows(tries: dict[str, list[dict]], chosen: Sequence[int], weights: np.ndarray) -> dict:
+    return {
+        row: {measure: _mean([found[i][measure] for i in chosen], weights[list(chosen)]) for measure in MEASURES}
+        for row, found in tries.items()
+    }
 
 
 def _met(found: Explanation, scan: int, mask: np.ndarray) -> dict:

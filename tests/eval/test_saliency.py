@@ -194,4 +194,8 @@ def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path
         for figure in row.values():
             assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
     assert found["rows"]["model"] != found["rows"]["random"]
+    of_bands = [band for band in found["bands"].values() if band["tries"]]
+    assert sum(band["tries"] for band in of_bands) == found["tries"]
+    whole = sum(band["tries"] * band["rows"]["model"]["inside"]["value"] for band in of_bands) / found["tries"]
+    assert whole == pytest.approx(found["rows"]["model"]["inside"]["value"])
     assert localise(tmp_path / "model", tmp_path / "data", limit=3) == found
