@@ -7,7 +7,7 @@ Decisions:
 - The vocabulary is that of the data set. A name that the checkpoint knows is scored as it scores it, calibrated where
   it was; a text head is given the others, an mlp head has to know them all.
 - Every case is shown as a validation shows it: whole, with at most as many slices of a scan as the checkpoint learned.
-- A tower that was frozen is shared by checkpoints: in bfloat16 its features of a slice are computed once for all.
+- A tower that was frozen is shared by checkpoints: its features of a slice are computed once for all.
 - Nobody is measured on patients it may have learned from: a patient of several splits is refused, with the list.
 """
 
@@ -94,8 +94,9 @@ def score_with(
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
     shown = DrawnCases(cases, processor, one_scan=one_scan)
-    if bf16 and (about or {}).get("frozen_tower"):
-        shown.features = slice_features(cases, shown.rows, network, processor)
+    if (about or {}).get("frozen_tower"):
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        shown.features = slice_features(cases, shown.rows, network, processor, dtype)
     scores, logits = _scores(network, shown, columns, embeds, bf16, progress)
     about = {
         **(about or {}),

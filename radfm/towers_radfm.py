@@ -53,7 +53,7 @@ def open_clip_text_tower(config: RadFMOpenCLIPTextConfig) -> nn.Module:
 
 
 class FastTower:
-    """A tower in eval mode for many slices: channels-last, batch normalisation folded, and compiled where asked.
+    """A tower in eval mode for many slices: channels-last, norms folded where it can be, compiled where asked.
 
     Args:
         tower: left as it is.
@@ -63,9 +63,13 @@ class FastTower:
 
     def __init__(self, tower: nn.Module, dtype: torch.dtype, chunk: int | None = None):
         from torch.fx.experimental.optimization import fuse
+        from torch.fx.proxy import TraceError
 
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
-        tower = fuse(tower) if has_batch_norm else copy.deepcopy(tower)
+        try:
+            tower = fuse(tower) if has_batch_norm else copy.deepcopy(tower)
+        except TraceError:  # its code asks what it computes, such as the padding of TensorFlow's networks
+            tower = copy.deepcopy(tower)
         self.tower = tower.to(dtype=dtype, memory_format=torch.channels_last)
         self.chunk = chunk
         if chunk is not None:

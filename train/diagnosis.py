@@ -179,7 +179,8 @@ def train(config: DiagnosisTraining) -> Path:
     validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
     if config.frozen_tower:
         for part in (data, validation):
-            part.features = slice_features(part.cases, part.rows, model, processor)
+            dtype = torch.bfloat16 if config.training.get("bf16") else torch.float32
+            part.features = slice_features(part.cases, part.rows, model, processor, dtype)
     trainer = DiagnosisTrainer(config, model, processor, data, validation)
     trainer.remove_unfinished_checkpoints()
     last = last_checkpoint(config.output)

@@ -53,13 +53,18 @@ class SliceFeatures:
 
 
 def slice_features(
-    cases: CaseDataset, only: Sequence[int], model: RadFMForDiagnosis, processor: RadFMProcessor
+    cases: CaseDataset,
+    only: Sequence[int],
+    model: RadFMForDiagnosis,
+    processor: RadFMProcessor,
+    dtype: torch.dtype = torch.float32,
 ) -> SliceFeatures:
     """Of every slice of these cases, those that are there already and the others computed now.
 
     Args:
         only: rows of `cases`.
         model: whose tower it is.
+        dtype: what the tower computes in.
         processor: how a slice becomes the tower's input; `max_slices` plays no part.
 
     Raises:
@@ -70,17 +75,17 @@ def slice_features(
     refuse_without_features(encoder)
     scan_rows = sorted(scan for row in only for scan in cases.rows[row]["scan_rows"])
     root = cache_folder() or Path(tempfile.gettempdir()) / "radfm"
-    folder = root / "slices" / _key(cases, encoder, images, scan_rows)
+    folder = root / "slices" / _key(cases, encoder, images, scan_rows, dtype)
     home = device = model.device
     if device.type == "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    tower = FastTower(encoder.tower.eval().to(device), torch.bfloat16)
+    tower = FastTower(encoder.tower.eval().to(device), dtype)
     numbers = list(range(-(-len(scan_rows) // SCANS_PER_FILE)))
     first = len(numbers) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
     missing = [n for n in numbers[first:] + numbers[:first] if not _file(folder, n).exists()]
     for number in tqdm(missing, "Slices through the frozen tower", unit="file", disable=not sys.stderr.isatty()):
         if not _file(folder, number).exists():
-            _compute(folder, number, cases, scan_rows, tower, images, device)
+            _compute(folder, number, cases, scan_rows, tower, images, device, dtype)
     encoder.tower.to(home)
     return SliceFeatures(folder, scan_rows)
 
@@ -93,14 +98,14 @@ def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
 
 
 @torch.inference_mode()
-def _compute(folder: Path, number: int, cases: CaseDataset, scan_rows, tower: FastTower, images, device) -> None:
+def _compute(folder: Path, number: int, cases: CaseDataset, scan_rows, tower, images, device, dtype) -> None:
     features, ends = [], []
     for row in scan_rows[number * SCANS_PER_FILE : (number + 1) * SCANS_PER_FILE]:
         scan = cases.scan(row)
         channels = images.channels(scan.pixels, scan.modality)
         values = torch.empty(len(scan.pixels), channels, images.size, images.size)
         images.fill(values, scan.pixels, scan.modality, scan.spacing_mm)
-        for some in values.to(device, torch.bfloat16).expand(-1, 3, -1, -1).split(_SLICES_AT_ONCE):
+        for some in values.to(device, dtype).expand(-1, 3, -1, -1).split(_SLICES_AT_ONCE):
             features.append(tower(some).to("cpu", torch.float16).numpy())
         ends.append(len(values) + (ends[-1] if ends else 0))
     for file, array in ((_ends(folder, number), np.array(ends)), (_file(folder, number), np.concatenate(features))):
@@ -116,9 +121,9 @@ def _ends(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.ends.npy"
 
 
-def _key(cases: CaseDataset, encoder: RadFMSliceEncoder, images, scan_rows: list[int]) -> str:
+def _key(cases: CaseDataset, encoder: RadFMSliceEncoder, images, scan_rows: list[int], dtype) -> str:
     settings = [getattr(images, name) for name in _SETTINGS]
-    tower = [encoder.config.tower, encoder.config.tower_args]
+    tower = [encoder.config.tower, encoder.config.tower_args, str(dtype)]
     digest = hashlib.sha256(json.dumps([cases.record["fingerprint"], settings, tower, scan_rows]).encode())
     for name, tensor in sorted(encoder.tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
