@@ -77,8 +77,9 @@ def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: lis
 
     Disorders of one organ share most of their embedding. As classifiers such neighbours are ill-conditioned: a case
     embedding has to learn the little in which they differ against all that they share. Whitening (ZCA, as Su et al.
-    2021, arXiv:2103.15316, do it for sentence embeddings) takes out what is shared, and texts of any other disorder go
-    through the same projection.
+    2021, arXiv:2103.15316, do it for sentence embeddings) takes out what is shared. Texts of any other disorder go
+    through the same projection, and lose what they share with their neighbours: those that are trained on are told
+    apart sooner, those that are only named less well.
 
     Args:
         names: over which the covariance is taken, (names, d).
