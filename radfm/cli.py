@@ -276,16 +276,12 @@ def _report_writer(file: Path, each: bool):
 
 
 def _pipeline(model: str, device: str | None, fast: bool):
-    folder = Path(model)
-    if folder.exists() and not (folder / "config.json").exists():
-        raise ValueError(f"{model} is no checkpoint: it holds no config.json")
-    if not folder.exists() and (folder.is_absolute() or model.startswith(".") or model.count("/") != 1):
-        raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
     import torch
     from transformers import pipeline
 
-    import radfm  # noqa: F401  registers the pipeline
+    from radfm.starting_points import refuse_without_checkpoint
 
+    refuse_without_checkpoint(model)
     quiet_transformers()
     pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
     if fast:

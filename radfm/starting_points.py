@@ -61,6 +61,29 @@ def untrained(
     return model, processor_for(model.config, tokenizer)
 
 
+def refuse_without_checkpoint(model: str | Path) -> None:
+    """
+    Args:
+        model: Folder of a checkpoint, or its name on the Hub, which is not looked up here.
+    Raises:
+        ValueError: The folder holds no checkpoint of radfm.
+        FileNotFoundError: There is no such folder.
+    """
+    folder = Path(model)
+    if not folder.exists():
+        if folder.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
+            raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
+        return
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except OSError:
+        raise ValueError(f"{model} is no checkpoint of radfm: it holds no config.json") from None
+    except ValueError:
+        kind = None
+    if kind != "radfm":
+        raise ValueError(f"{model} is no checkpoint of radfm: its config.json is of another model")
+
+
 def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> RadFMProcessor:
     """The processor that feeds a model of this configuration; unset, with all-MiniLM-L6-v2's tokenizer."""
     images = RadFMImageProcessor(

@@ -77,6 +77,8 @@ def finetune(
     given = {"data": str(data), "model": model, "output": str(output), "method": method, "shots": shots}
     given |= {"task": task, "interpolate": interpolate, "seed": seed}
     recipe = run(settings(given, changes or ()))
+    if not recipe:  # of several processes, not the first
+        return
     if as_json:
         print(json.dumps(recipe, indent=2))
     else:

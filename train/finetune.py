@@ -43,30 +43,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.data_prep.tables import write_text
 from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.train import probe
+from radfm.train.adapters import with_adapters
 from radfm.train.augmentation import Augmentation
-from radfm.train.config import changed, filled, run_module
+from radfm.train.class_weights import class_weights
+from radfm.train.config import changed, filled
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.diagnosis_model import learn_text
+from radfm.train.known import Known, starting_point
 from radfm.train.losses import LOSSES
 from radfm.train.sampling import StepSampler, steps_in_order
 from radfm.train.shots import few_shots
+from radfm.train.wise_ft import SHARES, mixed_weights, smallest_share
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
 from radfm.modeling_radfm import RadFMForDiagnosis
-from radfm.processing_radfm import RadFMProcessor
-from radfm.starting_points import embed_texts
 
 RECIPE = "radfm_finetune.json"  # beside the weights: how they were made, and what was measured
 WORK = "training"  # in output: checkpoints and features, to go on from; can be deleted in the end
@@ -74,11 +73,7 @@ METHODS = ("auto", "linear", "lora", "full")
 LINEAR_BELOW, LORA_BELOW, PROBED_UP_TO = 200, 10_000, 20_000  # training cases
 LEARNING_RATE = {"lora": 1e-3, "full": 1e-4}
 EPOCHS, LEAST_STEPS, MOST_STEPS, MEASURES = 10, 200, 20_000, 10
-SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the new weights
-KEPT_GAIN = 0.95
-HEAVIEST = 10.0  # a class counts at most so much
 
-_IMAGE_SIDE = ("radfm.slice_encoder.", "radfm.scan_encoder.", "radfm.case_encoder.", "radfm.case_projection")
 _NOT_OF_THE_RUN = ("data", "model", "output", "training")  # may differ when a killed run goes on
 _NOT_SEEN = ("case_rows", "labels", "key_slices")
 
@@ -129,13 +124,14 @@ class FineTuning(DiagnosisTraining):
 
 def settings(given: dict[str, Any], changes: Sequence[str] = ()) -> FineTuning:
     """What was given, and changes such as "patience=5"; see `radfm.train.config`."""
-    if isinstance(share := given.get("interpolate"), str):
-        given = given | {"interpolate": yaml.safe_load(share)}
-    return filled(FineTuning, changed(dict(given), changes), "finetune")
+    options = [f"{key}={value}" for key, value in given.items() if key == "interpolate"]  # 1e-1 is a number there, too
+    return filled(FineTuning, changed(dict(given), [*options, *changes]), "finetune")
 
 
 def finetune(config: FineTuning) -> dict[str, Any]:
     """Fine-tunes, going on where a killed run stopped; the model is in `output`. Returns the recipe.
+
+    Of several processes the first measures and saves in the end; the others return an empty recipe.
 
     Raises:
         ValueError: A wrong setting, data set or checkpoint; a loss that is no number; memory that ran out.
@@ -157,7 +153,7 @@ def finetune(config: FineTuning) -> dict[str, Any]:
 class _Run:
     """One fine-tuning: its data, the zero-shot model that it starts from, and the steps to its result."""
 
-    def __init__(self, config: FineTuning, known: "Known", start, processor, cases, chosen, validation):
+    def __init__(self, config: FineTuning, known: Known, start, processor, cases, chosen, validation):
         self.config, self.known, self.start, self.processor = config, known, start, processor
         self.output = Path(config.output)
         self.work = self.output / WORK
@@ -371,167 +367,22 @@ class _Trainer(DiagnosisTrainer):
         return calibration.log_odds(torch.from_numpy(super()._scores(data)) + self.lacking, self.none).numpy()
 
 
-@dataclass
-class Known:
-    """What a checkpoint knew by name: to be joined with what it learned."""
-
-    names: list[str]
-    icd10cm: list[list[str]]
-    head: probe.Head | Tensor  # the last layer of an mlp head; of a text head the disorders' embeddings
-    calibration: dict[str, Any]
-    thresholds: list[float | None]
-
-    @classmethod
-    def of(cls, model: RadFMForDiagnosis) -> "Known":
-        config = model.config
-        mlp, n = config.head == "mlp", len(config.disorders)
-        plain = {"slopes": [1.0] * n, "shifts": [0.0] * n, "one_of": []}
-        return cls(
-            names=list(config.disorders),
-            icd10cm=[list(codes) for codes in config.icd10cm] or [[] for _ in range(n)],
-            head=copy.deepcopy(probe.head_of(model)) if mlp else model.disorder_embeds.clone(),
-            calibration=config.calibration or plain,
-            thresholds=config.thresholds or [None] * n,
-        )
-
-    def row(self, name: str) -> int | None:
-        """Where it stands, whatever its case."""
-        return next((row for row, known in enumerate(self.names) if known.casefold() == name.casefold()), None)
-
-    def join(self, model, processor, config: FineTuning, slopes, shifts, thresholds, none: bool | None) -> None:
-        """Gives the model its names, before those that it has learned, and the calibrations of both."""
-        mine = {name.casefold() for name in model.config.disorders}
-        old = [row for row, name in enumerate(self.names) if name.casefold() not in mine and config.keep_names]
-        learned = list(range(len(old), len(old) + len(mine)))
-        names = [self.names[row] for row in old] + list(model.config.disorders)
-        codes = [self.icd10cm[row] for row in old] + list(model.config.icd10cm)
-        if config.head == "mlp":
-            parts = zip(self.head, probe.head_of(model), strict=True)
-            both = probe.Head(*(torch.cat([theirs[old], ours]) for theirs, ours in parts))
-            model.set_disorders(names, icd10cm=codes)
-            probe.put_head(model, both)
-        else:
-            both = torch.cat([self.head[old], model.disorder_embeds])
-            if config.text_layers:
-                both = embed_texts(model.eval(), processor, names).clone()
-            model.set_disorders(names, both, codes)
-            model.disorder_embeds = both  # those of a probe have lengths of their own
-        place = {row: new for new, row in enumerate(old)}
-        groups = [
-            {"rows": [place[row] for row in group["rows"] if row in place], "none": group["none"]}
-            for group in self.calibration["one_of"]
-        ]
-        model.config.calibration = {
-            "slopes": [self.calibration["slopes"][row] for row in old] + slopes,
-            "shifts": [self.calibration["shifts"][row] for row in old] + shifts,
-            "one_of": [group for group in groups if group["rows"]]
-            + ([] if none is None else [{"rows": learned, "none": none}]),
-        }
-        # A threshold holds for the weights that it was chosen for, and those of a probe's image side are the same.
-        kept = [self.thresholds[row] if config.method == "linear" else None for row in old]
-        model.config.thresholds = kept + thresholds
-
-
-def starting_point(config: FineTuning, cases: CaseDataset) -> tuple[Known, RadFMForDiagnosis, RadFMProcessor]:
-    """What the checkpoint knew, the zero-shot model of the data's disorders, and its processor.
-
-    Raises:
-        ValueError: the folder holds no radfm checkpoint.
-        FileNotFoundError: there is no such folder.
-    """
-    _refuse_other_models(config.model)
-    model = RadFMForDiagnosis.from_pretrained(config.model).eval()
-    processor = RadFMProcessor.from_pretrained(config.model)
-    known, vocabulary = Known.of(model), cases.vocabulary
-    names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
-    rows = {new: old for new, name in enumerate(names) if (old := known.row(name)) is not None}
-    new, old = list(rows), list(rows.values())
-    if model.config.head == "mlp":
-        model.set_disorders(names, icd10cm=codes)
-        width = known.head.weight.shape[1]
-        head = probe.Head(torch.zeros(len(names), width), known.head.bias.mean().expand(len(names)).clone())
-        head.weight[new], head.bias[new] = known.head.weight[old], known.head.bias[old]
-        probe.put_head(model, head)
-    else:
-        embeds = embed_texts(model, processor, names).clone()
-        model.set_disorders(names, embeds, codes)
-        model.disorder_embeds[new] = known.head[old]
-    for part in (model.config, model.config.text_config, processor.tokenizer):
-        if part is not None:
-            part.name_or_path = ""  # where it lay is nobody's business
-    return known, model, processor
-
-
-def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
-    """Puts low-rank changes into the image side's layers, in place; they, the scale and the bias learn, or an mlp head.
-
-    References:
-        Hu et al., LoRA, ICLR 2022, https://arxiv.org/abs/2106.09685; its alpha is twice the rank
-    """
-    layers = [
-        name
-        for name, layer in model.named_modules()
-        if name.startswith(_IMAGE_SIDE) and type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
-    ]
-    adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
-    for name, parameter in model.named_parameters():
-        if name.startswith(("logit_", "classifier.")):
-            parameter.requires_grad_(True)
-    return adapters
-
-
 @torch.no_grad()
 def look(model: RadFMForDiagnosis, data: DrawnCases, config: FineTuning, what: str) -> Tensor:
     """(cases, width) what is linear in the model's head reads, of every case as it is stored."""
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu").eval()
     loader = step_loader(
         data,
         steps_in_order(data.slice_counts, config.slices_per_step),
         config.training.get("dataloader_num_workers", 0),
     )
-    found = []
-    for batch in tqdm(loader, desc=what, unit="step", leave=False, disable=config.training.get("disable_tqdm", False)):
+    found, silent = [], config.training.get("disable_tqdm", False) or not _is_main_process()
+    for batch in tqdm(loader, desc=what, unit="step", leave=False, disable=silent):
         seen = {key: value.to(model.device) for key, value in batch.items() if key not in _NOT_SEEN}
         features = probe.features_of(model, model.radfm(**seen).case_embeds).float().cpu()
         found += zip(batch["case_rows"].tolist(), features, strict=True)
     model.to("cpu")
     return torch.stack([features for _, features in sorted(found, key=lambda pair: pair[0])])
-
-
-@torch.no_grad()
-def mixed_weights(start: RadFMForDiagnosis, learned: RadFMForDiagnosis, share: float) -> RadFMForDiagnosis:
-    """A model whose weights lie between the two, so far from the first; whole numbers are the second's."""
-    new = learned.state_dict()
-    mixed = copy.deepcopy(start)
-    for name, value in mixed.state_dict().items():
-        value.copy_(torch.lerp(value, new[name], share) if value.is_floating_point() else new[name])
-    return mixed
-
-
-def smallest_share(aucs: dict[float, float]) -> float:
-    """Of the shares, each with its validation AUC, the smallest that keeps most of the best gain over share 0."""
-    gains = {share: auc - aucs[0.0] for share, auc in aucs.items()}
-    return min(share for share, gain in gains.items() if gain >= KEPT_GAIN * max(gains.values()))
-
-
-def class_weights(labels: np.ndarray, none: bool | None, power: float) -> list[float]:
-    """How much a class counts, by the power of its inverse frequency, at most 10.
-
-    Args:
-        labels: (cases, disorders) of 0 and 1.
-        none: as in `radfm.eval.calibration.calibrate`.
-    Returns:
-        (disorders,) of a positive case against a negative one; where disorders exclude one another, of a case of each
-        class, normal ones last, and 1 on average over the cases.
-    """
-    cases, counts = len(labels), labels.sum(0)
-    if none is None:
-        weights = ((cases - counts) / counts.clip(1)) ** power
-        return np.where(counts > 0, weights, 1.0).clip(1 / HEAVIEST, HEAVIEST).round(4).tolist()
-    counts = np.append(counts, cases - counts.sum()) if none else counts
-    weights = (1 / counts.clip(1)) ** power
-    weights *= counts.sum() / (weights * counts).sum()
-    return np.where(counts > 0, weights, 1.0).clip(1 / HEAVIEST, HEAVIEST).round(4).tolist()
 
 
 def _settled(config: FineTuning, labels: np.ndarray, truth: np.ndarray, model, processor) -> FineTuning:
@@ -579,22 +430,6 @@ def _refuse_what_teaches_nothing(config: FineTuning, labels: np.ndarray, truth: 
             )
 
 
-def _refuse_other_models(model: str | None) -> None:
-    if model is None:
-        raise ValueError("fine-tuning goes on from a checkpoint: give --model")
-    folder = Path(model)
-    if not folder.exists():
-        if folder.is_absolute() or model.startswith(".") or model.count("/") != 1:
-            raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
-        return  # a name on the Hub
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError):
-        kind = None
-    if kind != "radfm":
-        raise ValueError(f"{model} is no checkpoint of radfm: its config.json is missing or of another model")
-
-
 def _labels(cases: CaseDataset, rows: Sequence[int] | None = None) -> np.ndarray:
     """(cases, disorders) float32."""
     wanted = range(len(cases)) if rows is None else rows
@@ -611,7 +446,3 @@ def _fingerprint(model: RadFMForDiagnosis) -> str:
 
 def _is_main_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
-
-
-if __name__ == "__main__":  # for several processes
-    run_module(lambda given: finetune(settings({}, given)), "data=DATA model=DIR output=DIR [KEY=VALUE]...")

@@ -1,6 +1,8 @@
 """Fine-tuning: that it learns, keeps what the checkpoint knew, and ends as a checkpoint that knows its thresholds."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.train import finetune as finetuning
 from radfm.train import shots
-from radfm.train.finetune import class_weights, finetune, settings, smallest_share
+from radfm.train.class_weights import class_weights
+from radfm.train.finetune import finetune, settings
 from radfm.train.losses import OneOfLoss
+from radfm.train.wise_ft import smallest_share
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 from transformers import pipeline
@@ -184,6 +188,31 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
         run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
 
 
+def test_two_processes_learn_what_one_does_and_say_so_once(model, phantoms, tmp_path):
+    given = ["--method", "lora", "--interpolate", "1e0", "slices_per_step=64", "training.learning_rate=0.01"]
+    given += [f"training.{name}={value}" for name, value in FEW_STEPS.items()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    said = {}
+    for output, python in ((tmp_path / "one", [sys.executable, "-m"]), (tmp_path / "two", torchrun)):
+        command = [*python, "radfm.cli", "finetune", str(phantoms), "--model", str(model), "--output", str(output)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=560)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said[output.name] = done.stdout
+    assert said["two"].count("lora, multilabel") == 1
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert set(one) == set(two)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=5e-4, rtol=0)
+
+
+def test_training_ends_when_so_many_measures_brought_no_gain(model, phantoms, tmp_path):
+    still = FEW_STEPS | {"max_steps": 8, "eval_steps": 1, "learning_rate": 0.0}
+    run(phantoms, model, tmp_path / "run", method="lora", slices_per_step=64, patience=2, training=still)
+    checkpoints = (tmp_path / "run" / "training").glob("checkpoint-*")
+    assert max(int(folder.name.rpartition("-")[2]) for folder in checkpoints) == 3
+
+
 def test_the_recipe_says_no_folder(model, textures, tmp_path):
     run(textures, model, tmp_path / "run", method="linear", shots=4)
     for file in (tmp_path / "run").iterdir():
@@ -287,6 +316,7 @@ def test_the_smallest_share_that_keeps_most_of_the_gain_is_taken():
         ({"task": "regression"}, "task is auto, multiclass or multilabel"),
         ({"interpolate": 1.5}, "interpolate is auto or a share from 0 to 1, not 1.5"),
         ({"interpolate": "half"}, "interpolate is auto or a share from 0 to 1, not 'half'"),
+        ({"interpolate": "2e0"}, "interpolate is auto or a share from 0 to 1, not 2.0"),
         ({"shots": 0}, "shots are at least 1"),
         ({"architecture": {"hidden_size": 3}}, "architecture is for a new model"),
         ({"pateince": 3}, "no such key: pateince"),

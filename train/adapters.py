@@ -1,0 +1,27 @@
+"""Low-rank changes to a model's image side (LoRA), by peft."""
+
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from torch import nn
+
+from radfm.modeling_radfm import RadFMForDiagnosis
+
+_IMAGE_SIDE = ("radfm.slice_encoder.", "radfm.scan_encoder.", "radfm.case_encoder.", "radfm.case_projection")
+
+
+def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
+    """Puts low-rank changes into the image side's layers, in place; they, the scale and the bias learn, or an mlp head.
+
+    References:
+        Hu et al., LoRA, ICLR 2022, https://arxiv.org/abs/2106.09685; its alpha is twice the rank
+    """
+    layers = [
+        name
+        for name, layer in model.named_modules()
+        if name.startswith(_IMAGE_SIDE) and type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+    ]
+    adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
+    for name, parameter in model.named_parameters():
+        if name.startswith(("logit_", "classifier.")):
+            parameter.requires_grad_(True)
+    return adapters
