@@ -8,6 +8,7 @@ Decisions:
   turning a volume; only bending is 3D.
 - A case keeps at least one scan. What is added to a case comes from cases that were found normal, of another part of
   the body: it changes no label (Zheng et al. 2024, who add normal scans to make cases of several).
+- Whether a change is made is drawn here, so that monai is asked only for those that are: most scans get one or none.
 - Everything is drawn from a generator of (seed, epoch, case, time), so that a resumed run sees the same pictures, and
   so does a run on more processes. Nothing a scan is given depends on the others of its batch.
 """
@@ -17,7 +18,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from monai.transforms import Compose, Rand2DElastic, Rand3DElastic, RandAdjustContrast, RandAffine, RandGaussianNoise
+from monai.transforms import (
+    Rand2DElastic,
+    Rand3DElastic,
+    RandAdjustContrast,
+    RandAffine,
+    RandGaussianNoise,
+    Randomizable,
+)
 from radfm.train.sampling import Draw
 from torch import Tensor
 
@@ -53,8 +61,8 @@ class Augmentation:
         wrong = [name for name, share in vars(self).items() if name != "shuffle" and not 0 <= share <= 1]
         if wrong:
             raise ValueError(f"augmentation: {wrong[0]} is a probability, not {getattr(self, wrong[0])}")
-        self._bends: dict[tuple[bool, int], Compose] = {}
-        self._in_plane: dict[int, Compose] = {}
+        self._bends: dict[tuple[bool, int], Randomizable] = {}
+        self._in_plane: dict[int, tuple[Randomizable, ...]] = {}
 
     @property
     def changes_pixels(self) -> bool:
@@ -86,23 +94,27 @@ class Augmentation:
 
     def slices(self, values: Tensor, rng: np.random.Generator) -> None:
         """Changes the normalised slices of one scan, (slices, 3, H, W), in place."""
-        grey = torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
-        channels = values[:, :1] if grey else values
         volume, size = len(values) > 1, values.shape[-1]
-        changed = channels.clone()  # where no change is drawn, what comes out is what went in
-        if self.elastic:
+        if size not in self._in_plane:
+            self._in_plane[size] = _in_plane(size)
+        bent = rng.random() < self.elastic
+        shares = (self.affine, self.contrast, self.noise)
+        drawn = [change for change, share in zip(self._in_plane[size], shares, strict=True) if rng.random() < share]
+        if not bent and not drawn:
+            return
+        one = values.stride(1) == 0  # three views of one channel
+        grey = one or (torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2]))
+        changed = channels = values[:, :1] if grey else values
+        if bent:
             if (volume, size) not in self._bends:
-                self._bends[volume, size] = Compose([_bend(self.elastic, volume, size)])
+                self._bends[volume, size] = _bend(volume, size)
             picture = changed.transpose(0, 1) if volume else changed[0]  # (C, slices, H, W) or (C, H, W)
             picture = _applied(self._bends[volume, size], picture.contiguous(), rng)
             changed = picture.transpose(0, 1) if volume else picture[None]
-        if size not in self._in_plane:
-            self._in_plane[size] = _in_plane(self, size)
-        changed = _applied(self._in_plane[size], changed.flatten(0, 1), rng).view_as(channels)
-        if values.stride(1) == 0:  # three views of one channel
-            values[:, :1] = changed
-        else:
-            values.copy_(changed.expand_as(values))
+        changed = changed.flatten(0, 1)
+        for change in drawn:
+            changed = _applied(change, changed, rng)
+        (channels if one else values).copy_(changed.view_as(channels).expand_as(channels if one else values))
 
 
 def generator(seed: int, draw: Draw) -> np.random.Generator:
@@ -122,24 +134,22 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
     return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing)
 
 
-def _applied(transforms: Compose, picture: Tensor, rng: np.random.Generator) -> Tensor:
-    transforms.set_random_state(int(rng.integers(2**31)))
-    return torch.as_tensor(transforms(picture)).as_subclass(Tensor)
+def _applied(change: Randomizable, picture: Tensor, rng: np.random.Generator) -> Tensor:
+    change.set_random_state(state=np.random.RandomState(rng.bit_generator))  # so that monai draws from it, too
+    return torch.as_tensor(change(picture)).as_subclass(Tensor)
 
 
-def _bend(share: float, volume: bool, size: int) -> Rand2DElastic | Rand3DElastic:
+def _bend(volume: bool, size: int) -> Rand2DElastic | Rand3DElastic:
     if volume:
-        return Rand3DElastic(sigma_range=(4, 6), magnitude_range=(40, 80), prob=share, padding_mode="border")
-    return Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=share, padding_mode="border")
+        return Rand3DElastic(sigma_range=(4, 6), magnitude_range=(40, 80), prob=1, padding_mode="border")
+    return Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=1, padding_mode="border")
 
 
-def _in_plane(settings: Augmentation, size: int) -> Compose:
+def _in_plane(size: int) -> tuple[RandAffine, RandAdjustContrast, RandGaussianNoise]:
     """Of (slices * C, H, W), all alike."""
     moved = {"translate_range": (size / 16, size / 16), "scale_range": (0.1, 0.1), "padding_mode": "border"}
-    return Compose(
-        [
-            RandAffine(settings.affine, rotate_range=0.2, **moved),  # radians
-            RandAdjustContrast(settings.contrast, gamma=(0.7, 1.5)),
-            RandGaussianNoise(settings.noise, std=0.2),
-        ]
+    return (
+        RandAffine(1, rotate_range=0.2, **moved),  # radians
+        RandAdjustContrast(1, gamma=(0.7, 1.5)),
+        RandGaussianNoise(1, std=0.2),
     )

@@ -103,7 +103,7 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if several and on_cpu else None,
         "report_to": ["tensorboard"],
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",  # the same in a fifth of the time, on CPUs, too
     }
     return kind(**machine | defaults | given)
 

@@ -1,7 +1,8 @@
 """A prepared data set as training steps: draws in, packed batches out.
 
 Decisions:
-- A batch is asked for by its draws and packed in the loader's workers; what varies in it follows from the draws alone.
+- A batch is asked for by its draws and packed ahead, while the one before it is learned from; what varies in it follows
+  from the draws alone.
 - All that can be read of a shard without its pixels is read before the first step. A case whose shard is damaged is
   left out and named, for all processes alike and in every resumed run.
 - At scan level each draw shows one scan of its case, under the case's labels. A measure always shows the whole case: a
@@ -9,7 +10,8 @@ Decisions:
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -158,7 +160,18 @@ class DrawnCases(Dataset):
 
 
 class StepLoader(DataLoader):
-    """A loader of steps, whose sampler is told the epoch."""
+    """A loader of steps, whose sampler is told the epoch. Without workers a thread reads the next step meanwhile."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        steps = super().__iter__()
+        if self.num_workers:
+            yield from steps
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(next, steps, None)
+            while (step := ahead.result()) is not None:
+                ahead = reader.submit(next, steps, None)
+                yield step
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
