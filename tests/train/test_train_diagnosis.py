@@ -24,7 +24,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.metrics import macro_auc
 from radfm.train.augmentation import Augmentation
-from radfm.train.diagnosis import DiagnosisTraining, read_config, train
+from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_data import DrawnCases
 from radfm.train.diagnosis_model import build, load_tower
 from radfm.train.sampling import Draw
@@ -165,7 +165,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
         stderr=subprocess.DEVNULL,
     )
     first = tmp_path / "killed" / "checkpoint-5" / "complete"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not first.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.4))
@@ -182,6 +182,25 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     text = load_file(text_encoder / "model.safetensors")["encoder.layer.1.output.dense.weight"]
     assert torch.equal(found["radfm.text_encoder.encoder.encoder.layer.1.output.dense.weight"], text)
+
+
+@pytest.mark.parametrize(("loss", "same"), [("sigmoid", True), ("focal", True), ("softmax", False)])
+def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
+    loss, same, one_process, phantoms, tmp_path
+):
+    off = {"loss": {"name": loss}, "lone_scan_weight": 0.0, "key_slice_weight": 0.0, "augmentation": {}}
+    config = tiny(phantoms, None, tmp_path / "run", model=str(one_process), history=False, **off)
+    gradients = {}
+    for halves in (1, 2):
+        model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
+        data, validation = (DrawnCases(load(phantoms, split, True), processor) for split in ("train", "validation"))
+        trainer = DiagnosisTrainer(config, model, processor, data, validation)
+        trainer.current_gradient_accumulation_steps = halves
+        for cases in np.split(np.arange(8), halves):
+            trainer.training_step(model, data.__getitems__([Draw(int(case)) for case in cases]))
+        gradients[halves] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    far = (gradients[2] - gradients[1]).norm() / gradients[1].norm()
+    assert far < 1e-4 if same else far > 1e-2
 
 
 def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process, phantoms, text_encoder):
@@ -314,7 +333,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(phantoms, text_enc
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
 
     done = subprocess.run(
-        *commands(config, "one"), env=environment(), capture_output=True, text=True, timeout=200, preexec_fn=full
+        *commands(config, "one"), env=environment(), capture_output=True, text=True, timeout=560, preexec_fn=full
     )
     assert done.returncode == 1
     assert "checkpoint-10 could not be saved" in done.stderr
@@ -338,7 +357,7 @@ def train(config):
 diagnosis.run_module(lambda given: train(diagnosis.read_config(given[0])), "CONFIG")
 """
     [[python, *_, file]] = commands(config, "one")
-    done = subprocess.run([python, "-c", limited, file], env=environment(), capture_output=True, text=True, timeout=200)
+    done = subprocess.run([python, "-c", limited, file], env=environment(), capture_output=True, text=True, timeout=560)
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("radfm: memory ran out after step 0: lower slices_per_step (now 200)"), place
