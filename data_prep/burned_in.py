@@ -66,7 +66,7 @@ def text_in_borders(scan: Scan) -> bool:
 def _has_writing(band: np.ndarray) -> bool:
     """(H, W) int16: is there a row of letters?"""
     # A stroke is brighter than what lies two pixels to its left and its right.
-    stroke = np.minimum(band[:, 2:-2] - band[:, :-4], band[:, 2:-2] - band[:, 4:]) > _STROKE
+    stroke = band[:, 2:-2] - np.maximum(band[:, :-4], band[:, 4:]) > _STROKE
     if not stroke.any():
         return False
     for top in range(0, max(1, len(stroke) - 5), 3):

@@ -80,11 +80,7 @@ def prepare(
     _check(listing)
     fingerprint = _fingerprint(source, settings, listing)
     if (out / RECORD).exists():
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        if record.get("fingerprint") != fingerprint:
-            raise ValueError(f"{out} holds another data set: choose another folder, or delete this one")
-        shutil.rmtree(out / WORK, ignore_errors=True)
-        return record
+        return _finished(out, fingerprint)
     shards = _lay_out(out, listing, settings, fingerprint)
     missing = [i for i in range(shards) if i % part[1] == part[0] and not record_file(out, i).exists()]
     done = len(missing)
@@ -92,9 +88,19 @@ def prepare(
         done = made
         if progress:
             progress(shards - len(missing) + done, shards)
+    if (out / RECORD).exists():  # a run of the same shards was faster
+        return _finished(out, fingerprint)
     if not all(record_file(out, i).exists() for i in range(shards)):
         return None
     return finish(out, shards, source, asdict(settings), listing, fingerprint)
+
+
+def _finished(out: Path, fingerprint: str) -> dict:
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    if record.get("fingerprint") != fingerprint:
+        raise ValueError(f"{out} holds another data set: choose another folder, or delete this one")
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return record
 
 
 def _check(listing: Listing) -> None:
@@ -172,6 +178,8 @@ def _make(out: Path, shards: list[int], source: Source, settings: Settings, proc
 
 
 def _make_one(out: Path, shard: int, source: Source, settings: dict) -> None:
+    if (out / RECORD).exists():  # a run of the same shards was faster, and is done
+        return
     lines = _plan_file(out, shard).read_text(encoding="utf-8").split("\n")
     make_shard(out, shard, [CasePlan.from_json(line) for line in lines], source, settings)
 

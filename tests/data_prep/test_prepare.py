@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +293,24 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path,
             break
     assert kills >= 2
     assert contents(out) == contents(phantoms)
+
+
+def test_a_run_that_another_overtakes_ends_as_that_one(tmp_path, phantoms):
+    how = Settings(size=48, cases_per_shard=5)
+
+    class Overtaken(Phantoms):
+        def read(self, plans):
+            if not (tmp_path / "out" / "dataset.json").exists():
+                faster = get_context("spawn").Process(
+                    target=prepare, args=(Phantoms(24, seed=3, size=48), tmp_path / "out", how)
+                )
+                faster.start()
+                faster.join()
+            return super().read(plans)
+
+    assert prepare(Overtaken(24, seed=3, size=48), tmp_path / "out", how)["counts"]["cases"]["in"] == 24
+    assert contents(tmp_path / "out") == contents(phantoms)
+    assert not (tmp_path / "out" / ".work").exists()
 
 
 def test_a_count_that_does_not_add_up_stops_the_run(tmp_path, monkeypatch):
