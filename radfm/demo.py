@@ -21,7 +21,7 @@ WITHHELD = (
     "Intracerebral hemorrhage in hemisphere, subcortical",
 )
 _TEXT = ("training.max_steps=40", "training.per_device_train_batch_size=128", "training.warmup_steps=4")
-_TOWER_STEPS, _HEAD_STEPS = 300, 150
+_TOWER_STEPS, _HEAD_STEPS = 200, 100
 
 
 def run(out: Path) -> None:
