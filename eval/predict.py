@@ -67,7 +67,8 @@ def score(
     """
     network, processor = load_checkpoint(model, device)
     about = {"model": Path(model).name, "checkpoint": weights_sha256(model), **recipe_of(Path(model))}
-    return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about)
+    kept = about.get("frozen_tower", False)
+    return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about, kept)
 
 
 def score_with(
@@ -81,12 +82,15 @@ def score_with(
     one_scan: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
     about: dict | None = None,
+    keep_features: bool = False,
 ) -> Scores:
     """`score` by a model that is in memory already.
 
     Args:
         embeds: (disorders, d) of the names, which the model is then asked with, even for a name that it knows.
         about: where the model comes from.
+        keep_features: of each slice by the tower, for the next model that has the same, see
+            `radfm.train.slice_features`.
     """
     everything, cases = load(data), labelled_cases(data, split)
     refuse_shared_patients(everything, split)
@@ -94,7 +98,7 @@ def score_with(
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
     shown = DrawnCases(cases, processor, one_scan=one_scan)
-    if (about or {}).get("frozen_tower"):
+    if keep_features:
         dtype = torch.bfloat16 if bf16 else torch.float32
         shown.features = slice_features(cases, shown.rows, network, processor, dtype)
     scores, logits = _scores(network, shown, columns, embeds, bf16, progress)

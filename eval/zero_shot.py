@@ -155,7 +155,10 @@ def _scored(network, processor, data, split, names, templates, bf16, progress, a
     wanted = vocabulary.names if names is None else list(names)
     embeds = prompt_embeds(network, processor, wanted, templates)
     about |= {"templates": list(templates)}
-    return score_with(network, processor, data, split, wanted, embeds, bf16, progress=progress, about=about)
+    kept = about.get("frozen_tower", False)
+    return score_with(
+        network, processor, data, split, wanted, embeds, bf16, progress=progress, about=about, keep_features=kept
+    )
 
 
 def _of_whole_cases(table: Scores, scores, about: dict) -> Scores:

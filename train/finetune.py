@@ -117,7 +117,9 @@ class FineTuning(DiagnosisTraining):
             raise ValueError(f"class_weights is a power of at least 0, not {self.class_weights}")
         if self.text_layers and self.method != "full":
             raise ValueError("text_layers: the text encoder learns with method=full only")
-        for name in ("text_encoder", "tower_weights", "architecture"):
+        if self.frozen_tower:
+            raise ValueError("frozen_tower: fine-tuning that leaves the tower as it is goes by method=linear")
+        for name in ("text_encoder", "tower_weights", "text_whitening", "architecture"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for a new model, fine-tuning goes on from a checkpoint: leave it out")
 

@@ -1,10 +1,12 @@
 """What the model promises, whatever its family: independence, equality after saving, no limit on scans and slices."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMModel
+from radfm.towers_radfm import FastTower
 
 FAMILIES = {
     "resnet": {"family": "resnet", "tower": "test_resnet"},
@@ -218,6 +220,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_tower_whose_code_asks_what_it_computes_is_fast_without_folding():
+    tower = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    pictures = torch.randn(2, 3, 33, 33)
+    torch.testing.assert_close(FastTower(tower, torch.float32)(pictures), tower(pictures), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

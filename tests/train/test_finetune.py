@@ -319,6 +319,8 @@ def test_the_smallest_share_that_keeps_most_of_the_gain_is_taken():
         ({"interpolate": "2e0"}, "interpolate is auto or a share from 0 to 1, not 2.0"),
         ({"shots": 0}, "shots are at least 1"),
         ({"architecture": {"hidden_size": 3}}, "architecture is for a new model"),
+        ({"text_whitening": 0.3}, "text_whitening is for a new model"),
+        ({"frozen_tower": True, "augmentation": {}}, "goes by method=linear"),
         ({"pateince": 3}, "no such key: pateince"),
         ({"data": "nowhere"}, "nowhere holds no finished data set"),
         ({"model": "./nowhere"}, "no such folder"),
