@@ -1,0 +1,77 @@
+"""The code blocks of a Markdown document, by markdown-it."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
+NOT_COMPARED = re.compile(r"<!-- output depends on (.+?) -->", re.DOTALL)
+
+
+@dataclass
+class Block:
+    """A fenced block.
+
+    Attributes:
+        line: Of its first line of code in the file, from 1.
+        language: What stands behind the fence: python, bash, yaml, text, ...
+        not_run: The reason in the comment before it, where it is not run.
+        output: The lines of the text block that directly follows, which is what it prints; None: there is none.
+        varies: The reason why that output is not compared.
+    """
+
+    line: int
+    language: str
+    code: str
+    not_run: str | None = None
+    output: "Block | None" = None
+    varies: str | None = None
+
+
+def blocks(file: Path) -> list[Block]:
+    """In the order of the document; a text block that is the output of the one before is no block of its own."""
+    found: list[Block] = []
+    comments, adjacent = "", False
+    for token in MarkdownIt().parse(file.read_text(encoding="utf-8")):
+        if token.type == "html_block":
+            comments += token.content
+            continue
+        if token.type in ("fence", "code_block"):
+            first = token.map[0] + (2 if token.type == "fence" else 1)
+            block = Block(first, token.info, token.content)
+            if (reason := NOT_RUN.search(comments)) is not None:
+                block.not_run = " ".join(reason[1].split())
+            if block.language == "text" and adjacent and found[-1].language in ("python", "bash"):
+                found[-1].output = block
+                if (reason := NOT_COMPARED.search(comments)) is not None:
+                    found[-1].varies = reason[1]
+            else:
+                found.append(block)
+        adjacent = token.type == "fence"
+        comments = ""
+    return found
+
+
+def commands(code: str) -> list[list[str]]:
+    """The words of each command of a shell block, without comments, redirections and what sets variables."""
+    found = []
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        skip = False
+        for word in [*lexer, ";"]:
+            if word in (";", "&&", "||", "|", "&"):
+                if words:
+                    found.append(words)
+                words = []
+            elif word.startswith((">", "<")):
+                skip = True
+            elif skip:
+                skip = False
+            elif words or not re.fullmatch(r"\w+=\S*", word):
+                words.append(word)
+    return found

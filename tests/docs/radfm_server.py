@@ -1,0 +1,102 @@
+"""`radfm` for the commands of the documents: one process imports everything, and forks a child for each command.
+
+Decisions:
+- Starting Python and importing torch takes longer than most commands, and there are about a hundred. Each still is a
+  process of its own, in its own folder, with the shell's own files as standard input, output and error.
+- Long things are made short here and nowhere else: see `SHORTER`. The documents say what a reader wants to type.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+CASES, SIDE = 60, 64
+# The command that a line begins with -> what is added to it. An option, or a key of a config, that comes last counts.
+_STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
+SHORTER = {
+    ("prepare", "phantoms"): f"--cases={CASES} --size={SIDE} --processes=1 --fractions=0.4,0.3,0.3".split(),
+    ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8"],
+    ("train", "diagnosis"): [*_STEPS, "slices_per_step=16", "training.report_to=[]"],
+    ("finetune",): ["training.max_steps=2"],
+    ("evaluate", "saliency"): ["--limit=2"],
+    ("evaluate", "text"): [],
+    ("evaluate",): ["--bootstraps=20"],
+}
+TEMPLATE = ("prepare", "manifest", "--template")  # its user fills it in: the rows of this file in the folder are added
+FILLED_IN = Path("filled_in.csv")
+
+CLIENT = f"""#!{sys.executable} -ISs
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect(os.environ["RADFM_SERVER"])
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(request).to_bytes(4)], [0, 1, 2])
+server.sendall(request)
+sys.exit(int(server.recv(8) or 70))  # nothing: the child died
+"""
+
+
+def serve(address: str) -> None:
+    """Answers commands at a Unix socket until it is killed."""
+    import torch  # noqa: F401  before the fork, as all that most commands import
+    import transformers  # noqa: F401
+    from radfm.eval import diagnosis  # noqa: F401
+    from radfm.train import finetune  # noqa: F401
+
+    from radfm import cli, modeling_radfm, pipeline_radfm, starting_points  # noqa: F401
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    print("ready", flush=True)
+    while True:
+        client, _ = listener.accept()
+        size, files, _, _ = socket.recv_fds(client, 4, 3)
+        if not os.fork():
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            request = client.makefile("rb").read(int.from_bytes(size))
+            client.sendall(str(_answer(*json.loads(request), files)).encode())
+            os._exit(0)
+        for file in files:
+            os.close(file)
+        client.close()
+
+
+def shorter(arguments: list[str]) -> list[str]:
+    """A command with what makes it short; `--help` and its like stay as they are."""
+    for beginning, added in SHORTER.items():
+        if tuple(arguments[: len(beginning)]) == beginning and "--help" not in arguments:
+            return [*arguments, *added]
+    return arguments
+
+
+def _answer(arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> int:
+    from radfm.cli import main
+
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    sys.argv = ["radfm", *shorter(arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    except BaseException:  # as Python itself would, which is not asked here
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    if tuple(arguments[:3]) == TEMPLATE and FILLED_IN.exists():
+        print(FILLED_IN.read_text(), end="")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

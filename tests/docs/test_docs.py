@@ -1,0 +1,158 @@
+"""Every code block of the README and of docs/ runs, or says why not and is at least right.
+
+How it works:
+- A document is a test. Its blocks run in order, in a folder of their own, as a reader would: blocks of `bash` in a
+  shell, blocks of `python` in one namespace. What the document takes for granted (`study/`, `datasets/mine`,
+  `runs/mine`, ...) lies there before, small and real: see `workplace.make_template`.
+- `radfm` makes long things short, by options and keys of configs that it adds: see `radfm_server.SHORTER`. The
+  documents do not know of it.
+- A block of `text` right after a block is what that prints, and is compared; "..." stands for anything. Where it
+  depends on the weights or the time, a comment says so: <!-- output depends on the weights -->.
+- A block that cannot run here has a comment before it: <!-- not run: needs SLURM -->. Its Python still has to compile;
+  the options of its `radfm` commands, the keys of its configs and its files have to exist.
+
+`UPDATE_DOCS=1 pytest tests/docs` writes what is printed into the documents.
+"""
+
+import doctest
+import io
+import os
+import re
+from contextlib import redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+from markdown_blocks import Block, blocks, commands
+from radfm.train import diagnosis, finetune, text
+from transformers import TrainingArguments
+from workplace import ROOT, fill_workplace, make_template, start_shell  # noqa: F401  fixtures
+
+from radfm.cli import app
+
+DOCUMENTS = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))]
+SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+STARTS = ("radfm", "python", "pip", "make", "git", "torchrun", "deepspeed", "sbatch", "jupyter", "curl")
+MOST_NOT_RUN = 24  # blocks
+
+
+def all_blocks() -> list[tuple[Path, Block]]:
+    return [(document, block) for document in DOCUMENTS for block in blocks(ROOT / document)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell, workplace):
+    file = ROOT / document
+    found = [block for block in blocks(file) if block.language in ("bash", "python") and not block.not_run]
+    if not found:
+        return
+    folder = workplace(file)
+    namespace = {"__name__": "__main__"}
+    printed: list[tuple[Block, str]] = []
+    for block in found:
+        where = f"{document}:{block.line}"
+        if block.language == "bash":
+            ran = shell.run(block.code, folder)
+            assert ran.returncode == 0, f"{where} ends with {ran.returncode}\n{block.code}\n{ran.stdout}"
+            output = ran.stdout
+        else:
+            screen = io.StringIO()
+            with redirect_stdout(screen):
+                exec(compile("\n" * (block.line - 1) + block.code, file, "exec"), namespace)
+            output = screen.getvalue()
+        if block.output is not None:
+            printed.append((block, output))
+    if "UPDATE_DOCS" in os.environ:
+        update(file, printed)
+    for block, output in printed:
+        if not block.varies:
+            expected = block.output.code
+            same = doctest.OutputChecker().check_output(expected, tidy(output), SAME)
+            assert same, f"{document}:{block.output.line} says\n{expected}\nbut it prints\n{output}"
+
+
+def tidy(output: str) -> str:
+    """As a document shows it: no blanks at the ends of lines, no empty lines at the ends."""
+    return "\n".join(line.rstrip() for line in output.splitlines()).strip("\n") + "\n"
+
+
+def update(file: Path, printed: list[tuple[Block, str]]) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    for block, output in reversed(printed):
+        shown = block.output
+        same = doctest.OutputChecker().check_output(shown.code, tidy(output), SAME)
+        if block.varies or not same:
+            lines[shown.line - 1 : shown.line - 1 + shown.code.count("\n")] = [tidy(output)]
+    file.write_text("".join(lines), encoding="utf-8")
+
+
+def test_what_is_not_run_is_right_as_far_as_can_be_told(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    left_out = [(document, block) for document, block in all_blocks() if block.not_run]
+    for document, block in left_out:
+        try:
+            if block.language == "python":
+                compile(block.code, document, "exec")
+            for words in commands(block.code) if block.language == "bash" else ():
+                check_command(words)
+        except (SyntaxError, ValueError, OSError, UsageError) as error:
+            pytest.fail(f"{document}:{block.line}: {error}")
+    assert len(left_out) <= MOST_NOT_RUN
+
+
+UsageError = typer.BadParameter.__base__
+"""Click's, which typer carries within itself or not, by version."""
+
+
+def check_command(words: list[str]) -> None:
+    """Raises an error where an option, a key of a config or a file of the repository does not exist."""
+    for word in words:
+        if word.startswith(("train/", "benchmarks/", "docs/")) and not (ROOT / word).exists():
+            raise FileNotFoundError(f"there is no {word}")
+    for module, command in (("radfm.train.diagnosis", "diagnosis"), ("radfm.train.text", "text")):
+        if module in words:
+            words = ["radfm", "train", command, *words[words.index(module) + 1 :]]
+    if "radfm" in words and (words[0] == "radfm" or "--no-python" in words):
+        parse(words[words.index("radfm") + 1 :])
+
+
+def parse(arguments: list[str]) -> None:
+    """What typer makes of a command, and what its config makes of its changes, without running it."""
+    root = typer.main.get_command(app)
+    given: dict = {}
+    heads = [root]
+    while heads:
+        command = heads.pop()
+        heads += getattr(command, "commands", {}).values()
+        if command is not root:
+            command.callback = lambda **values: given.update(values)
+    root.main(arguments, standalone_mode=False)
+    changes = given.get("changes") or []
+    if arguments[:2] == ["train", "diagnosis"]:
+        config = diagnosis.read_config(given["config"], changes)
+    elif arguments[:2] == ["train", "text"]:
+        config = text.read_config(given["config"], changes)
+    elif arguments[:1] == ["finetune"]:
+        config = finetune.settings({"data": "", "model": "", "output": ""}, changes)
+    else:
+        return
+    unknown = set(config.training) - {field.name for field in fields(TrainingArguments)}
+    if unknown:
+        raise ValueError(f"there is no training.{min(unknown)}")
+
+
+def test_every_block_says_what_it_is_written_in():
+    """A command in a block without a language would never be tried."""
+    for document, block in all_blocks():
+        if block.language not in ("python", "bash"):
+            assert not block.not_run, f"{document}:{block.line} is marked as not run, but would not be run anyway"
+            for line in block.code.splitlines():
+                first = line.split(" ")[0]
+                assert first not in STARTS, f"{document}:{block.line} holds a command, but is no block of bash: {line}"
+
+
+def test_every_link_within_the_documents_leads_somewhere():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8")):
+            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}, which is not there"

@@ -1,0 +1,181 @@
+"""Where the documents' blocks run: a folder with small real things under the names that the documents use.
+
+`RADFM_DOCS=FOLDER pytest tests/docs` keeps the template and the server there, for who writes documents: the next run
+starts at once. Delete the folder, and end the server, when radfm has changed.
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import radfm_server
+from filelock import FileLock
+from markdown_blocks import blocks, commands
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+ROOT = Path(__file__).parents[2]
+_ONTOLOGY = (
+    *("format-version: 1.2", "", "[Term]", "id: T:1", "name: pneumothorax", "xref: ICD10CM:J93"),
+    *('def: "Air in the pleural space." []', 'synonym: "collapsed lung" EXACT []', ""),
+)
+CHECKPOINTS = (
+    *("checkpoint", "checkpoints/first", "runs/base", "runs/demo/model", "runs/diagnosis", "runs/ke", "runs/ke0"),
+    *("runs/ke1", "runs/ke2", "runs/mine", "runs/mine0", "runs/mine1", "runs/mine2", "runs/other"),
+)
+SECONDS = 600
+
+
+@dataclass
+class Shell:
+    """Runs blocks of bash in which `radfm` is answered by `radfm_server`."""
+
+    environment: dict[str, str]
+
+    def run(self, code: str, folder: Path) -> subprocess.CompletedProcess:
+        """Standard output and error together, as on a screen; it ends at the first command that fails."""
+        return subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", code],
+            cwd=folder,
+            env=self.environment,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+        )
+
+
+@pytest.fixture(scope="session", name="shell")
+def start_shell(tmp_path_factory):
+    kept = os.environ.get("RADFM_DOCS")
+    folder = Path(kept or tmp_path_factory.mktemp("shell")).absolute()
+    client = folder / "bin" / "radfm"
+    client.parent.mkdir(exist_ok=True, parents=True)
+    client.write_text(radfm_server.CLIENT)
+    client.chmod(0o755)
+    environment = dict(os.environ) | {
+        "PATH": os.pathsep.join([str(client.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "RADFM_SERVER": str(folder / "s"),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "100",
+    }
+    if (folder / "s").exists():
+        yield Shell(environment)
+        return
+    command = [sys.executable, radfm_server.__file__, str(folder / "s")]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdout.readline() == b"ready\n"
+    yield Shell(environment)
+    if not kept:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="session", name="template")
+def make_template(tmp_path_factory, shell) -> Path:
+    """All that the documents take for granted. Made once, also where several processes test."""
+    shared = tmp_path_factory.getbasetemp()
+    if "RADFM_DOCS" in os.environ:
+        shared = Path(os.environ["RADFM_DOCS"]).absolute()
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "template"
+    with FileLock(shared / "template.lock"):
+        if not (folder / "complete").exists():
+            _make(folder, shell)
+            (folder / "complete").touch()
+    return folder
+
+
+@pytest.fixture(name="workplace")
+def fill_workplace(template, tmp_path, monkeypatch):
+    """A function from a document to a folder of its own, with what the document names and does not make itself."""
+
+    def make(document: Path) -> Path:
+        text, made = document.read_text(encoding="utf-8"), _made_by(document)
+        for entry in (template / "names").read_text().splitlines():
+            if entry in text and entry not in made:
+                source, target = template / entry, tmp_path / entry
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        shutil.copy(template / radfm_server.FILLED_IN, tmp_path)
+        for folder in ("train", "benchmarks", "docs"):
+            (tmp_path / folder).symlink_to(ROOT / folder)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    yield make
+    shutil.rmtree(tmp_path)
+
+
+def _made_by(document: Path) -> set[str]:
+    """The data sets that the document prepares, and the checkpoints that it trains."""
+    made = set()
+    for block in blocks(document):
+        for words in commands(block.code) if block.language == "bash" and not block.not_run else ():
+            if words[:2] == ["radfm", "prepare"]:
+                made.update(words[3:])
+            elif words[:2] in (["radfm", "train"], ["radfm", "finetune"]) or words[0] == "torchrun":
+                made.update(word.removeprefix("output=") for word in words if word.startswith("output="))
+                made.update(words[i + 1] for i, word in enumerate(words) if word == "--output")
+    return made
+
+
+def _make(folder: Path, shell: Shell) -> None:
+    from radfm import checkpoints
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    study = Path(get_testdata_file("DICOMDIR")).parent / "98892003"  # MR images of one patient, of pydicom's own tests
+    names = ["study", "cases/1", "cases/2", "archive"]
+    for name in names:
+        shutil.copytree(study, folder / name)
+    made = shell.run("radfm prepare phantoms datasets/phantoms", folder)
+    assert made.returncode == 0, made.stdout
+    for name in ("datasets/mine", "datasets/other"):
+        shutil.copytree(folder / "datasets" / "phantoms", folder / name)
+    for name in CHECKPOINTS:  # one on the disk; the copies that documents work on are copies
+        first = checkpoints.folder("radfm-phantom-mini") if name is CHECKPOINTS[0] else folder / CHECKPOINTS[0]
+        shutil.copytree(first, folder / name, copy_function=shutil.copy if name is CHECKPOINTS[0] else os.link)
+    shutil.copytree(checkpoints.folder("radfm-text-mini"), folder / "runs" / "text")
+    names += ["datasets/phantoms", "datasets/mine", "datasets/other", *CHECKPOINTS, "runs/text"]
+    names += _small_files(folder)
+    (folder / "names").write_text("\n".join(names))
+
+
+def _small_files(folder: Path) -> list[str]:
+    """Tables, lists of names and pictures; returns where they are."""
+    texts = {
+        "names.txt": "Pneumothorax\nGlioma\nMeningioma\n",
+        "disease_ontology.obo": "\n".join(_ONTOLOGY),
+        "ten.txt": "Pneumothorax\nPleural effusion\nEmphysema\n",
+        "labels.csv": "study,disorders\n98892003,Meningioma\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    rng = np.random.default_rng(0)
+    rows = []
+    for kind, disorder in enumerate(("Glioma", "Meningioma", "normal")):
+        for i in range(16):
+            coarse = rng.integers(0, 255, (6 + 8 * kind, 6 + 8 * kind), np.uint8)
+            picture = Image.fromarray(coarse).resize((radfm_server.SIDE,) * 2, Image.Resampling.BICUBIC)
+            path = Path("pictures", disorder, f"{disorder}{i}.png")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / path)
+            name = "" if disorder == "normal" else disorder
+            rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
+    (folder / "17").mkdir()
+    picture.save(folder / "17" / "chest.png")
+    picture.save(folder / "cat.jpg")
+    with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    return [*texts, "pictures", "17", "cat.jpg"]
