@@ -25,6 +25,7 @@ from radfm.eval.saliency import Explanation, explain, overlay
 from transformers.utils import CONFIG_NAME, cached_file
 
 from radfm.cases import Case, Scan
+from radfm.checkpoints import resolve
 from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
 from radfm.pipeline_radfm import why_unlike
@@ -45,36 +46,57 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
         found: its answer for this case, with `return_attentions`.
         model: the checkpoint's folder, of which the page shows the last part, or its name on the Hub.
     """
-    names = [diagnosis["label"] for diagnosis in found["diagnoses"][:_EXPLAINED]]
-    explanations = explain(pipe.model, pipe.processor, case, names)
-    config = pipe.model.config
-    weights = [seen["weight"] for seen in found["scans"]]
-    heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
+    explanations = explain(pipe.model, pipe.processor, case, explained(found))
+    write_text(file, page(content(pipe.model.config, case, found, explanations, model)))
+
+
+def explained(found: dict) -> list[str]:
+    """The disorders of an answer that the page has maps of."""
+    return [diagnosis["label"] for diagnosis in found["diagnoses"][:_EXPLAINED]]
+
+
+def page(said: dict) -> str:
+    """The page, HTML, from its `content`."""
     jinja = environment("radfm.eval")
     jinja.filters |= {"percent": lambda share: f"{share:.0%}", "score": lambda score: f"{score:.3g}"}
-    page = jinja.get_template("case.html").render(
-        disclaimer=DISCLAIMER,
-        config=config,
-        model=_name(model),
-        weights=_fingerprint(model),
-        version=version("radfm"),
-        edition=icd10cm.edition(),
-        case=case,
-        slices=sum(len(scan.pixels) for scan in case.scans),
-        explained=names,
-        diagnoses=[_diagnosis(diagnosis, config) for diagnosis in found["diagnoses"]],
-        scans=[_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
-        heaviest=heaviest[0],
-        other_scans=[(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
-        reads_history=config.use_history,
-        sets=config.prediction_sets,
-        judged=(judged := found.get("unlike_training")),
-        unlike=why_unlike(judged) if judged and judged["unlike"] else None,
-    )
-    write_text(file, page.rstrip() + "\n")
+    return jinja.get_template("case.html").render(**said).rstrip() + "\n"
 
 
-def _diagnosis(diagnosis: dict, config) -> dict:
+def content(config, case: Case, found: dict, explanations: Sequence[Explanation], model: str) -> dict:
+    """All that the page says, in words and pictures; the pixels of the case are in no part of it.
+
+    Args:
+        config: the model's.
+        explanations: of the disorders that `explained` names.
+        found, model: as in `write_report`.
+    """
+    weights = [seen["weight"] for seen in found["scans"]]
+    heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
+    judged = found.get("unlike_training")
+    return {
+        "disclaimer": DISCLAIMER,
+        "config": config,
+        "model": _name(model),
+        "weights": _fingerprint(model),
+        "version": version("radfm"),
+        "edition": icd10cm.edition(),
+        "history": case.history,
+        "skipped": case.skipped,
+        "slices": sum(len(scan.pixels) for scan in case.scans),
+        "explained": explained(found),
+        "diagnoses": [described(diagnosis, config) for diagnosis in found["diagnoses"]],
+        "scans": [_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
+        "heaviest": heaviest[0],
+        "other_scans": [_facts(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
+        "reads_history": config.use_history,
+        "sets": config.prediction_sets,
+        "judged": judged,
+        "unlike": why_unlike(judged) if judged and judged["unlike"] else None,
+    }
+
+
+def described(diagnosis: dict, config) -> dict:
+    """A diagnosis of the pipeline with all that a page says of it: codes, threshold, whether it is calibrated."""
     known = {name.casefold(): row for row, name in enumerate(config.disorders)}
     row = known.get(diagnosis["label"].casefold())
     threshold = None if row is None or not config.thresholds else config.thresholds[row]
@@ -111,19 +133,10 @@ def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explana
     key = first.key_slice(number)
     plain = _picture(scan, key)
     attention = first.attentions[number]
-    return {
-        "number": number + 1,
-        "modality": scan.modality or "modality unknown",
-        "plane": scan.plane,
-        "body_part": scan.body_part,
-        "source": scan.source,
-        "days": scan.days,
-        "weight": weight,
-        "slices": len(scan.pixels),
+    return _facts(number, scan, weight) | {
         "taken": len(first.taken[number]),
         "key": key + 1,
         "key_weight": float(attention[first.taken[number].index(key)]),
-        "spacing": _spacing(scan),
         "window": ct_window(scan),
         "plain": data_uri(plain),
         "overlays": [
@@ -136,6 +149,20 @@ def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explana
             for found in explanations
         ],
         "bars": _bars(attention, first.taken[number].index(key)) if len(attention) > 1 else [],
+    }
+
+
+def _facts(number: int, scan: Scan, weight: float) -> dict:
+    return {
+        "number": number + 1,
+        "modality": scan.modality or "modality unknown",
+        "plane": scan.plane,
+        "body_part": scan.body_part,
+        "source": scan.source,
+        "days": scan.days,
+        "weight": weight,
+        "slices": len(scan.pixels),
+        "spacing": _spacing(scan),
     }
 
 
@@ -178,5 +205,6 @@ def _name(model: str) -> str:
 
 def _fingerprint(model: str) -> str | None:
     """The SHA-256 of its weights; None where it has no safetensors."""
+    model = resolve(model)
     folder = model if Path(model).is_dir() else Path(cached_file(model, CONFIG_NAME)).parent
     return weights_sha256(folder) if any(Path(folder).glob("model*.safetensors")) else None

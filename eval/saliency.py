@@ -84,6 +84,12 @@ class Explanation:
             point.append(min(max(int(in_the_fit * size), 0), size - 1))
         return (self.taken[scan][int(index)], *point)
 
+    def part_of_square(self, scan: int) -> tuple[float, float, float, float]:
+        """Where the scan's pixels lie in the square that the tower sees: top, left, height, width, of 1."""
+        size, shown = self._images.size, self.scans[scan]
+        (top, height), (left, width) = _fit(self._images, shown.pixels.shape[1:3], shown.spacing_mm)
+        return top / size, left / size, height / size, width / size
+
     def scan_map(self, scan: int, slices: Sequence[int] | None = None) -> np.ndarray:
         """(slices, H, W) float32 in [0, 1] over a scan's own pixels; or of the given slices alone.
 

@@ -238,6 +238,27 @@ def raddiag(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of one study, as sent and as unpacked.")] = 512,
+    max_files: Annotated[int, typer.Option(min=1, help="Of one study, those in zip files counted.")] = 2000,
+    max_slices: Annotated[int, typer.Option(min=1, help="Of one study.")] = 1000,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds to send a study, and again to answer it.")] = 120,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
+) -> None:
+    """The model as a page in the browser: drop a study, scroll through it, ask for diseases, take the report along.
+
+    Example: radfm serve --model radfm-phantom-mini
+    """
+    from radfm.serve import Limits
+    from radfm.serve import serve as run
+
+    run(model, host, port, Limits(max_megabytes, max_files, max_slices, timeout), device)
+
+
+@app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("runs/demo")) -> None:
     """The whole way in minutes: draw patients, train, name what was never trained on, report a case.
 
@@ -279,11 +300,11 @@ def _pipeline(model: str, device: str | None, fast: bool):
     import torch
     from transformers import pipeline
 
-    from radfm.starting_points import refuse_without_checkpoint
+    from radfm.checkpoints import find
 
-    refuse_without_checkpoint(model)
+    folder = find(model)
     quiet_transformers()
-    pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
+    pipe = pipeline("zero-shot-diagnosis", model=folder, device=device)
     if fast:
         has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)

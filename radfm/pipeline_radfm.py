@@ -68,8 +68,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             Per case a list of {"label", "icd10cm", "score"}, best first; with "above_threshold" where the checkpoint
             knows a threshold for the name, and "in_set" where it knows which disorders cannot be ruled out. With
             `return_attentions` a dictionary with this list as "diagnoses"; in the order of the case "scans", a list of
-            {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"}; and
-            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference.
+            {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"};
+            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference; and
+            "case_embed" (d,), for `score`.
         Raises:
             ValueError: for a case without a readable scan, no or empty labels, a label that a fixed list lacks, or a
                 case that is refused.
@@ -88,6 +89,27 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
         answers = [answer for batch in batches for answer in self.run_single(batch, *parameters)]
         return answers if several else answers[0]
+
+    @torch.inference_mode()
+    def score(self, case_embed: torch.Tensor, candidate_labels, hypothesis_template: str = "{}") -> list[dict]:
+        """Other names for a case that was read before, without reading it again.
+
+        Args:
+            case_embed: (d,), from an answer with `return_attentions`.
+            candidate_labels, hypothesis_template: as in `__call__`.
+        Returns:
+            What `__call__` says of these names for this case.
+        Raises:
+            ValueError: as `__call__`.
+        """
+        asked = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
+        embeds, config = case_embed[None].to(self.device), self.model.config
+        if config.head == "text":
+            logits = self.model.logits(embeds, self._text_embeds(asked["labels"], asked["template"]))
+        else:
+            logits = self.model.logits(embeds)[:, [self._row(label) for label in asked["labels"]]]
+        scores = self._calibrated(logits, embeds, asked["labels"]).float().sigmoid()[0]
+        return self._diagnoses(asked["labels"], scores, len(scores))
 
     def _sanitize_parameters(
         self,
@@ -144,7 +166,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "cases": inputs["cases"],
             "names": names,
             "given": labels is not None,
-            "scores": self._calibrated(output, names).float().sigmoid(),
+            "scores": self._calibrated(output.logits, output.case_embeds, names).float().sigmoid(),
+            "case_embeds": output.case_embeds,
             "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
             "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
             "scan_embeds": output.scan_embeds.split(batch["scans_per_case"].tolist()),
@@ -155,18 +178,13 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     ) -> list:
         wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
-        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "scan_embeds"))
-        for case, scores, weights, embeds in zip(*of_cases, strict=True):
+        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "scan_embeds", "case_embeds"))
+        for case, scores, weights, embeds, case_embed in zip(*of_cases, strict=True):
             judged = self._judged(case, embeds, if_unlike, quiet=return_attentions)
-            best = scores.topk(min(wanted, len(scores)))
-            found = zip((outputs["names"][i] for i in best.indices.tolist()), best.values.tolist(), strict=True)
-            diagnoses = [
-                {"label": name, "icd10cm": self._codes(name), "score": score} | self._limits(name, score)
-                for name, score in found
-            ]
+            diagnoses = self._diagnoses(outputs["names"], scores, wanted)
             slices = [next(slice_attentions) for _ in case.scans]
             scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
-            whole = {"diagnoses": diagnoses, "scans": scans, "unlike_training": judged}
+            whole = {"diagnoses": diagnoses, "scans": scans, "unlike_training": judged, "case_embed": case_embed}
             answers.append(whole if return_attentions else diagnoses)
         return answers
 
@@ -175,11 +193,20 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def _calibrated(self, output, names: list[str]) -> torch.Tensor:
+    def _diagnoses(self, names: list[str], scores: torch.Tensor, wanted: int) -> list[dict]:
+        """The best of (names,) scores, best first."""
+        best = scores.topk(min(wanted, len(scores)))
+        found = zip((names[i] for i in best.indices.tolist()), best.values.tolist(), strict=True)
+        return [
+            {"label": name, "icd10cm": self._codes(name), "score": score} | self._limits(name, score)
+            for name, score in found
+        ]
+
+    def _calibrated(self, logits: torch.Tensor, case_embeds: torch.Tensor, names: list[str]) -> torch.Tensor:
         """(cases, names) logits, those of the vocabulary calibrated."""
         if self.model.config.calibration is None:
-            return output.logits
-        odds, logits = self.model.log_odds(self.model.logits(output.case_embeds)), output.logits.float()
+            return logits
+        odds, logits = self.model.log_odds(self.model.logits(case_embeds)), logits.float()
         rows = [self._rows.get(name.casefold()) for name in names]
         known = [column for column, row in enumerate(rows) if row is not None]
         logits[:, known] = odds[:, [rows[column] for column in known]]
