@@ -13,6 +13,7 @@ Decisions:
 """
 
 import hashlib
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +44,7 @@ from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
 
 REPORT = "report.html"
+CALIBRATION = "calibration.json"  # of each model, before and after: the errors that the page shows
 _DRAWS = 200  # of curves
 _PAIRS = 3_000_000  # of cases and disorders, up to which calibrating is tried
 _PICTURED = 8  # errors
@@ -63,7 +65,7 @@ def write_report(
     files: Mapping[str, Sequence[Path]] | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Path:
-    """Writes report.html, figures/*.svg and tables/*.csv into a folder; returns the page's path.
+    """Writes report.html, figures/*.svg, tables/*.csv and calibration.json into a folder; returns the page's path.
 
     Args:
         data: the data set that was scored, for the pictures of errors.
@@ -84,6 +86,9 @@ def write_report(
     spread = {name: _distributions(table) for name, table in firsts.items()}
     summaries = {name: [one.summary() for one in found] for name, found in spread.items()}
     calibrated = {name: _calibration(table, result) for name, table in firsts.items()}
+    write_text(
+        out / CALIBRATION, json.dumps({name: _summary(found) for name, found in calibrated.items()}, indent=1) + "\n"
+    )
     errors = {name: (confused(table, _PICTURED), alarming(table, _ALARMS)) for name, table in firsts.items()}
     anatomy = {name: _anatomy(tables, result) for name, tables in recipes.items()}
     drawn = _drawn(result, curves, spread, calibrated)
@@ -156,6 +161,17 @@ def _calibration(table: Scores, result: dict) -> dict[str, Any] | None:
         "after": None,
         "how": "as given",
     }
+
+
+def _summary(calibrated: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The figures of `_calibration` without curves and disorders."""
+    if calibrated is None:
+        return None
+    figures = ("cases", "pairs", "ece", "ece_first", "brier", "log_loss")
+    both = {
+        when: calibrated[when] and {name: calibrated[when][name] for name in figures} for when in ("before", "after")
+    }
+    return {"how": calibrated["how"], **both}
 
 
 def _sets(table: Scores, result: dict) -> dict | None:

@@ -108,6 +108,15 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
     return kind(**machine | defaults | given)
 
 
+def without_folders(value: Any) -> Any:
+    """The config with the last part of every path in it: where things lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
 def run_module(work: Callable[[list[str]], Any], usage: str) -> None:
     """For `python -m`, and so for torchrun and DeepSpeed's launcher: what is wrong ends in one line, as in `radfm`.
 

@@ -29,6 +29,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -38,13 +39,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from radfm.data_prep.about import about
 from radfm.data_prep.dataset import load
 from radfm.eval.metrics import macro_auc, same_groups
 from radfm.train.augmentation import Augmentation
-from radfm.train.config import filled, run_module, trainer_arguments
+from radfm.train.config import filled, run_module, trainer_arguments, without_folders
 from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
+from radfm.train.lineage import effort, lineage
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.sampling import StepSampler, steps_in_order
 from radfm.train.shots import few_shots
@@ -60,6 +63,7 @@ RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
 COMPLETE = "complete"  # a file in every checkpoint that counts
 _RESULT = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # what of a checkpoint is the model
 _NOT_RESULT = ("trainer_state.json", "zero_to_fp32.py", "zero_to_torch.py")
+_STARTS = ("model", "tower_weights", "text_encoder")  # keys of the config: what a model can start from
 _MOST_NAMED = 20
 
 
@@ -166,6 +170,7 @@ def train(config: DiagnosisTraining) -> Path:
         FileNotFoundError: There is no such data set, checkpoint or file of weights.
         OSError: A checkpoint could not be saved.
     """
+    began = time.monotonic()
     set_seed(config.seed)
     augmentation = filled(Augmentation, config.augmentation, "augmentation")
     stored = [load(config.data, split, labelled=True, without=config.withheld) for split in ("train", "validation")]
@@ -186,7 +191,7 @@ def train(config: DiagnosisTraining) -> Path:
     last = last_checkpoint(config.output)
     trainer.say_what_is_learned(last)
     trainer.train(resume_from_checkpoint=last and str(last))
-    return trainer.save_result()
+    return trainer.save_result(effort(began, last is not None, trainer.args.world_size))
 
 
 class DiagnosisTrainer(Trainer):
@@ -326,8 +331,8 @@ class DiagnosisTrainer(Trainer):
         for case_id, reason in (data.skipped + self.validation.skipped)[:_MOST_NAMED]:
             print(f"Left out: case {case_id}: {reason}", file=sys.stderr)
 
-    def save_result(self) -> Path:
-        """The best checkpoint's model, with its recipe, in `output`."""
+    def save_result(self, spent: dict[str, Any]) -> Path:
+        """The best checkpoint's model, with its recipe and what it took (see `effort`), in `output`."""
         output = Path(self.args.output_dir)
         best = self.state.best_model_checkpoint
         chosen = output / Path(best).name if best else last_checkpoint(output)
@@ -338,7 +343,7 @@ class DiagnosisTrainer(Trainer):
                 if file.suffix in _RESULT and file.name not in _NOT_RESULT:
                     shutil.copyfile(file, output / f".{file.name}")
                     os.replace(output / f".{file.name}", output / file.name)
-            (output / RECIPE).write_text(json.dumps(self._recipe(chosen), indent=1) + "\n", encoding="utf-8")
+            (output / RECIPE).write_text(json.dumps(self._recipe(chosen, spent), indent=1) + "\n", encoding="utf-8")
         self.accelerator.wait_for_everyone()
         return output
 
@@ -408,13 +413,14 @@ class DiagnosisTrainer(Trainer):
                 f"on from {last.name if last else 'the beginning'}"
             ) from error
 
-    def _recipe(self, checkpoint: Path) -> dict[str, Any]:
+    def _recipe(self, checkpoint: Path, spent: dict[str, Any]) -> dict[str, Any]:
         history = [entry for entry in self.state.log_history if "eval_auc" in entry]
         step = int(checkpoint.name.rpartition("-")[2])
-        data = self.train_dataset.cases
         return {
             "config": without_folders(asdict(self.config)),
-            "data": {"fingerprint": data.record["fingerprint"], "source": data.record["source"]},
+            "data": about(self.train_dataset.cases, self.train_dataset.rows),
+            "started_from": lineage(**{what: getattr(self.config, what) for what in _STARTS}),
+            "effort": spent,
             "cases": {"train": len(self.train_dataset), "validation": len(self.validation)},
             "left_out": dict(self.train_dataset.skipped + self.validation.skipped),
             "steps": self.state.global_step,
@@ -435,15 +441,6 @@ def last_checkpoint(output: str | Path) -> Path | None:
     """The newest checkpoint of which all was written."""
     found = [file.parent for file in Path(output).glob(f"checkpoint-*/{COMPLETE}")]
     return max(found, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-
-
-def without_folders(value: Any) -> Any:
-    """The config with the last part of every path in it: where things lay is nobody's business."""
-    if isinstance(value, dict):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 if __name__ == "__main__":

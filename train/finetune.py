@@ -34,6 +34,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from radfm.data_prep.about import about
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.data_prep.tables import write_text
 from radfm.eval import calibration
@@ -51,11 +53,12 @@ from radfm.train import probe
 from radfm.train.adapters import with_adapters
 from radfm.train.augmentation import Augmentation
 from radfm.train.class_weights import class_weights
-from radfm.train.config import changed, filled
-from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint, without_folders
+from radfm.train.config import changed, filled, without_folders
+from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint
 from radfm.train.diagnosis_data import DrawnCases, step_loader
 from radfm.train.diagnosis_model import learn_text
 from radfm.train.known import Known, starting_point
+from radfm.train.lineage import effort, lineage
 from radfm.train.losses import LOSSES
 from radfm.train.sampling import StepSampler, steps_in_order
 from radfm.train.shots import few_shots
@@ -156,9 +159,11 @@ class _Run:
     """One fine-tuning: its data, the zero-shot model that it starts from, and the steps to its result."""
 
     def __init__(self, config: FineTuning, known: Known, start, processor, cases, chosen, validation):
+        self.began = time.monotonic()
         self.config, self.known, self.start, self.processor = config, known, start, processor
         self.output = Path(config.output)
         self.work = self.output / WORK
+        self.resumed = self.work.exists()
         told = config.history and config.text_layers == 0
         histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
         varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
@@ -197,6 +202,9 @@ class _Run:
         by_others = calibration.calibrated_by_others(logits, self.truth, self.none, self._patients())
         recipe = {
             "key": self.key,
+            "data": about(self.data.cases, self.data.rows),
+            "started_from": lineage(model=self.config.model),
+            "effort": effort(self.began, self.resumed, int(os.environ.get("WORLD_SIZE", 1))),
             "method": self.config.method,
             "task": "multilabel" if self.none is None else "multiclass",
             "normal_is_a_class": bool(self.none),

@@ -24,6 +24,7 @@ Decisions:
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ from pathlib import Path
 import torch
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
-from radfm.train.config import run_module, trainer_arguments
+from radfm.train.config import run_module, trainer_arguments, without_folders
+from radfm.train.lineage import effort
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import trim_vocabulary
 from safetensors.torch import load_file, save_file
@@ -40,6 +42,7 @@ from sentence_transformers.sentence_transformer.losses import CoSENTLoss, Multip
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm, ontology
 from radfm.starting_points import minilm_folder
 
@@ -93,6 +96,7 @@ def train(config: TextTraining) -> Path:
         ValueError: A wrong config, ontology or base; the message says which.
         FileNotFoundError: There is no such ontology.
     """
+    began = time.monotonic()
     set_seed(config.seed)
     output = Path(config.output)
     arguments = _arguments(config)
@@ -125,8 +129,14 @@ def train(config: TextTraining) -> Path:
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         _mix(output / "model.safetensors", start, config.base_share)
-        recipe = asdict(config) | {"icd10cm": icd10cm.edition(), "pairs": {name: len(data[name]) for name in data}}
-        recipe["ontologies"] = [{"name": o.name, "terms": len(o)} for o in knowledge]
+        (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no model needs
+        recipe = {
+            **without_folders(asdict(config)),
+            "ontologies": [{"name": o.name, "terms": len(o), **o.notice} for o in knowledge],
+            "icd10cm": icd10cm.edition(),
+            "pairs": {name: len(data[name]) for name in data},
+            "effort": effort(began, last is not None, arguments.world_size),
+        }
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     return output
 
@@ -137,7 +147,7 @@ def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTrans
     Raises:
         ValueError: it cannot be loaded, or the packaged weights are not the published ones.
     """
-    folder = str(base or minilm_folder())
+    folder = str(resolve(base) if base else minilm_folder())
     try:
         model = SentenceTransformer(
             folder,

@@ -29,6 +29,11 @@ Scope = Literal["EXACT", "NARROW", "BROAD", "RELATED"]
 
 _CLAUSES = ("id", "name", "def", "synonym", "xref", "is_a", "is_obsolete")
 _HEADER = ("format-version", "ontology", "data-version", "synonymtypedef", "default-namespace")
+_NOTICE = {  # clauses of the header
+    "version": r"^data-version:(.+)$",
+    "licence": r'^property_value:\s*\S*(?:license|licence)"?\s+"?([^"\s]+)',
+    "remark": r"^remark:(.+)$",
+}
 _ICD10 = re.compile(r"ICD-?10-?(?:CM|WHO)?(?:_[\w.-]+)?:\s*(.+)", re.IGNORECASE)
 
 
@@ -74,10 +79,13 @@ class Ontology:
         name: Of the ontology, else of the file: "doid".
         terms: id -> Term.
         skipped: (id or file, reason) of everything that was left out.
+        notice: What the file says of itself, where it does: "version", "licence", "remark".
     """
 
-    def __init__(self, name: str, terms: list[Term], skipped: list[tuple[str, str]]):
-        self.name = name
+    def __init__(
+        self, name: str, terms: list[Term], skipped: list[tuple[str, str]], notice: dict[str, str] | None = None
+    ):
+        self.name, self.notice = name, notice or {}
         self.terms = {term.id: term for term in terms}
         self.skipped = skipped
         self._children: dict[str, list[str]] = {}
@@ -125,7 +133,8 @@ def read(path: str | Path) -> Ontology:
 
     path = Path(path)
     skipped: list[tuple[str, str]] = []
-    text = _usable(_text(path), path, skipped)
+    whole = _text(path)
+    text = _usable(whole, path, skipped)
     try:
         parsed = pronto.Ontology(io.BytesIO(text.encode()), import_depth=0)
     except SyntaxError as error:
@@ -155,7 +164,13 @@ def read(path: str | Path) -> Ontology:
         raise ValueError(f"{path} holds no term with a name")
     if not any(term.icd10cm for term in terms):
         skipped.append((path.name, "no term refers to ICD-10-CM: it adds names and relations, but no codes"))
-    return Ontology(parsed.metadata.ontology or path.stem, _acyclic(terms, skipped), skipped)
+    return Ontology(parsed.metadata.ontology or path.stem, _acyclic(terms, skipped), skipped, _notice(whole))
+
+
+def _notice(text: str) -> dict[str, str]:
+    head = re.split(r"^\[\w+\]", text, maxsplit=1, flags=re.MULTILINE)[0]
+    found = {key: re.search(pattern, head, re.MULTILINE | re.IGNORECASE) for key, pattern in _NOTICE.items()}
+    return {key: match.group(1).strip() for key, match in found.items() if match}
 
 
 def _text(path: Path) -> str:

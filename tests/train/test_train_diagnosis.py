@@ -218,7 +218,13 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
     assert found[0]["label"] in vocabulary.names
 
     recipe = json.loads((one_process / "radfm_diagnosis.json").read_text())
-    assert recipe["data"]["fingerprint"] == load(phantoms).record["fingerprint"]
+    learned = load(phantoms, "train", labelled=True)
+    assert recipe["data"]["fingerprint"] == learned.record["fingerprint"]
+    assert recipe["data"]["licence"] == "Apache-2.0"
+    assert recipe["data"]["cases"] == recipe["cases"]["train"] == len(learned)
+    assert sum(recipe["data"]["modalities"].values()) == sum(len(case.scans) for case in learned)
+    assert recipe["started_from"].keys() == {"text_encoder"}
+    assert recipe["effort"]["seconds"] > 0
     assert recipe["config"]["by_disorder"] == 0.3
     best = max(recipe["validations"], key=lambda entry: entry["eval_auc_within"])
     assert recipe["validation"] == best

@@ -28,7 +28,9 @@ ORGANS = ["lung", "liver", "kidney", "spleen", "brain", "heart", "bone", "skin",
 @pytest.fixture(scope="module")
 def obo(tmp_path_factory) -> Path:
     """Two kinds of disease of twelve organs, each with a synonym, a definition and a code."""
-    lines = ["format-version: 1.2", "ontology: toy", "", "[Term]", "id: T:0", "name: disease"]
+    lines = ["format-version: 1.2", "ontology: toy", "data-version: 2026-01-01"]
+    lines += ['property_value: terms:license "https://creativecommons.org/publicdomain/zero/1.0/" xsd:string']
+    lines += ["", "[Term]", "id: T:0", "name: disease"]
     for i, organ in enumerate(ORGANS):
         for k, (kind, code) in enumerate((("cancer", "C80.1"), ("abscess", "L02.91"))):
             lines += ["", "[Term]", f"id: T:{2 * i + k + 1}", f"name: {organ} {kind}", "is_a: T:0"]
@@ -132,7 +134,13 @@ def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_ot
 
 def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, text_encoder, obo):
     output = train(config(tmp_path / "out", text_encoder, obo, trim=True, held_out=1))
-    assert json.loads((output / "radfm_text.json").read_text())["held_out"] == 1
+    recipe = json.loads((output / "radfm_text.json").read_text())
+    assert recipe["held_out"] == 1
+    licence = "https://creativecommons.org/publicdomain/zero/1.0/"
+    assert recipe["ontologies"] == [{"name": "toy", "terms": 25, "version": "2026-01-01", "licence": licence}]
+    assert recipe["effort"]["seconds"] > 0
+    assert str(tmp_path) not in json.dumps(recipe)
+    assert not list(output.glob("*.bin"))
     texts = ["lung cancer", "abscess of the liver"]
     theirs = SentenceTransformer(str(output), device="cpu").encode(texts, normalize_embeddings=True)
     model, processor = starting_points.untrained(text_encoder=output)

@@ -1,0 +1,58 @@
+"""Where a model comes from and what it took, for the recipe beside its weights.
+
+Decisions:
+- A recipe keeps what the recipes of the folders it started from say of their data, so that a licence is not lost on the
+  way from one checkpoint to the next. Folders are told by their last name.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Of each kind of recipe, newest first: what is told of it.
+_TOLD = {
+    "radfm_finetune.json": ("data", "method", "started_from"),
+    "radfm_diagnosis.json": ("data", "started_from"),
+    "radfm_text.json": ("base", "icd10cm", "ontologies", "pairs", "held_out"),
+}
+
+
+def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
+    """What the checkpoints say of themselves that a model starts from.
+
+    Args:
+        folders: what it starts from -> folder or file; None: it does not.
+    Returns:
+        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from` or, of
+        a text encoder, `ontologies` and more; nothing else where there is no recipe.
+    """
+    return {what: {"name": Path(folder).name, **_told(Path(folder))} for what, folder in folders.items() if folder}
+
+
+def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
+    """What a run took.
+
+    Args:
+        began: `time.monotonic()` at its begin.
+        resumed: whether a killed run went on, whose time before is not counted.
+    Returns:
+        JSON-able: `seconds`, `resumed`, `processes`, and the `device` of each.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    seconds = round(time.monotonic() - began, 1)
+    return {"seconds": seconds, "resumed": resumed, "processes": processes, "device": device}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    for name, keys in _TOLD.items():
+        if (folder / name).is_file():
+            recipe = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = {key: recipe[key] for key in keys if recipe.get(key) is not None}
+            if "base" in found:
+                found["base"] = Path(found["base"]).name
+            return found
+    return {}
