@@ -149,12 +149,13 @@ class Linker:
         found = self._exact(text)
         if top > len(found) or max(seen.confidence for seen in found.values()) < CONFIDENT:
             found = self._near(text, 3 * top + 10) | found
-        found = _neighbours(found) | found
         said = set(wording.words(wording.expand(text)))
         lowered: dict[str, Seen] = {}
         for code, seen in found.items():
             _keep(lowered, _descend(code, said), seen)
-        ranked = sorted(lowered.items(), key=lambda item: (-item[1].confidence, len(item[0]), item[0]))
+        for code, seen in _kin(_by_confidence(lowered)).items():
+            _keep(lowered, code, seen)
+        ranked = _by_confidence(lowered)
         candidates = []
         for code, seen in ranked[:top]:
             entry, confidence = icd10cm.get(code), round(seen.confidence, 3)
@@ -269,18 +270,28 @@ def _settle(found: dict[str, Seen]) -> dict[str, Seen]:
     return settled
 
 
-def _neighbours(found: dict[str, Seen]) -> dict[str, Seen]:
-    """Of the best code what is above it, and below it the child for what is unspecified: other answers to the same."""
-    if not found:
-        return {}
-    code, seen = max(found.items(), key=lambda item: (item[1].confidence, -len(item[0])))
-    entry, neighbours = icd10cm.get(code), {}
-    if entry.parent.kind in ("category", "subcategory"):
-        neighbours[entry.parent.code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"above {code}")
-    below = [child for child in entry.children if child.kind != "extension" and _UNSAID.search(child.description)]
-    if below:
-        neighbours[below[-1].code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"below {code}")
-    return neighbours
+def _by_confidence(found: dict[str, Seen]) -> list[tuple[str, Seen]]:
+    return sorted(found.items(), key=lambda item: (-item[1].confidence, len(item[0]), item[0]))
+
+
+def _kin(ranked: list[tuple[str, Seen]]) -> dict[str, Seen]:
+    """Other answers to the same: of the best code what is above it, and below it the child for what is unspecified; and
+    what the first three have in common, where none of them is surely meant."""
+    kin: dict[str, Seen] = {}
+    for code, seen in ranked[:1]:
+        entry = icd10cm.get(code)
+        if entry.parent.kind in ("category", "subcategory"):
+            kin[entry.parent.code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"above {code}")
+        below = [child for child in entry.children if child.kind != "extension" and _UNSAID.search(child.description)]
+        if below:
+            kin[below[-1].code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"below {code}")
+    if len(ranked) >= 3:
+        first, second, third = (code for code, _ in ranked[:3])
+        pair = icd10cm.common_ancestor(first, second)
+        shared = pair and icd10cm.common_ancestor(pair.code, third)
+        if shared and shared.kind in ("category", "subcategory"):
+            _keep(kin, shared.code, replace(ranked[2][1], evidence=f"above {first}, {second}, {third}"))
+    return kin
 
 
 def _descend(code: str, said: set[str]) -> str:

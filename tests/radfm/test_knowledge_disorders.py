@@ -111,6 +111,17 @@ def test_any_text_is_answered(text):
     assert all(0.3 <= candidate.confidence <= 1 for candidate in found.candidates)
 
 
+@pytest.mark.parametrize(
+    ("name", "above"),
+    [
+        ("long QT syndrome 3", "I45.8"),  # above the best, I45.81, though the name says all that I45.81 does
+        ("gout of knee or elbow", "M10"),  # what the first three have in common
+    ],
+)
+def test_what_lies_above_is_an_answer_too(name, above):
+    assert above in [candidate.code for candidate in link(name).candidates]
+
+
 def test_candidates_are_ranked_distinct_and_ready_for_json():
     found = link("Pulmonary embolism", top=5)
     assert len(found.candidates) == 5
