@@ -17,7 +17,7 @@ CASES, SIDE = 60, 64
 # The command that a line begins with -> what is added to it. An option, or a key of a config, that comes last counts.
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
 SHORTER = {
-    ("prepare", "phantoms"): f"--cases={CASES} --size={SIDE} --processes=1 --fractions=0.4,0.3,0.3".split(),
+    ("prepare", "phantoms"): f"--cases={CASES} --size={SIDE} --processes=1 --fractions=0.3,0.4,0.3".split(),
     ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8"],
     ("train", "diagnosis"): [*_STEPS, "slices_per_step=16", "training.report_to=[]"],
     ("finetune",): ["training.max_steps=2"],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import radfm_server
 from filelock import FileLock
@@ -107,7 +108,7 @@ def fill_workplace(template, tmp_path, monkeypatch):
                 source, target = template / entry, tmp_path / entry
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-        shutil.copy(template / radfm_server.FILLED_IN, tmp_path)
+        shutil.copytree(template / "small", tmp_path, dirs_exist_ok=True)
         for folder in ("train", "benchmarks", "docs"):
             (tmp_path / folder).symlink_to(ROOT / folder)
         monkeypatch.chdir(tmp_path)
@@ -123,7 +124,7 @@ def _made_by(document: Path) -> set[str]:
     for block in blocks(document):
         for words in commands(block.code) if block.language == "bash" and not block.not_run else ():
             if words[:2] == ["radfm", "prepare"]:
-                made.update(words[3:])
+                made.update(word for word in words[3:] if word.startswith("datasets/"))
             elif words[:2] in (["radfm", "train"], ["radfm", "finetune"]) or words[0] == "torchrun":
                 made.update(word.removeprefix("output=") for word in words if word.startswith("output="))
                 made.update(words[i + 1] for i, word in enumerate(words) if word == "--output")
@@ -136,8 +137,7 @@ def _make(folder: Path, shell: Shell) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     study = Path(get_testdata_file("DICOMDIR")).parent / "98892003"  # MR images of one patient, of pydicom's own tests
-    names = ["study", "cases/1", "cases/2", "archive"]
-    for name in names:
+    for name in ("study", "cases/1", "cases/2", "archive"):
         shutil.copytree(study, folder / name)
     made = shell.run("radfm prepare phantoms datasets/phantoms", folder)
     assert made.returncode == 0, made.stdout
@@ -147,18 +147,33 @@ def _make(folder: Path, shell: Shell) -> None:
         first = checkpoints.folder("radfm-phantom-mini") if name is CHECKPOINTS[0] else folder / CHECKPOINTS[0]
         shutil.copytree(first, folder / name, copy_function=shutil.copy if name is CHECKPOINTS[0] else os.link)
     shutil.copytree(checkpoints.folder("radfm-text-mini"), folder / "runs" / "text")
-    names += ["datasets/phantoms", "datasets/mine", "datasets/other", *CHECKPOINTS, "runs/text"]
-    names += _small_files(folder)
+    names = [
+        "study",
+        "cases",
+        "archive",
+        "datasets/phantoms",
+        "datasets/mine",
+        "datasets/other",
+        *CHECKPOINTS,
+        "runs/text",
+    ]
+    _small_files(folder / "small")
     (folder / "names").write_text("\n".join(names))
 
 
-def _small_files(folder: Path) -> list[str]:
-    """Tables, lists of names and pictures; returns where they are."""
+def _study_of(archive: Path) -> str:
+    first = next(path for path in sorted(archive.rglob("*")) if path.is_file())
+    return str(pydicom.dcmread(first).StudyInstanceUID)
+
+
+def _small_files(folder: Path) -> None:
+    """Tables, lists of names and pictures."""
+    folder.mkdir()
     texts = {
         "names.txt": "Pneumothorax\nGlioma\nMeningioma\n",
         "disease_ontology.obo": "\n".join(_ONTOLOGY),
         "ten.txt": "Pneumothorax\nPleural effusion\nEmphysema\n",
-        "labels.csv": "study,disorders\n98892003,Meningioma\n",
+        "labels.csv": f"study,disorders\n{_study_of(folder.parent / 'archive')},Meningioma\n",
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -178,4 +193,3 @@ def _small_files(folder: Path) -> list[str]:
     picture.save(folder / "cat.jpg")
     with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    return [*texts, "pictures", "17", "cat.jpg"]

@@ -1,0 +1,61 @@
+"""The API reference builds without a warning and names all that users rely on."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+from workplace import ROOT
+
+CONTRACT = {  # page -> what stands on it
+    "radfm": [
+        *("Case", "Scan", "read_case", "RadFMConfig", "RadFMModel", "RadFMForDiagnosis", "RadFMProcessor"),
+        *("RadFMImageProcessor", "ZeroShotDiagnosisPipeline", "RadFMProcessor.from_pretrained", "Case.__init__"),
+        *(f"Case.{name}" for name in ("scans", "history", "disorders", "case_id", "patient_id", "skipped")),
+        *(f"Scan.{name}" for name in ("pixels", "modality", "plane", "spacing_mm", "days", "body_part")),
+        *(f"Scan.{name}" for name in ("key_slice", "source")),
+        *(f"RadFMForDiagnosis.{name}" for name in ("forward", "get_text_features", "get_case_features")),
+        *(f"RadFMForDiagnosis.{name}" for name in ("set_disorders", "log_odds", "optimize_for_inference")),
+    ],
+    "radfm/raddiag": ["from_checkpoint"],
+    "radfm/checkpoints": ["folder"],
+    "radfm/starting_points": ["untrained", "from_open_clip", "embed_texts"],
+    "radfm/knowledge/icd10cm": ["get"],
+    "radfm/knowledge/ontology": ["read"],
+    "radfm/knowledge/disorders": ["link", "codes"],
+    "radfm/knowledge/linking": ["Linker.link"],
+    "radfm/data_prep": ["load"],
+    "radfm/data_prep/packed": ["PackedCases", "SliceBudget"],
+    "radfm/data_prep/phantoms": ["make_case", "disorders"],
+    "radfm/eval/saliency": ["saliency", "to_nifti"],
+    "radfm/eval/diagnosis": ["compare"],
+    "radfm/eval/scores": ["Scores.load"],
+    "radfm/train/diagnosis": ["train", "DiagnosisTraining"],
+    "radfm/train/finetune": ["finetune"],
+    "radfm/train/text": ["train", "TextTraining"],
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    spec = importlib.util.spec_from_file_location("api", ROOT / "docs" / "api.py")
+    api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(api)
+    folder = tmp_path_factory.mktemp("api")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # pdoc's
+        api.build(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", CONTRACT)
+def test_every_public_name_has_its_place_in_the_reference(page, reference):
+    html = (reference / f"{page}.html").read_text(encoding="utf-8")
+    missing = [name for name in CONTRACT[page] if f'id="{name}"' not in html]
+    assert not missing
+
+
+def test_the_command_line_and_this_machine_are_not_in_it(reference):
+    pages = list(reference.rglob("*.html"))
+    assert not [page for page in pages if "command" in page.name]
+    assert not [page for page in pages if str(ROOT) in page.read_text(encoding="utf-8")]
