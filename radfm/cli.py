@@ -259,6 +259,68 @@ def serve(
 
 
 @app.command()
+def publish(
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder of a checkpoint, or the name of one of radfm's.")
+    ],
+    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of radfm evaluate --out, or JSON of radfm evaluate text --json; several times."),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--license", help="Of the weights, as the Hub calls it: apache-2.0, cc-by-nc-4.0, ...")
+    ] = "unknown",
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown for the card: what the model is for, in your words.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set it learned from, where its recipe keeps no licence and counts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write, and keep.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the folder, or without --out print the card.")
+    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only you see the repository, if it is new.")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="A larger file of weights is split.")] = "5GB",
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as the Hugging Face Hub wants it, with its card, and upload it.
+
+    Example: radfm publish runs/mine me/mine --evaluation evaluation/ --license apache-2.0 --dry-run --out published/
+    """
+    with needs("data"):
+        from radfm.checkpoints import resolve
+        from radfm.publish import Request
+        from radfm.publish import publish as write
+
+        quiet_transformers()
+        learned = None
+        if data is not None:
+            from radfm.data_prep.about import about
+            from radfm.data_prep.dataset import load
+
+            learned = about(load(data, "train", labelled=True))
+        request = Request(Path(resolve(folder)), repo_id, evaluation or (), licence, notes, learned, max_shard_size)
+        with step(f"Publishing {folder}"):
+            done = write(request, out, not dry_run, private)
+    if as_json:
+        said = {"files": done.files, "left_out": done.left_out, "url": done.url, "folder": out and str(out)}
+        print(json.dumps(said, indent=2))
+        return
+    if dry_run and out is None:
+        print(done.card, end="")
+        return
+    rows = table("file", ">bytes")
+    for name, size in done.files.items():
+        rows.add_row(name, f"{size:,}")
+    show(rows)
+    if done.left_out:
+        show(f"Left out: {', '.join(done.left_out)}", markup=False, highlight=False)
+    show(f"Published: {done.url}" if done.url else f"Written: {out}. Nothing was uploaded.", markup=False)
+
+
+@app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("runs/demo")) -> None:
     """The whole way in minutes: draw patients, train, name what was never trained on, report a case.
 

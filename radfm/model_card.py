@@ -1,0 +1,154 @@
+"""The card of a checkpoint, README.md: the frame of all cards, and how their figures and words are written.
+
+Decisions:
+- Every figure is copied from the JSON of an evaluation, whose checkpoint has the fingerprint of these weights. What no
+  file says is said to be unknown.
+- The head of a card is huggingface_hub's `ModelCardData`; the body is a template of `model_cards/`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from radfm.console import DISCLAIMER
+
+_WATTS = {"CPU": 65, "GPU": 400}  # of a process, assumed
+_LICENCES = {"apache-2.0": "Apache-2.0", "cc0-1.0": "CC0 1.0", "mit": "MIT"}  # as the Hub calls them -> as people do
+_CITATION = """@software{radfm,
+  title  = {radfm: a knowledge-enhanced, multimodal foundation model for radiology},
+  author = {The radfm contributors},
+  year   = {2026}
+}"""
+
+
+@dataclass
+class Facts:
+    """What is known of a checkpoint.
+
+    Attributes:
+        repo_id: Where it is published.
+        weights: SHA-256 of the weights, bytes and parameters: `sha256`, `bytes`, `parameters`, `dtype`.
+        config: Of the model, as in config.json.
+        recipe: What training left beside it; {} where there is none.
+        learned: See `radfm.data_prep.about`; None where nobody recorded it.
+        confidence: Of `radfm calibrate`; {} where there is none.
+        evaluations: Of these weights, see `radfm.publish`.
+        licence: As the Hub calls it.
+        notes: Words of the author, Markdown.
+        radfm: Version that publishes.
+    """
+
+    repo_id: str
+    weights: dict[str, Any]
+    config: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    learned: dict[str, Any] | None = None
+    confidence: dict[str, Any] = field(default_factory=dict)
+    evaluations: Sequence[dict[str, Any]] = ()
+    licence: str = "unknown"
+    notes: str = ""
+    radfm: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.repo_id.rpartition("/")[2]
+
+
+def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[str, str], **context: Any) -> ModelCard:
+    """
+    Args:
+        template: Of `model_cards/`.
+        head: Metadata.
+        table: Of the model, what -> said; weights join it.
+        context: What the template shows besides.
+    Raises:
+        ValueError: The head does not come back as it was written.
+    """
+    jinja = Environment(
+        loader=PackageLoader("radfm.model_cards", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    jinja.filters |= {"cell": cell, "number": lambda n: f"{n:,}", "many": many}
+    size = facts.weights
+    body = jinja.get_template(template).render(
+        name=facts.name,
+        repo_id=facts.repo_id,
+        disclaimer=DISCLAIMER,
+        notes=facts.notes.strip(),
+        facts={
+            **table,
+            "weights": f"{size['bytes'] / 1e6:,.1f} MB, {size['dtype']}",
+            "SHA-256 of the weights": f"`{size['sha256']}`",
+        },
+        effort=_effort(facts.recipe.get("effort")),
+        licence_text=_licence(facts.licence),
+        bibtex=_CITATION,
+        radfm=facts.radfm,
+        **context,
+    )
+    card = ModelCard(f"---\n{head.to_yaml()}\n---\n\n{_tidy(body)}")
+    if card.data.to_dict() != head.to_dict():
+        raise ValueError(f"the head of the card of {facts.repo_id} does not come back as it was written")
+    return card
+
+
+def _effort(effort: dict | None) -> dict | None:
+    if not effort:
+        return None
+    hours = effort["seconds"] / 3600
+    watts = _WATTS["CPU" if effort["device"].startswith("CPU") else "GPU"]
+    used = hours * watts * effort["processes"] / 1000
+    return effort | {
+        "hours": f"{hours:.1f} hours" if hours >= 1 else f"{max(effort['seconds'] / 60, 0.1):.1f} minutes",
+        "watts": watts,
+        "kilowatt_hours": f"{used:.2g}",
+    }
+
+
+def _licence(licence: str) -> str:
+    said = _LICENCES.get(licence, f"`{licence}`")
+    if licence == "unknown":
+        return "The licence of these weights is **unknown**: ask whoever published them before you use them."
+    return f"Weights and code: {said}. Data that it learned from has licences of its own (above)."
+
+
+def figure(figure: dict | None, digits: int = 3, signed: bool = False) -> str:
+    if figure is None:
+        return "–"
+    sign = "+" if signed else ""
+    ends = " to ".join(f"{figure[end]:{sign}.{digits}f}" for end in ("low", "high"))
+    return f"{figure['value']:{sign}.{digits}f} ({ends})".replace("-", "−")
+
+
+def percent(figure: dict) -> str:
+    return f"{figure['value']:.0%} ({figure['low']:.0%} to {figure['high']:.0%})"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{cell(name)} {n:,}" for name, n in counts.items()) or "none"
+
+
+def many(count: int, what: str, plural: str | None = None) -> str:
+    return f"{count:,} {what if count == 1 else plural or what + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def cell(text: Any) -> str:
+    """As text within a table of Markdown."""
+    return "".join(f"\\{c}" if c in r"\|<>&*[]$`" else c for c in " ".join(str(text).split()))
+
+
+def _tidy(text: str) -> str:
+    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    while "\n\n\n" in lines:
+        lines = lines.replace("\n\n\n", "\n\n")
+    return lines.strip() + "\n"

@@ -1,0 +1,351 @@
+"""The card of a diagnosis model: what it learned from, how well it tells head, body and tail, and where it does not.
+
+Decisions:
+- Each band of each evaluation is a result of the model-index, with its interval.
+- What it was never shown is said by the numbers of its training data, and by nothing else.
+- Groups that come from names of folders are not told: a folder may be called after a patient.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from radfm.model_card import Facts, cell, counted, figure, listed, make_card, many, percent
+
+_ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
+_BANDS = {"all": "all", "head": "head: at least 100", "body": "body: 30 to 99", "tail": "tail: fewer than 30"}
+_METRICS = {"auc": "AUC", "ap": "AP", "f1": "F1", "mcc": "MCC", "recall@fpr=0.05": "recall at FPR 5%"}
+_HUB_METRICS = {"auc": ("roc_auc", "Macro AUC"), "ap": ("average_precision", "Macro AP")}
+_CALIBRATION = {
+    "ece": "calibration error (ECE)",
+    "ece_first": "ECE of first ranks",
+    "brier": "Brier score",
+    "log_loss": "log loss",
+}
+_GROUPS = {  # of `radfm.data_prep.about`
+    "scans by modality": "modalities",
+    "scans by part of the body": "body_parts",
+    "patients by age, years": "ages",
+    "patients by sex": "sexes",
+}
+_HEADS = {"text": "text: cosine with the embedding of a disorder's name", "mlp": "a fixed list of disorders"}
+_STARTS = {"model": "checkpoint", "tower_weights": "weights of the slice encoder", "text_encoder": "text encoder"}
+_LEAST_CASES, _WORST = 10, 8  # of a disorder among those told worst, and how many are named
+_RADDIAG = (
+    "The architecture follows RadDiag: Zheng et al., Large-scale long-tailed disease diagnosis on radiology images, "
+    "Nature Communications 15:10147, 2024."
+)
+
+
+def diagnosis_card(facts: Facts) -> ModelCard:
+    """Of a `RadFMForDiagnosis`. Raises: ValueError: the head of the card is not as the Hub wants it."""
+    config, learned, recipe = facts.config, facts.learned or {}, facts.recipe
+    run = recipe.get("key", recipe).get("config", {})
+    synthetic = learned.get("source") == "phantoms"
+    coded = sum(map(bool, config["icd10cm"]))
+    modalities = [name for name in config["modalities"] if name != "other" and not name[-1].isdigit()]
+    head = ModelCardData(
+        language="en",
+        license=facts.licence,
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["radfm", "radiology", "medical", "icd-10-cm", "zero-shot", "custom_code", *["synthetic"] * synthetic],
+        metrics=sorted(hub for hub, _ in _HUB_METRICS.values()) if facts.evaluations else None,
+        model_name=facts.name if facts.evaluations else None,
+        eval_results=[result for one in facts.evaluations for result in _results(one, learned)] or None,
+    )
+    table = {
+        "parameters": f"{facts.weights['parameters']:,}",
+        "slice encoder": f"{config['vision_config']['tower']} (family {config['vision_config']['family']}), "
+        f"{config['vision_config']['image_size']} pixels",
+        "scan and case encoder": _layers(config),
+        "head": _HEADS[config["head"]],
+        "disorders": f"{len(config['disorders']):,}, of them {coded:,} with ICD-10-CM codes",
+    }
+    return make_card(
+        "diagnosis.md",
+        facts,
+        head,
+        table,
+        reads=", ".join(modalities),
+        disorders=len(config["disorders"]),
+        open_vocabulary=config["head"] == "text",
+        trained=config["trained"],
+        synthetic=synthetic,
+        data=learned or None,
+        counted="cases" in learned,
+        groups={what: counted(learned[key]) for what, key in _GROUPS.items() if key in learned},
+        validation_cases=_validated(recipe),
+        starts=list(_starts(recipe.get("started_from") or {}, run, config)),
+        method=[f"{line}." for line in _method(recipe, run)],
+        evaluations=[_evaluation(one) for one in facts.evaluations],
+        never_shown=list(_never_shown(facts, modalities, synthetic, run)),
+        anatomy=_anatomy(facts.evaluations),
+        calibrated=config.get("calibration") is not None,
+        calibration_cases=_calibration_cases(facts),
+        calibrations=list(_calibrations(facts)),
+        confidence=list(_confidence(facts)),
+        citations=[_RADDIAG, *filter(None, [learned.get("citation")])],
+    )
+
+
+def _evaluation(one: dict) -> dict[str, Any]:
+    """What the template shows of an evaluation."""
+    bands, groups = one["bands"], one["subgroups"]
+    shown = {name: what for name, what in _METRICS.items() if one["macro"].get(name, {}).get("all")}
+    known = [row for row in one["disorders"] if row["cases"] >= _LEAST_CASES and row["auc"]]
+    worst = sorted(known, key=lambda row: row["auc"]["value"])[:_WORST]
+    return {
+        "title": f"{one['about'].get('dataset') or 'A data set'}, split {one['split']}"
+        + (f", within {one['within']}" if one["within"] else ""),
+        "cases": one["cases"],
+        "patients": one["patients"],
+        "bootstraps": one["bootstraps"],
+        "origin": _origin(one),
+        "shown": (
+            "Of each case one scan was shown." if one["about"].get("scans") == "one" else "Whole cases were shown."
+        )
+        + (f" A disorder is told from cases of the same {one['within']} only." if one["within"] else ""),
+        "metrics": shown,
+        "bands": [
+            {
+                "name": said,
+                **bands[band],
+                "figures": [figure(one["macro"][name].get(band)) for name in shown],
+            }
+            for band, said in _BANDS.items()
+            if bands[band]["disorders"]
+        ],
+        "notes": list(_ranks(one)),
+        "least_cases": _LEAST_CASES,
+        "weakest": [f"{cell(row['disorder'])} {figure(row['auc'])}" for row in worst],
+        "rows": len(one["disorders"]),
+        "subgroups": [
+            {"attribute": what, "group": group, **row, "auc": figure(row["auc"])}
+            for what in _ATTRIBUTES
+            for group, row in groups.get(what, {}).get("groups", {}).items()
+        ],
+        "gaps": [_gap(what, gap) for what in _ATTRIBUTES if (gap := groups.get(what, {}).get("gap"))],
+        "unknown": [what for what in _ATTRIBUTES if not groups.get(what, {}).get("groups")],
+    }
+
+
+def _origin(one: dict) -> str:
+    split, trained_on = one["split"], one["about"].get("trained_on")
+    if trained_on != one["data"]:
+        which = "another data set than it learned from" if trained_on else "a data set"
+        return f"split {split} of {which} (fingerprint `{one['data']}`); whether patients are in both is not known."
+    warning = {
+        "train": "**It learned from these very cases, so these figures mean little.**",
+        "validation": "**Its best step was chosen on these cases, so these figures are too good.**",
+    }
+    return f"split {split} of the data set that it learned from. " + warning.get(
+        split, "Their patients are in no other split."
+    )
+
+
+def _gap(what: str, gap: dict) -> str:
+    shared = ""
+    if gap.get("shared_auc"):
+        shared = (
+            f"; over the {many(gap['shared_disorders'], 'disorder')} of both, {figure(gap['shared_auc'], signed=True)}"
+        )
+    best, worst = cell(gap["best"]), cell(gap["worst"])
+    return f"Gap by {what}, {best} less {worst}: {figure(gap['auc'], signed=True)}{shared}."
+
+
+def _ranks(one: dict) -> Iterator[str]:
+    kinds = {"ranking": "with one diagnosis", "ranking_unseen": "whose one diagnosis no training case has"}
+    for key, what in kinds.items():
+        ranks = one[key]
+        if ranks["cases"]:
+            yield (
+                f"Of {many(ranks['cases'], 'case')} {what}, it is named first in {percent(ranks['top1'])} and among "
+                f"the first ten in {percent(ranks['top10'])}; median rank {ranks['median_rank']['value']:.0f} of "
+                f"{one['bands']['all']['disorders']:,}."
+            )
+    if left_out := one["about"].get("left_out"):
+        yield f"{many(left_out, 'case')} could not be read, and were left out."
+
+
+def _results(one: dict, learned: Mapping) -> list[EvalResult]:
+    """For the model-index: each band."""
+    about = one["about"]
+    own = about.get("trained_on") == one["data"] and bool(learned.get("title"))
+    within = f", within {one['within']}" if one["within"] else ""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Diagnosis of cases",
+            dataset_type=learned["source"] if own else "other",
+            dataset_name=learned["title"] if own else about.get("dataset") or "unknown",
+            dataset_split=one["split"],
+            dataset_args={"fingerprint": one["data"]},
+            metric_type=hub,
+            metric_name=f"{said}, {'all disorders' if band == 'all' else band}{within}",
+            metric_value=round(found["value"], 4),
+            metric_args={"low": round(found["low"], 4), "high": round(found["high"], 4), "interval": 0.95},
+        )
+        for metric, (hub, said) in _HUB_METRICS.items()
+        for band, found in one["macro"].get(metric, {}).items()
+        if found is not None
+    ]
+
+
+def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: dict) -> Iterator[str]:
+    learned, config = facts.learned or {}, facts.config
+    if synthetic:
+        yield "**A patient.** All its cases were drawn by a program."
+    if seen := learned.get("modalities"):
+        missing = [name for name in modalities if name not in seen]
+        yield f"Modalities: {', '.join(missing)}." if missing else "Modalities: of those it knows, it has seen all."
+    else:
+        yield "Modalities: not recorded."
+    parts = [part for part in learned.get("body_parts", ()) if part != "not stated"]
+    yield f"Any part of the body but {listed(parts)}." if parts else "Parts of the body: not recorded."
+    for what, key, groups in (
+        ("Ages", "ages", ("0 to 17", "18 to 39", "40 to 64", "65 and more")),
+        ("Sexes", "sexes", ("F", "M")),
+    ):
+        stated = {group for group in learned.get(key, ()) if group != "not stated"}
+        missing = [group for group in groups if group not in stated]
+        if not stated:
+            yield f"{what}: not stated of any patient." if key in learned else f"{what}: not recorded."
+        elif missing:
+            yield f"{what}: no patient known to be {' or '.join(missing)}."
+    if withheld := run.get("withheld"):
+        yield f"Disorders withheld on purpose: {', '.join(map(cell, withheld))}."
+    if config["head"] == "text":
+        yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
+    if not config["use_history"]:
+        yield "A clinical history: it looks at pictures alone."
+
+
+def _calibration_cases(facts: Facts) -> str:
+    """On what the scores were calibrated."""
+    record = facts.confidence
+    if not record:
+        cases = facts.recipe.get("cases", {}).get("validation")
+        return (
+            f"{many(cases, 'validation case')} of the data set that it learned from" if cases else "cases not recorded"
+        )
+    own = record["data"] == (facts.learned or {}).get("fingerprint")
+    of = "the data set that it learned from" if own else f"another data set (fingerprint `{record['data']}`)"
+    disorders = record["disorders"]
+    return (
+        f"{many(record['cases'], 'validation case')} of {of}, for {disorders['calibrated']:,} of "
+        f"{disorders['vocabulary']:,} disorders"
+    )
+
+
+def _calibrations(facts: Facts) -> Iterator[dict[str, Any]]:
+    """Tables of before and after, each with where it was measured."""
+    found = []
+    if record := facts.confidence:
+        found.append(("validation, each patient by the fit to the others", record["before"], record["after"]))
+    for one in facts.evaluations:
+        both = one["calibration"] or {}
+        if both.get("how") == "saved" and not one["within"]:
+            found.append((f"split {one['split']}, {many(one['cases'], 'case')}", both["before"], both["after"]))
+    for where, before, after in found:
+        rows = [
+            {"what": what, "before": figure(before[name], 4), "after": figure(after[name], 4)}
+            for name, what in _CALIBRATION.items()
+        ]
+        yield {"where": where, "rows": rows}
+
+
+def _confidence(facts: Facts) -> Iterator[str]:
+    """Thresholds, prediction sets, and whether it knows what is strange to it."""
+    config, record = facts.config, facts.confidence
+    chosen = sum(value is not None for value in config.get("thresholds") or ())
+    if chosen:
+        own = record.get("thresholds_of_their_own", facts.recipe.get("thresholds_of_their_own"))
+        shared = "" if own is None else f", {own:,} of their own, the others in common"
+        yield f"Thresholds: {chosen:,} of {len(config['disorders']):,} disorders have one{shared}."
+    else:
+        yield "Thresholds: none. Nobody chose from which score a disorder counts as found."
+    if sets := config.get("prediction_sets"):
+        promise = {
+            "all": f"all disorders of a case in {sets['coverage']:.0%} of cases",
+            "share": f"{sets['coverage']:.0%} of a case's disorders on average",
+        }[sets["guarantee"]]
+        yield (
+            f"Prediction sets: made to hold {promise}, fitted to {many(sets['patients'], 'patient')}. The promise "
+            "holds for patients like those, and no others."
+        )
+    if reference := record.get("reference"):
+        yield (
+            "A case unlike its training data is told so, by its distance from "
+            f"{many(reference['training_scans'], 'scan')} of {many(reference['training_cases'], 'training case')}, and "
+            f"by modalities other than {listed(reference['modalities'])}."
+        )
+    else:
+        yield "It cannot tell a case that is unlike its training data."
+
+
+def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
+    """What a model started from, in words; each with what its own recipe said."""
+    told = {key: {"name": run[key]} for key in _STARTS if run.get(key)} | found  # recipes of old have the names alone
+    for key, one in told.items():
+        line = f"{_STARTS.get(key, key)} `{cell(one['name'])}`"
+        if "icd10cm" in one:
+            names = [f"ICD-10-CM ({one['icd10cm']})", *(known["name"] for known in one.get("ontologies", ()))]
+            taught = listed([cell(name) for name in names])
+            yield f"{line}, which is {cell(one.get('base', 'all-MiniLM-L6-v2'))} taught {taught}"
+        elif data := one.get("data"):
+            licence = cell(data.get("licence") or "licence unknown")
+            yield f"{line}, which learned from {cell(data.get('title') or data['source'])} ({licence})"
+        else:
+            yield f"{line}; what that learned from is not recorded here"
+    if run and "model" not in told:
+        if "text_encoder" not in told and config["head"] == "text":
+            yield "text encoder all-MiniLM-L6-v2 (Apache-2.0), as published"
+        if "tower_weights" not in told:
+            yield "slice encoder: random weights"
+
+
+def _method(recipe: dict, run: dict) -> Iterator[str]:
+    if not recipe:
+        return
+    if "method" in recipe:
+        share = recipe.get("interpolation", {}).get("share")
+        mixed = "" if share is None else f"; share of the new weights in the mixture {share:g}"
+        yield f"Fine-tuned by method {recipe['method']}{mixed}"
+    if "steps" in recipe:
+        frozen = "; the slice encoder's tower did not learn" if run.get("frozen_tower") else ""
+        yield f"{recipe['steps']:,} steps, of which step {recipe['step']:,} validated best{frozen}"
+    details = {
+        "head": run.get("head"),
+        "level": run.get("level"),
+        "loss": (run.get("loss") or {}).get("name", {"text": "sigmoid", "mlp": "bce"}.get(run.get("head"))),
+        "slices of a step": run.get("slices_per_step"),
+        "learning rate": run.get("training", {}).get("learning_rate"),
+        "seed": run.get("seed"),
+    }
+    yield "; ".join(f"{what} {cell(value)}" for what, value in details.items() if value is not None)
+    if versions := recipe.get("versions"):
+        yield ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield f"The whole recipe is in `{'radfm_finetune.json' if 'key' in recipe else 'radfm_diagnosis.json'}`"
+
+
+def _anatomy(evaluations: Sequence[dict]) -> str:
+    """A sentence that sets the AUC within a part of the body beside that over all; "" where none was measured."""
+    of = {one["within"]: one["macro"]["auc"]["all"] for one in reversed(evaluations)}
+    if None in of and "body part" in of:
+        both = figure(of[None]), figure(of["body part"])
+        return f"Over all cases it is {both[0]}, and from cases of the same part of the body {both[1]}."
+    return "How it does within a part of the body was not measured here." if None in of else ""
+
+
+def _validated(recipe: dict) -> str:
+    cases = recipe.get("cases", {}).get("validation")
+    return f"Its best step was chosen on {many(cases, 'other case')} of the data set." if cases else ""
+
+
+def _layers(config: dict) -> str:
+    counts = [config[part]["num_hidden_layers"] for part in ("scan_config", "case_config")]
+    over = zip(counts, ("the slices of a scan", "the scans of a case"), strict=True)
+    said = [f"{many(n, 'layer')} over {what}" if n else f"mean over {what}" for n, what in over]
+    return f"{'; '.join(said)}; {config['hidden_size']} wide"
