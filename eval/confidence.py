@@ -34,6 +34,7 @@ from radfm.train.diagnosis_data import DrawnCases
 from scipy.special import expit
 from torch import Tensor
 
+from radfm.checkpoints import NAMES, find
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.reference_radfm import FILE, weights_sha256
 
@@ -70,7 +71,10 @@ def fit_confidence(
         ValueError: a split has no labelled case, patients are in several splits, no name of the data is in the
             checkpoint's vocabulary, no validation case has any of them, scores are nan; or as `fit`.
     """
+    if output is None and str(model) in NAMES and not Path(model).is_dir():
+        raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a calibrated copy")
     network, processor = load_checkpoint(model, device)
+    model = find(model)
     _begin_again(network, Path(model))
     everything, cases = load(data), labelled_cases(data, "validation")
     refuse_shared_patients(everything, "validation")

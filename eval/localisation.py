@@ -22,11 +22,10 @@ import torch
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.bootstrap import interval, patient_weights
 from radfm.eval.metrics import bands
-from radfm.eval.predict import refuse_shared_patients
+from radfm.eval.predict import load_checkpoint, refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
 
 from radfm.modeling_radfm import RadFMForDiagnosis
-from radfm.processing_radfm import RadFMProcessor
 
 MEASURES = {"point": "pointing game", "inside": "share inside", "key_slice": "key slice"}
 ROWS = {"model": "model", "centre": "centre of the scan", "random": "random weights"}
@@ -61,8 +60,6 @@ def localise(
         FileNotFoundError: there is no such data set or checkpoint.
         ValueError: no case of the split has a mask, or a patient is in several splits.
     """
-    if not (Path(model) / "config.json").is_file():
-        raise FileNotFoundError(f"{model} is no checkpoint: it holds no config.json")
     refuse_shared_patients(load(data), split)
     cases = load(data, split, labelled=True)
     masked = [index for index, row in enumerate(cases.rows) if any(cases.masks(scan) for scan in row["scan_rows"])]
@@ -70,9 +67,7 @@ def localise(
         raise ValueError(f"{data} has no mask in its split {split!r}: phantoms have, see radfm prepare phantoms")
     if limit is not None and limit < len(masked):
         masked = [masked[int(i * len(masked) / limit)] for i in range(limit)]
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network = RadFMForDiagnosis.from_pretrained(model).eval().to(device)
-    processor = RadFMProcessor.from_pretrained(model)
+    network, processor = load_checkpoint(model, device)
     models = {"model": network, "random": with_random_vision(network, seed)}
     tries: dict[str, list[dict]] = {row: [] for row in ROWS}
     patients, asked, left_out = [], [], set()

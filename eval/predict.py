@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from radfm.data_prep.about import age_group
 from radfm.data_prep.dataset import CaseDataset, load, patient_of
 from radfm.eval.scores import Scores
 from radfm.train.diagnosis_data import DrawnCases, step_loader
@@ -25,6 +26,7 @@ from radfm.train.sampling import steps_in_order
 from radfm.train.slice_features import slice_features
 from torch import Tensor
 
+from radfm.checkpoints import find
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import weights_sha256
@@ -35,7 +37,6 @@ RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # beside the weights:
 _SLICES_PER_STEP = 256
 _MOST_NAMED = 20
 _MOST_FOLDERS = 30
-_AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # years, to below
 _SCANS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}
 
 
@@ -52,7 +53,7 @@ def score(
     """Logits of all labelled cases of a split, calibrated where the checkpoint is.
 
     Args:
-        model: folder of a checkpoint.
+        model: folder of a checkpoint, or name of one that comes with radfm.
         data: folder that `radfm prepare` made.
         names: disorders to score, in place of the data set's; those it does not have have no positive case.
         bf16: compute in bfloat16, where that is faster.
@@ -66,7 +67,7 @@ def score(
             score is no number.
     """
     network, processor = load_checkpoint(model, device)
-    about = {"model": Path(model).name, "checkpoint": weights_sha256(model), **recipe_of(Path(model))}
+    about = about_checkpoint(model)
     kept = about.get("frozen_tower", False)
     return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about, kept)
 
@@ -121,9 +122,8 @@ def labelled_cases(data: str | Path, split: str) -> CaseDataset:
 
 
 def load_checkpoint(folder: str | Path, device: str | None = None) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
-    """Args: device: "cpu", "cuda", ...; None: a GPU where there is one. Raises: FileNotFoundError."""
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it holds no config.json")
+    """Args: device: "cpu", "cuda", ...; None: a GPU where there is one. Raises: as `radfm.checkpoints.find`."""
+    folder = find(folder, local=True)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
 
@@ -274,7 +274,7 @@ def _attributes(cases: CaseDataset, rows: list[dict]) -> dict[str, list[list[str
         "body part": [sorted({scan["body_part"] for scan in mine if scan["body_part"]}) for mine in scans],
         "scans": [[_range(len(mine), _SCANS)] for mine in scans],
         "folder": _folders(scans),
-        "age": [[] if row["age"] is None else [_range(row["age"], _AGES)] for row in rows],
+        "age": [[] if row["age"] is None else [age_group(row["age"])] for row in rows],
         "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
     }
 
@@ -287,6 +287,12 @@ def _folders(scans: list[list[dict]]) -> list[list[str]]:
 
 def _range(value: float, ranges: dict[float, str]) -> str:
     return next(name for below, name in ranges.items() if value < below)
+
+
+def about_checkpoint(model: str | Path) -> dict:
+    """What a table of scores says of whose they are: name, fingerprint of the weights, and `recipe_of`."""
+    folder = find(model, local=True)
+    return {"model": Path(model).name, "checkpoint": weights_sha256(folder), **recipe_of(Path(folder))}
 
 
 def recipe_of(folder: Path) -> dict:

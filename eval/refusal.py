@@ -29,6 +29,7 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from radfm.cases import Case, Scan, read_case
+from radfm.checkpoints import find
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import TrainingReference
@@ -121,7 +122,7 @@ def measure_refusal(
         ValueError: the checkpoint has no reference, a picture cannot be read; or as `radfm.eval.predict.score`.
     """
     network, processor = load_checkpoint(model, device)
-    reference = TrainingReference.load(model)
+    reference = TrainingReference.load(find(model))
     if reference is None:
         raise ValueError(f"{model} does not remember its training data: run radfm calibrate first")
     cases = labelled_cases(data, split)

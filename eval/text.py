@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.linking import Linker
@@ -60,7 +61,8 @@ def evaluate(
     prompts: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict:
-    """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model: {"figures": {space: {figure: value}}, ...}.
+    """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model: {"figures": {space: {figure: value}}, ...},
+    with the SHA-256 of each model's weights as "checkpoints".
 
     Args:
         held_out: the fold asked about; None: the one that the first model's recipe left out, or without models 4.
@@ -91,7 +93,14 @@ def evaluate(
         figures[name] = measure(encode, asked)
         step += 1
     linked = sum(bool(_answers(term)) for term in asked.terms)
-    result = {"terms": len(asked.terms), "linked": linked, "candidates": len(asked.candidates), "figures": figures}
+    result = {
+        "ontology": Path(ontology).stem,
+        "checkpoints": {str(model): fingerprint(model) for model in models},
+        "terms": len(asked.terms),
+        "linked": linked,
+        "candidates": len(asked.candidates),
+        "figures": figures,
+    }
     if link:
         progress(step, steps)
         figures["link()"] = measure_linker(Linker(), asked)
@@ -255,7 +264,7 @@ def encoder(folder: str | Path | None) -> Encode:
 
 def fingerprint(folder: str | Path) -> str:
     """SHA-256 of an encoder's weights, for caches; of its name where it has no file of weights."""
-    file = Path(folder) / "model.safetensors"
+    file = Path(resolve(folder)) / "model.safetensors"
     return hashlib.sha256(file.read_bytes() if file.is_file() else str(folder).encode()).hexdigest()
 
 
@@ -263,7 +272,7 @@ def trained_on(folder: str | Path) -> dict | None:
     """The recipe beside an encoder that radfm trained, or None."""
     from radfm.train.text import RECIPE
 
-    file = Path(folder) / RECIPE
+    file = Path(resolve(folder)) / RECIPE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 

@@ -27,13 +27,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from radfm.data_prep.dataset import load
-from radfm.eval.predict import load_checkpoint, recipe_of, score_with
+from radfm.eval.predict import about_checkpoint, load_checkpoint, score_with
 from radfm.eval.scores import OF_DISORDERS, Scores
 from torch import Tensor
 
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
-from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts, from_open_clip
 
 ABNORMAL = "Abnormal"
@@ -82,7 +81,7 @@ def zero_shot_scores(
         FileNotFoundError, ValueError: as `radfm.eval.predict.score` and `prompt_embeds`.
     """
     network, processor = load_checkpoint(model, device)
-    about = {"model": Path(model).name, "checkpoint": weights_sha256(model), **recipe_of(Path(model))}
+    about = about_checkpoint(model)
     return _scored(network, processor, data, split, names, templates, bf16, progress, about)
 
 

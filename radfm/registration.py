@@ -1,4 +1,4 @@
-"""Makes radfm known to transformers' Auto classes and pipelines.
+"""Makes radfm known to transformers' Auto classes and pipelines, and the names of its checkpoints to `from_pretrained`.
 
 Registering needs our classes, and they need torch: seconds that `radfm --help` or reading a study should not pay. So
 nothing is imported here. `wrapt` calls back when transformers' module with a registry has been imported, which imports
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
-from wrapt import when_imported
+from wrapt import when_imported, wrap_function_wrapper
 
 
 def when_transformers_is_imported() -> None:
@@ -21,11 +21,35 @@ def when_transformers_is_imported() -> None:
         ("pipeline_radfm", "pipelines", _register_pipeline),
     ):
         _when_both_are_imported(f"radfm.{ours}", f"transformers.{theirs}", register)
+    for module, finder in (
+        ("transformers.models.auto.configuration_auto", "AutoConfig.from_pretrained"),
+        ("transformers.models.auto.modeling_auto", "AutoModel.from_pretrained"),
+        ("transformers.models.auto.image_processing_auto", "AutoImageProcessor.from_pretrained"),
+        ("transformers.models.auto.processing_auto", "AutoProcessor.from_pretrained"),
+        ("transformers.models.auto.tokenization_auto", "AutoTokenizer.from_pretrained"),
+        ("transformers.pipelines", "pipeline"),
+        ("radfm.configuration_radfm", "RadFMConfig.from_pretrained"),
+        ("radfm.modeling_radfm", "RadFMPreTrainedModel.from_pretrained"),
+        ("radfm.image_processing_radfm", "RadFMImageProcessor.from_pretrained"),
+        ("radfm.processing_radfm", "RadFMProcessor.from_pretrained"),
+    ):
+        _find_by_name(module, finder)
 
 
 def _when_both_are_imported(ours: str, theirs: str, register: Callable[[ModuleType, ModuleType], None]) -> None:
     when_imported(theirs)(lambda _: import_module(ours))
     when_imported(ours)(lambda module: register(module, import_module(theirs)))
+
+
+def _find_by_name(module: str, finder: str) -> None:
+    """Lets a function that takes a checkpoint know those that come with radfm."""
+
+    def find(wrapped, instance, args, kwargs):
+        from radfm.checkpoints import resolve
+
+        return wrapped(*map(resolve, args), **{name: resolve(value) for name, value in kwargs.items()})
+
+    when_imported(module)(lambda found: wrap_function_wrapper(found, finder, find))
 
 
 def _register_config(ours: ModuleType, theirs: ModuleType) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from radfm.checkpoints import resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -33,8 +34,8 @@ def untrained(
 
     Args:
         config: of the model; its text part is replaced by that of `text_encoder`, where that is given.
-        text_encoder: folder of an encoder that `radfm train text` or sentence-transformers saved; None:
-            all-MiniLM-L6-v2, as packaged.
+        text_encoder: folder of an encoder that `radfm train text` or sentence-transformers saved, or
+            "radfm-text-mini"; None: all-MiniLM-L6-v2, as packaged.
 
     Raises:
         ValueError: where the packaged weights are not the published ones, or the folder holds no such encoder.
@@ -43,7 +44,7 @@ def untrained(
     if text_encoder is None:
         weights = minilm_weights()
     else:
-        folder = Path(text_encoder)
+        folder = Path(resolve(text_encoder))
         try:
             text_config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
             pooling = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
@@ -59,29 +60,6 @@ def untrained(
         model = RadFMForDiagnosis(config).eval()
     model.radfm.text_encoder.encoder.load_state_dict(weights, strict=True)
     return model, processor_for(model.config, tokenizer)
-
-
-def refuse_without_checkpoint(model: str | Path) -> None:
-    """
-    Args:
-        model: Folder of a checkpoint, or its name on the Hub, which is not looked up here.
-    Raises:
-        ValueError: The folder holds no checkpoint of radfm.
-        FileNotFoundError: There is no such folder.
-    """
-    folder = Path(model)
-    if not folder.exists():
-        if folder.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
-            raise FileNotFoundError(f"{model}: no such folder. --model takes the folder of a checkpoint")
-        return
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except OSError:
-        raise ValueError(f"{model} is no checkpoint of radfm: it holds no config.json") from None
-    except ValueError:
-        kind = None
-    if kind != "radfm":
-        raise ValueError(f"{model} is no checkpoint of radfm: its config.json is of another model")
 
 
 def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> RadFMProcessor:

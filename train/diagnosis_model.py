@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from radfm.checkpoints import find, resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
 from radfm.knowledge.disorders import Vocabulary
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -44,8 +45,9 @@ def build(
         ValueError: for a checkpoint, tower or architecture that does not fit the config.
     """
     if config.model is not None:
-        model = RadFMForDiagnosis.from_pretrained(config.model)
-        processor = RadFMProcessor.from_pretrained(config.model)
+        folder = find(config.model)
+        model = RadFMForDiagnosis.from_pretrained(folder)
+        processor = RadFMProcessor.from_pretrained(folder)
         if model.config.head != config.head:
             raise ValueError(f"{config.model} has a head {model.config.head!r}, the config says {config.head!r}")
     else:
@@ -159,7 +161,7 @@ def _new(config: "DiagnosisTraining") -> tuple[RadFMForDiagnosis, RadFMProcessor
         model = RadFMForDiagnosis(RadFMConfig(**given | {"text_config": None}))
         processor = processor_for(model.config)
     if config.tower_weights is not None:
-        load_tower(model.radfm.slice_encoder.tower, config.tower_weights)
+        load_tower(model.radfm.slice_encoder.tower, resolve(config.tower_weights))
     return model, processor
 
 

@@ -15,9 +15,10 @@ from radfm.data_prep.dataset import CaseDataset
 from radfm.train import probe
 from torch import Tensor
 
+from radfm.checkpoints import find
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
-from radfm.starting_points import embed_texts, refuse_without_checkpoint
+from radfm.starting_points import embed_texts
 
 if TYPE_CHECKING:
     from radfm.train.finetune import FineTuning
@@ -93,9 +94,9 @@ def starting_point(config: "FineTuning", cases: CaseDataset) -> tuple[Known, Rad
     """
     if config.model is None:
         raise ValueError("fine-tuning goes on from a checkpoint: give --model")
-    refuse_without_checkpoint(config.model)
-    model = RadFMForDiagnosis.from_pretrained(config.model).eval()
-    processor = RadFMProcessor.from_pretrained(config.model)
+    folder = find(config.model)
+    model = RadFMForDiagnosis.from_pretrained(folder).eval()
+    processor = RadFMProcessor.from_pretrained(folder)
     known, vocabulary = Known.of(model), cases.vocabulary
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
     rows = {new: old for new, name in enumerate(names) if (old := known.row(name)) is not None}

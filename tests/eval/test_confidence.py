@@ -162,7 +162,7 @@ def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp
     ("change", "message"),
     [
         ("names", "is in the checkpoint's vocabulary of 1"),
-        ("nowhere", "nowhere is no checkpoint"),
+        ("nowhere", "nowhere: no such folder"),
         ("no validation", "has no labelled case in its split 'validation'"),
         ("no positives", "no validation case of .* has any"),
         ("nan", "validation cases have scores that are no number"),

@@ -148,7 +148,7 @@ def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):
 def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint, phantoms, tmp_path):
     with pytest.raises(ValueError, match="no labelled case in its split 'validation'"):
         score(checkpoint, phantoms, "validation")
-    with pytest.raises(FileNotFoundError, match="is no checkpoint"):
+    with pytest.raises(ValueError, match="is no checkpoint"):
         score(tmp_path, phantoms)
 
 
@@ -291,7 +291,7 @@ def test_the_command_prints_json_and_takes_options_first(radfm, phantoms, table,
     [
         (["DATA"], 2, "--model"),
         (["nowhere", "--model", "TABLE"], 1, "nowhere holds no finished data set"),
-        (["DATA", "--model", "nowhere"], 1, "nowhere is no checkpoint"),
+        (["DATA", "--model", "nowhere"], 1, "nowhere: no such folder"),
         (["DATA", "--model", "TABLE", "--split", "validation"], 1, "its split is test, not validation"),
         (["DATA", "--model", "TABLE", "--only", "Nonsense"], 1, "no scores of Nonsense"),
         (["DATA", "--model", "TABLE", "--level", "organ"], 1, "no level 'organ'"),

@@ -1,0 +1,125 @@
+"""The checkpoints that come with radfm: found by name, everywhere, without a network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pipeline
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, read_case
+from radfm.knowledge.disorders import Linker, link
+from radfm.starting_points import embed_texts, untrained
+from tests.radfm.untrained import STUDY
+
+MODEL, TEXT = "radfm-phantom-mini", "radfm-text-mini"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A user's empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        checkpoints.folder.cache_clear()
+        yield
+    checkpoints.folder.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "finder", [AutoModel, RadFMForDiagnosis, AutoProcessor, RadFMProcessor, AutoConfig, RadFMConfig]
+)
+def test_from_pretrained_knows_the_name(finder):
+    assert type(finder.from_pretrained(MODEL)).__name__.startswith("RadFM")
+
+
+def test_a_study_is_diagnosed_in_three_lines():
+    diagnose = pipeline("zero-shot-diagnosis", model=MODEL)
+    found = diagnose(read_case(STUDY), candidate_labels=["Cerebral infarction", "Segond fracture"])
+    assert {answer["label"] for answer in found} == {"Cerebral infarction", "Segond fracture"}
+    assert diagnose.model.config.trained
+    assert diagnose.model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("first", ["radfm", "transformers"])
+def test_either_may_be_imported_first(first):
+    second = {"radfm": "transformers", "transformers": "radfm"}[first]
+    code = f"import {first}, {second}; from transformers import pipeline; "
+    code += f"print(pipeline('zero-shot-diagnosis', model='{MODEL}').model.config.model_type)"
+    if first == "transformers":
+        code = "from transformers import pipeline; " + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "radfm\n"
+
+
+def test_both_have_one_text_encoder():
+    model, processor = RadFMForDiagnosis.from_pretrained(MODEL), RadFMProcessor.from_pretrained(MODEL)
+    encoder, tokenizer = AutoModel.from_pretrained(TEXT), AutoTokenizer.from_pretrained(TEXT)
+    own = model.radfm.text_encoder.encoder.state_dict()
+    shared = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("pooler.")}
+    assert own.keys() == shared.keys()
+    assert all(torch.equal(own[name], shared[name]) for name in shared)
+    assert tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    started, started_with = untrained(text_encoder=TEXT)
+    likeness = embed_texts(started, started_with, ["torn ACL", "Sprain of anterior cruciate ligament", "Gallstones"])
+    assert likeness[0] @ likeness[1] > likeness[0] @ likeness[2] + 0.2
+
+
+def test_the_text_encoder_is_a_sentence_transformer_that_links_names():
+    from radfm.eval.text import encoder, fingerprint
+
+    linker = Linker(encoder=encoder(TEXT), fingerprint=fingerprint(TEXT))
+    for name, code in {"water on the lung": "J90", "blocked bile duct": "K83.1"}.items():
+        assert link(name, top=1).candidates[0].code != code  # by words alone
+        assert linker.link(name).candidates[0].code == code
+
+
+def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
+    files = [file for name in checkpoints.NAMES for file in (Path(checkpoints.__file__).parent / name).rglob("*")]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 40e6
+    assert {file.suffix for file in files if file.is_file()} <= {".json", ".safetensors", ".md"}
+
+
+def test_the_whole_folder_is_made_once(cache):
+    whole = checkpoints.folder(MODEL)
+    before = (whole / "model.safetensors").stat().st_mtime_ns
+    checkpoints.folder.cache_clear()
+    assert checkpoints.folder(MODEL) == whole
+    assert (whole / "model.safetensors").stat().st_mtime_ns == before
+    assert [kept.name for kept in whole.parent.parent.iterdir()] == [whole.parent.name]  # nothing half done is left
+
+
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    checkpoints.folder.cache_clear()
+    assert (checkpoints.folder(MODEL) / "model.safetensors").is_file()
+    checkpoints.folder.cache_clear()
+
+
+def test_a_folder_of_that_name_goes_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir(MODEL)
+    assert checkpoints.resolve(MODEL) == MODEL
+    with pytest.raises(ValueError, match="holds no config"):
+        checkpoints.find(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("model", "local", "said"),
+    [
+        ("nowhere", False, "nowhere: no such folder"),
+        ("some-owner/some-model", True, "some-owner/some-model: no such folder"),
+        (TEXT, True, "config.json is of another model"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(model, local, said):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        checkpoints.find(model, local=local)
+
+
+def test_a_name_on_the_hub_is_left_to_transformers():
+    assert checkpoints.find("some-owner/some-model") == "some-owner/some-model"
+    with pytest.raises(ValueError, match="there are radfm-text-mini, radfm-phantom-mini"):
+        checkpoints.folder("radfm-maxi")
