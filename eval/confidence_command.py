@@ -124,6 +124,7 @@ def refusal(
     ] = None,
     split: _Split = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw the ROC curves, as roc.svg or roc.png.")] = None,
     bootstraps: _Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, the crops and the draws.")] = 0,
     device: _Device = None,
@@ -134,10 +135,17 @@ def refusal(
     Example: radfm evaluate refusal datasets/mine --model runs/mine --picture cat.jpg
     """
     with needs("train"):
+        from radfm.data_prep import plots
+        from radfm.eval import figures
         from radfm.eval.refusal import measure_refusal
+    if figure is not None and figure.suffix.lower() not in (".svg", ".png"):
+        raise ValueError(f"{figure}: --figure draws a picture, give it a name such as roc.svg")
     quiet_transformers()
     with step(f"Looking with {model}") as progress:
         found = measure_refusal(model, data, split, picture or (), limit, bootstraps, seed, device, progress)
+    if figure is not None:
+        drawn = figures.refusal(found["strangers"])
+        figure.write_bytes(plots.png(drawn) if figure.suffix.lower() == ".png" else plots.svg_file(drawn).encode())
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return

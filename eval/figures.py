@@ -65,6 +65,23 @@ def roc(curves: Mapping[str, Curves], band: str) -> Figure:
     return figure
 
 
+def refusal(strangers: Mapping[str, dict]) -> Figure:
+    """How many of each kind of strange case are refused, against how many of the split: see `measure_refusal`."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = axes_of(4.0)
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)))
+        for colour, (kind, told) in zip(_cycle(COLOURS, len(strangers)), strangers.items(), strict=True):
+            alarms, recall = np.transpose(told["roc"])
+            label = f"{_short(kind)} (AUC {told['auc']['value']:.3f})"
+            axes.plot(alarms, recall, color=colour, linewidth=1.5, drawstyle="steps-post", label=label, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="cases of the split refused", ylabel="strange cases refused")
+        axes.set_aspect("equal")
+        axes.xaxis.set_major_formatter(_PERCENT)
+        axes.yaxis.set_major_formatter(_PERCENT)
+        axes.legend(loc="lower right", handlelength=1.3)
+    return figure
+
+
 def auc_by_training(rows: Sequence[dict]) -> Figure:
     """AUC of each disorder against its training cases, with the median of disorders that have about as many."""
     known = [row for row in rows if row["auc"]]

@@ -228,15 +228,20 @@ def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n,
     assert refused == max(1, len(cases) // 100)
 
 
-def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat):
+def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat, tmp_path):
     found = measure_refusal(calibrated, phantoms, pictures=[cat], bootstraps=50)
     for kind in ("noise", "cat.png"):
         assert found["strangers"][kind]["auc"]["value"] > 0.95
         assert found["strangers"][kind]["roc"][-1] == [1, 1]
     assert found["false_alarms"]["value"] <= 0.2
-    status, out, _ = radfm("evaluate", "refusal", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat)
+    asked = ["evaluate", "refusal", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
+    status, out, _ = radfm(*asked, tmp_path / "roc.svg")
     assert status == 0
     assert "cat.png" in out
+    assert (tmp_path / "roc.svg").read_text().count("(AUC ") >= 2  # a curve each, as text
+    status, _, said = radfm(*asked, tmp_path / "roc.doc")
+    assert status == 1
+    assert "roc.svg" in said
 
 
 def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
