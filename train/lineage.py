@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from radfm.checkpoints import resolve
+
 # Of each kind of recipe, newest first: what is told of it.
 _TOLD = {
     "radfm_finetune.json": ("data", "method", "started_from"),
@@ -29,7 +31,7 @@ def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
         JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from` or, of
         a text encoder, `ontologies` and more; nothing else where there is no recipe.
     """
-    return {what: {"name": Path(folder).name, **_told(Path(folder))} for what, folder in folders.items() if folder}
+    return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in folders.items() if folder}
 
 
 def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
