@@ -31,7 +31,8 @@ def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
         JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from` or, of
         a text encoder, `ontologies` and more; nothing else where there is no recipe.
     """
-    return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in folders.items() if folder}
+    given = {what: folder for what, folder in folders.items() if folder}
+    return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in given.items()}
 
 
 def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
