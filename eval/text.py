@@ -12,6 +12,9 @@ Decisions:
 - C, hierarchy: Spearman's correlation of cosine with steps in ICD-10-CM, over pairs of codes of the held-out
   categories, as many at each level of kinship; and of (code, sibling, cousin, stranger), how often the cosine falls in
   this order, each comparison counted. A sibling has the same parent, a cousin the same grandparent.
+- What `link()` misses is listed: curators refer to codes of other levels, or to what is near where nothing fits. Of
+  some misses we have judged whether a coder would accept the answer (`judged.csv`: a developer's reading of the tabular
+  list, no certified coder's).
 - D, variants: abbreviations, spelling, word order, plural and lay names (`variants.csv`), each to be found among all
   names of the list and the descriptions of all categories.
 """
@@ -127,7 +130,10 @@ def as_markdown(result: dict) -> str:
         lines.append(f"| {space} | " + " | ".join(cells) + " |")
         if "confident" in figures:
             share, right = figures["confident"], figures["category of the confident"]
-            lines[0] += f"{space} calls {share:.1%} confident, of which {right:.1%} have the right category.\n"
+            lines[0] += f"{space} calls {share:.1%} confident, of which {right:.1%} have the right category."
+            accepted = [miss["accepted"] for miss in figures["misses"] if miss["accepted"] is not None]
+            judged = f"; of {len(accepted):,} judged, a coder would accept {sum(accepted):,}" if accepted else ""
+            lines[0] += f" Its first code is another than the curators' for {len(figures['misses']):,}{judged}.\n"
     if "prompts" in result:
         lines += ["", "| prompt | B@1 | B@10 |", "|---|---|---|"]
         lines += [f"| {style} | {at['R@1']:.3f} | {at['R@10']:.3f} |" for style, at in result["prompts"].items()]
@@ -166,9 +172,15 @@ def measure(encode: Encode, asked: Questions) -> dict[str, float]:
     return found
 
 
-def measure_linker(linker: Linker, asked: Questions) -> dict[str, float]:
-    """Task A of `radfm.knowledge.disorders.link`, and how often what it calls confident is right."""
-    hits, sure, right, count = np.zeros(3), 0, 0, 0
+def measure_linker(linker: Linker, asked: Questions) -> dict:
+    """Task A of `radfm.knowledge.disorders.link`, how often what it calls confident is right, and what it missed.
+
+    Returns:
+        Figure -> value, and "misses", a list of {"name", "curators": their codes, "answer": the first code, its
+        "description", "accepted": whether a coder would accept it, None where nobody has judged it}.
+    """
+    hits, sure, right, count, missed = np.zeros(3), 0, 0, 0, []
+    judged = {(row["name"], row["code"]): row["accepted"] == "yes" for row in read_table("judged.csv")}
     for term in asked.terms:
         if wanted := _answers(term):
             ranked = list(dict.fromkeys(found.code[:_LONGEST_CODE] for found in linker.rank(term.name, top=10)))[:5]
@@ -177,21 +189,12 @@ def measure_linker(linker: Linker, asked: Questions) -> dict[str, float]:
             confident = linker.link(term.name, top=1).codes
             sure += bool(confident)
             right += bool(confident) and confident[0][:3] in {code[:3] for code in wanted}
+            if not wanted & set(ranked[:1]):
+                answer = {"answer": ranked[0], "description": icd10cm.get(ranked[0]).description} if ranked else {}
+                accepted = judged.get((term.name, answer.get("answer")))
+                missed.append({"name": term.name, "curators": sorted(wanted), **answer, "accepted": accepted})
     figures = dict(zip(FIGURES[:3], (hits / count).tolist(), strict=True))
-    return figures | {"confident": sure / count, "category of the confident": right / max(sure, 1)}
-
-
-def misses(encode: Encode, asked: Questions) -> list[dict]:
-    """Each miss of task A by all names: what was asked, what the curators say, and the first answer."""
-    lexicon, terms = Lexicon(), [term for term in asked.terms if _answers(term)]
-    rows = [i for i, code in enumerate(lexicon.codes) if len(code) <= _LONGEST_CODE]
-    likeness = _dense(encode([t.name for t in terms]) @ encode([lexicon.names[i] for i in rows]).T)
-    missed = []
-    for term, row in zip(terms, likeness, strict=True):
-        answer = lexicon.codes[rows[int(row.argmax())]]
-        if answer not in _answers(term):
-            missed.append({"name": term.name, "curators": sorted(_answers(term)), "answer": answer})
-    return missed
+    return figures | {"confident": sure / count, "category of the confident": right / max(sure, 1), "misses": missed}
 
 
 def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, float]]:
@@ -226,8 +229,7 @@ def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, flo
 
 def variants(encode: Encode) -> list[tuple[str, bool]]:
     """Task D, row by row: the kind of variant, and whether it was found."""
-    with files("radfm.eval").joinpath("variants.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table("variants.csv")
     names = list(dict.fromkeys(row["name"] for row in rows))
     candidates = names + [entry.description for entry in icd10cm.entries("category")]
     likeness = _dense(encode([row["variant"] for row in rows]) @ encode(candidates).T)
@@ -274,6 +276,12 @@ def trained_on(folder: str | Path) -> dict | None:
 
     file = Path(resolve(folder)) / RECIPE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file beside this module."""
+    with files("radfm.eval").joinpath(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _codes() -> list[str]:
