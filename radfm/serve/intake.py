@@ -39,14 +39,14 @@ async def write_files(stream: AsyncIterator[bytes], folder: Path, limits: Limits
     Raises:
         Refused: it is more than the limits allow, or no such body.
     """
-    body, held = aiter(stream), b""
-    while b"\n" not in held:
+    body, line, held = aiter(stream), bytearray(), b""
+    while not held:
         block = await anext(body, None)
-        if block is None or len(held) > _LONGEST_HEADER:
+        if block is None or len(line) > _LONGEST_HEADER:
             raise Refused("what was sent is no study")
-        held += block
-    line, _, held = held.partition(b"\n")
-    header = _header(line, limits)
+        before, held, after = block.partition(b"\n")
+        line += before
+    header, held = _header(bytes(line), limits), after
     for name, size in header["files"]:
         with open(folder / name, "xb") as file:
             while size:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,8 +46,9 @@ def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> I
         env=environment,
     ) as process:
         try:
-            process.stdin.write(task.encode())
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended before
+                process.stdin.write(task.encode())
+                process.stdin.close()
             yield from _progress(process.stdout, deadline, limits)
         finally:
             process.kill()  # it has ended, or it must

@@ -23,6 +23,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,6 +34,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from radfm.cases import MODALITIES
 from radfm.checkpoints import find
@@ -42,6 +45,7 @@ from radfm.serve.studies import Studies
 
 _QUEUE = ("/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/startup-events")
 _PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_DRAINING_SECONDS = 10
 _LARGEST_BODY = 64_000  # bytes, of all requests but a study
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -61,7 +65,8 @@ def run(model: str, host: str, port: int, limits: Limits, device: str | None) ->
         signal.signal(number, lambda *_: stop.set())
     try:
         server, url = launch(studies, host, port)
-        show(f"[bold]{url}[/]  answers with {Path(model).name}; Ctrl+C ends it. {DISCLAIMER}", highlight=False)
+        show(f"[bold]{url}[/] answers with {Path(model).name}. Ctrl+C ends it.", highlight=False)
+        show(f"[dim]{DISCLAIMER}[/]")
         if host not in ("127.0.0.1", "localhost", "::1"):
             show("[yellow]Whoever reaches this machine can use the page: it has no password.[/]")
         stop.wait()
@@ -115,9 +120,11 @@ def _server(studies: Studies) -> gradio.Server:
         "modalities": MODALITIES[1:],
         "history": config.use_history,
     }
-    index = (page / "index.html").read_text(encoding="utf-8")
-    index = index.replace("{{ disclaimer }}", DISCLAIMER).replace("{{ model }}", _escaped(Path(studies.model).name))
-    index = index.replace("{{ about }}", json.dumps(about).replace("<", "\\u003c"))
+    words = {
+        "{{ disclaimer }}": DISCLAIMER,
+        "{{ model }}": escape(Path(studies.model).name),
+        "{{ about }}": json.dumps(about).replace("<", "\\u003c"),
+    }
 
     @server.api(name="answer", concurrency_limit=1, api_visibility="private")
     def answer(token: str) -> dict:
@@ -125,11 +132,13 @@ def _server(studies: Studies) -> gradio.Server:
 
     @server.api_route("/", methods=["GET", "HEAD"])
     def root() -> Response:
+        index = (page / "index.html").read_text(encoding="utf-8")
+        for word, said in words.items():
+            index = index.replace(word, said)
         return Response(index, media_type="text/html")
 
     def attach(name: str, kind: str) -> None:
-        content = (page / name).read_bytes()
-        server.get(f"/{name}")(lambda: Response(content, media_type=kind))
+        server.get(f"/{name}")(lambda: Response((page / name).read_bytes(), media_type=kind))
 
     for name, kind in _PAGE.items():
         attach(name, kind)
@@ -145,7 +154,7 @@ def _server(studies: Studies) -> gradio.Server:
             why = f"sending took longer than {limits.seconds} s: drop one series, or fewer"
         except ValueError as error:
             why = one_line(error)
-        # what still comes is not wanted: the connection ends with the answer
+        await _drained(request, limits)
         return JSONResponse({"why": why}, 413, {"Connection": "close"})
 
     @server.get("/answer")
@@ -204,6 +213,16 @@ def _safely(studies: Studies, token: str) -> Iterator[dict]:
         yield {"stage": "refused", "done": 0, "of": 0, "why": "something went wrong with this study, and it was let go"}
 
 
+async def _drained(request: Request, limits: Limits) -> None:
+    """Lets what still comes of a refused study pass by, within reason: a browser that is sending hears no answer."""
+    read = 0
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_DRAINING_SECONDS):
+            async for block in request.stream():
+                if (read := read + len(block)) > limits.megabytes * 10**6:
+                    return
+
+
 def _token(studies: Studies, request: Request) -> str:
     token = request.headers.get("X-Study", "")
     _get(studies, token)
@@ -219,10 +238,6 @@ def _get(studies: Studies, token: str):
         return studies.get(token)
     except KeyError:
         raise HTTPException(410, "this study was let go: drop it again") from None
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
 class _Doors:

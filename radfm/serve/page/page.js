@@ -222,7 +222,7 @@ function row(one, rank, remove = null) {
     const name = make("summary", {}, make("code", {}, code.code), ` ${code.description ?? "not in this edition of ICD-10-CM"}`);
     const also = code.terms.length ? make("p", {}, `Also: ${code.terms.join("; ")}${code.more ? `; and ${code.more} more` : ""}`) : null;
     const path = code.path.length ? make("p", {}, code.path.join(" › ")) : null;
-    return make("details", rank === 1 || remove ? { open: "" } : {}, name, path, also);
+    return make("details", rank === 1 ? { open: "" } : {}, name, path, also);
   });
   if (!codes.length) codes.push(make("p", { class: "soft" }, "no ICD-10-CM code known"));
   const drop = remove && make("button", { type: "button", "aria-label": `Remove ${one.label}`, onclick: remove }, "×");
@@ -338,10 +338,11 @@ class Viewer {
   }
 
   tab(scan, i, heaviest) {
-    const what = [scan.modality, scan.plane].filter(Boolean).join(", ");
+    const known = scan.modality === "modality unknown" ? null : scan.modality;
+    const what = [known, scan.plane].filter(Boolean).join(", ") || "scan";
     const weight = make("span", { class: "weight", title: `weight in the case: ${percent(scan.weight)}` }, make("i", { width: `${100 * scan.weight}%` }));
     return make("button", { type: "button", role: "tab", class: heaviest ? "heaviest" : null, onclick: () => this.choose(i) },
-      make("span", {}, `${i + 1}  ${what}`), make("small", { class: "soft" }, `${many(scan.slices, "slice")} · ${percent(scan.weight)}`), weight);
+      make("span", {}, `${i + 1}  ${what}`), make("small", { class: "soft" }, `${many(scan.slices, "slice")} · weight ${percent(scan.weight)}`), weight);
   }
 
   get scan() { return this.scans[this.chosen]; }
@@ -349,6 +350,7 @@ class Viewer {
   choose(i) {
     this.chosen = i;
     [...$("scans").children].forEach((tab, j) => tab.setAttribute("aria-selected", i === j));
+    $("scans").children[i].scrollIntoView({ block: "nearest", inline: "nearest" });
     const { slices, windows } = this.scan;
     $("position").max = slices - 1;
     $("scrub").hidden = $("key").hidden = slices === 1;
@@ -446,11 +448,13 @@ class Viewer {
     $("grey").textContent = [name && `${name}, ${range[0]} to ${range[1]} HU`.replaceAll("-", "−"), scan.spacing].filter(Boolean).join(" · ");
     const peak = scan.peaks[this.disorder], disorder = study.explained[this.disorder], words = [];
     if (this.shows_map && peak === null) words.push(`Next to nothing in this scan speaks for ${disorder}.`);
-    else if (this.shows_map && scan.slices > 1) words.push(`What speaks most for ${disorder} in this scan is on slice ${peak + 1}.`);
+    else if (this.shows_map && scan.slices > 1) {
+      words.push(`What speaks most for ${disorder} in this scan is on`, make("button", { type: "button", onclick: () => this.go(peak) }, `slice ${peak + 1}`), "·");
+    }
     if (scan.taken.length < scan.slices) words.push(`The model was shown ${scan.taken.length} of its slices, evenly spaced.`);
     if (scan.days) words.push(`${scan.days} days before the newest scan.`);
     words.push("A map shows what the model used, which need not be the lesion.");
-    $("says").textContent = words.join(" ");
+    $("says").replaceChildren(...words.flatMap((word) => [word, " "]));
   }
 
   // How much each slice counted for its scan.

@@ -1,0 +1,513 @@
+"""`radfm serve`: the server over HTTP, and the page in Chromium."""
+
+import asyncio
+import base64
+import io
+import json
+import shutil
+import socket
+import stat
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from untrained import STUDY
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
+from radfm.serve import Limits
+from radfm.serve.intake import unpack, write_files
+from radfm.serve.limits import Refused
+from radfm.serve.reading import read_study
+
+server = pytest.importorskip("radfm.serve.server", reason="needs gradio: pip install 'radfm[serve]'")
+
+NAMES = ["Meningioma", "Pneumothorax", "Gallstones", "Cirrhosis", "Rib fracture"]
+CODES = [["D32.9"], ["J93.9"], ["K80.20"], ["K74.60"], []]
+SECRET = "Mustermann"  # in the names of files, as a patient's name may be
+
+
+def packed(files: dict[str, bytes], **header) -> bytes:
+    listed = [[name, len(content)] for name, content in files.items()]
+    return json.dumps({"files": listed} | header).encode() + b"\n" + b"".join(files.values())
+
+
+def zipped(members: dict[str, bytes], change=None) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            if change:
+                change(entry)
+            archive.writestr(entry, content)
+    return file.getvalue()
+
+
+def picture(side: int = 96) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def ct(slices: int = 40) -> bytes:
+    """A NIfTI whose slices grow brighter, the lower half of each by 500 Hounsfield units."""
+    voxels = np.zeros((64, 48, slices), np.int16)
+    voxels += np.linspace(-900, 200, slices).astype(np.int16)
+    voxels[:, :24] += 500
+    return nibabel.Nifti1Image(voxels, np.diag([-1.5, -1.5, 3, 1])).to_bytes()
+
+
+# --- what comes in --------------------------------------------------------------------------------------------------
+
+
+async def sent(body: bytes, folder: Path, limits: Limits) -> dict:
+    async def blocks():
+        for start in range(0, len(body), 97):
+            yield body[start : start + 97]
+
+    return await write_files(blocks(), folder, limits)
+
+
+def test_files_arrive_as_they_were_sent(tmp_path):
+    files = {"1.dcm": b"abc" * 50, "2.nii.gz": b"", "3": b"\n{}\n"}
+    header = asyncio.run(sent(packed(files, modality="CT"), tmp_path, Limits()))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
+    assert (header["modality"], header["history"]) == ("CT", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"nonsense\n", "no study"),
+        (b"x" * 3_000_000, "no study"),
+        (packed({}), "no file was sent"),
+        (packed({"../1.dcm": b"a"}), "named by numbers"),
+        (packed({"/etc/passwd": b"a"}), "named by numbers"),
+        (packed({f"{SECRET}.dcm": b"a"}), "named by numbers"),
+        (packed({"1.dcm": b"abc"})[:-1], "ended before"),
+        (packed({"1.dcm": b"abc"}) + b"d", "more was sent"),
+        (packed({f"{i}.dcm": b"a" for i in range(6)}), "6 files were sent, and this page takes up to 5 files"),
+        (packed({"1.dcm": bytes(2_100_000)}), "2 MB were sent, and this page takes up to 2 MB"),
+        (b'{"files": [["1.dcm", -5]]}\n', "were sent"),
+        (b'{"files": [["1.dcm", 1]], "history": 5}\na', "no study"),
+    ],
+)
+def test_what_is_no_study_is_refused_in_one_line(body, why, tmp_path):
+    with pytest.raises(Refused, match=why) as refused:
+        asyncio.run(sent(body, tmp_path, Limits(megabytes=2, files=5)))
+    assert "\n" not in str(refused.value)
+
+
+def link(entry):
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+DAMAGED = bytearray(zipped({"a.dcm": bytes(range(256)) * 40}))
+DAMAGED[60:80] = bytes(20)
+ENCRYPTED = bytearray(zipped({"a.dcm": b"abc"}))
+for at in (ENCRYPTED.index(b"PK\x03\x04") + 6, ENCRYPTED.index(b"PK\x01\x02") + 8):
+    ENCRYPTED[at] |= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (zipped({"a/../../b.dcm": b"a"}), "leads out of it"),
+        (zipped({"/etc/b.dcm": b"a"}), "leads out of it"),
+        (zipped({"..\\b.dcm": b"a"}), "leads out of it"),
+        (zipped({"b.dcm": b"/etc/passwd"}, link), "holds a link"),
+        (zipped({"b.zip": b"a"}), "another archive"),
+        (zipped({"b.dcm": zipped({"c.dcm": b"a"})}), "another archive"),
+        (zipped({"b.dcm": bytes(2_100_000)}), "unpacks to more than that: this page takes up to 2 MB"),
+        (zipped({f"{i}.dcm": b"a" for i in range(6)}), "6 files, and this page takes up to 5 files"),
+        (bytes(ENCRYPTED), "encrypted"),
+        (bytes(DAMAGED), "damaged"),
+        (zipped({"a.dcm": b"abc"})[:40], "damaged"),
+    ],
+)
+def test_a_bad_zip_is_refused_and_nothing_leaves_its_folder(content, why, tmp_path):
+    (folder := tmp_path / "in").mkdir()
+    (folder / "1.zip").write_bytes(content)
+    with pytest.raises(Refused, match=why):
+        unpack(folder, Limits(megabytes=2, files=5))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert not (folder / "1.zip").exists()
+
+
+def test_members_of_a_zip_get_numbers_and_what_belongs_together_the_same_one(tmp_path):
+    members = {f"{SECRET}/a.img": b"2", f"{SECRET}/a.hdr": b"1", f"{SECRET}/b.nii.gz": b"3", "__MACOSX/a.img": b"4"}
+    (tmp_path / "4.zip").write_bytes(zipped(members))
+    (tmp_path / "3.dcm").write_bytes(b"5")
+    unpack(tmp_path, Limits())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        **{"3.dcm": b"5", "5.hdr": b"1", "5.img": b"2", "6.nii.gz": b"3"}
+    }
+
+
+def read(folder: Path, files: dict[str, bytes], limits: Limits):
+    (folder / "in").mkdir(parents=True)
+    for name, content in files.items():
+        (folder / "in" / name).write_bytes(content)
+    header = {"modality": "CT", "history": None}
+    return list(read_study(folder, header, limits, time.monotonic() + limits.seconds))
+
+
+def test_a_study_read_in_its_own_process_is_what_read_case_reads(tmp_path):
+    study = zipped({file.name: file.read_bytes() for file in STUDY.rglob("*") if file.is_file()})
+    *so_far, case = read(tmp_path, {"1.zip": study, "2.png": picture(), "3.txt": b"hello"}, Limits())
+    expected = read_case(STUDY, modality="CT").scans
+    assert so_far[-1][0] == so_far[-1][1] > 1
+    assert [scan.plane for scan in case.scans[:-1]] == [scan.plane for scan in expected]
+    for scan, same in zip(case.scans, expected, strict=False):
+        np.testing.assert_array_equal(scan.pixels, same.pixels)
+        assert (scan.modality, scan.spacing_mm, scan.days) == (same.modality, same.spacing_mm, same.days)
+    assert (case.scans[-1].modality, case.scans[-1].pixels.shape) == ("CT", (1, 96, 96))
+    assert [file for file, _ in case.skipped] == ["3.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "limits", "why"),
+    [
+        ({"1.txt": b"hello"}, Limits(), "no image could be read: 1.txt is not an image format"),
+        ({"1.nii": ct()}, Limits(slices=39), "has 40 slices, and this page takes up to 39"),
+        ({"1.nii": ct()}, Limits(seconds=0), "took longer than 0 s"),
+        ({"1.nii": ct()}, Limits(megabytes=-110), "1.nii needs more memory than this machine has free"),
+    ],
+)
+def test_a_study_that_cannot_be_read_is_refused_in_one_line(files, limits, why, tmp_path):
+    with pytest.raises(Refused, match=why) as refused:
+        read(tmp_path, files, limits)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_reader_that_dies_takes_nobody_along(tmp_path, monkeypatch):
+    monkeypatch.setattr("radfm.serve.reading.sys.executable", shutil.which("false"))
+    with pytest.raises(Refused, match="a file of this study broke its reader"):
+        read(tmp_path, {"1.nii": ct()}, Limits())
+
+
+# --- the server -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    torch.manual_seed(0)
+    parts = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = RadFMConfig(
+        vision_config={"family": "resnet", "tower": "test_resnet", "image_size": 64},
+        scan_config=parts | {"num_positions": 64},
+        case_config=parts,
+        text_config={"model_type": "bert", "hidden_size": 32} | parts,
+        hidden_size=48,
+        projection_dim=32,
+        trained=True,
+    )
+    model = RadFMForDiagnosis(config)
+    model.set_disorders(NAMES, F.normalize(torch.randn(5, 32), dim=-1), CODES)
+    model.logit_bias.data.zero_()
+    model.config.calibration = {"slopes": [1.0] * 5, "shifts": [0.0] * 5, "one_of": []}
+    model.config.thresholds = [0.5, None, 0.5, 0.5, 0.5]
+    model.save_pretrained(folder)
+    RadFMProcessor(RadFMImageProcessor(size=64)).save_pretrained(folder)
+    studies = server.open_studies(str(folder), Limits(megabytes=4, seconds=60, files=50), device="cpu")
+    yield studies
+    studies.close()
+
+
+@pytest.fixture(scope="module")
+def url(studies) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running, url = server.launch(studies, "127.0.0.1", port)
+    yield url
+    running.blocks.close(verbose=False)
+
+
+@pytest.fixture
+def nothing_left(studies):
+    """Fails where a test leaves a file in the folders for temporary ones, Gradio's among them."""
+    places = [Path(tempfile.gettempdir()), Path(tempfile.gettempdir()) / "gradio"]
+    before = [set(place.glob("*")) for place in places]
+    yield
+    new = {path for place, old in zip(places, before, strict=True) for path in set(place.glob("*")) - old}
+    assert not {path for path in new if "radfm" in path.name or path.parent.name == "gradio"}
+    assert not [path for path in studies.root.rglob("*") if path.is_file()]
+
+
+def call(address: str, body: bytes | None = None, token: str = "", kind: str = "application/json"):
+    """(status, content)"""
+    request = urllib.request.Request(address, body, {"X-Study": token, "Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def ask(url: str, body: bytes) -> tuple[str, dict]:
+    """Sends a study and waits for its turn: its token, and the last that the queue says of it."""
+    status, said = call(url + "study", body)
+    if status != 200:
+        return "", {"stage": "refused", "why": json.loads(said)["why"]}
+    token = json.loads(said)["study"]
+    join = {"data": [token], "fn_index": 0, "session_hash": token}
+    assert call(url + "gradio_api/queue/join", json.dumps(join).encode())[0] == 200
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={token}", timeout=60) as events:
+        for line in events:
+            if b'"process_completed"' in line:
+                return token, json.loads(line[6:])["output"]["data"][0]
+    raise AssertionError("the queue ended without a word")
+
+
+def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, url, nothing_left, tmp_path):
+    images = sorted(file for file in STUDY.rglob("*") if file.is_file())
+    study = zipped({f"{SECRET}/{file.relative_to(STUDY)}": file.read_bytes() for file in images})
+    (tmp_path / "1.nii").write_bytes(ct())
+    body = packed({"1.zip": study, "2.nii": ct(), "3.txt": b"hello"}, modality="CT")
+    token, last = ask(url, body)
+    assert last["stage"] == "answered", last
+    _, said = call(url + "answer", token=token)
+    shown = json.loads(said)
+    case = read_case([STUDY, tmp_path / "1.nii"], modality="CT")
+    expected = studies.pipe(case)
+    assert [one["label"] for one in shown["diagnoses"]] == [one["label"] for one in expected]
+    assert [one["score"] for one in shown["diagnoses"]] == pytest.approx([one["score"] for one in expected], rel=1e-4)
+    assert [scan["slices"] for scan in shown["scans"]] == [len(scan.pixels) for scan in case.scans]
+    assert [file for file, _ in shown["skipped"]] == ["3.txt"]
+    volume = len(shown["scans"]) - 1
+    assert [window["name"] for window in shown["scans"][volume]["windows"]] == ["Soft tissue", "Lung", "Bone"]
+    _, jpeg = call(f"{url}sheet/{volume}/0/2", token=token)
+    assert Image.open(io.BytesIO(jpeg)).size == (4 * 64, 2 * 48)  # slices 32 to 39
+    assert call(f"{url}sheet/{volume}/0/3", token=token)[0] == 404
+    _, maps = call(url + "maps/0", token=token)
+    assert len(maps) == sum(np.prod(scan["map"]) for scan in shown["scans"])
+    _, report = call(url + "report", token=token)
+    assert b"Case report" in report
+    assert SECRET.encode() not in said + report
+    call(url + "forget", token.encode())
+    assert call(url + "answer", token=token)[0] == 410
+
+
+def test_typed_names_are_scored_without_looking_at_the_study_again(studies, url, tmp_path):
+    token, _ = ask(url, packed({"1.png": picture()}, modality="X-ray"))
+    looks = []
+    hook = studies.pipe.model.radfm.slice_encoder.register_forward_pre_hook(lambda *_: looks.append(1))
+    status, said = call(url + "names", b'{"names": ["Segond  fracture", "gallstones"]}', token)
+    hook.remove()
+    assert (status, looks) == (200, [])
+    found = {one["label"]: one for one in json.loads(said)["diagnoses"]}
+    (tmp_path / "1.png").write_bytes(picture())
+    case = read_case(tmp_path / "1.png", modality="X-ray")
+    expected = {one["label"]: one["score"] for one in studies.pipe(case, candidate_labels=list(found))}
+    assert {name: one["score"] for name, one in found.items()} == pytest.approx(expected, rel=1e-4)
+    assert (found["Segond fracture"]["calibrated"], found["gallstones"]["calibrated"]) == (False, True)
+    assert b"Segond fracture" in call(url + "report", token=token)[1]
+    assert len(json.loads(call(url + "names", b'{"remove": "Segond fracture"}', token)[1])["diagnoses"]) == 1
+    for names, why in ([""], "a name has"), (["x" * 301], "a name has"), ([str(i) for i in range(51)], "up to 50"):
+        status, said = call(url + "names", json.dumps({"names": names}).encode(), token)
+        assert (status, why in json.loads(said)["why"]) == (422, True)
+
+
+def test_bad_uploads_disturb_nobody(url, nothing_left, capfd):
+    good, bad = packed({"1.nii": ct()}, modality="CT"), zipped({"a.zip": b"a"})
+    broken = ct()[:9_000]
+    bodies = [good, packed({"1.zip": bad}), packed({"1.nii": broken}), packed({"1.png": bytes(5_000_000)}), good]
+    answers = [None] * len(bodies)
+
+    def visit(i):
+        answers[i] = ask(url, bodies[i])
+
+    visitors = [threading.Thread(target=visit, args=(i,)) for i in range(len(bodies))]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    assert [last["stage"] for _, last in answers] == ["answered", *["refused"] * 3, "answered"]
+    assert "another archive" in answers[1][1]["why"]
+    assert "1.nii" in answers[2][1]["why"]
+    assert "5 MB were sent, and this page takes up to 4 MB" in answers[3][1]["why"]
+    first, last = (json.loads(call(url + "answer", token=answers[i][0])[1]) for i in (0, -1))
+    assert first["diagnoses"] == last["diagnoses"]
+    for token, _ in answers:
+        call(url + "forget", token.encode())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_what_the_page_needs_is_there_and_only_with_a_token(url, nothing_left):
+    token, _ = ask(url, packed({"1.png": picture()}))
+    for address in ("answer", "sheet/0/0/0", "maps/0", "report", "names"):
+        body = b"{}" if address == "names" else None
+        assert call(url + address, body, token)[0] == 200
+        assert call(url + address, body, token[:-1] + "!")[0] == 410
+    upload = b'--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nb\r\n--a--\r\n'
+    for address in ("config", "gradio_api/info", "docs", "openapi.json", "gradio_api/file=/etc/passwd", "page.py"):
+        assert call(url + address)[0] == 404
+    assert call(url + "gradio_api/upload", upload, kind="multipart/form-data; boundary=a")[0] == 404
+    assert call(url + "forget", bytes(100_000))[0] == 413
+    call(url + "forget", token.encode())
+
+
+def test_answers_go_when_they_are_idle_or_too_much(studies, url):
+    first, second = (ask(url, packed({"1.png": picture()}))[0] for _ in range(2))
+    limits = studies.limits
+    try:
+        studies.limits = Limits(kept_megabytes=0)
+        studies.tidy()
+        assert [call(url + "answer", token=token)[0] for token in (first, second)] == [410, 200]
+        studies.limits = Limits(idle_seconds=0)
+        studies.tidy()
+        assert call(url + "answer", token=second)[0] == 410
+    finally:
+        studies.limits = limits
+
+
+def test_a_model_that_takes_too_long_is_stopped(studies, url, monkeypatch, nothing_left):
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 61)
+    clock = lambda *_: monkeypatch.setattr("radfm.serve.studies.time", later)  # noqa: E731
+    hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(clock)
+    _, last = ask(url, packed({"1.png": picture()}))
+    hook.remove()
+    assert last["why"] == "the study took longer than 60 s: drop one series, or fewer"
+
+
+def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
+    status, out, err = radfm("serve", "--model", tmp_path / "nowhere")
+    assert (status, out) == (1, "")
+    assert "no such folder" in err
+    assert err.strip().count("\n") == 0
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs a browser and its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,800"):
+        options.add_argument(f"--{argument}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path_factory.mktemp("down"))})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.downloads = Path(options.experimental_options["prefs"]["download.default_directory"])
+    yield browser
+    browser.quit()
+
+
+def until(what, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+    return found
+
+
+def drop(browser, url: str, *files: Path) -> str:
+    """Opens the page and sends a study; returns how that ended, "study" or "empty"."""
+    browser.get(url)
+    browser.find_element("id", "modality").send_keys("CT")
+    browser.find_element("id", "files").send_keys("\n".join(map(str, files)))
+
+    def ended():
+        state = browser.find_element("tag name", "body").get_attribute("data-state")
+        refused = browser.find_element("id", "why").is_displayed()
+        return state if state == "study" or (state == "empty" and refused) else None
+
+    return until(ended)
+
+
+def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
+    (file := tmp_path / f"{SECRET}.nii").write_bytes(ct())
+    assert drop(browser, url, file) == "study"
+    element = lambda name: browser.find_element("id", name)  # noqa: E731
+    shown = lambda: element("slice").get_attribute("data-shown")  # noqa: E731
+
+    case = read_case(file, modality="CT")
+    expected = studies.pipe(case)
+    rows = [row.text for row in browser.find_elements("css selector", "#found .label")]
+    assert rows == [one["label"] for one in expected]
+    assert "Diseases of the respiratory system" in element("found").get_attribute("textContent")
+    assert "not a medical device" in browser.find_element("css selector", "header .only").text
+
+    until(shown)
+    element("viewport").send_keys("\ue010")  # End
+    until(lambda: shown() == "0/39")
+    element("viewport").send_keys("\ue012")  # Left
+    until(lambda: shown() == "0/38")
+    scroll = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -60, cancelable: true}))"
+    browser.execute_script(scroll, element("viewport"))
+    until(lambda: shown() == "0/36")
+    assert "slice 37 of 40" in element("where").text
+
+    seen = pixels(browser)
+    element("map").click()
+    until(lambda: (np.ptp(pixels(browser).astype(int), axis=2) == 0).all())  # grey
+    plain = pixels(browser)
+    height, width = plain.shape[:2]
+    assert abs(int(plain[height // 4, width // 2, 0]) - int(plain[3 * height // 4, width // 2, 0])) > 50  # its halves
+    from radfm.eval.saliency import explain, overlay
+
+    found = explain(studies.pipe.model, studies.pipe.processor, case, [rows[0]])[0]
+    wanted = Image.fromarray(found.scan_map(0, [36])[0]).resize((width, height), Image.Resampling.BILINEAR)
+    difference = overlay(plain, np.asarray(wanted)).astype(int) - seen
+    assert np.abs(difference).mean() < 2
+    assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
+
+    element("name").send_keys("Segond fracture; cirrhosis\n")
+    typed = until(lambda: browser.find_elements("css selector", "#typed .label"))
+    assert {name.text for name in typed} == {"Segond fracture", "cirrhosis"}
+    element("report").click()
+    report = until(lambda: [file for file in browser.downloads.glob("*.html") if file.stat().st_size])[0].read_text()
+    assert "Segond fracture" in report
+    assert SECRET not in report + browser.page_source
+
+
+def pixels(browser) -> np.ndarray:
+    """The slice as it is shown, (H, W, 3), without what is black around it."""
+    uri = browser.execute_script("return document.getElementById('slice').toDataURL()")
+    canvas = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+    rows, columns = (np.flatnonzero((canvas[..., 3] > 0).any(axis)) for axis in (1, 0))
+    return canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, :3]
+
+
+def test_the_page_says_why_a_study_is_refused(browser, url, tmp_path):
+    (tmp_path / f"{SECRET}.zip").write_bytes(zipped({"a.zip": b"a"}))
+    assert drop(browser, url, tmp_path / f"{SECRET}.zip") == "empty"
+    why = browser.find_element("id", "why").text
+    assert why == "The zip file holds another archive: unpack it and drop what is in it."
+    (tmp_path / "large.nii").write_bytes(bytes(4_100_000))
+    assert drop(browser, url, tmp_path / "large.nii") == "empty"
+    assert "up to 4 MB" in browser.find_element("id", "why").text
+
+
+def test_the_page_fits_a_phone_and_asks_nobody_else(browser, url, tmp_path):
+    browser.get_log("performance")
+    (tmp_path / "a.png").write_bytes(picture())
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    assert drop(browser, url, tmp_path / "a.png") == "study"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert browser.find_element("css selector", "header .only").is_displayed()
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert len(asked) > 5
+    assert not [address for address in asked if not address.startswith((url, "blob:", "data:"))]
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
