@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint docs checkpoints clean
+.PHONY: demo test lint docs checkpoints cards clean
 
 demo: .venv/installed
 	$(BIN)/radfm demo
@@ -36,6 +36,14 @@ checkpoints: .venv/installed
 	$(BIN)/radfm evaluate text radfm-text-mini --ontology $(ONTOLOGY) --json > evaluation/text.json
 	$(BIN)/radfm evaluate $(PHANTOMS) --model radfm-phantom-mini --out evaluation/phantom_mini
 	$(BIN)/radfm evaluate $(PHANTOMS) --model radfm-phantom-mini --within "body part" --out evaluation/phantom_mini_within
+
+# The cards of both, from these evaluations.
+cards: .venv/installed
+	$(BIN)/radfm publish radfm-text-mini radfm-text-mini --license apache-2.0 --evaluation evaluation/text.json \
+		--notes model_cards/notes/radfm-text-mini.md --dry-run > model_cards/radfm-text-mini.md
+	$(BIN)/radfm publish radfm-phantom-mini radfm-phantom-mini --license apache-2.0 --evaluation evaluation/phantom_mini \
+		--evaluation evaluation/phantom_mini_within --notes model_cards/notes/radfm-phantom-mini.md --dry-run \
+		> model_cards/radfm-phantom-mini.md
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radfm needs Python 3.11 or later: make PYTHON=python3.12 ...")'

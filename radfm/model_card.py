@@ -118,12 +118,14 @@ def _licence(licence: str) -> str:
     return f"Weights and code: {said}. Data that it learned from has licences of its own (above)."
 
 
-def figure(figure: dict | None, digits: int = 3, signed: bool = False) -> str:
-    if figure is None:
+def figure(found: dict | None, digits: int = 3, signed: bool = False) -> str:
+    """A value with its interval."""
+    if found is None:
         return "–"
     sign = "+" if signed else ""
-    ends = " to ".join(f"{figure[end]:{sign}.{digits}f}" for end in ("low", "high"))
-    return f"{figure['value']:{sign}.{digits}f} ({ends})".replace("-", "−")
+    between = " to " if signed or found["low"] < 0 else "–"
+    ends = between.join(f"{found[end]:{sign}.{digits}f}" for end in ("low", "high"))
+    return f"{found['value']:{sign}.{digits}f} ({ends})".replace("-", "−")
 
 
 def percent(figure: dict) -> str:

@@ -103,10 +103,7 @@ def _evaluation(one: dict) -> dict[str, Any]:
         "patients": one["patients"],
         "bootstraps": one["bootstraps"],
         "origin": _origin(one),
-        "shown": (
-            "Of each case one scan was shown." if one["about"].get("scans") == "one" else "Whole cases were shown."
-        )
-        + (f" A disorder is told from cases of the same {one['within']} only." if one["within"] else ""),
+        "shown": " ".join(_shown(one)),
         "metrics": shown,
         "bands": [
             {
@@ -129,6 +126,16 @@ def _evaluation(one: dict) -> dict[str, Any]:
         "gaps": [_gap(what, gap) for what in _ATTRIBUTES if (gap := groups.get(what, {}).get("gap"))],
         "unknown": [what for what in _ATTRIBUTES if not groups.get(what, {}).get("groups")],
     }
+
+
+def _shown(one: dict) -> Iterator[str]:
+    yield "Of each case one scan was shown." if one["about"].get("scans") == "one" else "Whole cases were shown."
+    if one["within"]:
+        yield f"A disorder is told from cases of the same {one['within']} only."
+    if one["level"] != "disorder":
+        yield f"What is told is no single disorder, but its ICD-10-CM {one['level']}."
+    if one["only"]:
+        yield f"Its author chose {many(len(one['only']), 'disorder')} to be measured."
 
 
 def _origin(one: dict) -> str:
@@ -332,11 +339,20 @@ def _method(recipe: dict, run: dict) -> Iterator[str]:
 
 def _anatomy(evaluations: Sequence[dict]) -> str:
     """A sentence that sets the AUC within a part of the body beside that over all; "" where none was measured."""
-    of = {one["within"]: one["macro"]["auc"]["all"] for one in reversed(evaluations)}
-    if None in of and "body part" in of:
-        both = figure(of[None]), figure(of["body part"])
-        return f"Over all cases it is {both[0]}, and from cases of the same part of the body {both[1]}."
-    return "How it does within a part of the body was not measured here." if None in of else ""
+    of = {one["within"]: one for one in reversed(evaluations)}
+    if None not in of:
+        return ""
+    overall = figure(of[None]["macro"]["auc"]["all"])
+    if "body part" in of:
+        within = figure(of["body part"]["macro"]["auc"]["all"])
+        return f"Over all cases it is {overall}, and from cases of the same part of the body {within}."
+    parts = of[None]["subgroups"].get("body part", {}).get("groups", {})
+    found = sorted((row["auc"]["value"], part) for part, row in parts.items() if row["auc"])
+    if not found:
+        return "How it does within a part of the body was not measured."
+    (low, worst), (high, best) = found[0], found[-1]
+    ends = f"{low:.3f} ({cell(worst)}) to {high:.3f} ({cell(best)})"
+    return f"Over all cases it is {overall}, and within parts of the body {ends}."
 
 
 def _validated(recipe: dict) -> str:

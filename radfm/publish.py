@@ -40,7 +40,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
               "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip
 _SENTENCES = ("modules.json", "config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _REPLACED = ["model*.safetensors", "*.safetensors.index.json", REFERENCE, EVALUATION]  # of what was published before
-_OF_EVALUATION = ("data", "split", "level", "within", "cases", "patients", "bootstraps", "bands")
+_OF_EVALUATION = ("data", "split", "level", "only", "within", "cases", "patients", "bootstraps", "bands")
 _OF_MODEL = ("macro", "ranking", "ranking_unseen", "subgroups", "disorders")
 
 
@@ -185,6 +185,7 @@ def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str
     custom_object_save(model, out, config=model.config)
     model.config.save_pretrained(out)
     processor.save_pretrained(out)
+    _forget_place(out)
     _write_weights(files, out, max_shard_size)
     if (reference := TrainingReference.load(folder)) is not None:
         reference.about["weights"] = weights_sha256(out)
@@ -220,6 +221,13 @@ def _tensors(files: Sequence[Path]) -> dict:
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
+def _forget_place(out: Path) -> None:
+    """Takes out of a tokenizer's configuration what transformers notes of how it was loaded."""
+    if (file := out / "tokenizer_config.json").is_file():
+        said = read_json(file)
+        _write_json(file, {key: said[key] for key in said if key not in ("is_local", "local_files_only")})
+
+
 def _dtypes(files: Sequence[Path]) -> str:
     floats = (tensor.dtype for tensor in _tensors(files).values() if tensor.is_floating_point())
     return " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in floats}))
@@ -248,6 +256,7 @@ def _write_text_encoder(folder: Path, out: Path) -> dict[str, Any]:
     for name in (*_SENTENCES, *_TOKENIZER):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
+    _forget_place(out)
     return {"parameters": sum(tensor.numel() for tensor in _tensors(files).values()), "dtype": _dtypes(files)}
 
 

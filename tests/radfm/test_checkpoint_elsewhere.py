@@ -2,14 +2,10 @@
 
 import json
 import os
-import site
 import subprocess
 import sys
-import venv
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
@@ -32,20 +28,6 @@ with torch.no_grad():
     texts = model.get_text_features(**processor(text=["Glioma"]))
 print(json.dumps([type(model).__module__, logits.tolist(), texts.tolist()]))
 """
-
-
-@pytest.fixture(scope="module")
-def python_without_radfm(tmp_path_factory) -> Path:
-    """A second environment with this one's packages but radfm: an editable or installed radfm is left out."""
-    home = tmp_path_factory.mktemp("elsewhere")
-    venv.create(home, symlinks=True)
-    target = next(home.glob("lib/python*/site-packages"))
-    for folder in map(Path, site.getsitepackages()):
-        for entry in folder.iterdir():
-            name = entry.name.lower()
-            if "radfm" not in name and not name.endswith(".pth") and not (target / entry.name).exists():
-                (target / entry.name).symlink_to(entry)
-    return home / "bin" / "python"
 
 
 def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_without_radfm, tiny_config, tmp_path):
