@@ -13,17 +13,16 @@ import socket
 import sys
 from pathlib import Path
 
-CASES, SIDE = 60, 64
-# The command that a line begins with -> what is added to it. An option, or a key of a config, that comes last counts.
+SIDE = 64  # of pictures
+_DRAWN = ["--cases=60", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
+# The command that a line begins with -> what is added to it. An option, or a key of a config, that comes last counts.
 SHORTER = {
-    ("prepare", "phantoms"): f"--cases={CASES} --size={SIDE} --processes=1 --fractions=0.3,0.4,0.3".split(),
+    ("prepare", "phantoms"): _DRAWN,
     ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8"],
     ("train", "diagnosis"): [*_STEPS, "slices_per_step=16", "training.report_to=[]"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
-    ("evaluate", "text"): [],
-    ("evaluate",): ["--bootstraps=20"],
 }
 TEMPLATE = ("prepare", "manifest", "--template")  # its user fills it in: the rows of this file in the folder are added
 FILLED_IN = Path("filled_in.csv")

@@ -5,6 +5,7 @@ starts at once. Delete the folder, and end the server, when radfm has changed.
 """
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -30,7 +32,7 @@ CHECKPOINTS = (
     *("checkpoint", "checkpoints/first", "runs/base", "runs/demo/model", "runs/diagnosis", "runs/ke", "runs/ke0"),
     *("runs/ke1", "runs/ke2", "runs/mine", "runs/mine0", "runs/mine1", "runs/mine2", "runs/other"),
 )
-SECONDS = 600
+SECONDS = 1800  # for a block, on a machine that is busy with something else
 
 
 @dataclass
@@ -67,6 +69,7 @@ def start_shell(tmp_path_factory):
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # --fast would compile for minutes; tests/radfm/test_modeling.py compiles
         "COLUMNS": "100",
     }
     if (folder / "s").exists():
@@ -147,16 +150,8 @@ def _make(folder: Path, shell: Shell) -> None:
         first = checkpoints.folder("radfm-phantom-mini") if name is CHECKPOINTS[0] else folder / CHECKPOINTS[0]
         shutil.copytree(first, folder / name, copy_function=shutil.copy if name is CHECKPOINTS[0] else os.link)
     shutil.copytree(checkpoints.folder("radfm-text-mini"), folder / "runs" / "text")
-    names = [
-        "study",
-        "cases",
-        "archive",
-        "datasets/phantoms",
-        "datasets/mine",
-        "datasets/other",
-        *CHECKPOINTS,
-        "runs/text",
-    ]
+    names = ["study", "cases", "archive", *(f"datasets/{name}" for name in ("phantoms", "mine", "other"))]
+    names += [*CHECKPOINTS, "runs/text"]
     _small_files(folder / "small")
     (folder / "names").write_text("\n".join(names))
 
@@ -188,8 +183,40 @@ def _small_files(folder: Path) -> None:
             picture.save(folder / path)
             name = "" if disorder == "normal" else disorder
             rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
+    _open_clip(folder / "clip")
+    _chest_cts(folder)
     (folder / "17").mkdir()
     picture.save(folder / "17" / "chest.png")
     picture.save(folder / "cat.jpg")
     with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _open_clip(folder: Path) -> None:
+    """A model of open_clip with random weights, as the Hub holds them."""
+    import open_clip
+    import torch
+
+    sizes = {
+        "embed_dim": 48,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    }
+    folder.mkdir()
+    preprocess = {"mean": [0.48, 0.45, 0.40], "std": [0.26, 0.26, 0.27]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": preprocess}))
+    torch.save(open_clip.model.CustomTextCLIP(**sizes).state_dict(), folder / "open_clip_pytorch_model.bin")
+
+
+def _chest_cts(folder: Path) -> None:
+    """Volumes and a table of findings, called as those of CT-RATE."""
+    (folder / "volumes").mkdir()
+    lines = ["VolumeName,Cardiomegaly,Emphysema"]
+    rng = np.random.default_rng(1)
+    for i in range(4):
+        name = f"train_{i}_a_1.nii.gz"
+        nibabel.Nifti1Image(rng.integers(-1000, 400, (32, 32, 6)).astype(np.int16), np.eye(4)).to_filename(
+            folder / "volumes" / name
+        )
+        lines.append(f"{name},{i % 2},{i // 2}")
+    (folder / "findings.csv").write_text("\n".join(lines) + "\n")

@@ -1,0 +1,33 @@
+"""Writes the notebooks of the first two guides from their Markdown, by jupytext: python docs/notebooks.py
+
+Decisions:
+- The Markdown is the original. Outputs that it shows are left out: the notebook prints its own.
+- Nothing is executed here, so a notebook is as small as its text; `tests/docs/test_notebooks.py` runs them.
+"""
+
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+GUIDES = tuple((Path(__file__).parent / "guides").glob("[12]_*.md"))
+_SHOWN = re.compile(r"(?<=\n```\n)\n(<!-- output depends on [^>]*-->\n)?```text\n.*?\n```\n", re.DOTALL)
+
+
+def notebook(guide: Path) -> nbformat.NotebookNode:
+    """Blocks of Python and bash become cells."""
+    book = jupytext.reads(_SHOWN.sub("", guide.read_text(encoding="utf-8")), "md")
+    for number, cell in enumerate(book.cells):
+        cell.id = f"cell-{number}"  # else drawn anew each time
+    book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    return book
+
+
+def file_of(guide: Path) -> Path:
+    return guide.with_suffix(".ipynb")
+
+
+if __name__ == "__main__":
+    for guide in GUIDES:
+        nbformat.write(notebook(guide), file_of(guide))

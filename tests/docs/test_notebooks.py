@@ -1,0 +1,36 @@
+"""The notebooks are what their guides say, and run."""
+
+import importlib.util
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from workplace import ROOT, start_shell  # noqa: F401  a fixture
+
+_spec = importlib.util.spec_from_file_location("notebooks", ROOT / "docs" / "notebooks.py")
+notebooks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(notebooks)
+
+
+@pytest.mark.parametrize("guide", notebooks.GUIDES, ids=lambda guide: guide.stem)
+def test_a_notebook_is_its_guide(guide):
+    book = nbformat.read(notebooks.file_of(guide), as_version=4)
+    assert book == notebooks.notebook(guide), "run docs/notebooks.py"
+    assert {cell.cell_type for cell in book.cells} == {"code", "markdown"}
+    assert not any("```text" in cell.source for cell in book.cells)
+
+
+def test_the_notebooks_run_one_after_the_other(shell, tmp_path, monkeypatch):
+    """In one kernel, as for a reader who goes on."""
+    for name, value in shell.environment.items():
+        monkeypatch.setenv(name, value)
+    book = nbformat.v4.new_notebook()
+    for guide in sorted(notebooks.GUIDES):
+        book.cells += [cell for cell in notebooks.notebook(guide).cells if cell.cell_type == "code"]
+    for number, cell in enumerate(book.cells):
+        cell.id = f"cell-{number}"
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(output.get("text", "") for cell in book.cells for output in cell.outputs)
+    assert "Pleural effusion" in printed
+    assert "S83.51" in printed
+    assert (tmp_path / "case.html").exists()
