@@ -12,10 +12,12 @@ Decisions:
 """
 
 import json
+import lzma
 import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -107,7 +109,7 @@ def unpack(folder: Path, limits: Limits) -> None:
                     stem = numbers.setdefault(name.removesuffix(ending), number + len(numbers))
                     total = _unpack_one(archive, member, folder / f"{stem}{ending}", total, limits)
                 number += len(numbers)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, OSError) as error:
             raise Refused("the zip file is damaged: copy it again from where it came from") from error
         finally:
             file.unlink()

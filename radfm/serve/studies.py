@@ -28,6 +28,7 @@ from radfm.serve.reading import read_study
 from radfm.serve.sheets import PER_SHEET, Sheets, draw
 
 _LONGEST_NAME = 300  # characters
+_TIDY_SECONDS = 30
 
 
 @dataclass
@@ -68,8 +69,11 @@ class Studies:
         self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()  # of the four above
         self._text = threading.Lock()  # the pipeline remembers the texts it embedded last
+        self._closed = threading.Event()
+        threading.Thread(target=self._tidies, daemon=True).start()
 
     def close(self) -> None:
+        self._closed.set()
         shutil.rmtree(self.root, ignore_errors=True)
 
     @contextmanager
@@ -217,6 +221,10 @@ class Studies:
             late = [token for token, (came, *_) in self._waiting.items() if now - came > longest]
             for token in late:
                 shutil.rmtree(self._waiting.pop(token)[1], ignore_errors=True)
+
+    def _tidies(self) -> None:
+        while not self._closed.wait(_TIDY_SECONDS):
+            self.tidy()
 
 
 def _stage(stage: str, done: int = 0, of: int = 0, why: str = "") -> dict:

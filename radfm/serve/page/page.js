@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const COLOURS = [[0, 88, 24, 130], [0.4, 212, 62, 80], [0.7, 250, 150, 40], [1, 252, 240, 130]];
 const COVER = 0.62;
 const GRID = 96; // places a side of a map that is drawn
-const DECODED = 10; // sheets
+const DECODED = 6; // sheets
 const FETCHES = 3; // at once
 const MEGA = 1e6;
 
@@ -176,7 +176,8 @@ function open(answer) {
   $("found").replaceChildren(...study.diagnoses.map((one, i) => row(one, i + 1)));
   $("typed").replaceChildren();
   $("unknown").hidden = true;
-  $("means").textContent = means();
+  $("means").firstElementChild.textContent = study.calibrated ? "Scores are probabilities" : "Scores rank disorders, and are no probabilities";
+  $("means").lastElementChild.textContent = means();
   $("warnings").replaceChildren(...warnings());
   $("aside").hidden = !study.skipped.length;
   $("aside").firstElementChild.textContent = `${many(study.skipped.length, "file")} set aside`;
@@ -190,7 +191,7 @@ function open(answer) {
 }
 
 function means() {
-  const words = [study.calibrated ? "Scores of the model's vocabulary are calibrated: each is a probability." : "Scores rank disorders. They are not calibrated: none is a probability."];
+  const words = [study.calibrated ? "Scores of the model's vocabulary are calibrated; those of other names are not." : "The model is not calibrated: a score says which disorder is likelier, and not how likely."];
   if (study.diagnoses.some((one) => one.threshold !== null)) words.push("A line on a bar is the disorder's threshold.");
   if (study.sets) {
     const share = `${Math.round(100 * study.sets.coverage)}%`;
@@ -520,7 +521,7 @@ $("ask").addEventListener("submit", (event) => {
   const list = $("name").value.split(";").map((name) => name.trim()).filter(Boolean);
   if (list.length) names({ names: list });
 });
-addEventListener("pagehide", () => token && forget(token));
+addEventListener("pagehide", () => (running ? running.stop() : token && forget(token)));
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
