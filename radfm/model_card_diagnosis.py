@@ -7,6 +7,7 @@ Decisions:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -42,7 +43,8 @@ def diagnosis_card(facts: Facts) -> ModelCard:
     """Of a `RadFMForDiagnosis`. Raises: ValueError: the head of the card is not as the Hub wants it."""
     config, learned, recipe = facts.config, facts.learned or {}, facts.recipe
     run = recipe.get("key", recipe).get("config", {})
-    synthetic = learned.get("source") == "phantoms"
+    started_from = recipe.get("started_from") or {}
+    synthetic = _synthetic(learned, started_from, run)
     coded = sum(map(bool, config["icd10cm"]))
     modalities = [name for name in config["modalities"] if name != "other" and not name[-1].isdigit()]
     head = ModelCardData(
@@ -77,7 +79,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         counted="cases" in learned,
         groups={what: counted(learned[key]) for what, key in _GROUPS.items() if key in learned},
         validation_cases=_validated(recipe),
-        starts=list(_starts(recipe.get("started_from") or {}, run, config)),
+        starts=list(_starts(started_from, run, config)),
         method=[f"{line}." for line in _method(recipe, run)],
         evaluations=[_evaluation(one) for one in facts.evaluations],
         never_shown=list(_never_shown(facts, modalities, synthetic, run)),
@@ -227,6 +229,17 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
     if not config["use_history"]:
         yield "A clinical history: it looks at pictures alone."
+
+
+def _synthetic(learned: Mapping, started_from: Mapping, run: Mapping = MappingProxyType({})) -> bool:
+    """Whether it is known that nothing it learned to see from was a patient, itself and all that it started from."""
+    if learned.get("source") != "phantoms":
+        return False
+    for key in ("model", "tower_weights"):
+        one = started_from.get(key)
+        if (one or run.get(key)) and not (one and _synthetic(one.get("data", {}), one.get("started_from", {}))):
+            return False
+    return True
 
 
 def _calibration_cases(facts: Facts) -> str:

@@ -242,6 +242,28 @@ def test_counts_and_licence_can_come_from_the_data_set_if_it_is_the_one(checkpoi
         publish(Request(old, "me/m", learned=DATA | {"fingerprint": "0" * 64}), tmp_path / "c", upload=False)
 
 
+@pytest.mark.parametrize(
+    ("source", "drawn"), [({"data": DATA}, True), ({"data": DATA | {"source": "folder"}}, False), ({}, False)]
+)
+def test_a_fine_tuned_checkpoint_says_what_it_started_from_and_claims_no_more(checkpoint, tmp_path, source, drawn):
+    tuned = shutil.copytree(checkpoint, tmp_path / "tuned")
+    recipe = {
+        "key": {"config": {"head": "text", "level": "case"}, "data": DATA["fingerprint"]},
+        "data": DATA,
+        "started_from": {"model": {"name": "base", **source}},
+        "method": "lora",
+        "interpolation": {"share": 0.6},
+        "thresholds_of_their_own": 1,
+    }
+    (tuned / "radfm_finetune.json").write_text(json.dumps(recipe))
+    card = publish(Request(tuned, "me/tuned"), tmp_path / "out", upload=False).card
+    assert "Fine-tuned by method lora; share of the new weights in the mixture 0.6." in card
+    told = "which learned from radfm phantoms (Apache-2.0)" if source else "what that learned from is not recorded here"
+    assert told in card
+    assert "2 of 3 disorders have one, 1 of their own" in card
+    assert ("It has never seen a patient" in card) == drawn
+
+
 def test_a_large_file_is_split_and_the_fingerprint_follows(checkpoint, evaluation, tmp_path):
     request = Request(checkpoint, "me/small", [evaluation], max_shard_size="500KB")
     done = publish(request, tmp_path / "out", upload=False)
@@ -417,6 +439,7 @@ def test_notes_are_searched_too(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("repo_id", "offline", "token", "reason"),
     [
+        ("me/small", False, hub.TOKEN, "http://127.0.0.1:9 did not take me/small: "),
         ("me/small", True, hub.TOKEN, "HF_HUB_OFFLINE is set"),
         ("me/small", False, None, "there is no token for"),
         ("small", False, hub.TOKEN, "write OWNER/small"),
@@ -426,6 +449,7 @@ def test_notes_are_searched_too(checkpoint, tmp_path):
 def test_an_upload_that_cannot_be_ends_in_one_line(
     radfm, checkpoint, tmp_path, monkeypatch, repo_id, offline, token, reason
 ):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
