@@ -74,9 +74,9 @@ def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell,
 
 
 def tidy(output: str) -> str:
-    """As a document shows it: no blanks at the ends of lines, one empty line for many, none at the ends."""
-    lines = "\n".join(line.rstrip() for line in output.splitlines()).strip("\n")
-    return re.sub(r"\n{3,}", "\n\n", lines) + "\n"
+    """As a terminal leaves it: no progress bars, no blanks at the ends of lines, one empty line for many."""
+    lines = [line.rstrip() for line in re.split(r"[\r\n]", output) if not re.search(r"\d%\|.*\|", line)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
 
 
 def update(file: Path, printed: list[tuple[Block, str]]) -> None:
