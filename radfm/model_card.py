@@ -112,10 +112,10 @@ def _effort(effort: dict | None) -> dict | None:
 
 
 def _licence(licence: str) -> str:
-    said = _LICENCES.get(licence, f"`{licence}`")
+    own = "The code is radfm's: Apache-2.0. Data that it learned from has licences of its own (above)."
     if licence == "unknown":
-        return "The licence of these weights is **unknown**: ask whoever published them before you use them."
-    return f"Weights and code: {said}. Data that it learned from has licences of its own (above)."
+        return f"The licence of these weights is **unknown**: ask whoever published them before you use them. {own}"
+    return f"Weights: {_LICENCES.get(licence, f'`{licence}`')}. {own}"
 
 
 def figure(found: dict | None, digits: int = 3, signed: bool = False) -> str:

@@ -111,7 +111,7 @@ def _evaluation(one: dict) -> dict[str, Any]:
             {
                 "name": said,
                 **bands[band],
-                "figures": [figure(one["macro"][name].get(band)) for name in shown],
+                "figures": [figure(one["macro"][name].get(band)).replace(" (", "<br>").rstrip(")") for name in shown],
             }
             for band, said in _BANDS.items()
             if bands[band]["disorders"]

@@ -194,7 +194,7 @@ def test_the_card_says_what_the_evaluation_measured_and_no_more(published, evalu
         assert result.metric_value == round(figure["value"], 4)
         ends = {end: round(figure[end], 4) for end in ("low", "high")}
         assert result.metric_args == ends | {"interval": 0.95}
-        assert f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})" in card.text
+        assert f"| {figure['value']:.3f}<br>{figure['low']:.3f}–{figure['high']:.3f} |" in card.text
         assert result.dataset_name == "radfm phantoms"
     assert card.data.license == "apache-2.0"
     for words in (
