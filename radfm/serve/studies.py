@@ -266,6 +266,7 @@ def _shown(report: dict, case: Case, found: dict, explanations: list[Explanation
         "heaviest": report["heaviest"],
         "diagnoses": report["diagnoses"],
         "explained": report["explained"],
+        "brightest": [int(np.argmax([coarse.max() for coarse in one.coarse])) for one in explanations],
         "skipped": report["skipped"],
         "scans": [
             {name: facts[i + 1][name] for name in words} | _of_viewer(i, scan, explanations, sheets[i])

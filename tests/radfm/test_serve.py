@@ -470,6 +470,9 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     assert np.abs(difference).mean() < 2
     assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
 
+    browser.find_element("css selector", "#found .badges button").click()  # show on the images
+    until(lambda: shown() == f"0/{found.peak(0)[0]}")
+
     element("name").send_keys("Segond fracture; cirrhosis\n")
     typed = until(lambda: browser.find_elements("css selector", "#typed .label"))
     assert {name.text for name in typed} == {"Segond fracture", "cirrhosis"}

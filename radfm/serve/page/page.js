@@ -218,7 +218,7 @@ function row(one, rank, remove = null) {
   if (one.in_set) badges.append(make("span", {}, "in the set"));
   if (!one.known) badges.append(make("span", {}, "not in the model's vocabulary"));
   if (study.calibrated && !one.calibrated) badges.append(make("span", {}, "not calibrated"));
-  if (explained >= 0) badges.append(make("button", { type: "button", class: "quiet", onclick: () => viewer.explain(explained) }, "show on the images"));
+  if (explained >= 0) badges.append(make("button", { type: "button", class: "quiet", onclick: () => viewer.show(explained) }, "show on the images"));
   const codes = one.codes.map((code) => {
     const name = make("summary", {}, make("code", {}, code.code), ` ${code.description ?? "not in this edition of ICD-10-CM"}`);
     const also = code.terms.length ? make("p", {}, `Also: ${code.terms.join("; ")}${code.more ? `; and ${code.more} more` : ""}`) : null;
@@ -373,6 +373,15 @@ class Viewer {
     $("position").value = slice;
     this.sheets.want(this.chosen, this.windows[this.chosen], Math.floor(slice / this.scan.per_sheet));
     this.draw();
+  }
+
+  // Where the map of a disorder is brightest.
+  show(disorder) {
+    const scan = study.brightest[disorder], peak = this.scans[scan].peaks[disorder];
+    this.explain(disorder);
+    this.choose(scan);
+    if (peak !== null) this.go(peak);
+    $("viewport").scrollIntoView({ block: "nearest" });
   }
 
   async explain(disorder) {
