@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radfm import checkpoints
 
-_KEPT = {".json", ".md", ".safetensors"}
+_KEPT = {".json", ".safetensors"}
 _OF_BOTH = ("tokenizer.json",)  # the text encoder's is taken
 
 

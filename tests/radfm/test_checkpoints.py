@@ -78,7 +78,7 @@ def test_the_text_encoder_is_a_sentence_transformer_that_links_names():
 def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
     files = [file for name in checkpoints.NAMES for file in (Path(checkpoints.__file__).parent / name).rglob("*")]
     assert sum(file.stat().st_size for file in files if file.is_file()) < 40e6
-    assert {file.suffix for file in files if file.is_file()} <= {".json", ".safetensors", ".md"}
+    assert {file.suffix for file in files if file.is_file()} == {".json", ".safetensors"}
 
 
 def test_the_whole_folder_is_made_once(cache):
