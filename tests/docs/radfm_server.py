@@ -78,7 +78,6 @@ def _answer(arguments: list[str], folder: str, environment: dict[str, str], file
     from radfm.cli import main
 
     os.chdir(folder)
-    os.environ.clear()
     os.environ.update(environment)
     for number, file in enumerate(files):
         os.dup2(file, number)
