@@ -9,7 +9,7 @@ class Limits:
     Attributes:
         megabytes: of one study, as it is sent and as it is unpacked.
         files: of one study, members of zip files counted.
-        slices: of one study.
+        slices: of one study, of 512 x 512 pixels; fewer, if they are larger.
         seconds: to send a study; and again, once its turn has come, to read and answer it.
         waiting: studies that are being sent or wait for their turn.
         kept_megabytes: of all answers together; beyond it the one that was longest without a visitor goes.

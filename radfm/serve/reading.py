@@ -9,6 +9,7 @@ Decisions:
 """
 
 import json
+import math
 import os
 import selectors
 import subprocess
@@ -25,6 +26,8 @@ from radfm.cases import Case, Scan, read_case
 from radfm.serve.intake import unpack
 from radfm.serve.limits import Limits, Refused
 
+_SLICE, _LARGE_SLICE = 512 * 512, 2048 * 2048  # pixels
+_TOGETHER = 16  # slices that the model's processor prepares at a time, in full size
 _FIELDS = ("modality", "plane", "spacing_mm", "days", "body_part", "source")
 
 
@@ -117,6 +120,16 @@ def _check(case: Case, limits: Limits) -> None:
         raise Refused(
             f"the study has {slices:,} slices, and this page takes up to {limits.slices:,}: drop one series, or fewer"
         )
+    pixels = sum(math.prod(scan.pixels.shape[:3]) for scan in case.scans)
+    if pixels > limits.slices * _SLICE:
+        have, most = (f"{n / 1e6:,.1f}" for n in (pixels, limits.slices * _SLICE))
+        raise Refused(f"the study has {have} million pixels, and this page takes up to {most}: drop one series, or fewer")
+    for scan in case.scans:
+        count, height, width = scan.pixels.shape[:3]
+        if min(count, _TOGETHER) * height * width > _TOGETHER * _LARGE_SLICE:
+            raise Refused(
+                f"a scan has {count:,} slices of {height:,} × {width:,} pixels: reduce them to 2,048 × 2,048 pixels"
+            )
 
 
 def _confine(limits: Limits) -> None:

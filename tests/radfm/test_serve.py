@@ -181,6 +181,7 @@ def test_a_study_read_in_its_own_process_is_what_read_case_reads(tmp_path):
     [
         ({"1.txt": b"hello"}, Limits(), "no image could be read: 1.txt is not an image format"),
         ({"1.nii": ct()}, Limits(slices=39), "has 40 slices, and this page takes up to 39"),
+        ({"1.png": picture(600)}, Limits(slices=1), "has 0.4 million pixels, and this page takes up to 0.3"),
         ({"1.nii": ct()}, Limits(seconds=0), "took longer than 0 s"),
         ({"1.nii": ct()}, Limits(megabytes=-110), "1.nii needs more memory than this machine has free"),
     ],

@@ -9,7 +9,7 @@ const about = JSON.parse(document.getElementById("about").textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = [[0, 88, 24, 130], [0.4, 212, 62, 80], [0.7, 250, 150, 40], [1, 252, 240, 130]];
 const COVER = 0.62;
-const GRID = 96; // places a side of a map that is drawn
+const GRID = 64; // places a side of a map that is drawn
 const DECODED = 6; // sheets
 const FETCHES = 3; // at once
 const MEGA = 1e6;
@@ -424,7 +424,7 @@ class Viewer {
     if (!bitmap) return;
     const scale = Math.min(width / scan.width, height / scan.height);
     const [w, h] = [scan.width * scale, scan.height * scale], [x, y] = [(width - w) / 2, (height - h) / 2];
-    context.imageSmoothingQuality = "high";
+    context.imageSmoothingQuality = "medium";
     context.drawImage(bitmap, (within % scan.columns) * scan.width, Math.floor(within / scan.columns) * scan.height, scan.width, scan.height, x, y, w, h);
     const map = this.maps.get(this.disorder);
     if (this.shows_map && map) context.drawImage(this.coloured(map, scan, slice), x, y, w, h);
