@@ -123,7 +123,7 @@ def _check(case: Case, limits: Limits) -> None:
     pixels = sum(math.prod(scan.pixels.shape[:3]) for scan in case.scans)
     if pixels > limits.slices * _SLICE:
         have, most = (f"{n / 1e6:,.1f}" for n in (pixels, limits.slices * _SLICE))
-        raise Refused(f"the study has {have} million pixels, and this page takes up to {most}: drop one series, or fewer")
+        raise Refused(f"the study has {have} million pixels, and this page takes up to {most}: drop one series")
     for scan in case.scans:
         count, height, width = scan.pixels.shape[:3]
         if min(count, _TOGETHER) * height * width > _TOGETHER * _LARGE_SLICE:
