@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radfm.console import needs
+
 if TYPE_CHECKING:
     from radfm.data_prep.plan import Source
     from radfm.data_prep.pseudonyms import Pseudonyms
@@ -231,8 +233,9 @@ for _file in sorted(file.name for file in files("radfm.data_prep.sources").joinp
 
 
 def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
-    from radfm.data_prep.prepare import Settings, prepare
-    from radfm.data_prep.pseudonyms import Pseudonyms, read_key
+    with needs("data"):
+        from radfm.data_prep.prepare import Settings, prepare
+        from radfm.data_prep.pseudonyms import Pseudonyms, read_key
 
     out, key, links = given["out"], given.get("key"), given.get("links")
     keep_names = given.get("keep_names", True)
@@ -243,7 +246,7 @@ def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
         name: given[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in given
     }
     settings = Settings(**chosen, fractions=_numbers(given["fractions"]))
-    with _progress(f"Preparing {out}") as progress:
+    with needs("data"), _progress(f"Preparing {out}") as progress:
         record = prepare(
             source_of(names),
             out,

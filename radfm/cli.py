@@ -145,7 +145,8 @@ def icd(
         Path | None, typer.Option(help="Or a file of many: one per line, or a JSON list or dictionary. Prints CSV.")
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Folder of a text encoder trained by radfm, as further evidence.")
+        str | None,
+        typer.Option(help="radfm-text-mini, or folder of a text encoder, as further evidence; minutes at first use."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many codes to print.")] = 5,
     as_json: Json = False,
@@ -180,11 +181,13 @@ def _linker(encoder: str | None) -> "Linker":
 
     if encoder is None:
         return Linker()
-    with needs("train"), step(f"Loading {encoder}"):
-        from radfm.eval.text import encoder as encoder_of
-        from radfm.eval.text import fingerprint
+    with step(f"Loading {encoder}, and what ICD-10-CM is to it"):
+        from radfm.checkpoints import resolve
+        from radfm.reference_radfm import weights_sha256
+        from radfm.starting_points import text_embedder
 
-        return Linker(encoder=encoder_of(encoder), fingerprint=fingerprint(encoder))
+        quiet_transformers()
+        return Linker(encoder=text_embedder(encoder), fingerprint=weights_sha256(resolve(encoder)))
 
 
 def _link_all(linker: "Linker", file: Path) -> None:

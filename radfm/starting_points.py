@@ -9,10 +9,11 @@ Decisions:
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -81,6 +82,17 @@ def embed_texts(
             rows = order[start : start + batch_size]
             embeds[rows] = model.get_text_features(**processor(text=[texts[i] for i in rows]).to(model.device))
     return embeds
+
+
+def text_embedder(text_encoder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
+    """A text encoder alone, as `untrained` takes it, with the errors it raises: texts -> (texts, d) of unit length."""
+    model, processor = untrained(text_encoder=text_encoder)
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            return embed_texts(model, processor, texts).float().numpy()
+
+    return embed
 
 
 def minilm_folder() -> Path:

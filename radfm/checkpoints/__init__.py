@@ -28,6 +28,8 @@ from typing import Any
 
 from radfm.knowledge.cache import cache_folder
 
+__all__ = ["NAMES", "folder", "resolve"]
+
 NAMES = ("radfm-text-mini", "radfm-phantom-mini")
 
 HOME = Path(__file__).parent

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, read_case
 from radfm.knowledge.disorders import Linker, link
-from radfm.starting_points import embed_texts, untrained
+from radfm.starting_points import embed_texts, text_embedder, untrained
 from tests.radfm.untrained import STUDY
 
 MODEL, TEXT = "radfm-phantom-mini", "radfm-text-mini"
@@ -73,6 +75,12 @@ def test_the_text_encoder_is_a_sentence_transformer_that_links_names():
     for name, code in {"water on the lung": "J90", "blocked bile duct": "K83.1"}.items():
         assert link(name, top=1).candidates[0].code != code  # by words alone
         assert linker.link(name).candidates[0].code == code
+
+
+def test_radfm_embeds_texts_as_sentence_transformers_does():
+    texts = ["water on the lung", "Pleural effusion, not elsewhere classified", "ACL tear"]
+    theirs = SentenceTransformer(str(checkpoints.folder(TEXT))).encode(texts)
+    np.testing.assert_allclose(text_embedder(TEXT)(texts), theirs, atol=0.01)  # computed in bfloat16
 
 
 def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
