@@ -81,7 +81,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         validation_cases=_validated(recipe),
         starts=list(_starts(started_from, run, config)),
         method=[f"{line}." for line in _method(recipe, run)],
-        evaluations=[_evaluation(one) for one in facts.evaluations],
+        evaluations=list(_evaluations(facts.evaluations)),
         never_shown=list(_never_shown(facts, modalities, synthetic, run)),
         anatomy=_anatomy(facts.evaluations),
         calibrated=config.get("calibration") is not None,
@@ -90,6 +90,15 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         confidence=list(_confidence(facts)),
         citations=[_RADDIAG, *filter(None, [learned.get("citation")])],
     )
+
+
+def _evaluations(evaluations: Sequence[dict]) -> Iterator[dict[str, Any]]:
+    """What the template shows of each; groups of cases that were told of before are not told again."""
+    told = []
+    for one in evaluations:
+        again = one["subgroups"] in told
+        told.append(one["subgroups"])
+        yield _evaluation(one) | ({"subgroups": [], "gaps": [], "unknown": []} if again else {})
 
 
 def _evaluation(one: dict) -> dict[str, Any]:

@@ -221,6 +221,12 @@ def test_every_block_of_code_in_a_card_can_be_parsed(published):
         compile(block, "README.md", "exec")
 
 
+def test_groups_of_cases_are_told_of_once(checkpoint, evaluation, tmp_path):
+    card = publish(Request(checkpoint, "me/small", [evaluation, evaluation]), tmp_path / "out", upload=False).card
+    assert card.count("draws of the patients") == 2
+    assert card.count("**Subgroups.**") == 1
+
+
 def test_what_nobody_recorded_is_unknown(checkpoint, tmp_path):
     bare = shutil.copytree(checkpoint, tmp_path / "bare")
     (bare / "radfm_diagnosis.json").unlink()
