@@ -57,12 +57,14 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from radfm.modeling_radfm import key_slice_divergences
+from radfm.reference_radfm import FILE as REFERENCE
 from radfm.starting_points import embed_texts
 
 RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
 COMPLETE = "complete"  # a file in every checkpoint that counts
 _RESULT = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # what of a checkpoint is the model
 _NOT_RESULT = ("trainer_state.json", "zero_to_fp32.py", "zero_to_torch.py")
+_OF_OTHER_WEIGHTS = (REFERENCE, "radfm_confidence.json")  # what `radfm calibrate` made for those that lay there before
 _STARTS = ("model", "tower_weights", "text_encoder")  # keys of the config: what a model can start from
 _MOST_NAMED = 20
 
@@ -344,6 +346,8 @@ class DiagnosisTrainer(Trainer):
                     shutil.copyfile(file, output / f".{file.name}")
                     os.replace(output / f".{file.name}", output / file.name)
             (output / RECIPE).write_text(json.dumps(self._recipe(chosen, spent), indent=1) + "\n", encoding="utf-8")
+            for void in _OF_OTHER_WEIGHTS:
+                (output / void).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         return output
 

@@ -14,7 +14,7 @@ from radfm.cli import main
 
 @pytest.fixture(scope="module")
 def reference():
-    from conftest import SHARED
+    from tests.conftest import SHARED
 
     if not (SHARED / "raddiag").is_dir():
         pytest.skip("no ../shared here")

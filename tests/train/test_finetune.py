@@ -178,12 +178,15 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
         run(phantoms, model, tmp_path / "killed", **few)
     monkeypatch.undo()
     resumed = run(phantoms, model, tmp_path / "killed", **few)
+    assert (whole.pop("effort")["resumed"], resumed.pop("effort")["resumed"]) == (False, True)
     assert resumed == whole
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
     monkeypatch.setattr(finetuning, "look", None)  # nothing is looked at again
-    assert run(phantoms, model, tmp_path / "whole", **few) == whole
+    again = run(phantoms, model, tmp_path / "whole", **few)
+    assert not again.pop("effort")["resumed"]
+    assert again == whole
     with pytest.raises(ValueError, match="holds another run"):
         run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
 
