@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
         run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
 
 
-@pytest.mark.xfail(reason="on a busy machine they differ from the second step on, which is not understood", strict=False)
+@pytest.mark.xfail(reason="on a busy machine they differ from the second step on: not understood", strict=False)
 def test_two_processes_learn_what_one_does_and_say_so_once(model, phantoms, tmp_path):
     given = ["--method", "lora", "--interpolate", "1e0", "slices_per_step=64", "training.learning_rate=0.3"]
     given += ["training.optim=sgd"]  # Adam makes steps of rounding errors where a gradient is next to nothing
