@@ -163,7 +163,7 @@ class _Run:
         self.config, self.known, self.start, self.processor = config, known, start, processor
         self.output = Path(config.output)
         self.work = self.output / WORK
-        self.resumed = self.work.exists()
+        self.resumed = (self.work / "run.json").exists()  # which the main process alone writes
         told = config.history and config.text_layers == 0
         histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
         varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
@@ -254,6 +254,7 @@ class _Run:
 
     def _train(self, probed: RadFMForDiagnosis, lacking: Tensor) -> RadFMForDiagnosis:
         """The probed model, further trained as the method has it."""
+        set_seed(self.config.seed)  # whatever was drawn before, which depends on what files are there already
         model = copy.deepcopy(probed)
         if self.config.method == "lora":
             with_adapters(model, self.config.rank)
