@@ -34,14 +34,14 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from radfm.serve.intake import write_files
+from radfm.serve.limits import Limits
+from radfm.serve.studies import Studies
 from starlette.requests import ClientDisconnect
 
 from radfm.cases import MODALITIES
 from radfm.checkpoints import find
 from radfm.console import DISCLAIMER, one_line, quiet_transformers, show, step
-from radfm.serve.intake import write_files
-from radfm.serve.limits import Limits
-from radfm.serve.studies import Studies
 
 _QUEUE = ("/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/startup-events")
 _PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
