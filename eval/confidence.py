@@ -34,11 +34,10 @@ from radfm.train.diagnosis_data import DrawnCases
 from scipy.special import expit
 from torch import Tensor
 
-from radfm.checkpoints import NAMES, find
+from radfm.checkpoints import CONFIDENCE, NAMES, find
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.reference_radfm import FILE, weights_sha256
 
-RECORD = "radfm_confidence.json"  # beside the weights: what was fitted, and what it brought
 KEYS = ("calibration", "thresholds", "prediction_sets")  # of the configuration
 
 
@@ -143,8 +142,8 @@ def _points(fit: dict, logit: float) -> list[float]:
 
 def _begin_again(network: RadFMForDiagnosis, model: Path) -> None:
     """Undoes what was calibrated here before, so that the same command brings the same."""
-    if (model / RECORD).is_file():
-        record = json.loads((model / RECORD).read_text(encoding="utf-8"))
+    if (model / CONFIDENCE).is_file():
+        record = json.loads((model / CONFIDENCE).read_text(encoding="utf-8"))
         if record["weights"] == weights_sha256(model):
             network.config.calibration = record["calibration_before"]
 
@@ -209,4 +208,4 @@ def _save(model: Path, output: Path, changes: dict, reference: bytes, record: di
     with replacing(output / FILE) as draft:
         Path(draft).write_bytes(reference)
     write_text(output / "config.json", json.dumps(config | changes, indent=2, sort_keys=True) + "\n")
-    write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(output / CONFIDENCE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

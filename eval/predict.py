@@ -26,13 +26,11 @@ from radfm.train.sampling import steps_in_order
 from radfm.train.slice_features import slice_features
 from torch import Tensor
 
-from radfm.checkpoints import find
+from radfm.checkpoints import MODEL_RECIPES, find
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts
-
-RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # beside the weights: how they were made
 
 _SLICES_PER_STEP = 256
 _MOST_NAMED = 20
@@ -297,7 +295,7 @@ def about_checkpoint(model: str | Path) -> dict:
 
 def recipe_of(folder: Path) -> dict:
     """Of a checkpoint that radfm trained: the data it learned from last, and the disorders that were withheld."""
-    for name in RECIPES:
+    for name in MODEL_RECIPES:
         if (folder / name).is_file():
             recipe = json.loads((folder / name).read_text(encoding="utf-8"))
             run = recipe.get("key", recipe)

@@ -19,13 +19,11 @@ Decisions:
   names of the list and the descriptions of all categories.
 """
 
-import csv
 import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from radfm.knowledge import icd10cm
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.linking import Linker
 from radfm.knowledge.ontology import Ontology, Term, fold, read
+from radfm.knowledge.wording import read_table
 
 Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse where TF-IDF
 
@@ -180,7 +179,7 @@ def measure_linker(linker: Linker, asked: Questions) -> dict:
         "description", "accepted": whether a coder would accept it, None where nobody has judged it}.
     """
     hits, sure, right, count, missed = np.zeros(3), 0, 0, 0, []
-    judged = {(row["name"], row["code"]): row["accepted"] == "yes" for row in read_table("judged.csv")}
+    judged = {(row["name"], row["code"]): row["accepted"] == "yes" for row in read_table("judged.csv", "radfm.eval")}
     for term in asked.terms:
         if wanted := _answers(term):
             ranked = list(dict.fromkeys(found.code[:_LONGEST_CODE] for found in linker.rank(term.name, top=10)))[:5]
@@ -229,7 +228,7 @@ def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, flo
 
 def variants(encode: Encode) -> list[tuple[str, bool]]:
     """Task D, row by row: the kind of variant, and whether it was found."""
-    rows = read_table("variants.csv")
+    rows = read_table("variants.csv", "radfm.eval")
     names = list(dict.fromkeys(row["name"] for row in rows))
     candidates = names + [entry.description for entry in icd10cm.entries("category")]
     likeness = _dense(encode([row["variant"] for row in rows]) @ encode(candidates).T)
@@ -276,12 +275,6 @@ def trained_on(folder: str | Path) -> dict | None:
 
     file = Path(resolve(folder)) / RECIPE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def read_table(name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file beside this module."""
-    with files("radfm.eval").joinpath(name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _codes() -> list[str]:

@@ -26,15 +26,13 @@ from huggingface_hub import HfApi, constants, get_token, save_torch_state_dict, 
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, TEXT_RECIPE
 from radfm.model_card import Facts
 from radfm.publish_checks import metadata, read_json, refuse_pickle, refuse_unsafe, refuse_what_tells
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.reference_radfm import TrainingReference, weights_sha256
 
 CARD, EVALUATION = "README.md", "evaluation.json"
-CONFIDENCE = "radfm_confidence.json"  # of `radfm calibrate`
-MODEL_RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # the newest first
-TEXT_RECIPE = "radfm_text.json"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
               "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip

@@ -56,6 +56,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from radfm.checkpoints import CONFIDENCE
 from radfm.modeling_radfm import key_slice_divergences
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.starting_points import embed_texts
@@ -64,7 +65,7 @@ RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
 COMPLETE = "complete"  # a file in every checkpoint that counts
 _RESULT = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # what of a checkpoint is the model
 _NOT_RESULT = ("trainer_state.json", "zero_to_fp32.py", "zero_to_torch.py")
-_OF_OTHER_WEIGHTS = (REFERENCE, "radfm_confidence.json")  # what `radfm calibrate` made for those that lay there before
+_OF_OTHER_WEIGHTS = (REFERENCE, CONFIDENCE)  # what `radfm calibrate` made for those that lay there before
 _STARTS = ("model", "tower_weights", "text_encoder")  # keys of the config: what a model can start from
 _MOST_NAMED = 20
 

@@ -30,6 +30,10 @@ from radfm.knowledge.cache import cache_folder
 
 __all__ = ["NAMES", "folder", "resolve"]
 
+# What lies beside the weights: how they were made, the newest first, and what `radfm calibrate` fitted.
+MODEL_RECIPES, TEXT_RECIPE = ("radfm_finetune.json", "radfm_diagnosis.json"), "radfm_text.json"
+CONFIDENCE = "radfm_confidence.json"
+
 NAMES = ("radfm-text-mini", "radfm-phantom-mini")
 
 HOME = Path(__file__).parent

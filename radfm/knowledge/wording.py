@@ -127,7 +127,7 @@ def _abbreviations() -> tuple[dict[str, str], dict[str, str]]:
     return any_case, capitals
 
 
-def read_table(name: str) -> list[dict[str, str]]:
-    """The rows of a table of this package."""
-    with files(__package__).joinpath(name).open(encoding="utf-8", newline="") as file:
+def read_table(name: str, package: str = "radfm.knowledge") -> list[dict[str, str]]:
+    """The rows of a CSV file that lies in a package."""
+    with files(package).joinpath(name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

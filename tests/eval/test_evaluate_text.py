@@ -9,6 +9,7 @@ from radfm.eval import text
 
 from radfm.knowledge import icd10cm, ontology
 from radfm.knowledge.linking import Candidate, Linker
+from radfm.knowledge.wording import read_table
 
 TERMS = {  # id -> name, exact synonym, definition, code
     "T:1": ("cholera", "Vibrio cholerae infection", "An infection of the small intestine.", "A00"),
@@ -84,7 +85,7 @@ def test_a_linker_is_measured_by_the_same_questions(all_terms):
 
 
 def test_what_the_linker_misses_is_listed_with_what_has_been_judged_of_it(obo, tmp_path):
-    judged = text.read_table("judged.csv")
+    judged = read_table("judged.csv", "radfm.eval")
     one = next(row for row in judged if row["accepted"] == "yes")
     odd = obo.read_text().split("\n[Term]")[0] + f"\n[Term]\nid: T:9\nname: {one['name']}\nxref: ICD10CM:Z99\n"
     (tmp_path / "odd.obo").write_text(odd)
