@@ -102,6 +102,13 @@ class CaseDataset(Sequence[Case]):
         about = self.about(row)
         return {truth["disorder"]: mask_of(truth) for truth in self._truth.get((about["case_id"], about["number"]), ())}
 
+    def located(self, index: int) -> np.ndarray:
+        """(disorders,) bool: those of the case of which a mask says where they are to be seen."""
+        row = self.rows[index]
+        scans = [self.about(scan) for scan in row["scan_rows"]]
+        shown = {t["disorder"] for scan in scans for t in self._truth.get((scan["case_id"], scan["number"]), ())}
+        return np.array([disorder.name in shown for disorder in self.vocabulary])
+
     def slices(self, index: int) -> int:
         """How many slices a case has, without reading them."""
         return sum(self.about(row)["shape"][0] for row in self.rows[index]["scan_rows"])

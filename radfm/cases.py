@@ -69,6 +69,7 @@ class Scan:
         body_part: as the header names it, in lower case; None where unknown.
         key_slice: index of the slice that shows the finding; None where unknown.
         source: the file or folder it was read from, relative to what was given to `read_case`.
+        masks: disorder -> (slices, H, W) bool, where it is to be seen; None where nobody says.
     """
 
     pixels: np.ndarray
@@ -79,6 +80,7 @@ class Scan:
     body_part: str | None = None
     key_slice: int | None = None
     source: str = ""
+    masks: dict[str, np.ndarray] | None = None
 
 
 @dataclass

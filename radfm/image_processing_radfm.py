@@ -106,6 +106,15 @@ class RadFMImageProcessor(BaseImageProcessor):
             some = slice(start, start + _TOGETHER)
             values[some] = self._slices(pixels[chosen[some]], windows, spacing_mm)
 
+    def fit(self, pictures: Tensor, spacing_mm: tuple[float, float, float] | None) -> Tensor:
+        """Into the square that the model sees: (n, channels, H, W) -> (n, channels, size, size), zero around."""
+        shape = tuple(pictures.shape[2:])
+        height, width = self._shape(shape, spacing_mm)
+        if (height, width) != shape:
+            pictures = F.interpolate(pictures, size=(height, width), mode="bilinear", antialias=True)
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        return F.pad(pictures, (left, self.size - width - left, top, self.size - height - top))
+
     def choose_slices(self, slices: int) -> list[int]:
         """Which of so many slices are taken, evenly spaced: (slices taken,) indices in order."""
         if self.max_slices is None or slices <= self.max_slices:
@@ -138,11 +147,7 @@ class RadFMImageProcessor(BaseImageProcessor):
             raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
         grey = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
-        height, width = self._shape(pixels.shape[1:3], spacing_mm)
-        if (height, width) != tuple(pixels.shape[1:3]):
-            scaled = F.interpolate(scaled, size=(height, width), mode="bilinear", antialias=True)
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        scaled = F.pad(scaled, (left, self.size - width - left, top, self.size - height - top))
+        scaled = self.fit(scaled, spacing_mm)
         if self.image_mean is None:
             return scaled
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.image_mean, self.image_std))

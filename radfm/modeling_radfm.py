@@ -36,6 +36,8 @@ class RadFMModelOutput(ModelOutput):
         scan_attentions: (scans,). How much each scan counted for its case; sums to 1 per case.
         text_embeds: (texts, d), of unit length; where texts were given.
         lone_scan_embeds: (scans, d). As `case_embeds`, if each scan were a case of its own; where asked for.
+        lone_place_embeds: (slices, h, w, d). As `case_embeds`, if each place of the tower's last feature map were a
+            case of its own; where asked for.
     """
 
     case_embeds: Tensor | None = None
@@ -44,6 +46,7 @@ class RadFMModelOutput(ModelOutput):
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
     lone_scan_embeds: Tensor | None = None
+    lone_place_embeds: Tensor | None = None
 
 
 @dataclass
@@ -54,6 +57,7 @@ class RadFMDiagnosisOutput(ModelOutput):
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
         case_embeds, scan_embeds, slice_attentions, scan_attentions, text_embeds: as in [`RadFMModelOutput`].
         lone_scan_logits: (scans, disorders). As `logits`, if each scan were a case of its own; where asked for.
+        lone_place_logits: (slices, h, w, disorders). As `logits`, if each place were; where asked for.
         diagnosis_loss: (). Mean binary cross-entropy.
         key_slice_loss: (). [`key_slice_loss`] times `config.key_slice_loss_weight`.
     """
@@ -66,6 +70,7 @@ class RadFMDiagnosisOutput(ModelOutput):
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
     lone_scan_logits: Tensor | None = None
+    lone_place_logits: Tensor | None = None
     diagnosis_loss: Tensor | None = None
     key_slice_loss: Tensor | None = None
 
@@ -142,6 +147,7 @@ class RadFMModel(RadFMPreTrainedModel):
         history_embeds: Tensor | None = None,
         lone_scans: bool = False,
         slice_features: Tensor | None = None,
+        lone_places: bool = False,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMModelOutput | tuple:
@@ -159,31 +165,34 @@ class RadFMModel(RadFMPreTrainedModel):
             history_embeds: (histories, d). In place of `history_input_ids` that were embedded before.
             lone_scans: also read each scan as if it were a case of its own, which costs next to nothing.
             slice_features: (slices, f). In place of `pixel_values`: what a tower of one vector per slice said before.
+            lone_places: also read each place of the tower's last feature map as if it were a case of its own.
         Raises:
-            ValueError: where the counts do not add up, or texts meet a model without a text encoder.
+            ValueError: where the counts do not add up, texts meet a model without a text encoder, or places a tower
+                that tells of none.
         """
         slice_counts, scan_counts = slices_per_scan.tolist(), scans_per_case.tolist()
         slices = pixel_values if slice_features is None else slice_features
         _check_counts(slices, slice_counts, scan_counts, modality_ids)
-        slice_embeds, looks_per_scan = self.slice_encoder(pixel_values, slice_counts, slice_features)  # (looks, width)
+        slice_embeds, looks_per_scan, places = self.slice_encoder(
+            pixel_values, slice_counts, slice_features, lone_places
+        )  # (looks, width), and (slices, h, w, width)
         scan_embeds, attentions = self.scan_encoder(slice_embeds, looks_per_scan)  # (scans, width), (looks,)
 
-        tokens = scan_embeds
-        if self.modality_embed is not None:
-            tokens = tokens + self.modality_embed(modality_ids)
-        if self.plane_embed is not None and plane_ids is not None:
-            tokens = tokens + self.plane_embed(plane_ids)
-        if self.days_embed is not None and days is not None:
-            tokens = tokens + self.days_embed(days)
-        counts, lone, scan_tokens = scan_counts, [], tokens
+        tokens = scan_tokens = self._in_context(scan_embeds, modality_ids, plane_ids, days)
+        counts = scan_counts
         if self.history_projection is not None and histories_per_case is not None:
             if history_embeds is None:
                 history_embeds = self.get_text_features(history_input_ids, history_attention_mask)
             histories = self.history_projection(history_embeds)  # (histories, width)
             tokens, counts = _with_histories(tokens, scan_counts, histories, histories_per_case.tolist())
-        if lone_scans:
-            tokens, lone = torch.cat([tokens, scan_tokens]), [1] * len(scan_tokens)
-        embeds, attentions_of_tokens = self.case_encoder(tokens, counts + lone)
+        lone = [scan_tokens] if lone_scans else []
+        if lone_places:
+            per_scan = slices_per_scan * places.shape[1] * places.shape[2]
+            of_place = [x if x is None else x.repeat_interleave(per_scan, 0) for x in (modality_ids, plane_ids, days)]
+            place_embeds, _ = self.scan_encoder(places.flatten(0, 2), [1] * places.shape[:3].numel())
+            lone.append(self._in_context(place_embeds, *of_place))
+        alone = [len(some) for some in lone]
+        embeds, attentions_of_tokens = self.case_encoder(torch.cat([tokens, *lone]), counts + [1] * sum(alone))
         scan_attentions = attentions_of_tokens[: sum(counts)]
         if counts is not scan_counts:
             scan_attentions = _of_scans(scan_attentions, counts, scan_counts)
@@ -191,15 +200,27 @@ class RadFMModel(RadFMPreTrainedModel):
         if self.config.head == "text":
             embeds = F.normalize(embeds, dim=-1)
 
+        embeds, *lone = embeds.split([len(counts), *alone])
         output = RadFMModelOutput(
-            case_embeds=embeds[: len(counts)],
+            case_embeds=embeds,
             scan_embeds=scan_embeds,
             slice_attentions=self.slice_encoder.spread(attentions, slice_counts),
             scan_attentions=scan_attentions,
             text_embeds=None if input_ids is None else self.get_text_features(input_ids, attention_mask),
-            lone_scan_embeds=embeds[len(counts) :] if lone_scans else None,
+            lone_scan_embeds=lone[0] if lone_scans else None,
+            lone_place_embeds=lone[-1].unflatten(0, places.shape[:3]) if lone_places else None,
         )
         return output if return_dict is not False else output.to_tuple()
+
+    def _in_context(self, scan_embeds: Tensor, modality_ids: Tensor, plane_ids: Tensor | None, days: Tensor | None):
+        """Scans as the case encoder reads them, who is told what kind of scan each is: (scans, width)."""
+        if self.modality_embed is not None:
+            scan_embeds = scan_embeds + self.modality_embed(modality_ids)
+        if self.plane_embed is not None and plane_ids is not None:
+            scan_embeds = scan_embeds + self.plane_embed(plane_ids)
+        if self.days_embed is not None and days is not None:
+            scan_embeds = scan_embeds + self.days_embed(days)
+        return scan_embeds
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         """(texts, tokens) int64 -> (texts, d), of unit length."""
@@ -253,6 +274,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         key_slices: Tensor | None = None,
         lone_scans: bool = False,
         slice_features: Tensor | None = None,
+        lone_places: bool = False,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMDiagnosisOutput | tuple:
@@ -264,6 +286,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             key_slices: (scans,) int64, -1 where unknown.
             lone_scans: also say what each scan shows by itself, as in [`RadFMModel`].
             slice_features: in place of `pixel_values`, as in [`RadFMModel`].
+            lone_places: also say what each place of each slice shows by itself, as in [`RadFMModel`].
         """
         output = self.radfm(
             pixel_values,
@@ -280,6 +303,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             history_embeds,
             lone_scans,
             slice_features,
+            lone_places,
         )
         text_embeds = output.text_embeds if text_embeds is None else text_embeds
         logits = self.logits(output.case_embeds, text_embeds)
@@ -300,6 +324,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             scan_attentions=output.scan_attentions,
             text_embeds=text_embeds,
             lone_scan_logits=self.logits(output.lone_scan_embeds, text_embeds) if lone_scans else None,
+            lone_place_logits=self.logits(output.lone_place_embeds, text_embeds) if lone_places else None,
             **losses,
         )
         return diagnosis if return_dict is not False else diagnosis.to_tuple()
@@ -416,17 +441,26 @@ class RadFMSliceEncoder(nn.Module):
         self._fast_tower = None
 
     def forward(
-        self, pixel_values: Tensor | None, slice_counts: list[int], slice_features: Tensor | None = None
-    ) -> tuple[Tensor, list[int]]:
+        self,
+        pixel_values: Tensor | None,
+        slice_counts: list[int],
+        slice_features: Tensor | None = None,
+        with_places: bool = False,
+    ) -> tuple[Tensor, list[int], Tensor | None]:
+        """(looks, width), looks of each scan, and where asked for each place as a slice (looks, h, w, width)."""
+        if with_places and not self.tells_places:
+            raise ValueError("only a resnet tower of one slice a look tells of places, pooled by their mean or maximum")
         if slice_features is not None:
-            return self.projection(slice_features.to(self.dtype)), slice_counts
+            return self.projection(slice_features.to(self.dtype)), slice_counts, None
         looks = self._looks(pixel_values, slice_counts)
         chunk = len(looks) if self.training and not self.gradient_checkpointing else self.slices_per_chunk
-        embeds = [self._embed(looks[start : start + chunk]) for start in range(0, len(looks), max(chunk, 1))]
         counts = [-(-n // self.config.slice_depth) for n in slice_counts]
-        if not embeds:
-            return looks.new_zeros((0, self.embed_dim), dtype=self.dtype), counts
-        return torch.cat(embeds), counts
+        if not len(looks):
+            none = looks.new_zeros((0, self.embed_dim), dtype=self.dtype)
+            return none, counts, none.view(0, 1, 1, self.embed_dim) if with_places else None
+        starts = range(0, len(looks), chunk)
+        embeds, places = zip(*(self._embed(looks[start : start + chunk], with_places) for start in starts), strict=True)
+        return torch.cat(embeds), counts, torch.cat(places) if with_places else None
 
     @property
     def embed_dim(self) -> int:
@@ -459,18 +493,25 @@ class RadFMSliceEncoder(nn.Module):
         index = torch.tensor(rows, dtype=torch.int64, device=pixel_values.device).reshape(-1, depth)
         return pixel_values[index].flatten(1, 2)  # (looks, depth * 3, H, W)
 
-    def _embed(self, looks: Tensor) -> Tensor:
+    @property
+    def tells_places(self) -> bool:
+        """Whether a place of the last feature map can stand for a slice: the tower pools by the mean or the maximum."""
+        pool = getattr(getattr(self.tower, "global_pool", None), "pool_type", None)
+        return self.config.family == "resnet" and self.config.slice_depth == 1 and pool in ("avg", "max")
+
+    def _embed(self, looks: Tensor, with_places: bool) -> tuple[Tensor, Tensor | None]:
         looks = looks.to(self.dtype, memory_format=torch.channels_last)  # what convolutions are fastest in
-        if self._fast_tower is not None:
-            features = self._fast_tower(looks)
-        elif self.training and self.gradient_checkpointing:
-            features = self._gradient_checkpointing_func(self.tower, looks)
+        tower = self.tower.forward_features if with_places else self._fast_tower or self.tower
+        if self.training and self.gradient_checkpointing and self._fast_tower is None:
+            features = self._gradient_checkpointing_func(tower, looks)
         else:
-            features = self.tower(looks)
+            features = tower(looks)
+        if with_places:
+            return self.projection(self.tower.forward_head(features)), self.projection(features.permute(0, 2, 3, 1))
         if self.token_encoder is None:
-            return self.projection(features)
+            return self.projection(features), None
         tokens = self.projection(features.flatten(2).transpose(1, 2))  # (looks, positions, width)
-        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0]
+        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0], None
 
 
 class RadFMTextEncoder(nn.Module):

@@ -92,8 +92,12 @@ class Augmentation:
         history = None if rng.random() < self.drop_history else case.history
         return replace(case, scans=scans, history=history)
 
-    def slices(self, values: Tensor, rng: np.random.Generator) -> None:
-        """Changes the normalised slices of one scan, (slices, 3, H, W), in place."""
+    def slices(self, values: Tensor, rng: np.random.Generator, masks: Tensor | None = None) -> None:
+        """Changes the normalised slices of one scan, (slices, 3, H, W), in place.
+
+        Args:
+            masks: (disorders, slices, H, W) over them, in [0, 1]; moved and bent along with them, in place.
+        """
         volume, size = len(values) > 1, values.shape[-1]
         if size not in self._in_plane:
             self._in_plane[size] = _in_plane(size)
@@ -104,17 +108,24 @@ class Augmentation:
             return
         one = values.stride(1) == 0  # three views of one channel
         grey = one or (torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2]))
-        changed = channels = values[:, :1] if grey else values
+        channels = values[:, :1] if grey else values
+        marked = values.new_zeros(0, *values.shape[:1], *values.shape[2:]) if masks is None else masks
+        volumes = torch.cat([channels.transpose(0, 1), marked])  # (C + disorders, slices, H, W)
         if bent:
             if (volume, size) not in self._bends:
                 self._bends[volume, size] = _bend(volume, size)
-            picture = changed.transpose(0, 1) if volume else changed[0]  # (C, slices, H, W) or (C, H, W)
-            picture = _applied(self._bends[volume, size], picture.contiguous(), rng)
-            changed = picture.transpose(0, 1) if volume else picture[None]
-        changed = changed.flatten(0, 1)
+            bend = self._bends[volume, size]
+            volumes = _applied(bend, volumes, rng) if volume else _applied(bend, volumes[:, 0], rng)[:, None]
+        pictures, kept = volumes.flatten(0, 1), len(channels) * channels.shape[1]
         for change in drawn:
-            changed = _applied(change, changed, rng)
-        (channels if one else values).copy_(changed.view_as(channels).expand_as(channels if one else values))
+            if change is self._in_plane[size][0]:  # moves; the others make brighter or noisier
+                pictures = _applied(change, pictures, rng)
+            else:
+                pictures = torch.cat([_applied(change, pictures[:kept], rng), pictures[kept:]])
+        changed = pictures[:kept].unflatten(0, (-1, len(channels))).transpose(0, 1)
+        (channels if one else values).copy_(changed.expand_as(channels if one else values))
+        if masks is not None:
+            masks.copy_(pictures[kept:].view_as(masks))
 
 
 def generator(seed: int, draw: Draw) -> np.random.Generator:
@@ -131,7 +142,8 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
     chosen = ((np.arange(most) + start) * count / most).astype(int)
     key = None if key is None else int(np.abs(chosen - key).argmin())
     spacing = scan.spacing_mm and (scan.spacing_mm[0] * count / most, *scan.spacing_mm[1:])
-    return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing)
+    masks = scan.masks and {disorder: mask[chosen] for disorder, mask in scan.masks.items()}
+    return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing, masks=masks)
 
 
 def _applied(change: Randomizable, picture: Tensor, rng: np.random.Generator) -> Tensor:

@@ -11,7 +11,8 @@ One step, see `DiagnosisTrainer.compute_loss`:
 3. Logits and labels of all processes come together; relatives in ICD-10-CM become weak positives; how common a disorder
    is, is added to its logits; the loss compares the pairs (`losses`).
 4. The same loss with every scan as a case of its own, so that each learns directly, where asked.
-5. The attention over the slices is pulled towards the key slice, where one is annotated.
+5. The same for every place of the tower's map, where masks say what it shows (`places`).
+6. The attention over the slices is pulled towards the key slice, where one is annotated.
 
 Decisions:
 - The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
@@ -49,6 +50,7 @@ from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
 from radfm.train.lineage import effort, lineage
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
+from radfm.train.places import labels_of_scans, place_losses
 from radfm.train.sampling import StepSampler, steps_in_order
 from radfm.train.shots import few_shots
 from radfm.train.slice_features import slice_features
@@ -100,6 +102,7 @@ class DiagnosisTraining:
         logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
         key_slice_weight: Of the key-slice supervision; 0: off.
         lone_scan_weight: Of the same loss with each scan as a case of its own, under the labels of its case; 0: off.
+        place_weight: Of the supervision of single places, where the data has masks, see `radfm.train.places`; 0: off.
         augmentation: See `radfm.train.augmentation.Augmentation`.
         shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one.
@@ -130,6 +133,7 @@ class DiagnosisTraining:
     logit_adjustment: float = 0.0
     key_slice_weight: float = 0.001
     lone_scan_weight: float = 0.0
+    place_weight: float = 0.0
     augmentation: dict = field(default_factory=dict)
     shots: int | None = None
     withheld: list[str] = field(default_factory=list)
@@ -152,6 +156,11 @@ class DiagnosisTraining:
             raise ValueError(
                 "augmentation.add_normal adds scans that show nothing of their case's disorders, so none of its scans "
                 "may be read alone: leave it out, or set level=case and lone_scan_weight=0"
+            )
+        if self.place_weight and (self.frozen_tower or self.candidates is not None):
+            raise ValueError(
+                "place_weight compares places with all disorders, by a tower that learns: leave it out, or set "
+                "frozen_tower=false and candidates=null"
             )
         if self.frozen_tower and filled(Augmentation, self.augmentation, "augmentation").changes_pixels:
             raise ValueError(
@@ -183,7 +192,8 @@ def train(config: DiagnosisTraining) -> Path:
     frozen = config.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
     one_scan, bound = config.level == "scan", config.slices_per_scan
-    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound)
+    drawn = {"places": config.place_weight > 0}
+    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound, **drawn)
     validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
     if config.frozen_tower:
         for part in (data, validation):
@@ -235,6 +245,12 @@ class DiagnosisTrainer(Trainer):
     def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
         batch = {"pixel_values": None} | inputs  # the features of a frozen tower come without
         case_rows, key_slices, mine = batch.pop("case_rows"), batch.pop("key_slices"), batch.pop("labels")
+        counts = batch["slices_per_scan"], batch["scans_per_case"]
+        of_scans = mine.repeat_interleave(counts[1], dim=0)
+        if self.config.place_weight:
+            masks, mask_rows, unlocated = (batch.pop(name) for name in ("masks", "mask_rows", "unlocated"))
+            of_scans = labels_of_scans(mine, unlocated, mask_rows, *counts)
+            mine = of_scans if self.config.level == "scan" else mine
         labels = gathered(mine)  # (cases of all processes, disorders)
         disorders = self._disorders_of_the_step(labels)
         if self.text_learns:
@@ -242,16 +258,21 @@ class DiagnosisTrainer(Trainer):
             batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
         self._quieten()
 
-        seen = model(**batch, lone_scans=self.config.lone_scan_weight > 0)
+        alone = {"lone_scans": self.config.lone_scan_weight > 0, "lone_places": self.config.place_weight > 0}
+        seen = model(**batch, **alone)
         logits = gathered(self.adjust(seen.logits, disorders))
         loss = self.loss(logits, self._softened(labels)[:, disorders])
         if self.config.lone_scan_weight:
             alone = gathered(self.adjust(seen.lone_scan_logits, disorders))
-            of_scans = gathered(mine.repeat_interleave(batch["scans_per_case"], dim=0))
-            loss = loss + self.config.lone_scan_weight * self.loss(alone, self._softened(of_scans)[:, disorders])
+            loss = loss + self.config.lone_scan_weight * self.loss(
+                alone, self._softened(gathered(of_scans))[:, disorders]
+            )
+        if self.config.place_weight:
+            of_slices = unlocated.repeat_interleave(counts[1], dim=0).repeat_interleave(counts[0], dim=0)
+            losses = gathered(place_losses(seen.lone_place_logits, masks, mask_rows, of_slices))
+            loss = loss + self.config.place_weight * losses.sum() / len(losses)
         if self.config.key_slice_weight:
-            slice_counts = batch["slices_per_scan"].tolist()
-            divergences = gathered(key_slice_divergences(seen.slice_attentions, slice_counts, key_slices))
+            divergences = gathered(key_slice_divergences(seen.slice_attentions, counts[0].tolist(), key_slices))
             loss = loss + self.config.key_slice_weight * divergences.sum() / max(len(divergences), 1)
 
         if not loss.isfinite():

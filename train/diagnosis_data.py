@@ -39,6 +39,9 @@ class DrawnCases(Dataset):
         seed: of all that varies.
         only: rows of `cases`, to leave out all others; None: all.
         slices_per_scan: bounds those of a draw with an epoch, the key slice among them; None: as for all others.
+        places: whether to say where disorders are to be seen: `masks` (masks, H, W) bool in the square that the model
+            sees, `mask_rows` (masks, 2) int64, the slice of the batch and the disorder of each, and `unlocated` (cases,
+            disorders) bool, those of a case of which no mask says where.
 
     Attributes:
         features: of every slice; set, they are in a batch as `slice_features`, in place of `pixel_values`.
@@ -55,10 +58,11 @@ class DrawnCases(Dataset):
         seed: int = 0,
         only: Sequence[int] | None = None,
         slices_per_scan: int | None = None,
+        places: bool = False,
     ):
         self.cases, self.processor, self.augmentation = cases, processor, augmentation
         self.one_scan, self.history_embeds, self.seed = one_scan, history_embeds, seed
-        self.slices_per_scan = slices_per_scan
+        self.slices_per_scan, self.places = slices_per_scan, places
         self.features: SliceFeatures | None = None
         self.rows, self._slice_counts, self.skipped = _readable(cases, range(len(cases)) if only is None else only)
         self._normal_scans: dict[str, list[int]] | None = None
@@ -100,18 +104,24 @@ class DrawnCases(Dataset):
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
             batch["slice_features"] = self._chosen_features(cases)
-        elif self.augmentation is not None and self.augmentation.changes_pixels:
-            scans = iter(batch["pixel_values"].split(batch["slices_per_scan"].tolist()))
+        masks = [self._fitted_masks(scan) for case in cases for scan in case.scans]
+        if self.augmentation is not None and self.augmentation.changes_pixels:
+            scans = zip(batch["pixel_values"].split(batch["slices_per_scan"].tolist()), masks, strict=True)
             for case, rng in zip(cases, generators, strict=True):
-                for values in (next(scans) for _ in case.scans):
+                for values, of_scan in (next(scans) for _ in case.scans):
                     if rng is not None:
-                        self.augmentation.slices(values, rng)
+                        self.augmentation.slices(values, rng, of_scan)
+        if self.places:
+            batch |= self._packed_masks(cases, masks)
+            located = torch.from_numpy(np.stack([self.cases.located(self.rows[draw.case]) for draw in draws]))
         if self.history_embeds is not None:
             del batch["history_input_ids"], batch["history_attention_mask"]
             told = [self.rows[draw.case] for draw, case in zip(draws, cases, strict=True) if case.history]
             batch["history_embeds"] = self.history_embeds[told]
         rows = [draw.case for draw in draws]
         batch["labels"] = torch.from_numpy(np.stack([self.cases.labels(self.rows[row]) for row in rows]))
+        if self.places:
+            batch["unlocated"] = (batch["labels"] > 0) & ~located
         batch["case_rows"] = torch.tensor(rows)
         return batch
 
@@ -122,6 +132,8 @@ class DrawnCases(Dataset):
         except (ValueError, OSError) as error:
             raise ValueError(f"case {self.case_id(draw.case)} can no longer be read: {error}") from error
         scan_rows = self.cases.rows[row]["scan_rows"]
+        if self.places:
+            case.scans = [replace(s, masks=self.cases.masks(i)) for s, i in zip(case.scans, scan_rows, strict=True)]
         case.scans = [self._with_features(scan, i) for scan, i in zip(case.scans, scan_rows, strict=True)]
         if rng is None:
             return case
@@ -149,6 +161,32 @@ class DrawnCases(Dataset):
         choose = self.processor.image_processor.choose_slices
         taken = [scan.pixels[choose(len(scan.pixels))] for case in cases for scan in case.scans]
         return torch.from_numpy(np.concatenate(taken).astype(np.float32))
+
+    def _fitted_masks(self, scan: Scan) -> Tensor | None:
+        """Where the scan's disorders are in the slices that the processor takes: (disorders, slices, size, size)."""
+        if not self.places:
+            return None
+        images = self.processor.image_processor
+        taken = images.choose_slices(len(scan.pixels))
+        shape = (0, len(taken), *scan.pixels.shape[1:3])
+        masks = np.stack([mask[taken] for mask in scan.masks.values()]) if scan.masks else np.zeros(shape)
+        return images.fit(torch.from_numpy(masks.astype(np.float32)), scan.spacing_mm)
+
+    def _packed_masks(self, cases: list[Case], masks: list[Tensor]) -> dict[str, Tensor]:
+        row_of = {name: row for row, name in enumerate(self.cases.vocabulary.names)}
+        packed, rows, first = [], [], 0
+        for scan, of_scan in zip((scan for case in cases for scan in case.scans), masks, strict=True):
+            of_scan = of_scan >= 0.5
+            for disorder, of_disorder in zip(scan.masks or (), of_scan, strict=True):
+                for shown in of_disorder.any((1, 2)).nonzero().flatten().tolist():
+                    packed.append(of_disorder[shown])
+                    rows.append((first + shown, row_of[disorder]))
+            first += of_scan.shape[1]
+        size = self.processor.image_processor.size
+        return {
+            "masks": torch.stack(packed) if packed else torch.zeros(0, size, size, dtype=torch.bool),
+            "mask_rows": torch.tensor(rows, dtype=torch.int64).view(-1, 2),
+        }
 
     def _scans_of_normal_cases(self) -> dict[str, list[int]]:
         scans: dict[str, list[int]] = {}

@@ -88,13 +88,13 @@ class Disorder:
         """Texts that stand for the disorder; where there are several, their embeddings are to be averaged.
 
         Args:
-            style: "name"; "description", the name with it; "synonyms", the name and each of them; "path", the name
-                with the descriptions above its surest code. What a disorder lacks is left out.
+            style: "name"; "description", the name alone and with its description; "synonyms", the name and each of
+                them; "path", the name with the descriptions above its surest code. What a disorder lacks is left out.
         """
         if style == "name":
             return [self.name]
         if style == "description":
-            return [f"{self.name}: {self.description}" if self.description else self.name]
+            return [self.name, f"{self.name}: {self.description}"] if self.description else [self.name]
         if style == "synonyms":
             return [self.name, *self.synonyms]
         if style == "path":

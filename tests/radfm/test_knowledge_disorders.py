@@ -293,7 +293,7 @@ def test_a_folder_without_vocabulary_is_a_missing_file(tmp_path):
 def test_prompts_hold_what_the_disorder_has():
     disorder = Disorder("Pneumothorax", ("collapsed lung",), "Air in the pleura.", (Coding("J93.9", 0.97, "given"),))
     assert disorder.prompts("name") == ["Pneumothorax"]
-    assert disorder.prompts("description") == ["Pneumothorax: Air in the pleura."]
+    assert disorder.prompts("description") == ["Pneumothorax", "Pneumothorax: Air in the pleura."]
     assert disorder.prompts("synonyms") == ["Pneumothorax", "collapsed lung"]
     (path,) = disorder.prompts("path")
     assert path.startswith("Diseases of the respiratory system > ")

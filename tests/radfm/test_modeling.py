@@ -283,6 +283,32 @@ def test_an_mlp_head_keeps_the_rows_of_names_that_stay(tiny_config):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_a_lone_place_is_read_as_a_case_of_its_own(tiny_config, pool):
+    tower = {"tower": "test_resnet", "tower_args": {"global_pool": pool}, "image_size": 32}
+    model = build(RadFMConfig(**tiny_config | {"vision_config": tower, "disorders": DISORDERS}))
+    inputs = batch([2, 1], [1])
+    inputs["pixel_values"] = inputs["pixel_values"][..., :32, :32]
+    told, plain = model(**inputs, lone_places=True, lone_scans=True), model(**inputs)
+    assert told.lone_place_logits.shape == (4, 1, 1, len(DISORDERS))  # 32 pixels are one place of this tower
+    alone = {"slices_per_scan": torch.ones(4, dtype=torch.int64), "scans_per_case": torch.ones(4, dtype=torch.int64)}
+    of_scans = ("modality_ids", "plane_ids", "days")
+    of_slice = {name: inputs[name].repeat_interleave(inputs["slices_per_scan"]) for name in of_scans}
+    expected = model(pixel_values=inputs["pixel_values"], **alone, **of_slice).logits
+    torch.testing.assert_close(told.lone_place_logits[:, 0, 0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(told.logits, plain.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(told.lone_scan_logits, model(**inputs, lone_scans=True).lone_scan_logits)
+    assert plain.lone_place_logits is None
+
+
+def test_a_tower_without_places_says_so(tiny_config):
+    model = build(RadFMConfig(**tiny_config | {"disorders": DISORDERS}))
+    model.radfm.slice_encoder.config.family = "vit"
+    with pytest.raises(ValueError, match="tells of places"):
+        model(**batch([2]), lone_places=True)
+
+
+@torch.no_grad()
 def test_encoders_without_layers_average(tiny_config):
     none = {"num_hidden_layers": 0}
     model = build(RadFMConfig(**tiny_config | {"scan_config": none, "case_config": none, "disorders": DISORDERS}))

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
@@ -27,6 +28,7 @@ from radfm.train.augmentation import Augmentation
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_data import DrawnCases
 from radfm.train.diagnosis_model import build, load_tower
+from radfm.train.places import labels_of_scans, place_losses
 from radfm.train.sampling import Draw
 from radfm.train.slice_features import slice_features
 from safetensors.torch import load_file, save_file
@@ -35,7 +37,7 @@ from transformers import pipeline
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
 
 STEPS = 20
-NO_INPUTS = ("case_rows", "labels", "key_slices")
+NO_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated")
 CONFIGS = files("radfm.train") / "configs"
 
 
@@ -60,6 +62,7 @@ def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> 
         "slices_per_step": 40,
         "augmentation": {"affine": 0.3, "noise": 0.3, "drop_scans": 0.1},
         "lone_scan_weight": 0.5 if changes.get("level", "case") == "case" else 0.0,
+        "place_weight": 0.0 if changes.get("frozen_tower") or changes.get("candidates") else 0.5,
         "by_disorder": 0.3,
         "relatives": {"strength": 0.3, "reach": 4},
         "logit_adjustment": 1.0,
@@ -188,7 +191,13 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
 def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
     loss, same, one_process, phantoms, tmp_path
 ):
-    off = {"loss": {"name": loss}, "lone_scan_weight": 0.0, "key_slice_weight": 0.0, "augmentation": {}}
+    off = {
+        "loss": {"name": loss},
+        "lone_scan_weight": 0.0,
+        "place_weight": 0.0,
+        "key_slice_weight": 0.0,
+        "augmentation": {},
+    }
     config = tiny(phantoms, None, tmp_path / "run", model=str(one_process), history=False, **off)
     gradients = {}
     for halves in (1, 2):
@@ -387,6 +396,48 @@ def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_enco
     assert torch.equal(stored["pixel_values"], processor(cases=cases[3])["pixel_values"])
 
 
+def test_masks_of_a_draw_mark_what_its_slices_show(phantoms, text_encoder):
+    _, processor = starting_points.untrained(text_encoder=text_encoder)
+    processor.image_processor.size = 48
+    cases = load(phantoms, "train", labelled=True)
+    data = DrawnCases(cases, processor, one_scan=True, slices_per_scan=2, places=True)
+    draws = [Draw(row, 1, 0) for row in range(len(cases))]
+    drawn = data.__getitems__(draws)
+    assert len(drawn["masks"]) == len(drawn["mask_rows"]) > 10
+    case_of_slice = torch.arange(len(draws)).repeat_interleave(drawn["slices_per_scan"])
+    slices, disorders = drawn["mask_rows"].T
+    assert (drawn["labels"][case_of_slice[slices], disorders] == 1).all()
+    assert drawn["masks"].any((1, 2)).all()
+    stored = data.__getitems__([Draw(row) for row in range(len(cases))])
+    scans = [scan for row in cases.rows for scan in row["scan_rows"]]
+    expected = [
+        mask[z] for scan in scans for mask in cases.masks(scan).values() for z in np.flatnonzero(mask.any((1, 2)))
+    ]
+    assert np.array_equal(stored["masks"], np.stack(expected))
+
+
+def test_a_place_is_held_against_the_mask_that_covers_it_most():
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :4, :4], masks[0, 4, :4] = True, True  # all of one place, a quarter of the one below
+    masks[1, 0, 0] = True  # a small one marks its place, too
+    rows = torch.tensor([[0, 1], [1, 0]])
+    logits = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    unlocated = torch.tensor([[False, False], [False, False], [True, False]])
+    found = place_losses(logits, masks, rows, unlocated)
+    no, yes = F.softplus(logits), F.softplus(-logits)
+    first = yes[0, 0, 0, 1] + (no[0, 0, 1, 1] + no[0, 1, 1, 1]) / 4 + no[0, ..., 0].mean()
+    second = yes[1, 0, 0, 0] + (no[1, ..., 0].sum() - no[1, 0, 0, 0]) / 4 + no[1, ..., 1].mean()
+    torch.testing.assert_close(found, torch.stack([first, second, no[2, ..., 1].mean()]))
+
+
+def test_a_scan_has_by_itself_what_its_masks_show():
+    labels = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+    unlocated = torch.tensor([[False, False, True], [False, False, False]])
+    rows = torch.tensor([[0, 0], [3, 1], [5, 1]])
+    found = labels_of_scans(labels, unlocated, rows, torch.tensor([2, 2, 3]), torch.tensor([2, 1]))
+    assert found.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 0]]
+
+
 def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     phantoms, text_encoder, tmp_path, monkeypatch
 ):
@@ -488,6 +539,8 @@ def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tm
         ({"lone_scan_weight": 1.0, "augmentation": {"add_normal": 0.1}}, "none of its scans may be read alone"),
         ({"level": "scan", "augmentation": {"add_normal": 0.1}}, "none of its scans may be read alone"),
         ({"level": "scan", "lone_scan_weight": 1.0}, "each scan is alone already"),
+        ({"place_weight": 1.0, "frozen_tower": True, "augmentation": {}}, "by a tower that learns"),
+        ({"place_weight": 1.0, "candidates": 8, "text_layers": 1}, "by a tower that learns"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(changes, message):

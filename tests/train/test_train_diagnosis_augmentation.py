@@ -56,6 +56,27 @@ def test_the_windows_of_a_ct_move_together():
     assert torch.equal(values[:, 1], again[:, 1])
 
 
+@pytest.mark.parametrize("slices", [1, 5])
+@pytest.mark.parametrize("change", ["affine", "elastic"])
+def test_masks_move_along_with_what_they_mark(change, slices):
+    values = picture(slices).contiguous()
+    alone, masks = values.clone(), torch.stack([values[:, 0], torch.zeros_like(values[:, 0])])
+    both = Augmentation(**{change: 1.0, "noise": 1.0, "contrast": 1.0})
+    both.slices(values, np.random.default_rng(3), masks)
+    Augmentation(**{change: 1.0}).slices(alone, np.random.default_rng(3))
+    torch.testing.assert_close(masks[0], alone[:, 0], atol=1e-5, rtol=0)
+    assert not torch.allclose(values, alone, atol=1e-2)  # the others change the picture alone
+    assert not masks[1].any()
+
+
+def test_masks_of_slices_that_are_not_drawn_are_left_out():
+    pixels = np.arange(20, dtype=np.uint8).reshape(20, 1, 1).repeat(8, 1).repeat(8, 2)
+    scan = Scan(pixels, key_slice=7, masks={"Pneumonia": pixels == 7})
+    drawn = some_slices(scan, 4, np.random.default_rng(0))
+    assert np.array_equal(drawn.masks["Pneumonia"], drawn.pixels == 7)
+    assert drawn.masks["Pneumonia"].any()
+
+
 def test_slices_are_not_mixed_with_their_neighbours():
     values = picture(5).contiguous()
     values[2] = 10.0
