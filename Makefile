@@ -22,14 +22,14 @@ docs: .venv/installed
 # What comes with radfm in radfm/checkpoints/, anew: some three hours on two cores. Needs the Disease Ontology as OBO.
 ONTOLOGY ?= disease_ontology.obo
 MADE := checkpoints/radfm-text-mini checkpoints/radfm-phantom-mini
-PHANTOMS := datasets/phantoms_mini
+PHANTOMS := datasets/phantoms
 checkpoints: .venv/installed
 	$(BIN)/radfm train text train/configs/text.yaml "ontologies=[$(ONTOLOGY)]" held_out=4 output=runs/text_mini
 	$(BIN)/python -m radfm.checkpoints.make halve runs/text_mini checkpoints/radfm-text-mini
 	$(BIN)/radfm prepare phantoms $(PHANTOMS) --cases 6000
-	$(BIN)/radfm train diagnosis train/configs/phantom_mini_tower.yaml
-	$(BIN)/radfm train diagnosis train/configs/phantom_mini.yaml
-	$(BIN)/python -m radfm.checkpoints.make halve runs/phantom_mini checkpoints/radfm-phantom-mini
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke_tower.yaml
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml
+	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke checkpoints/radfm-phantom-mini
 	$(BIN)/radfm calibrate $(PHANTOMS) --model checkpoints/radfm-phantom-mini
 	$(BIN)/python -m radfm.checkpoints.make install $(MADE)
 	@mkdir -p evaluation

@@ -1,6 +1,6 @@
 """What knowing ICD-10-CM costs: loading it, embedding its descriptions, linking a name.
 
-    python benchmarks/text.py runs/text [--names disorder_label_dict.json]
+    python benchmarks/text.py radfm-text-mini [--names disorder_label_dict.json]
 
 Targets, on two cores: the names of RP3D-DiagDS (5,569) embedded under 5 s, all 98,505 descriptions of ICD-10-CM under
 90 s, a name linked under 20 ms once the linker is loaded, ICD-10-CM loaded under a second after first use. The baseline
@@ -20,13 +20,14 @@ import torch
 from radfm.eval.text import encoder, fingerprint
 from sentence_transformers import SentenceTransformer
 
+from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm
 from radfm.knowledge.linking import Linker
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", help="folder of a text encoder")
+    parser.add_argument("encoder", help="folder of a text encoder, or radfm-text-mini")
     parser.add_argument("--names", type=Path, help="JSON list or dictionary of names; unset, drawn from ICD-10-CM")
     arguments = parser.parse_args()
     descriptions = [entry.description for entry in icd10cm.entries()]
@@ -39,7 +40,7 @@ def main() -> None:
     print(f"loading ICD-10-CM                 {statistics.median(seconds):7.2f} s (target 1)")
 
     sample = random.Random(0).sample(descriptions, 4000)
-    plain = SentenceTransformer(arguments.encoder, device="cpu")
+    plain = SentenceTransformer(str(resolve(arguments.encoder)), device="cpu")
     took = {"float32": timed(lambda: plain.encode(sample, batch_size=256)), "radfm": fresh(arguments.encoder, sample)}
     print(f"4,000 descriptions                {took['radfm']:7.2f} s, {took['float32'] / took['radfm']:.1f}x float32")
     print(f"{len(names):,} names                       {fresh(arguments.encoder, names):7.2f} s (target 5)")

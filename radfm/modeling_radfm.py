@@ -449,7 +449,7 @@ class RadFMSliceEncoder(nn.Module):
     ) -> tuple[Tensor, list[int], Tensor | None]:
         """(looks, width), looks of each scan, and where asked for each place as a slice (looks, h, w, width)."""
         if with_places and not self.tells_places:
-            raise ValueError("only a resnet tower of one slice a look tells of places, pooled by their mean or maximum")
+            raise ValueError("of places only a resnet tower tells, of one slice a look")
         if slice_features is not None:
             return self.projection(slice_features.to(self.dtype)), slice_counts, None
         looks = self._looks(pixel_values, slice_counts)
@@ -495,9 +495,9 @@ class RadFMSliceEncoder(nn.Module):
 
     @property
     def tells_places(self) -> bool:
-        """Whether a place of the last feature map can stand for a slice: the tower pools by the mean or the maximum."""
-        pool = getattr(getattr(self.tower, "global_pool", None), "pool_type", None)
-        return self.config.family == "resnet" and self.config.slice_depth == 1 and pool in ("avg", "max")
+        """Whether a place of the last feature map can stand for a slice: as a map of one place, pooled by itself."""
+        tells = self.config.family == "resnet" and self.config.slice_depth == 1 and hasattr(self.tower, "forward_head")
+        return tells and str(getattr(self.tower, "output_fmt", "NCHW")) != "NHWC"
 
     def _embed(self, looks: Tensor, with_places: bool) -> tuple[Tensor, Tensor | None]:
         looks = looks.to(self.dtype, memory_format=torch.channels_last)  # what convolutions are fastest in
@@ -507,7 +507,9 @@ class RadFMSliceEncoder(nn.Module):
         else:
             features = tower(looks)
         if with_places:
-            return self.projection(self.tower.forward_head(features)), self.projection(features.permute(0, 2, 3, 1))
+            alone = features.permute(0, 2, 3, 1)[..., None, None]  # (looks, h, w, f, 1, 1)
+            places = self.tower.forward_head(alone.flatten(0, 2)).unflatten(0, alone.shape[:3])
+            return self.projection(self.tower.forward_head(features)), self.projection(places)
         if self.token_encoder is None:
             return self.projection(features), None
         tokens = self.projection(features.flatten(2).transpose(1, 2))  # (looks, positions, width)

@@ -7,7 +7,7 @@
 
 - `radfm-text-mini`: the knowledge text encoder, a SentenceTransformer: all-MiniLM-L6-v2 taught ICD-10-CM and the
   Disease Ontology (`train/configs/text.yaml`).
-- `radfm-phantom-mini`: a whole model, trained on drawn patients (`train/configs/phantom_mini.yaml`). It has never seen
+- `radfm-phantom-mini`: a whole model, trained on drawn patients (`train/configs/diagnosis_ke.yaml`). It has never seen
   a real one, and serves to learn the package, to test pipelines and to start from.
 
 Decisions:

@@ -283,7 +283,7 @@ def test_an_mlp_head_keeps_the_rows_of_names_that_stay(tiny_config):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pool", ["avg", "max"])
+@pytest.mark.parametrize("pool", ["avg", "max", "catavgmax"])
 def test_a_lone_place_is_read_as_a_case_of_its_own(tiny_config, pool):
     tower = {"tower": "test_resnet", "tower_args": {"global_pool": pool}, "image_size": 32}
     model = build(RadFMConfig(**tiny_config | {"vision_config": tower, "disorders": DISORDERS}))
@@ -304,7 +304,7 @@ def test_a_lone_place_is_read_as_a_case_of_its_own(tiny_config, pool):
 def test_a_tower_without_places_says_so(tiny_config):
     model = build(RadFMConfig(**tiny_config | {"disorders": DISORDERS}))
     model.radfm.slice_encoder.config.family = "vit"
-    with pytest.raises(ValueError, match="tells of places"):
+    with pytest.raises(ValueError, match="of places only a resnet tower tells"):
         model(**batch([2]), lone_places=True)
 
 
