@@ -27,7 +27,7 @@ checkpoints: .venv/installed
 	$(BIN)/radfm train text train/configs/text.yaml "ontologies=[$(ONTOLOGY)]" held_out=4 output=runs/text_mini
 	$(BIN)/python -m radfm.checkpoints.make halve runs/text_mini checkpoints/radfm-text-mini
 	$(BIN)/radfm prepare phantoms $(PHANTOMS) --cases 6000
-	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke_tower.yaml
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_tower.yaml
 	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml
 	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke checkpoints/radfm-phantom-mini
 	$(BIN)/radfm calibrate $(PHANTOMS) --model checkpoints/radfm-phantom-mini

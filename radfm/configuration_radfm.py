@@ -57,6 +57,8 @@ class RadFMVisionConfig(PreTrainedConfig):
         slices_per_chunk: slices (groups of them) that go through the tower at once when no gradient is kept; bounds
             the memory of a scan of a thousand slices.
         num_hidden_layers, num_attention_heads, intermediate_size: the transformer of "resnet-vit".
+        place_disorders: of how many disorders a slice's vector also says how much its likeliest place looks like it, by
+            embeddings of length `place_dim` that are part of the tower; for "resnet". 0: of none.
     """
 
     model_type = "radfm_vision"
@@ -72,6 +74,8 @@ class RadFMVisionConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
     intermediate_size: int = 2048
+    place_disorders: int = 0
+    place_dim: int = 0
 
 
 @strict

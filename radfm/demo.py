@@ -36,7 +36,7 @@ def run(out: Path) -> None:
     with _part("2. A text encoder learns the tree and the words of ICD-10-CM", "radfm train text"):
         _learn_text(text)
     with _part("3. A slice encoder learns to see, slice by slice and place by place", "radfm train diagnosis"):
-        _learn(data, tower, "diagnosis_ke_tower", _TOWER_STEPS, f"text_encoder={text}")
+        _learn(data, tower, "diagnosis_tower", _TOWER_STEPS, f"text_encoder={text}")
     with _part("4. On it, a model of whole cases names disorders by a fixed list (no KE)", "radfm train diagnosis"):
         _learn(data, plain, "diagnosis_fm", _HEAD_STEPS, f"tower_weights={tower}")
     with _part("5. Another by what they mean: the text encoder places them (KE)", "radfm train diagnosis"):

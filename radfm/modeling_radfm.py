@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMOpenCLIPTextConfig, RadFMVisionConfig
 from .encoder_radfm import RadFMEncoder
-from .towers_radfm import FastTower, feature_map_side, num_features, open_clip_text_tower, visual_tower
+from .towers_radfm import FastTower, each_place, feature_map_side, num_features, open_clip_text_tower, visual_tower
 
 
 @dataclass
@@ -507,7 +507,7 @@ class RadFMSliceEncoder(nn.Module):
         else:
             features = tower(looks)
         if with_places:
-            alone = features.permute(0, 2, 3, 1)[..., None, None]  # (looks, h, w, f, 1, 1)
+            alone = each_place(features)
             places = self.tower.forward_head(alone.flatten(0, 2)).unflatten(0, alone.shape[:3])
             return self.projection(self.tower.forward_head(features)), self.projection(places)
         if self.token_encoder is None:

@@ -3,6 +3,8 @@
 Decisions:
 - 3D patches are a 2D patch embedding that reads the channels of `slice_depth` neighbouring slices: the same numbers as
   a 3D convolution of that depth and stride, and every timm tower can have them.
+- The pooled vector of a slice tells little of a small lesion. So a tower that was taught what single places show can
+  end its vector with what they say: of each disorder that it was taught, how much the likeliest place looks like it.
 - open_clip's own towers are built by open_clip from its configuration, so its weights fit without mapping.
 """
 
@@ -30,7 +32,51 @@ def visual_tower(config: RadFMVisionConfig) -> nn.Module:
         if config.family == "resnet-vit":
             args["global_pool"] = ""
         tower = timm.create_model(config.tower, pretrained=False, num_classes=0, **args)
+        if config.place_disorders:
+            tower = PlaceTower(tower, config.place_disorders, config.place_dim)
     return _own(tower)
+
+
+class PlaceTower(nn.Module):
+    """A CNN whose vector of a slice ends with what its likeliest place says of each disorder.
+
+    Args:
+        trunk: a timm tower.
+        disorders: how many; their embeddings are a buffer, as those of the model's head.
+        dim: length of an embedding.
+    """
+
+    def __init__(self, trunk: nn.Module, disorders: int, dim: int):
+        super().__init__()
+        self.trunk = trunk
+        self.pooled_features = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+        self.head_hidden_size = self.pooled_features + disorders
+        self.projection = nn.Linear(self.pooled_features, dim, bias=False)
+        self.register_buffer("embeds", torch.zeros(disorders, dim))
+        self.scale, self.bias = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(n, 3, H, W) -> (n, pooled features + disorders)."""
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """(n, 3, H, W) -> (n, f, h, w)."""
+        return self.trunk.forward_features(pictures)
+
+    def forward_head(self, feature_map: Tensor) -> Tensor:
+        """(n, f, h, w) -> (n, pooled features + disorders)."""
+        return torch.cat([self.trunk.forward_head(feature_map), self.places(feature_map).amax((1, 2))], dim=1)
+
+    def places(self, feature_map: Tensor) -> Tensor:
+        """(n, f, h, w) -> (n, h, w, disorders), scaled cosines."""
+        alone = each_place(feature_map)
+        embeds = F.normalize(self.projection(self.trunk.forward_head(alone.flatten(0, 2))), dim=-1)
+        return (self.scale * embeds @ self.embeds.T + self.bias).unflatten(0, alone.shape[:3])
+
+
+def each_place(feature_map: Tensor) -> Tensor:
+    """A map as maps of one place each: (n, f, h, w) -> (n, h, w, f, 1, 1)."""
+    return feature_map.permute(0, 2, 3, 1)[..., None, None]
 
 
 def num_features(tower: nn.Module, config: RadFMVisionConfig) -> int:

@@ -82,6 +82,8 @@ class DiagnosisTraining:
         model: Folder of a checkpoint to go on from; None: a new model.
         text_encoder: Folder that `radfm train text` made; None: all-MiniLM-L6-v2 as packaged. For a new model.
         tower_weights: File of weights for the slice encoder's tower, or a checkpoint of radfm. For a new model.
+        tower_places: Whether a slice's vector also says, of each disorder that the tower was taught, how much its
+            likeliest place looks like it. `tower_weights` then learned with `place_weight`, a text head and no layers.
         frozen_tower: Whether the tower does not learn: each slice goes through it once, and its features are kept.
         architecture: Arguments of RadFMConfig. For a new model.
         head: "text" (KE: a disorder's embedding is its classifier) or "mlp".
@@ -115,6 +117,7 @@ class DiagnosisTraining:
     model: str | None = None
     text_encoder: str | None = None
     tower_weights: str | None = None
+    tower_places: bool = False
     frozen_tower: bool = False
     architecture: dict = field(default_factory=dict)
     head: Literal["text", "mlp"] = "text"
@@ -157,6 +160,8 @@ class DiagnosisTraining:
                 "augmentation.add_normal adds scans that show nothing of their case's disorders, so none of its scans "
                 "may be read alone: leave it out, or set level=case and lone_scan_weight=0"
             )
+        if self.tower_places and self.tower_weights is None:
+            raise ValueError("tower_places are those of a tower that was taught by masks: give it as tower_weights")
         if self.place_weight and (self.frozen_tower or self.candidates is not None):
             raise ValueError(
                 "place_weight compares places with all disorders, by a tower that learns: leave it out, or set "

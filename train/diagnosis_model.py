@@ -10,6 +10,7 @@ Decisions:
 """
 
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,14 @@ from radfm.knowledge.disorders import Vocabulary
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts, processor_for, untrained
+from radfm.towers_radfm import PlaceTower
 
 if TYPE_CHECKING:
     from radfm.train.diagnosis import DiagnosisTraining
 
 _TEXTS = 256  # at once
 _OWN_TOWER = "radfm.slice_encoder.tower."
+_TO_TEXT = ("radfm.slice_encoder.projection.weight", "radfm.case_projection.weight")
 _CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
 
 
@@ -134,6 +137,8 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
         ValueError: the weights are those of another tower.
     """
     own, read = tower.state_dict(), _read_weights(Path(path))
+    if isinstance(tower, PlaceTower) and "embeds" not in read:
+        read = {f"trunk.{name}": value for name, value in read.items()} | _places_of(Path(path))
     weights = {name: value for name, value in read.items() if name in own or not name.startswith(_CLASSIFIERS)}
     if set(own) - set(weights):
         ordered = [value for name, value in weights.items() if not name.endswith("num_batches_tracked")]
@@ -148,11 +153,43 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
     tower.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
 
 
+def _taught_places(path: Path) -> RadFMConfig:
+    """The configuration of a checkpoint whose places can be read alone. Raises: ValueError where they cannot."""
+    config = RadFMConfig.from_pretrained(path) if (path / "config.json").is_file() else None
+    own = config is not None and bool(config.vision_config.place_disorders)
+    layers = config is not None and config.scan_config.num_hidden_layers + config.case_config.num_hidden_layers
+    if config is None or not (own or (config.head == "text" and not layers)):
+        raise ValueError(
+            f"tower_places: {path} is no tower that was taught its places: train one with place_weight, head=text, "
+            "level=scan and architecture.scan_config.num_hidden_layers=0"
+        )
+    return config
+
+
+def _places_of(path: Path) -> dict[str, Tensor]:
+    """How a checkpoint compares places with its disorders, as weights of a PlaceTower."""
+    weights = load_file(path / "model.safetensors")
+    embeds = weights["disorder_embeds"]
+    layers = [weights[name] for name in _TO_TEXT if name in weights]  # between equal widths there is none
+    return {
+        "projection.weight": reduce(torch.matmul, layers[::-1]) if layers else torch.eye(embeds.shape[1]),
+        "embeds": embeds,
+        "scale": weights["logit_scale"].exp(),
+        "bias": weights["logit_bias"],
+    }
+
+
 def _new(config: "DiagnosisTraining") -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     given = {"head": config.head, "use_history": config.history} | config.architecture
     if config.level == "scan":
         given["case_config"] = {"num_hidden_layers": 0}
     _refuse_unknown(config.architecture)
+    if config.tower_places:
+        taught = _taught_places(Path(resolve(config.tower_weights)))
+        own = taught.vision_config.place_disorders
+        places = (own, taught.vision_config.place_dim) if own else (len(taught.disorders), taught.projection_dim)
+        names = dict(zip(("place_disorders", "place_dim"), places, strict=True))
+        given["vision_config"] = (given.get("vision_config") or {}) | names
     if config.text_whitening is not None:
         given["text_projection"] = "affine"
     if config.head == "text":

@@ -443,7 +443,8 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     brief = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
-    config = tiny(phantoms, text_encoder, tmp_path / "tower", augmentation={"drop_scans": 0.2}, training=brief)
+    given = {"augmentation": {"drop_scans": 0.2}, "place_weight": 0.0, "training": brief}
+    config = tiny(phantoms, text_encoder, tmp_path / "tower", **given)
     tower = train(config)
     config = dataclasses.replace(config, output=str(tmp_path / "run"), tower_weights=str(tower), frozen_tower=True)
     result = train(config)
@@ -474,6 +475,33 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     train(dataclasses.replace(config, output=str(tmp_path / "again")))
     assert sorted((tmp_path / "cache").rglob("*.npy")) == files
     assert all(torch.equal(tensor, weights(tmp_path / "again")[name]) for name, tensor in weights(result).items())
+
+
+def test_a_slices_vector_says_what_the_places_of_a_tower_that_was_taught_them_say(phantoms, text_encoder, tmp_path):
+    brief = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+    none = {"num_hidden_layers": 0}
+    config = tiny(phantoms, text_encoder, tmp_path / "tower", level="scan", history=False, training=brief)
+    layered, architecture = config.architecture, config.architecture | {"scan_config": none}
+    taught = train(dataclasses.replace(config, architecture=architecture))
+    given = {"tower_weights": str(taught), "tower_places": True, "training": brief}
+    frozen = {"frozen_tower": True, "augmentation": {}, "architecture": layered}
+    result = train(tiny(phantoms, text_encoder, tmp_path / "run", **frozen, **given))
+
+    model, teacher = (RadFMForDiagnosis.from_pretrained(folder).eval() for folder in (result, taught))
+    pictures, one = torch.randn(3, 3, 48, 48), torch.ones(3, dtype=torch.int64)
+    scans = {"slices_per_scan": one, "scans_per_case": one, "modality_ids": one}
+    tower = model.radfm.slice_encoder.tower
+    with torch.no_grad():
+        expected = teacher(pixel_values=pictures, **scans, lone_places=True).lone_place_logits
+        found = tower.places(tower.forward_features(pictures))
+        said = tower(pictures)[:, -expected.shape[-1] :]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(said, expected.amax((1, 2)))
+    again = train(tiny(phantoms, text_encoder, tmp_path / "again", **given | {"tower_weights": str(result)}))
+    assert RadFMForDiagnosis.from_pretrained(again).config.vision_config.place_disorders == expected.shape[-1]
+    refused = given | {"tower_weights": str(train(dataclasses.replace(config, output=str(tmp_path / "other"))))}
+    with pytest.raises(ValueError, match="no tower that was taught its places"):
+        train(tiny(phantoms, text_encoder, tmp_path / "refused", **refused))
 
 
 def test_whitened_names_vary_alike_in_all_directions_and_others_go_the_same_way(phantoms, text_encoder, tmp_path):
@@ -540,6 +568,7 @@ def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tm
         ({"level": "scan", "augmentation": {"add_normal": 0.1}}, "none of its scans may be read alone"),
         ({"level": "scan", "lone_scan_weight": 1.0}, "each scan is alone already"),
         ({"place_weight": 1.0, "frozen_tower": True, "augmentation": {}}, "by a tower that learns"),
+        ({"tower_places": True}, "give it as tower_weights"),
         ({"place_weight": 1.0, "candidates": 8, "text_layers": 1}, "by a tower that learns"),
     ],
 )
