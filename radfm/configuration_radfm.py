@@ -58,7 +58,8 @@ class RadFMVisionConfig(PreTrainedConfig):
             the memory of a scan of a thousand slices.
         num_hidden_layers, num_attention_heads, intermediate_size: the transformer of "resnet-vit".
         place_disorders: of how many disorders a slice's vector also says how much its likeliest place looks like it, by
-            embeddings of length `place_dim` that are part of the tower; for "resnet". 0: of none.
+            embeddings of length `place_dim` that are part of the tower; for "resnet". 0: of none. With a text head it
+            also joins the case's embedding, where it says the same of the names of these disorders.
     """
 
     model_type = "radfm_vision"

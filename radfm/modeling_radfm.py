@@ -12,6 +12,7 @@ Decisions:
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -128,6 +129,8 @@ class RadFMModel(RadFMPreTrainedModel):
         reads = fusion and config.use_history and config.text_config is not None
         self.history_projection = nn.Linear(config.projection_dim, width) if reads else None
         self.case_projection = _projection(width, config.projection_dim)
+        places = config.vision_config.place_disorders if config.head == "text" else 0
+        self.place_projection = nn.Linear(places, config.projection_dim, bias=False) if places else None
         self.text_encoder = RadFMTextEncoder(config) if config.text_config is not None else None
         self.post_init()
 
@@ -173,9 +176,8 @@ class RadFMModel(RadFMPreTrainedModel):
         slice_counts, scan_counts = slices_per_scan.tolist(), scans_per_case.tolist()
         slices = pixel_values if slice_features is None else slice_features
         _check_counts(slices, slice_counts, scan_counts, modality_ids)
-        slice_embeds, looks_per_scan, places = self.slice_encoder(
-            pixel_values, slice_counts, slice_features, lone_places
-        )  # (looks, width), and (slices, h, w, width)
+        seen = self.slice_encoder(pixel_values, slice_counts, slice_features, lone_places)
+        slice_embeds, looks_per_scan, places = seen.embeds, seen.looks_per_scan, seen.places
         scan_embeds, attentions = self.scan_encoder(slice_embeds, looks_per_scan)  # (scans, width), (looks,)
 
         tokens = scan_tokens = self._in_context(scan_embeds, modality_ids, plane_ids, days)
@@ -197,6 +199,12 @@ class RadFMModel(RadFMPreTrainedModel):
         if counts is not scan_counts:
             scan_attentions = _of_scans(scan_attentions, counts, scan_counts)
         embeds = self.case_projection(embeds)
+        if self.place_projection is not None:
+            of_scan = [part.sum().item() for part in slices_per_scan.split(scan_counts)]
+            evidence = [_likeliest(seen.evidence, of_scan)]
+            evidence += [_likeliest(seen.evidence, slice_counts)] if lone_scans else []
+            evidence += [seen.place_evidence.flatten(0, 2)] if lone_places else []
+            embeds = embeds + self.place_projection(torch.cat(evidence))
         if self.config.head == "text":
             embeds = F.normalize(embeds, dim=-1)
 
@@ -418,6 +426,25 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         return self.to(dtype)
 
 
+class SliceEncoding(NamedTuple):
+    """What the slice encoder says.
+
+    Args:
+        embeds: (looks, width).
+        looks_per_scan: (scans,).
+        evidence: (looks, disorders). How much the likeliest place of each looks like each disorder that the tower was
+            taught; of a tower that was.
+        places: (looks, h, w, width). As `embeds`, if each place were a slice of its own; where asked for.
+        place_evidence: (looks, h, w, disorders). As `evidence`, of each place by itself; where asked for.
+    """
+
+    embeds: Tensor
+    looks_per_scan: list[int]
+    evidence: Tensor | None = None
+    places: Tensor | None = None
+    place_evidence: Tensor | None = None
+
+
 class RadFMSliceEncoder(nn.Module):
     """Slices -> one vector per look; a look is `slice_depth` neighbouring slices, mostly one."""
 
@@ -446,21 +473,26 @@ class RadFMSliceEncoder(nn.Module):
         slice_counts: list[int],
         slice_features: Tensor | None = None,
         with_places: bool = False,
-    ) -> tuple[Tensor, list[int], Tensor | None]:
-        """(looks, width), looks of each scan, and where asked for each place as a slice (looks, h, w, width)."""
+    ) -> SliceEncoding:
         if with_places and not self.tells_places:
             raise ValueError("of places only a resnet tower tells, of one slice a look")
         if slice_features is not None:
-            return self.projection(slice_features.to(self.dtype)), slice_counts, None
+            features = slice_features.to(self.dtype)
+            return SliceEncoding(self.projection(features), slice_counts, self._evidence(features))
         looks = self._looks(pixel_values, slice_counts)
         chunk = len(looks) if self.training and not self.gradient_checkpointing else self.slices_per_chunk
         counts = [-(-n // self.config.slice_depth) for n in slice_counts]
         if not len(looks):
-            none = looks.new_zeros((0, self.embed_dim), dtype=self.dtype)
-            return none, counts, none.view(0, 1, 1, self.embed_dim) if with_places else None
+            none = looks.new_zeros((0, self.config.num_features), dtype=self.dtype)
+            embeds, evidence = looks.new_zeros((0, self.embed_dim), dtype=self.dtype), self._evidence(none)
+            if not with_places:
+                return SliceEncoding(embeds, counts, evidence)
+            places = evidence if evidence is None else evidence.view(0, 1, 1, -1)
+            return SliceEncoding(embeds, counts, evidence, embeds.view(0, 1, 1, -1), places)
         starts = range(0, len(looks), chunk)
-        embeds, places = zip(*(self._embed(looks[start : start + chunk], with_places) for start in starts), strict=True)
-        return torch.cat(embeds), counts, torch.cat(places) if with_places else None
+        parts = zip(*(self._embed(looks[start : start + chunk], with_places) for start in starts), strict=True)
+        embeds, *others = (None if part[0] is None else torch.cat(part) for part in parts)
+        return SliceEncoding(embeds, counts, *others)
 
     @property
     def embed_dim(self) -> int:
@@ -499,7 +531,12 @@ class RadFMSliceEncoder(nn.Module):
         tells = self.config.family == "resnet" and self.config.slice_depth == 1 and hasattr(self.tower, "forward_head")
         return tells and str(getattr(self.tower, "output_fmt", "NCHW")) != "NHWC"
 
-    def _embed(self, looks: Tensor, with_places: bool) -> tuple[Tensor, Tensor | None]:
+    def _evidence(self, features: Tensor) -> Tensor | None:
+        """What stands at the end of a tower's vector, where it was taught places: (..., disorders)."""
+        return features[..., -self.config.place_disorders :] if self.config.place_disorders else None
+
+    def _embed(self, looks: Tensor, with_places: bool) -> tuple[Tensor | None, ...]:
+        """Of some looks: their embeddings, evidence, places and evidence of places, as in [`SliceEncoding`]."""
         looks = looks.to(self.dtype, memory_format=torch.channels_last)  # what convolutions are fastest in
         tower = self.tower.forward_features if with_places else self._fast_tower or self.tower
         if self.training and self.gradient_checkpointing and self._fast_tower is None:
@@ -509,11 +546,12 @@ class RadFMSliceEncoder(nn.Module):
         if with_places:
             alone = each_place(features)
             places = self.tower.forward_head(alone.flatten(0, 2)).unflatten(0, alone.shape[:3])
-            return self.projection(self.tower.forward_head(features)), self.projection(places)
+            features = self.tower.forward_head(features)
+            return self.projection(features), self._evidence(features), self.projection(places), self._evidence(places)
         if self.token_encoder is None:
-            return self.projection(features), None
+            return self.projection(features), self._evidence(features), None, None
         tokens = self.projection(features.flatten(2).transpose(1, 2))  # (looks, positions, width)
-        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0], None
+        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0], None, None, None
 
 
 class RadFMTextEncoder(nn.Module):
@@ -645,6 +683,11 @@ def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
         between = (inputs + outputs) // 2
         return nn.Sequential(nn.Linear(inputs, between, bias=False), nn.GELU(), nn.Linear(between, outputs, bias=False))
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+
+def _likeliest(evidence: Tensor, sizes: list[int]) -> Tensor:
+    """(looks, disorders) and looks of each group -> (groups, disorders), the most that any of its looks says."""
+    return torch.stack([part.amax(0) if len(part) else part.sum(0) for part in evidence.split(sizes)])
 
 
 def _with_histories(

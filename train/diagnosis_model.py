@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from radfm.train.diagnosis import DiagnosisTraining
 
 _TEXTS = 256  # at once
+_CLEAR = 0.05  # of the largest singular value: directions in which names differ less are left out
 _OWN_TOWER = "radfm.slice_encoder.tower."
 _TO_TEXT = ("radfm.slice_encoder.projection.weight", "radfm.case_projection.weight")
 _CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
@@ -64,6 +65,8 @@ def build(
     if config.model is None:
         bias = model.logit_bias if config.head == "text" else model.classifier.fc2.bias
         nn.init.constant_(bias, float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
+        if model.radfm.place_projection is not None:
+            say_places_in_names(model, processor, _taught_places(Path(resolve(config.tower_weights))).disorders)
     model.config.key_slice_loss_weight = float(config.key_slice_weight)
     model.config.trained = True
     for part in (model.config, model.config.text_config, processor.tokenizer):
@@ -127,6 +130,25 @@ def learn_text(model: RadFMForDiagnosis, layers: int | str) -> None:
         layer.requires_grad_(True)
 
 
+@torch.no_grad()
+def say_places_in_names(model: RadFMForDiagnosis, processor: RadFMProcessor, names: list[str]) -> None:
+    """Starts the model with what its tower's places say: a case looks like a disorder as much as its likeliest place.
+
+    A case's embedding begins as the vector whose product with each name's embedding is that place's logit, by the
+    pseudo-inverse of the embeddings. Names that the tower was not taught get what their neighbours among these say. The
+    scale begins so that a case of which no place looks like anything has the logit that such a place has.
+
+    Args:
+        names: of the disorders that the tower was taught, in its order.
+    """
+    embeds = embed_texts(model, processor, names).float()
+    places, tower = model.radfm.place_projection, model.radfm.slice_encoder.tower
+    places.weight.copy_(torch.linalg.pinv(embeds, rtol=_CLEAR))
+    nothing = places(tower.bias.expand(1, len(names)))
+    model.logit_scale.copy_(nothing.norm().log())
+    nn.init.zeros_(model.logit_bias)  # the places' logits have one
+
+
 def load_tower(tower: nn.Module, path: str | Path) -> None:
     """Weights of a timm or torchvision-like model into a tower without classifier; .safetensors, .pth or .bin.
 
@@ -156,7 +178,7 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
 def _taught_places(path: Path) -> RadFMConfig:
     """The configuration of a checkpoint whose places can be read alone. Raises: ValueError where they cannot."""
     config = RadFMConfig.from_pretrained(path) if (path / "config.json").is_file() else None
-    own = config is not None and bool(config.vision_config.place_disorders)
+    own = config is not None and config.vision_config.place_disorders == len(config.disorders)
     layers = config is not None and config.scan_config.num_hidden_layers + config.case_config.num_hidden_layers
     if config is None or not (own or (config.head == "text" and not layers)):
         raise ValueError(
