@@ -135,8 +135,9 @@ def say_places_in_names(model: RadFMForDiagnosis, processor: RadFMProcessor, nam
     """Starts the model with what its tower's places say: a case looks like a disorder as much as its likeliest place.
 
     A case's embedding begins as the vector whose product with each name's embedding is that place's logit, by the
-    pseudo-inverse of the embeddings. Names that the tower was not taught get what their neighbours among these say. The
-    scale begins so that a case of which no place looks like anything has the logit that such a place has.
+    pseudo-inverse of the embeddings, up to what is the same for all names. Names that the tower was not taught get what
+    their neighbours among these say. The scale begins so that a case with one disorder, of which a place is as sure as
+    it is of nothing elsewhere, has that place's logit.
 
     Args:
         names: of the disorders that the tower was taught, in its order.
@@ -144,9 +145,7 @@ def say_places_in_names(model: RadFMForDiagnosis, processor: RadFMProcessor, nam
     embeds = embed_texts(model, processor, names).float()
     places, tower = model.radfm.place_projection, model.radfm.slice_encoder.tower
     places.weight.copy_(torch.linalg.pinv(embeds, rtol=_CLEAR))
-    nothing = places(tower.bias.expand(1, len(names)))
-    model.logit_scale.copy_(nothing.norm().log())
-    nn.init.zeros_(model.logit_bias)  # the places' logits have one
+    model.logit_scale.copy_((tower.bias.abs() * places.weight.norm(dim=0).mean()).log())
 
 
 def load_tower(tower: nn.Module, path: str | Path) -> None:

@@ -13,6 +13,7 @@ from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nift
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.starting_points import processor_for
+from radfm.towers_radfm import PlaceTower
 
 SPACING_MM = (3.0, 2.0, 1.0)
 SQUARE = (slice(6, 14), slice(64, 80))  # off the centre of a slice of 48 x 96
@@ -63,6 +64,45 @@ def tiny(tiny_config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     model = RadFMForDiagnosis(RadFMConfig(**tiny_config, disorders=["Gout"]))
     model.set_disorders(["Gout"], torch.randn(1, 32))
     return model.eval(), processor_for(model.config)
+
+
+class BrightOrNot(LinearTower):
+    """Brightness, and beside it a feature that is the same everywhere, so that directions differ."""
+
+    num_features = 32
+
+    def forward_features(self, pictures: torch.Tensor) -> torch.Tensor:
+        bright = super().forward_features(pictures)
+        return torch.cat([bright, torch.ones_like(bright)], dim=1)
+
+    def forward_head(self, feature_map: torch.Tensor) -> torch.Tensor:
+        return feature_map.mean((2, 3))
+
+
+def test_a_tower_that_was_taught_places_shows_what_they_say(tiny_config):
+    vision = tiny_config["vision_config"] | {"image_size": 96, "place_disorders": 1, "place_dim": 32}
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config | {"vision_config": vision}))
+    model.set_disorders(["Bright"], torch.randn(1, 32))
+    tower = model.radfm.slice_encoder.tower = PlaceTower(BrightOrNot(16), 1, 32)
+    model.radfm.slice_encoder.projection = torch.nn.Linear(33, model.config.hidden_size, bias=False)
+    with torch.no_grad():
+        tower.projection.weight.copy_(torch.eye(32))
+        tower.embeds.copy_(F.normalize(torch.eye(2).repeat_interleave(16, 1)[:1]))
+        model.radfm.place_projection.weight.copy_(model.disorder_embeds.T)
+    processor = processor_for(model.config)
+    processor.image_processor = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
+    case = case_with_a_square()
+    (found,) = explain(model.eval(), processor, case, ["Bright"])
+    index, row, column = found.peak(1)
+    assert index == 4
+    assert SQUARE[0].start <= row < SQUARE[0].stop
+    assert SQUARE[1].start <= column < SQUARE[1].stop
+    seen = found.scan_map(1)
+    assert seen[4][SQUARE].min() > 0.5 > seen[4, :, :40].max()
+    with torch.no_grad():
+        assert found.logit == pytest.approx(model(**processor(cases=[case])).logits.item(), abs=1e-4)
+    brighter = explain(model, processor, Case(scans=case.scans[:1]), ["Bright"])[0].logit
+    assert found.logit > brighter + 0.1  # the square speaks for it
 
 
 def noise_case(slices: int = 5) -> Case:
