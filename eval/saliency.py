@@ -7,7 +7,7 @@
 Decisions:
 - Towers that were taught what single places show say it: a disorder's map is what their places say of it, which is
   also what the case's embedding begins with. On phantoms the gradient points far worse (`radfm.eval.localisation`).
-- Other CNN towers: HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), the gradient of the disorder's logit times the last
+- Other CNNs: HiResCAM (Draelos and Carin 2020, arXiv:2011.08891), the gradient of the disorder's logit times the last
   feature map, place by place. Grad-CAM (Selvaraju et al. 2017) averages the gradient over the slice first, and can then
   mark places that the logit was not computed from.
 - The last feature map of small pictures is too coarse to point with (3 places a side of 96 pixels): then it is the
