@@ -167,11 +167,11 @@ def saliency(
     for row, name in ROWS.items():
         rows.add_row(name, *(_cell(result["rows"][row][measure], ".3f") for measure in MEASURES))
     for band, of_band in result["bands"].items():
-        if of_band["tries"]:
-            figures = (_cell(of_band["rows"]["model"][measure], ".3f") for measure in MEASURES)
-            rows.add_row(f"model, {band} ({of_band['tries']:,} tries)", *figures)
+        for row in ("model", "centre") if of_band["tries"] else ():
+            figures = (_cell(of_band["rows"][row][measure], ".3f") for measure in MEASURES)
+            rows.add_row(f"{row}, {band} ({of_band['tries']:,} tries)", *figures)
     show(rows)
-    show(f"Key slice: within {NEAR} of a slice with the lesion, {result['key_slice_tries']:,} tries", highlight=False)
+    show(f"Slices: within {NEAR} of one with the lesion, {result['key_slice_tries']:,} tries", highlight=False)
     if result["left_out"]:
         show(f"Not in the checkpoint's list, and left out: {', '.join(result['left_out'])}", markup=False)
     show(f"[dim]{DISCLAIMER}[/]")

@@ -27,7 +27,12 @@ from radfm.eval.saliency import Explanation, explain
 
 from radfm.modeling_radfm import RadFMForDiagnosis
 
-MEASURES = {"point": "pointing game", "inside": "share inside", "key_slice": "key slice"}
+MEASURES = {
+    "point": "pointing game",
+    "inside": "share inside",
+    "key_slice": "key slice",
+    "brightest_slice": "brightest slice",
+}
 ROWS = {"model": "model", "centre": "centre of the scan", "random": "random weights"}
 NEAR = 2  # slices
 
@@ -52,10 +57,11 @@ def localise(
         seed: of the random weights and of the draws.
         progress: told how many cases are done, of how many.
     Returns:
-        `rows`: "model", "centre" and "random", of each "point", "inside" and "key_slice" as {"value", "low", "high"},
-        or None where nothing could be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the
-        disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out`
-        (disorders that an mlp head lacks).
+        `rows`: "model", "centre" and "random", of each "point", "inside", "key_slice" (of the attention, the same for
+            all disorders) and "brightest_slice" (of the map) as {"value", "low", "high"}, or None where nothing could
+            be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the
+            disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out`
+            (disorders that an mlp head lacks).
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
         ValueError: no case of the split has a mask, or a patient is in several splits.
@@ -149,17 +155,20 @@ def _met(found: Explanation, scan: int, mask: np.ndarray) -> dict:
     seen = found.scan_map(scan)
     total = float(seen.sum())
     if not total:  # nothing in this scan spoke for the disorder
-        return {"point": 0.0, "inside": 0.0, "key_slice": _near(found.key_slice(scan), mask)}
+        key_slice = _near(found.key_slice(scan), mask)
+        return {"point": 0.0, "inside": 0.0, "key_slice": key_slice, "brightest_slice": key_slice}
     return {
         "point": float(mask[found.peak(scan)]),
         "inside": float(seen[mask].sum()) / total,
         "key_slice": _near(found.key_slice(scan), mask),
+        "brightest_slice": _near(found.peak(scan)[0], mask),
     }
 
 
 def _met_by_the_centre(mask: np.ndarray) -> dict:
     middle = tuple(length // 2 for length in mask.shape)
-    return {"point": float(mask[middle]), "inside": float(mask.mean()), "key_slice": _near(middle[0], mask)}
+    slices = dict.fromkeys(("key_slice", "brightest_slice"), _near(middle[0], mask))
+    return {"point": float(mask[middle]), "inside": float(mask.mean()), **slices}
 
 
 def _near(key_slice: int, mask: np.ndarray) -> float | None:
