@@ -154,7 +154,7 @@ def _looked(network: RadFMForDiagnosis, shown: DrawnCases, progress) -> tuple[Te
     logits, embeds = {}, {}
     for rows, scans, seen in outputs(network, shown, progress=progress):
         logits |= zip(rows.tolist(), seen.logits.float().cpu(), strict=True)
-        embeds |= zip(rows.tolist(), seen.scan_embeds.float().cpu().split(scans.tolist()), strict=True)
+        embeds |= zip(rows.tolist(), seen.scan_features.float().cpu().split(scans.tolist()), strict=True)
     found = torch.stack([logits[row] for row in range(len(shown))])
     if found.isnan().any():
         raise ValueError(f"{int(found.isnan().any(1).sum()):,} validation cases have scores that are no number")

@@ -92,7 +92,7 @@ def embeddings(
     """(scans, d) float32 of each case."""
     found: dict[int, Tensor] = {}
     for rows, scans, seen in outputs(network, shown, progress=progress):
-        found |= zip(rows.tolist(), seen.scan_embeds.float().cpu().split(scans.tolist()), strict=True)
+        found |= zip(rows.tolist(), seen.scan_features.float().cpu().split(scans.tolist()), strict=True)
     return [found[row] for row in range(len(shown))]
 
 
@@ -184,7 +184,7 @@ def _told(plain, own, far, theirs, reference: TrainingReference, bootstraps: int
 @torch.inference_mode()
 def _distances(network, processor, reference: TrainingReference, cases: list[Case]) -> list[float]:
     batch = processor(cases=cases).to(network.device)
-    embeds = network.radfm(**batch).scan_embeds
+    embeds = network.radfm(**batch).scan_features
     return [float(reference.scan_distances(mine).max()) for mine in embeds.split(batch["scans_per_case"].tolist())]
 
 

@@ -33,6 +33,7 @@ class RadFMModelOutput(ModelOutput):
     Args:
         case_embeds: (cases, d). What the head reads: of unit length for the text head, plain for the mlp head.
         scan_embeds: (scans, hidden_size).
+        scan_features: (scans, f). The mean over a scan's slices of what the tower says of each.
         slice_attentions: (slices,). How much each slice counted for its scan; sums to 1 per scan.
         scan_attentions: (scans,). How much each scan counted for its case; sums to 1 per case.
         text_embeds: (texts, d), of unit length; where texts were given.
@@ -43,6 +44,7 @@ class RadFMModelOutput(ModelOutput):
 
     case_embeds: Tensor | None = None
     scan_embeds: Tensor | None = None
+    scan_features: Tensor | None = None
     slice_attentions: Tensor | None = None
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
@@ -56,7 +58,8 @@ class RadFMDiagnosisOutput(ModelOutput):
     Args:
         loss: (). `diagnosis_loss` and `key_slice_loss` together; where labels or known key slices were given.
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
-        case_embeds, scan_embeds, slice_attentions, scan_attentions, text_embeds: as in [`RadFMModelOutput`].
+        case_embeds, scan_embeds, scan_features, slice_attentions, scan_attentions, text_embeds: as in
+            [`RadFMModelOutput`].
         lone_scan_logits: (scans, disorders). As `logits`, if each scan were a case of its own; where asked for.
         lone_place_logits: (slices, h, w, disorders). As `logits`, if each place were; where asked for.
         diagnosis_loss: (). Mean binary cross-entropy.
@@ -67,6 +70,7 @@ class RadFMDiagnosisOutput(ModelOutput):
     logits: Tensor | None = None
     case_embeds: Tensor | None = None
     scan_embeds: Tensor | None = None
+    scan_features: Tensor | None = None
     slice_attentions: Tensor | None = None
     scan_attentions: Tensor | None = None
     text_embeds: Tensor | None = None
@@ -212,6 +216,7 @@ class RadFMModel(RadFMPreTrainedModel):
         output = RadFMModelOutput(
             case_embeds=embeds,
             scan_embeds=scan_embeds,
+            scan_features=_mean_of_each(seen.features, looks_per_scan),
             slice_attentions=self.slice_encoder.spread(attentions, slice_counts),
             scan_attentions=scan_attentions,
             text_embeds=None if input_ids is None else self.get_text_features(input_ids, attention_mask),
@@ -328,6 +333,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             logits=logits,
             case_embeds=output.case_embeds,
             scan_embeds=output.scan_embeds,
+            scan_features=output.scan_features,
             slice_attentions=output.slice_attentions,
             scan_attentions=output.scan_attentions,
             text_embeds=text_embeds,
@@ -432,6 +438,7 @@ class SliceEncoding(NamedTuple):
     Args:
         embeds: (looks, width).
         looks_per_scan: (scans,).
+        features: (looks, f). What the tower said, before it was projected; of "resnet-vit" the embeddings.
         evidence: (looks, disorders). How much the likeliest place of each looks like each disorder that the tower was
             taught; of a tower that was.
         places: (looks, h, w, width). As `embeds`, if each place were a slice of its own; where asked for.
@@ -440,6 +447,7 @@ class SliceEncoding(NamedTuple):
 
     embeds: Tensor
     looks_per_scan: list[int]
+    features: Tensor
     evidence: Tensor | None = None
     places: Tensor | None = None
     place_evidence: Tensor | None = None
@@ -478,7 +486,7 @@ class RadFMSliceEncoder(nn.Module):
             raise ValueError("of places only a resnet tower tells, of one slice a look")
         if slice_features is not None:
             features = slice_features.to(self.dtype)
-            return SliceEncoding(self.projection(features), slice_counts, self._evidence(features))
+            return SliceEncoding(self.projection(features), slice_counts, features, self._evidence(features))
         looks = self._looks(pixel_values, slice_counts)
         chunk = len(looks) if self.training and not self.gradient_checkpointing else self.slices_per_chunk
         counts = [-(-n // self.config.slice_depth) for n in slice_counts]
@@ -486,9 +494,9 @@ class RadFMSliceEncoder(nn.Module):
             none = looks.new_zeros((0, self.config.num_features), dtype=self.dtype)
             embeds, evidence = looks.new_zeros((0, self.embed_dim), dtype=self.dtype), self._evidence(none)
             if not with_places:
-                return SliceEncoding(embeds, counts, evidence)
+                return SliceEncoding(embeds, counts, none, evidence)
             places = evidence if evidence is None else evidence.view(0, 1, 1, -1)
-            return SliceEncoding(embeds, counts, evidence, embeds.view(0, 1, 1, -1), places)
+            return SliceEncoding(embeds, counts, none, evidence, embeds.view(0, 1, 1, -1), places)
         starts = range(0, len(looks), chunk)
         parts = zip(*(self._embed(looks[start : start + chunk], with_places) for start in starts), strict=True)
         embeds, *others = (None if part[0] is None else torch.cat(part) for part in parts)
@@ -536,7 +544,7 @@ class RadFMSliceEncoder(nn.Module):
         return features[..., -self.config.place_disorders :] if self.config.place_disorders else None
 
     def _embed(self, looks: Tensor, with_places: bool) -> tuple[Tensor | None, ...]:
-        """Of some looks: their embeddings, evidence, places and evidence of places, as in [`SliceEncoding`]."""
+        """Of some looks: embeddings, features, evidence, places and evidence of places, as in [`SliceEncoding`]."""
         looks = looks.to(self.dtype, memory_format=torch.channels_last)  # what convolutions are fastest in
         tower = self.tower.forward_features if with_places else self._fast_tower or self.tower
         if self.training and self.gradient_checkpointing and self._fast_tower is None:
@@ -547,11 +555,13 @@ class RadFMSliceEncoder(nn.Module):
             alone = each_place(features)
             places = self.tower.forward_head(alone.flatten(0, 2)).unflatten(0, alone.shape[:3])
             features = self.tower.forward_head(features)
-            return self.projection(features), self._evidence(features), self.projection(places), self._evidence(places)
+            of_slices = self.projection(features), features, self._evidence(features)
+            return *of_slices, self.projection(places), self._evidence(places)
         if self.token_encoder is None:
-            return self.projection(features), self._evidence(features), None, None
+            return self.projection(features), features, self._evidence(features), None, None
         tokens = self.projection(features.flatten(2).transpose(1, 2))  # (looks, positions, width)
-        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0], None, None, None
+        embeds = self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0]
+        return embeds, embeds, None, None, None
 
 
 class RadFMTextEncoder(nn.Module):
@@ -683,6 +693,11 @@ def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
         between = (inputs + outputs) // 2
         return nn.Sequential(nn.Linear(inputs, between, bias=False), nn.GELU(), nn.Linear(between, outputs, bias=False))
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+
+def _mean_of_each(features: Tensor, sizes: list[int]) -> Tensor:
+    """(looks, f) and looks of each group -> (groups, f)."""
+    return torch.stack([part.mean(0) for part in features.split(sizes)]) if sizes else features[:0]
 
 
 def _likeliest(evidence: Tensor, sizes: list[int]) -> Tensor:

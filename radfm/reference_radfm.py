@@ -51,9 +51,9 @@ class TrainingReference:
     modalities: list[str]
     about: dict[str, Any] = field(default_factory=dict)
 
-    def scan_distances(self, scan_embeds: Tensor) -> Tensor:
+    def scan_distances(self, scan_features: Tensor) -> Tensor:
         """(scans, d) as the model returns them -> (scans,) float32."""
-        return ((scan_embeds.detach().float().cpu() - self.mean) @ self.whitening).norm(dim=1)
+        return ((scan_features.detach().float().cpu() - self.mean) @ self.whitening).norm(dim=1)
 
     def p(self, distance: float) -> float:
         """How many of the validation cases, and this one, are at least as far."""
@@ -65,12 +65,12 @@ class TrainingReference:
         """From which p, downwards, a case is unlike."""
         return max(FALSE_ALARMS, 1 / (1 + len(self.distances)))
 
-    def judge(self, scan_embeds: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
+    def judge(self, scan_features: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
         """One case: (scans, d) and the modality of each -> `unlike` (bool), `p`, `new_modalities`, `scans` (p of each).
 
         A scan's p is that of a case of which it is the farthest.
         """
-        distances = self.scan_distances(scan_embeds).tolist()
+        distances = self.scan_distances(scan_features).tolist()
         new = sorted({modality for modality in modalities if modality and modality not in self.modalities})
         p = self.p(max(distances))
         return {

@@ -454,7 +454,7 @@ def test_a_case_is_as_far_as_its_farthest_scan(calibrated, phantoms):
     case = max(load(phantoms, "test"), key=lambda one: len(one.scans))
     noise = Scan(np.random.default_rng(0).integers(0, 255, (1, 48, 48)).astype(np.uint8), "MRI")
     with torch.no_grad():
-        embeds = model(**processor(cases=[Case([*case.scans, noise])])).scan_embeds
+        embeds = model(**processor(cases=[Case([*case.scans, noise])])).scan_features
     judged = reference.judge(embeds, [scan.modality for scan in case.scans] + ["MRI"])
     assert judged["p"] == min(judged["scans"])
     assert judged["scans"][-1] == judged["p"]
