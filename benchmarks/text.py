@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 
 import torch
-from radfm.eval.text import encoder, fingerprint
+from radfm.eval.text import fingerprint
 from sentence_transformers import SentenceTransformer
 
 from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm
 from radfm.knowledge.linking import Linker
+from radfm.starting_points import text_embedder
 
 
 def main() -> None:
@@ -48,10 +49,8 @@ def main() -> None:
         f"{len(descriptions):,} descriptions               {fresh(arguments.encoder, descriptions):7.2f} s (target 90)"
     )
 
-    for what, linker in {
-        "words": Linker(),
-        "words and encoder": Linker(encoder=encoder(arguments.encoder), fingerprint=fingerprint(arguments.encoder)),
-    }.items():
+    encoder = {"encoder": text_embedder(arguments.encoder), "fingerprint": fingerprint(arguments.encoder)}
+    for what, linker in {"words": Linker(), "words and encoder": Linker(**encoder)}.items():
         linker.link("pneumothorax")
         each = []
         for name in random.Random(1).sample(names, 200):
@@ -64,7 +63,7 @@ def main() -> None:
 
 def fresh(folder: str, texts: list[str]) -> float:
     """Seconds with an encoder that has seen no text yet, once it is warm."""
-    encode = encoder(folder)
+    encode = text_embedder(folder)
     encode(["pneumothorax", "fracture of the surgical neck of the humerus"])
     return timed(lambda: encode(texts))
 

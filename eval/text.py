@@ -31,6 +31,7 @@ from scipy.stats import spearmanr
 
 from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm
+from radfm.knowledge.embedding import batches_of_one_length
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.linking import Linker
 from radfm.knowledge.ontology import Ontology, Term, fold, read
@@ -246,18 +247,18 @@ def tfidf() -> Encode:
 
 def encoder(folder: str | Path | None) -> Encode:
     """Of a SentenceTransformer's folder or name; None: all-MiniLM-L6-v2, untrained. Each text is embedded once."""
-    import torch
     from radfm.train.text import load_encoder
 
-    model = load_encoder(folder)
+    model = load_encoder(folder).bfloat16()
     known: dict[str, np.ndarray] = {}
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         new = list(dict.fromkeys(text for text in texts if text not in known))
-        if new:
-            with torch.autocast(model.device.type, torch.bfloat16):
-                vectors = model.encode(new, batch_size=256, convert_to_tensor=True, normalize_embeddings=True)
-            known.update(zip(new, vectors.float().cpu().numpy(), strict=True))
+        lengths = [len(ids) for ids in model.tokenizer(new, truncation=True)["input_ids"]] if new else []
+        for rows in batches_of_one_length(lengths):
+            batch = [new[i] for i in rows]
+            vectors = model.encode(batch, batch_size=len(batch), convert_to_tensor=True, normalize_embeddings=True)
+            known.update(zip(batch, vectors.float().cpu().numpy(), strict=True))
         return np.stack([known[text] for text in texts])
 
     return encode

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPTokenizer, PreTrainedMod
 from radfm.checkpoints import resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
+from radfm.knowledge.embedding import batches_of_one_length
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 
@@ -71,26 +72,23 @@ def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None
     return RadFMProcessor(images, tokenizer, use_history=config.use_history)
 
 
-def embed_texts(
-    model: RadFMForDiagnosis, processor: RadFMProcessor, texts: Sequence[str], batch_size: int = 256
-) -> Tensor:
-    """(texts, d), of unit length. Texts of like length go together, so that little is padding."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+def embed_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, texts: Sequence[str]) -> Tensor:
+    """(texts, d), of unit length."""
+    tokens = processor(text=texts, padding=False, return_tensors=None)["input_ids"] if len(texts) else []
     embeds = torch.empty(len(texts), model.config.projection_dim, device=model.device, dtype=model.dtype)
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            embeds[rows] = model.get_text_features(**processor(text=[texts[i] for i in rows]).to(model.device))
+        for rows in batches_of_one_length([len(ids) for ids in tokens]):
+            embeds[rows] = model.get_text_features(torch.tensor([tokens[i] for i in rows], device=model.device))
     return embeds
 
 
 def text_embedder(text_encoder: str | Path) -> Callable[[Sequence[str]], np.ndarray]:
     """A text encoder alone, as `untrained` takes it, with the errors it raises: texts -> (texts, d) of unit length."""
     model, processor = untrained(text_encoder=text_encoder)
+    model.bfloat16()
 
     def embed(texts: Sequence[str]) -> np.ndarray:
-        with torch.autocast(model.device.type, torch.bfloat16):
-            return embed_texts(model, processor, texts).float().numpy()
+        return embed_texts(model, processor, texts).float().numpy()
 
     return embed
 

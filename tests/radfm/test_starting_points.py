@@ -25,7 +25,7 @@ def test_minilm_is_the_sentence_encoder_it_claims_to_be():
     model, processor = starting_points.untrained()
     texts = ["myocardial infarction", "a much longer text, so that the others are padded", "broken finger"]
     theirs = SentenceTransformer(str(get_model_path())).encode(texts, normalize_embeddings=True)
-    ours = starting_points.embed_texts(model, processor, texts, batch_size=3)
+    ours = starting_points.embed_texts(model, processor, texts)
     torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-5, rtol=0)
     assert not model.config.trained
 
