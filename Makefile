@@ -47,7 +47,7 @@ cards: .venv/installed
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radfm needs Python 3.11 or later: make PYTHON=python3.12 ...")'
-	@echo "Installing radfm and what it needs into .venv: some minutes, once, about 6 GB"
+	@echo "Installing radfm and what it needs into .venv: some minutes, once, about 7 GB (10 while it installs)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

@@ -59,9 +59,9 @@ def localise(
     Returns:
         `rows`: "model", "centre" and "random", of each "point", "inside", "key_slice" (of the attention, the same for
             all disorders) and "brightest_slice" (of the map) as {"value", "low", "high"}, or None where nothing could
-            be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the
-            disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out`
-            (disorders that an mlp head lacks).
+            be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the disorders with so many
+            training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out` (disorders that an mlp head
+            lacks).
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
         ValueError: no case of the split has a mask, or a patient is in several splits.

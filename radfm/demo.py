@@ -20,8 +20,8 @@ WITHHELD = (
     *("Pleural effusion", "Simple cyst of kidney", "Multiple sclerosis", "Pneumothorax"),
     "Intracerebral hemorrhage in hemisphere, subcortical",
 )
-_TEXT = ("training.max_steps=40", "training.per_device_train_batch_size=128", "training.warmup_steps=4")
-_TOWER_STEPS, _HEAD_STEPS = 200, 100
+_TEXT = ("training.max_steps=25", "training.per_device_train_batch_size=128", "training.warmup_steps=3")
+_TOWER_STEPS, _HEAD_STEPS = 150, 100
 
 
 def run(out: Path) -> None:

@@ -104,6 +104,7 @@ def train(config: TextTraining) -> Path:
         knowledge = [ontology.read(path) for path in config.ontologies]
     data = text_pairs(knowledge, config.knowledge, config.held_out, config.hierarchy_pairs, config.seed)
     model = load_encoder(config.base, config.max_tokens)
+    model.model_card_data.generate_widget_examples = False  # of its own card, which radfm's replaces
     if config.trim:
         texts = {text for rows in data.values() for name in rows.column_names[:2] for text in rows[:][name]}
         texts.update(entry.description for entry in icd10cm.entries())
