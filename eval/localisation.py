@@ -6,8 +6,9 @@
 Decisions:
 - One try is a disorder of a case on one scan that shows it, as the masks say.
 - The pointing game (Zhang et al. 2018, "Top-down neural attention by excitation backprop"): is the middle of the
-  scan's brightest place in the mask? Without a tolerance. Beside it, what share of the map lies in the mask (Wang et
-  al. 2020, Score-CAM), which does not hang on one voxel.
+  scan's brightest place in the mask? Asked twice: as it is, and with their tolerance, 15 pixels where the shorter side
+  has 224, in the same slice. Beside it, what share of the map lies in the mask (Wang et al. 2020, Score-CAM), which
+  does not hang on one voxel.
 - A key slice meets where it is within two slices of any slice of the mask; scans of one slice are not asked.
 - A figure alone says little, since lesions lie in the middle of pictures. Beside the model stand the centre of the
   scan, with a map that is the same everywhere, and the same model with its weights but those of the text drawn anew.
@@ -29,12 +30,14 @@ from radfm.modeling_radfm import RadFMForDiagnosis
 
 MEASURES = {
     "point": "pointing game",
+    "near": "within 15 of 224",
     "inside": "share inside",
     "key_slice": "key slice",
     "brightest_slice": "brightest slice",
 }
 ROWS = {"model": "model", "centre": "centre of the scan", "random": "random weights"}
 NEAR = 2  # slices
+TOLERANCE = 15 / 224  # of the shorter side
 
 _DRAWS = 1000
 
@@ -57,11 +60,11 @@ def localise(
         seed: of the random weights and of the draws.
         progress: told how many cases are done, of how many.
     Returns:
-        `rows`: "model", "centre" and "random", of each "point", "inside", "key_slice" (of the attention, the same for
-            all disorders) and "brightest_slice" (of the map) as {"value", "low", "high"}, or None where nothing could
-            be asked; `bands`: head, body and tail -> `tries`, and the same `rows` of the disorders with so many
-            training cases; and `cases`, `patients`, `tries`, `key_slice_tries`, `left_out` (disorders that an mlp head
-            lacks).
+        `rows`: "model", "centre" and "random", of each "point", "near" (the same with the tolerance), "inside",
+            "key_slice" (of the attention, the same for all disorders) and "brightest_slice" (of the map) as {"value",
+            "low", "high"}, or None where nothing could be asked; `bands`: head, body and tail -> `tries`, and the same
+            `rows` of the disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`,
+            `left_out` (disorders that an mlp head lacks).
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
         ValueError: no case of the split has a mask, or a patient is in several splits.
@@ -156,19 +159,28 @@ def _met(found: Explanation, scan: int, mask: np.ndarray) -> dict:
     total = float(seen.sum())
     if not total:  # nothing in this scan spoke for the disorder
         key_slice = _near(found.key_slice(scan), mask)
-        return {"point": 0.0, "inside": 0.0, "key_slice": key_slice, "brightest_slice": key_slice}
+        return {"point": 0.0, "near": 0.0, "inside": 0.0, "key_slice": key_slice, "brightest_slice": key_slice}
+    peak = found.peak(scan)
     return {
-        "point": float(mask[found.peak(scan)]),
+        "point": float(mask[peak]),
+        "near": _within_tolerance(peak, mask),
         "inside": float(seen[mask].sum()) / total,
         "key_slice": _near(found.key_slice(scan), mask),
-        "brightest_slice": _near(found.peak(scan)[0], mask),
+        "brightest_slice": _near(peak[0], mask),
     }
 
 
 def _met_by_the_centre(mask: np.ndarray) -> dict:
     middle = tuple(length // 2 for length in mask.shape)
     slices = dict.fromkeys(("key_slice", "brightest_slice"), _near(middle[0], mask))
-    return {"point": float(mask[middle]), "inside": float(mask.mean()), **slices}
+    near = _within_tolerance(middle, mask)
+    return {"point": float(mask[middle]), "near": near, "inside": float(mask.mean()), **slices}
+
+
+def _within_tolerance(point: tuple[int, int, int], mask: np.ndarray) -> float:
+    rows, columns = np.nonzero(mask[point[0]])
+    allowed = TOLERANCE * min(mask.shape[1:])
+    return float(bool(len(rows)) and np.hypot(rows - point[1], columns - point[2]).min() <= allowed)
 
 
 def _near(key_slice: int, mask: np.ndarray) -> float | None:

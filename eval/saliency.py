@@ -77,14 +77,13 @@ class Explanation:
         return self.taken[scan][int(weights.argmax())]
 
     def peak(self, scan: int) -> tuple[int, int, int]:
-        """Slice, row and column of the scan's brightest point, between the places of its brightest slice by cubics."""
-        pixels, coarse = self.scans[scan].pixels, self.coarse[scan]
-        index = coarse.max((1, 2)).argmax()
-        fine = F.interpolate(torch.from_numpy(coarse[index])[None, None], scale_factor=_FINE, mode="bicubic")[0, 0]
-        place = np.unravel_index(int(fine.argmax()), fine.shape)
+        """Slice, row and column of the scan's brightest point, between the places of a slice by cubics."""
+        pixels, coarse = self.scans[scan].pixels, torch.from_numpy(self.coarse[scan])
+        fine = F.interpolate(coarse[:, None], scale_factor=_FINE, mode="bicubic")[:, 0]
+        index, *place = np.unravel_index(int(fine.argmax()), fine.shape)
         fit = _fit(self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
         point = []
-        for at, cells, (start, length), size in zip(place, fine.shape, fit, pixels.shape[1:3], strict=True):
+        for at, cells, (start, length), size in zip(place, fine.shape[1:], fit, pixels.shape[1:3], strict=True):
             in_the_fit = ((at + 0.5) / cells * self._images.size - start) / length
             point.append(min(max(int(in_the_fit * size), 0), size - 1))
         return (self.taken[scan][int(index)], *point)
