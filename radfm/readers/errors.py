@@ -6,6 +6,7 @@ Decisions:
 - What pydicom, nibabel and Pillow log or warn about while reading quotes headers too, and is silenced.
 """
 
+import errno
 import gzip
 import logging
 import struct
@@ -34,7 +35,7 @@ def reason_for(error: BaseException, kind: str) -> str:
         return "may not be opened: ask for permission to read it"
     if isinstance(error, FileNotFoundError):
         return "is not there, or is a link to a file that is gone: copy it again"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "needs more memory than this machine has free: read it alone or on a larger machine"
     damaged = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error)
     words = str(error).lower()

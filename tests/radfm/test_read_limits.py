@@ -1,5 +1,6 @@
 """Damaged and hostile files: refused for the right reason, before anything large is reserved."""
 
+import errno
 import gzip
 import json
 import os
@@ -21,6 +22,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBa
 from test_read_dicom import dicom, ramp
 
 from radfm import read_case
+from radfm.readers.errors import reason_for
 
 READ_IN_LITTLE_MEMORY = """
 import json, resource, sys
@@ -187,6 +189,12 @@ def test_links_pipes_and_closed_files_are_told_and_loops_end(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_a_file_for_which_memory_ran_out_is_not_called_damaged(error):
+    """numpy raises the second where it maps a file."""
+    assert reason_for(error, "a volume").startswith("needs more memory than this machine has free")
+
+
 def test_a_file_that_may_not_be_opened_is_told(tmp_path):
     np.save(tmp_path / "a.npy", ramp())
     np.save(tmp_path / "b.npy", ramp())
