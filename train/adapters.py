@@ -1,7 +1,7 @@
 """Low-rank changes to a model's image side (LoRA), by peft."""
 
 from peft import LoraConfig
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import Conv2d, LoraModel
 from torch import nn
 
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -21,6 +21,10 @@ def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
         if name.startswith(_IMAGE_SIDE) and type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
     ]
     adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
+    for layer in model.modules():
+        if isinstance(layer, Conv2d):  # peft takes over stride and padding, and forgets the dilation
+            for down in layer.lora_A.values():
+                down.dilation = layer.get_base_layer().dilation
     for name, parameter in model.named_parameters():
         if name.startswith(("logit_", "classifier.")):
             parameter.requires_grad_(True)

@@ -20,6 +20,7 @@ from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.train import finetune as finetuning
 from radfm.train import shots
+from radfm.train.adapters import with_adapters
 from radfm.train.class_weights import class_weights
 from radfm.train.finetune import finetune, settings
 from radfm.train.losses import OneOfLoss
@@ -161,6 +162,25 @@ def test_weights_lie_between_the_zero_shot_models_and_what_was_learned(method, h
     assert not any("text_encoder" in name or "running" in name for name in moved)
     for name in moved:
         torch.testing.assert_close(half[name], (before[name] + whole[name]) / 2, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_adapters_of_dilated_convolutions_merge_into_what_was_learned(tiny_config):
+    """As in the tower of radfm-phantom-mini."""
+    tiny_config["vision_config"]["tower_args"] = {"output_stride": 8}
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config)).eval()
+    batch = {"pixel_values": torch.randn(3, 3, 64, 64), "slices_per_scan": torch.tensor([1, 2])}
+    batch |= {"scans_per_case": torch.tensor([2]), "modality_ids": torch.tensor([0, 1])}
+    before = model.get_case_features(**batch)
+    adapters = with_adapters(model, rank=2)
+    torch.testing.assert_close(model.get_case_features(**batch), before)
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            weight.normal_(0, 0.1)
+    learned = model.get_case_features(**batch)
+    assert (learned - before).abs().max() > 0.01
+    adapters.merge_and_unload()
+    torch.testing.assert_close(model.get_case_features(**batch), learned, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("at", [0, 3])  # before the first checkpoint, and after it
