@@ -30,7 +30,7 @@ from radfm.modeling_radfm import RadFMForDiagnosis
 
 MEASURES = {
     "point": "pointing game",
-    "near": "within 15 of 224",
+    "within": "within 15 of 224",
     "inside": "share inside",
     "key_slice": "key slice",
     "brightest_slice": "brightest slice",
@@ -60,7 +60,7 @@ def localise(
         seed: of the random weights and of the draws.
         progress: told how many cases are done, of how many.
     Returns:
-        `rows`: "model", "centre" and "random", of each "point", "near" (the same with the tolerance), "inside",
+        `rows`: "model", "centre" and "random", of each "point", "within" (the same with the tolerance), "inside",
             "key_slice" (of the attention, the same for all disorders) and "brightest_slice" (of the map) as {"value",
             "low", "high"}, or None where nothing could be asked; `bands`: head, body and tail -> `tries`, and the same
             `rows` of the disorders with so many training cases; and `cases`, `patients`, `tries`, `key_slice_tries`,
@@ -159,11 +159,11 @@ def _met(found: Explanation, scan: int, mask: np.ndarray) -> dict:
     total = float(seen.sum())
     if not total:  # nothing in this scan spoke for the disorder
         key_slice = _near(found.key_slice(scan), mask)
-        return {"point": 0.0, "near": 0.0, "inside": 0.0, "key_slice": key_slice, "brightest_slice": key_slice}
+        return {"point": 0.0, "within": 0.0, "inside": 0.0, "key_slice": key_slice, "brightest_slice": key_slice}
     peak = found.peak(scan)
     return {
         "point": float(mask[peak]),
-        "near": _within_tolerance(peak, mask),
+        "within": _within_tolerance(peak, mask),
         "inside": float(seen[mask].sum()) / total,
         "key_slice": _near(found.key_slice(scan), mask),
         "brightest_slice": _near(peak[0], mask),
@@ -173,8 +173,8 @@ def _met(found: Explanation, scan: int, mask: np.ndarray) -> dict:
 def _met_by_the_centre(mask: np.ndarray) -> dict:
     middle = tuple(length // 2 for length in mask.shape)
     slices = dict.fromkeys(("key_slice", "brightest_slice"), _near(middle[0], mask))
-    near = _within_tolerance(middle, mask)
-    return {"point": float(mask[middle]), "near": near, "inside": float(mask.mean()), **slices}
+    within = _within_tolerance(middle, mask)
+    return {"point": float(mask[middle]), "within": within, "inside": float(mask.mean()), **slices}
 
 
 def _within_tolerance(point: tuple[int, int, int], mask: np.ndarray) -> float:
