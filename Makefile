@@ -3,17 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint docs checkpoints cards clean
+.PHONY: demo test lint browser docs checkpoints cards clean
 
 demo: .venv/installed
 	$(BIN)/radfm demo
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The pages are tested in Chromium: installed where that can be done, else those tests say that they were skipped.
+browser:
+	@command -v chromedriver > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "Installing Chromium and its driver, for the tests of the pages" >&2; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
+	} > /dev/null || echo "No Chromium: tests of the pages are skipped"
 
 docs: .venv/installed
 	$(BIN)/python docs/api.py build/api

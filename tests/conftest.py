@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
@@ -74,3 +75,22 @@ def text_encoder(tmp_path_factory) -> Path:
     tokenizer.save_pretrained(folder / "bert")
     SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(32)], device="cpu").save(str(folder / "e"))
     return folder / "e"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Headless Chromium; what it downloads lies in `browser.downloads`."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs a browser and its driver: apt-get install chromium chromium-driver")
+    options, downloads = webdriver.ChromeOptions(), tmp_path_factory.mktemp("down")
+    options.binary_location = chromium
+    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,800"):
+        options.add_argument(f"--{argument}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.downloads = downloads
+    yield browser
+    browser.quit()

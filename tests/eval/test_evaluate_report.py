@@ -159,6 +159,43 @@ def test_every_disorder_is_in_the_page_with_all_metrics_of_all_models(folder, re
                     np.testing.assert_allclose(figure, [1000 * v for v in wanted[metric].values()], atol=0.5 + 1e-9)
 
 
+def test_the_table_of_disorders_can_be_sorted_searched_and_opened(browser, folder, result):
+    browser.get((folder / "report.html").as_uri())
+    element = lambda name: browser.find_element("id", name)  # noqa: E731
+    shown = lambda: [row.text for row in browser.find_elements("css selector", "#table tbody th button")]  # noqa: E731
+    column = lambda name: next(  # noqa: E731
+        button for button in browser.find_elements("css selector", "#table thead button") if button.text == name
+    )
+    everyone = shown()
+    cases = {one["disorder"]: one["cases"] for one in result["models"]["KE"]["disorders"]}
+    names = list(cases)
+    assert sorted(everyone) == sorted(names)
+
+    column("disorder").click()
+    assert shown() == sorted(names, key=str.casefold)
+    column("cases").click()
+    assert [cases[name] for name in shown()] == sorted(cases.values(), reverse=True)
+    column("cases").click()
+    assert [cases[name] for name in shown()] == sorted(cases.values())
+    assert column("cases").find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+
+    word = names[0].split()[0]
+    element("find").send_keys(word.upper())
+    assert set(shown()) == {name for name in names if word.casefold() in name.casefold()}
+    assert element("found").text == f"{len(shown())} of {len(names)}"
+    element("find").send_keys(" nowhere")
+    assert shown() == []
+    element("find").clear()
+
+    first = browser.find_element("css selector", "#table tbody th button")
+    first.click()
+    assert first.get_attribute("aria-expanded") == "true"
+    assert "ROC curve" in browser.find_element("css selector", "#table tr.detail").text
+    first.click()
+    assert not browser.find_elements("css selector", "#table tr.detail")
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
 def test_curves_are_those_of_scikit_learn_and_go_through_the_recalls_of_the_table(tables, result):
     curves = roc_curves(tables, draws=60)
     table, disorders = tables["KE"][0], curves["KE"].disorders

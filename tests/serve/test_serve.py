@@ -394,24 +394,6 @@ def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs a browser and its driver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1280,800"):
-        options.add_argument(f"--{argument}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path_factory.mktemp("down"))})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.downloads = Path(options.experimental_options["prefs"]["download.default_directory"])
-    yield browser
-    browser.quit()
-
-
 def until(what, seconds: float = 60):
     end = time.monotonic() + seconds
     while not (found := what()):
