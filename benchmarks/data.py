@@ -8,7 +8,7 @@ One process does all work; its own seconds are counted, not those it waits for o
 compared with the decoder alone (Pillow, pydicom) over the same files, a series stacked to one array; listing the files
 is timed apart, and the report, made once at the end, is left out. "read" adds up the pixels of every slice, and is
 compared with the same over a plain numpy.memmap of as many bytes; files are in the system's cache for both. "memory" is
-the peak of preparing 120 and 4,000 slices.
+the peak of preparing a DICOM archive of 100 slices, and one of --most; small ones, that 100,000 find room on a disk.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from radfm.data_prep.sources.dicom import Dicom
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
 
-SIDE, PER_SERIES = 512, 40
+SIDE, SMALL, PER_SERIES = 512, 128, 40
 _PICTURES = 40  # different ones
 OPEN = Pseudonyms(None)
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="write, read, memory, or nothing for all")
     parser.add_argument("--slices", type=int, default=800)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--most", type=int, default=10_000)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -118,13 +119,13 @@ def read(folder: Path, arguments) -> None:
 
 
 def memory(folder: Path, arguments) -> None:
-    print("memory, peak of a process that prepares a DICOM archive of 512 x 512")
-    for slices in (120, 4_000):
-        make_dicom(folder / str(slices), slices)
+    print(f"memory, peak of a process that prepares a DICOM archive of {SMALL} x {SMALL}")
+    for slices in (100, arguments.most):
+        make_dicom(folder / str(slices), slices, side=SMALL)
         command = [sys.executable, __file__, "--peak", str(folder / str(slices)), str(folder / f"out{slices}")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        print(f"  {slices:6,} slices: {float(done.stdout) / 1024:.0f} MiB")
-        shutil.rmtree(folder / str(slices))
+        print(f"  {slices:7,} slices: {float(done.stdout) / 1024:.0f} MiB")
+        shutil.rmtree(folder)
 
 
 def peak(archive: Path, out: Path) -> float:
@@ -165,7 +166,7 @@ def make_pictures(folder: Path, count: int) -> tuple[list[Path], Path]:
     return files, folder / "cases.jsonl"
 
 
-def make_dicom(folder: Path, count: int, syntax: str | None = None) -> list[Path]:
+def make_dicom(folder: Path, count: int, syntax: str | None = None, side: int = SIDE) -> list[Path]:
     files = []
     for i in range(count):
         study, number = divmod(i, PER_SERIES)
@@ -178,10 +179,10 @@ def make_dicom(folder: Path, count: int, syntax: str | None = None) -> list[Path
         header.PatientID, header.Modality, header.InstanceNumber = f"P{study}", "CT", number + 1
         header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, 2.0 * number], [1, 0, 0, 0, 1, 0]
         header.PixelSpacing, header.RescaleSlope, header.RescaleIntercept = [0.7, 0.7], 1, -1024
-        header.Rows = header.Columns = SIDE
+        header.Rows = header.Columns = side
         header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
         header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
-        header.PixelData = (anatomy(i % _PICTURES) * 8).astype(np.uint16).tobytes()
+        header.PixelData = (anatomy(i % _PICTURES, side) * 8).astype(np.uint16).tobytes()
         files.append(folder / f"{study}" / f"{number}.dcm")
         files[-1].parent.mkdir(parents=True, exist_ok=True)
         if syntax:

@@ -88,6 +88,8 @@ def _has_footer(band: np.ndarray) -> bool:
     ground = np.maximum(np.minimum(outer_left, left), np.minimum(right, outer_right))
     stroke = (middle >= np.maximum(left, right)) & (middle - ground > _FAINT)
     stroke[:, 1:] &= ~stroke[:, :-1]  # a broad one counts once
+    if (stroke.sum(1) < _STROKES).all():
+        return False
     before = np.pad(stroke, ((0, 0), (1, 0))).cumsum(1)
     strokes = before[:, _LINE:] - before[:, :-_LINE]  # within a line's length from here
     line, quiet = strokes >= _STROKES, strokes <= _QUIET

@@ -180,7 +180,7 @@ def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
         else:
             found = [(os.path.relpath(top, shared), top)]
         for name, file in sorted(found, key=lambda pair: natural(pair[0])):
-            first = seen.setdefault(os.path.realpath(file), name)
+            first = seen.setdefault(_identity(file), name)
             if first is name:
                 files.append((name, file))
             else:
@@ -188,6 +188,15 @@ def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
     if not files and not skipped:
         raise ValueError(f"{', '.join(map(str, given))} holds no files: give the folder the images are in")
     return files
+
+
+def _identity(file: Path) -> tuple[int, int] | str:
+    """The same for two names of one file."""
+    try:
+        status = os.stat(file)
+    except OSError:  # a link to nothing, or a folder that may not be entered: told when it is opened
+        return os.path.abspath(file)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(file)
 
 
 def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()) -> Iterator[Path]:

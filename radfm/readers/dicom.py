@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from pydicom import config
 
 from radfm.cases import Scan, natural
-from radfm.readers.dicom_files import items, number, text, texts
+from radfm.readers.dicom_files import all_numbers, has, items, number, text, texts
 from radfm.readers.dicom_headers import (
     Instance,
     body_part_of,
@@ -111,7 +111,7 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
         except Exception as error:
             study.skipped.append((name, reason_for(error, _KIND)))
             continue
-        (directories if "DirectoryRecordSequence" in header.header else headers).append(header)
+        (directories if has(header.header, "DirectoryRecordSequence") else headers).append(header)
     known = {path.resolve() for _, path in files} if directories else set()
     for directory in directories:
         named, missing = _named_files(directory)
@@ -175,9 +175,9 @@ def _once(images: list[Instance], study: Study) -> list[Instance]:
     """Each picture once."""
     seen: dict[tuple, Instance] = {}
     for image in sorted(images, key=lambda image: natural(image.name)):
-        header = image.header
-        marks = ("SOPInstanceUID", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
-        identity = tuple(text(header, mark) for mark in marks)
+        words = (text(image.header, keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
+        places = ("InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
+        identity = *words, *(tuple(all_numbers(image.header, keyword)) for keyword in places)
         first = seen.setdefault(identity if identity[0] else (image.name,), image)
         if first is not image:
             study.skipped.append((image.name, f"is a copy of {first.name}: read once"))

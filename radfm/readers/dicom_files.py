@@ -3,12 +3,13 @@
 import io
 import os
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
@@ -18,21 +19,29 @@ from radfm.readers.errors import CUT_SHORT, Unreadable
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MOST_DEFLATED_BYTES = 2**30
+_DECIMAL = ("DS", "IS")  # numbers in decimal digits
+_TEXT = ("CS", "DA", "DT", "LO", "SH", "TM", "UI")
 
 
 def open_clamped(path: Path) -> io.BufferedIOBase:
-    """The file, such that a header that claims more bytes than there are gets what there is, and reserves no more."""
-    with open(path, "rb") as file:
-        start = file.read(1024)
+    """A `Clamped` file that inflates to no more than a picture may. Raises: Unreadable."""
+    file = Clamped(path)
+    start = file.peek()[:1024]
     if _DEFLATED in start:
-        _check_deflated(path, start)
-    return _Clamped(open(path, "rb", buffering=0))
+        try:
+            _check_deflated(path, start)
+        except BaseException:
+            file.close()
+            raise
+    return file
 
 
-class _Clamped(io.BufferedReader):
-    def __init__(self, raw: io.FileIO):
-        super().__init__(raw, 2**16)
-        self.end = os.fstat(raw.fileno()).st_size
+class Clamped(io.BufferedReader):
+    """A file such that a header that claims more bytes than there are gets what there is, and reserves no more."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path), 2**15)
+        self.end = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(self.end - self.tell(), 0)
@@ -58,14 +67,30 @@ def _check_deflated(path: Path, start: bytes) -> None:
 
 def transfer_syntax(header: Dataset) -> UID | None:
     """None where the file does not say, and it is one of the two uncompressed ones."""
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    return syntax if syntax and not syntax.is_private and syntax.is_transfer_syntax else None
+    meta = getattr(header, "file_meta", None)
+    syntax = _value(meta, "TransferSyntaxUID") if meta else None
+    return syntax if isinstance(syntax, UID) and _is_transfer_syntax(syntax) else None
+
+
+@lru_cache(maxsize=64)
+def _is_transfer_syntax(uid: UID) -> bool:
+    return bool(uid) and not uid.is_private and uid.is_transfer_syntax
 
 
 def text(header: Dataset, keyword: str) -> str:
     """A value as text, stripped; "" where absent or damaged."""
+    element = header.get_item(_tag_of(keyword))
+    if element is None:
+        return ""
+    if isinstance(element, RawDataElement) and element.VR in _TEXT and _is_plain(element.value):
+        return element.value.decode().strip(" \0")  # as pydicom would say, in a tenth of the time
     value = _value(header, keyword)
     return "" if value is None else str(value).strip()
+
+
+def _is_plain(value: bytes | None) -> bool:
+    """One value, whatever the character set: no letters but ASCII's, and none that stand for others (ISO 2022)."""
+    return value is not None and value.isascii() and b"\\" not in value and b"\x1b" not in value
 
 
 def texts(header: Dataset, keyword: str) -> list[str]:
@@ -75,23 +100,34 @@ def texts(header: Dataset, keyword: str) -> list[str]:
 
 def number(header: Dataset, keyword: str) -> float | None:
     """The first of a value's numbers; None where one of them is absent, damaged or not finite."""
-    values = _numbers(header, keyword)
+    values = all_numbers(header, keyword)
     return values[0] if values else None
 
 
 def numbers(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
     """(count,) finite numbers; None where absent, damaged, or of another count."""
-    values = _numbers(header, keyword)
+    values = all_numbers(header, keyword)
     return np.array(values) if len(values) == count else None
 
 
-def _numbers(header: Dataset, keyword: str) -> list[float]:
-    value = _value(header, keyword)
+def all_numbers(header: Dataset, keyword: str) -> list[float]:
+    """The numbers of a value; none where one of them is absent, damaged or not finite."""
+    element = header.get_item(_tag_of(keyword))
+    if element is None:
+        return []
     try:
-        values = [float(part) for part in value] if isinstance(value, MultiValue) else [float(value)]
-    except (TypeError, ValueError, OverflowError):
+        if isinstance(element, RawDataElement) and element.VR in _DECIMAL:  # likewise
+            values = [float(part.strip(b" \0")) for part in element.value.split(b"\\")]
+        else:
+            value = _value(header, keyword)
+            values = [float(part) for part in value] if isinstance(value, MultiValue) else [float(value)]
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return []
     return values if all(map(isfinite, values)) else []
+
+
+def has(header: Dataset, keyword: str) -> bool:
+    return _tag_of(keyword) in header
 
 
 def _value(header: Dataset, keyword: str):

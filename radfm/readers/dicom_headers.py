@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -127,7 +128,7 @@ def check_image(instance: Instance) -> None:
     compressed = syntax is not None and (syntax.is_compressed or syntax.is_deflated)
     stored = instance.path.stat().st_size
     n = n_bytes((instance.frames, int(rows), int(columns), samples), 1)
-    halved = header.get("PhotometricInterpretation") == "YBR_FULL_422"  # two colours are stored for every second pixel
+    halved = text(header, "PhotometricInterpretation") == "YBR_FULL_422"  # colours for every second pixel
     n = n * bits // 8 * (2 if halved and not compressed else 3) // 3
     check_size(n, stored, compressed=compressed)
     if compressed and not syntax.is_deflated and 8 * instance.frames > stored + 64:
@@ -135,24 +136,28 @@ def check_image(instance: Instance) -> None:
 
 
 def _set_aside(header: Dataset) -> str | None:
-    sop_class = text(header, "SOPClassUID")
+    kinds = tuple(kind.upper() for kind in texts(header, "ImageType"))
+    title = text(header, "SeriesDescription").lower()
+    reason = _no_image(text(header, "SOPClassUID"), text(header, "Modality").upper(), kinds, title)
+    if reason is None and (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
+        return "one level of a tiled whole-slide picture (export the region you mean as PNG or TIFF)"
+    return reason
+
+
+@lru_cache(maxsize=64)  # the files of a series say the same
+def _no_image(sop_class: str, modality: str, image_type: tuple[str, ...], title: str) -> str | None:
     if sop_class == KEY_OBJECTS:
         return "a list of key images"
     for uid, what in SET_ASIDE.items():
         if sop_class == uid or (uid.endswith(".") and sop_class.startswith(uid)):
             return what
-    if text(header, "Modality").upper() in SET_ASIDE_MODALITIES:
-        return SET_ASIDE_MODALITIES[text(header, "Modality").upper()]
-    image_type = [kind.upper() for kind in texts(header, "ImageType")]
+    if modality in SET_ASIDE_MODALITIES:
+        return SET_ASIDE_MODALITIES[modality]
     if "LOCALIZER" in image_type:
         return "a localiser (scout)"
-    title = text(header, "SeriesDescription").lower()
-    captured = sop_class.startswith(_SECONDARY_CAPTURE)
     titled_dose = re.search(r"dose (report|info|record)|(patient|exam) protocol", title)
-    if "DOSE_INFO" in image_type or (captured and titled_dose):
+    if "DOSE_INFO" in image_type or (sop_class.startswith(_SECONDARY_CAPTURE) and titled_dose):
         return "a screen of dose figures"
-    if (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
-        return "one level of a tiled whole-slide picture (export the region you mean as PNG or TIFF)"
     return None
 
 
@@ -181,6 +186,8 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
     header = instance.header
 
     def of(sequence: str) -> Dataset:
+        if not groups:
+            return header
         found = (first(group, sequence) for group in groups)
         return next((item for item in found if item is not None), header)
 

@@ -17,12 +17,12 @@ from typing import BinaryIO
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filereader import read_dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, iter_pixels, pixel_array
+from pydicom.filereader import data_element_generator
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from radfm.readers.codestreams import check_codestreams, decoder_for
-from radfm.readers.dicom_files import number, open_clamped, transfer_syntax
+from radfm.readers.dicom_files import Clamped, has, number, open_clamped, text, transfer_syntax
 from radfm.readers.dicom_headers import Frame, Instance, modality_of
 from radfm.readers.errors import NO_PICTURE, Unreadable
 from radfm.readers.pixels import compact, rescaled
@@ -79,12 +79,13 @@ def _with_room(pixels: np.ndarray | None, slices: int, picture: np.ndarray) -> n
 
 def decodable(instance: Instance) -> Dataset:
     """The header with the pixels, checked so that decoding them cannot need more than the header says."""
-    with open_clamped(instance.path) as file:
-        if instance.pixels_at is None:
+    if instance.pixels_at is None:
+        with open_clamped(instance.path) as file:
             dataset = pydicom.dcmread(file, force=True)
-        else:
+    else:
+        with Clamped(instance.path) as file:
             dataset = _with_pixels(instance.header, file, instance.pixels_at)
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(has(dataset, keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise Unreadable(NO_PICTURE)
     syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
     if syntax.is_encapsulated:
@@ -97,15 +98,22 @@ def _with_pixels(header: Dataset, file: BinaryIO, pixels_at: int) -> Dataset:
     dataset.file_meta = header.file_meta
     dataset.set_original_encoding(*header.original_encoding, header.original_character_set)
     file.seek(pixels_at)
-    dataset.update(read_dataset(file, *header.original_encoding, stop_when=lambda tag, *_: tag > _PIXELS))
+    for element in data_element_generator(file, *header.original_encoding):
+        if element.tag > _PIXELS:
+            break
+        dataset[element.tag] = element
+        if element.tag == _PIXELS:
+            break
     return dataset
 
 
 def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
     """One picture for each frame; the frames are those of one file, in its order."""
-    plugin = decoder_for(dataset.file_meta.TransferSyntaxUID, dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = decoder_for(syntax, dataset)
     if instance.frames == 1:
-        yield _values(pixel_array(dataset, decoding_plugin=plugin, view_only=True), dataset, frames[0])
+        values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin, view_only=True)
+        yield _values(values, dataset, frames[0])
         return
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
     for frame, values in zip(frames, iter_pixels(dataset, indices=indices, decoding_plugin=plugin), strict=True):
@@ -126,7 +134,7 @@ def _uncompressed_syntax(dataset: Dataset) -> UID:
 
 def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
     """Stored values -> what a scan keeps."""
-    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    photometric = text(dataset, "PhotometricInterpretation")
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
         return (values >> 8).astype(np.uint8) if values.dtype == np.uint16 else values
@@ -134,16 +142,17 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
         bits = int(number(dataset, "BitsStored") or 8)
         return np.clip(values >> max(bits - 8, 0), 0, 255).astype(np.uint8)
     modality = modality_of(dataset)
-    if "ModalityLUTSequence" in dataset:
+    if has(dataset, "ModalityLUTSequence"):
         values = compact(apply_modality_lut(values, dataset))
-        low, high = int(values.min()), int(values.max())
+        ends = int(values.min()), int(values.max())
     else:
         values = rescaled(values, frame.slope, frame.intercept)
-        low, high = (end * frame.slope + frame.intercept for end in _stored_range(dataset))
+        ends = None
     if modality in _WINDOWED:
         values = _windowed(values, dataset)
     if photometric == "MONOCHROME1" and modality not in _QUANTITIES:
-        values = rescaled(values, -1, low + high)
+        ends = ends or [end * frame.slope + frame.intercept for end in _stored_range(dataset)]
+        values = rescaled(values, -1, sum(ends))
     return values
 
 

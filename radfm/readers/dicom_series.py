@@ -93,7 +93,7 @@ def _same_grid(a: Frame, b: Frame) -> bool:
         and min(a.orientation[:3] @ b.orientation[:3], a.orientation[3:] @ b.orientation[3:]) < _SAME_DIRECTION
     ):
         return False
-    return a.pixel_mm is None or np.allclose(a.pixel_mm, b.pixel_mm, rtol=0.01)
+    return a.pixel_mm is None or all(abs(i - j) <= 0.01 * j for i, j in zip(a.pixel_mm, b.pixel_mm, strict=True))
 
 
 def _volumes(frames: list[Frame]) -> list[list[Frame]]:

@@ -47,10 +47,10 @@ def format_of(path: Path) -> str:
         raise Unreadable("is empty, zero bytes: copy it again from where it came from")
     with open(path, "rb") as file:
         start = file.read(132)
-    name = path.name.lower()
-    by_suffix = next((_SUFFIXES[end] for end in _SUFFIXES if name.endswith(end)), None)
     if start[128:] == b"DICM":
         return "DICOM"
+    name = path.name.lower()
+    by_suffix = next((_SUFFIXES[end] for end in _SUFFIXES if name.endswith(end)), None)
     if by_suffix in ("nibabel", "SimpleITK", "NPZ"):
         return by_suffix
     if start.startswith(b"\x93NUMPY"):

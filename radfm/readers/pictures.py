@@ -46,7 +46,7 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
 def _values(page: Image.Image) -> np.ndarray:
     """(H, W) or (H, W, 3)."""
     white_is_zero = getattr(page, "tag_v2", {}).get(_WHITE_IS_ZERO[0]) == _WHITE_IS_ZERO[1]
-    page = ImageOps.exif_transpose(page)
+    ImageOps.exif_transpose(page, in_place=True)
     if page.mode.startswith("I;16"):
         values = np.asarray(page).astype(np.uint16)
         return np.uint16(65535) - values if white_is_zero else values

@@ -59,10 +59,8 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
             if np.iinfo(kept).min <= ends[0] and ends[1] <= np.iinfo(kept).max:
                 # Numbers of 16 bits wrap around, and come back where the outcome fits.
                 scale, offset = (np.array(int(number)).astype(kept) for number in (slope, intercept))
-                exact = values.astype(kept)
-                exact *= scale
-                exact += offset
-                return exact
+                stored = values.view(kept) if values.dtype.isnative and values.itemsize == 2 else values.astype(kept)
+                return stored + offset if slope == 1 else stored * scale + offset
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 

@@ -5,12 +5,15 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
 )
 from pydicom.uid import generate_uid as uid
@@ -284,6 +287,31 @@ def test_one_bad_file_of_a_series_costs_one_slice(tmp_path):
     (skipped,) = case.skipped
     assert skipped[0] == "2.dcm"
     assert "copy it again" in skipped[1]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"0.25 \\ 5e-1", (0.25, 0.5)),
+        (b"0.25\\0.5\0\0", (0.25, 0.5)),
+        (b"0.25\\half", None),
+        (b"0.25\\nan ", None),
+        (b"0.25", None),
+        (b"", None),
+    ],
+)
+def test_numbers_are_read_as_they_stand_and_damaged_ones_are_none(tmp_path, syntax, written, read):
+    dicom(tmp_path / "a.dcm", ramp()[0], syntax)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    explicit = syntax == ExplicitVRLittleEndian
+    spacing = RawDataElement(
+        Tag("PixelSpacing"), "DS" if explicit else None, len(written), written, 0, not explicit, True
+    )
+    dataset[spacing.tag] = spacing
+    dataset.save_as(tmp_path / "a.dcm")
+    (scan,) = read_case(tmp_path).scans
+    assert (scan.spacing_mm and scan.spacing_mm[1:]) == read
 
 
 @pytest.mark.parametrize(
