@@ -2,7 +2,8 @@
 
 Decisions:
 - Kinds of knowledge are columns that can be left out, so that each can be measured by its absence:
-  "synonyms" (a name, and another name of the same term), "definitions" (a name and what it means),
+  "synonyms" (a name, and another name of the same term), "initials" (what a name's initials spell, as in AHDS for
+  Allan-Herndon-Dudley syndrome, where no other term's spell the same), "definitions" (a name and what it means),
   "parents" (two terms, and how near they are in the ontology), "inclusion terms" (every name that ICD-10-CM has for a
   code, and its description), "cross references" (a term of an ontology and the description of its code), "common
   names" (radfm's own tables of names, words and abbreviations), "hierarchy" (two codes, and how near they are).
@@ -26,8 +27,18 @@ from datasets import Dataset
 from radfm.knowledge import icd10cm, wording
 from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.ontology import Ontology, fold
+from radfm.knowledge.wording import STOP_WORDS
 
-Kind = Literal["synonyms", "definitions", "parents", "inclusion terms", "cross references", "common names", "hierarchy"]
+Kind = Literal[
+    "synonyms",
+    "initials",
+    "definitions",
+    "parents",
+    "inclusion terms",
+    "cross references",
+    "common names",
+    "hierarchy",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _LONGEST_CODE = 6  # characters with the dot: below, the tree of injuries repeats itself by side and encounter
@@ -72,6 +83,8 @@ def text_pairs(
     for ontology in ontologies:
         told = _told(ontology, held_out)
         names += _of_ontology(ontology, told, kinds)
+        if "initials" in kinds:
+            names += _of_initials(told)
         if "definitions" in kinds:
             definitions += [(known[0], _readable(ontology[term].definition)) for term, known in told.items()]
         if "parents" in kinds:
@@ -125,6 +138,25 @@ def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]
         if "cross references" in kinds:
             for code in _short(ontology[term_id].icd10cm):
                 yield from ((known, icd10cm.get(code).description) for known in (name, *synonyms))
+
+
+def _of_initials(told: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Initials and the name they stand for, of names of three to six words that no other term's initials spell."""
+    spelled: dict[str, dict[str, str]] = {}  # initials -> term -> the first of its names that has them
+    for term_id, known in told.items():
+        for name in known:
+            if 3 <= sum(map(str.isalpha, short := _initials(name))) <= 6:
+                spelled.setdefault(short, {}).setdefault(term_id, name)
+    for short, terms in spelled.items():
+        if len(terms) == 1:
+            yield short, next(iter(terms.values()))
+
+
+def _initials(name: str) -> str:
+    """ "Charcot-Marie-Tooth disease type 2A" -> "CMTD2A"."""
+    words = re.findall(r"\d+[a-z]?|[^\W\d_]+", re.sub(r"['’]s\b", "", name.casefold()))
+    telling = (word for word in words if word not in STOP_WORDS and word != "type")
+    return "".join(word if word[0].isdigit() else word[0] for word in telling).upper()
 
 
 def _kinship(ontology: Ontology, told: dict[str, list[str]], count: int, rng: random.Random) -> Iterator[dict]:

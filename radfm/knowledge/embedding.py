@@ -19,7 +19,7 @@ from radfm.knowledge.cache import remember
 Encoder = Callable[[list[str]], np.ndarray]
 
 
-def batches_of_one_length(lengths: Sequence[int], tokens: int = 8192) -> Iterator[list[int]]:
+def batches_of_one_length(lengths: Sequence[int], tokens: int = 3072) -> Iterator[list[int]]:
     """Positions of texts in batches of so many tokens, and of texts equally long, so that nothing is padding."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for length, group in groupby(order, key=lengths.__getitem__):

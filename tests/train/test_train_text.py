@@ -90,6 +90,17 @@ def test_every_name_of_a_code_is_a_pair_with_its_description():
     assert len(pairs) == len(rows)
 
 
+def test_initials_stand_for_the_one_name_that_they_spell(tmp_path):
+    names = ["Allan-Herndon-Dudley syndrome", "Charcot-Marie-Tooth disease type 2A", "fever"]
+    names += ["neuropathy, ataxia and retinitis pigmentosa", "nail atrophy of rare people"]  # both of them NARP
+    lines = ["format-version: 1.2"]
+    for i, name in enumerate(names):
+        lines += ["", "[Term]", f"id: T:{i}", f"name: {name}"]
+    (tmp_path / "toy.obo").write_text("\n".join(lines) + "\n")
+    rows = text_pairs([ontology.read(tmp_path / "toy.obo")], ["initials"])["names"]
+    assert dict(zip(rows["anchor"], rows["positive"], strict=True)) == {"AHDS": names[0], "CMTD2A": names[1]}
+
+
 def test_parents_are_near_and_not_the_same(obo):
     rows = text_pairs([ontology.read(obo)], ["parents"], hierarchy_pairs=400)["hierarchy"]
     parents = {round(row["score"], 3) for row in rows if "disease" in (row["first"], row["second"])}
