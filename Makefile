@@ -28,17 +28,18 @@ docs: .venv/installed
 
 # What comes with radfm in radfm/checkpoints/, anew: some three hours on two cores. Needs the Disease Ontology as OBO.
 ONTOLOGY ?= disease_ontology.obo
-MADE := checkpoints/radfm-text-mini checkpoints/radfm-phantom-mini
+TEXT := checkpoints/radfm-text-mini
+MODEL := checkpoints/radfm-phantom-mini
 PHANTOMS := datasets/phantoms
 checkpoints: .venv/installed
 	$(BIN)/radfm train text train/configs/text.yaml "ontologies=[$(ONTOLOGY)]" held_out=4 output=runs/text_mini
-	$(BIN)/python -m radfm.checkpoints.make halve runs/text_mini checkpoints/radfm-text-mini
+	$(BIN)/python -m radfm.checkpoints.make halve runs/text_mini $(TEXT)
 	$(BIN)/radfm prepare phantoms $(PHANTOMS) --cases 6000
-	$(BIN)/radfm train diagnosis train/configs/diagnosis_tower.yaml
-	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml
-	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke checkpoints/radfm-phantom-mini
-	$(BIN)/radfm calibrate $(PHANTOMS) --model checkpoints/radfm-phantom-mini
-	$(BIN)/python -m radfm.checkpoints.make install $(MADE)
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_tower.yaml text_encoder=$(TEXT)
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml text_encoder=$(TEXT)
+	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke $(MODEL)
+	$(BIN)/radfm calibrate $(PHANTOMS) --model $(MODEL)
+	$(BIN)/python -m radfm.checkpoints.make install $(TEXT) $(MODEL)
 	@mkdir -p evaluation
 	$(BIN)/radfm evaluate text radfm-text-mini --ontology $(ONTOLOGY) --json > evaluation/text.json
 	$(BIN)/radfm evaluate $(PHANTOMS) --model radfm-phantom-mini --out evaluation/phantom_mini
