@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -224,9 +225,11 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "autorun.inf", "lost+found"}
 
 
-def natural(name: str) -> list:
+@lru_cache(maxsize=1 << 14)  # a file's name is asked for at every sorting
+def natural(name: str) -> tuple:
     """Sorting key by which img2 comes before img10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    parts = (part for part in re.split(r"(\d+)", name) if part)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def _read_files(files, case: Case, modality: str | None, patient_key: bytes | None, progress) -> None:

@@ -24,7 +24,17 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from radfm.cases import dicom_modality
-from radfm.readers.dicom_files import first, items, number, numbers, open_clamped, text, texts, transfer_syntax
+from radfm.readers.dicom_files import (
+    all_numbers,
+    first,
+    items,
+    number,
+    numbers,
+    open_clamped,
+    text,
+    texts,
+    transfer_syntax,
+)
 from radfm.readers.dicom_terms import BODY_WORDS, KEY_OBJECTS, SET_ASIDE, SET_ASIDE_MODALITIES, VIEW_CODES, VIEWS
 from radfm.readers.errors import CUT_SHORT, NO_PICTURE, Unreadable
 from radfm.readers.limits import check_size, n_bytes
@@ -199,8 +209,8 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
         orientation = None
     measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
     keywords = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-    spacings = (numbers(measures, keyword, 2) for keyword in keywords)
-    pixel_mm = next((tuple(map(float, mm)) for mm in spacings if mm is not None and (mm > 0).all()), None)
+    spacings = (all_numbers(measures, keyword) for keyword in keywords)
+    pixel_mm = next((tuple(mm) for mm in spacings if len(mm) == 2 and min(mm) > 0), None)
     distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
     return Frame(
         instance,
@@ -237,8 +247,8 @@ def _traits(header: Dataset, of) -> tuple:
 
 
 def _orthonormal(orientation: np.ndarray) -> bool:
-    directions = orientation.reshape(2, 3)
-    return bool(np.abs(directions @ directions.T - np.eye(2)).max() <= 0.1)
+    rows, columns = orientation[:3], orientation[3:]
+    return abs(rows @ rows - 1) <= 0.1 and abs(columns @ columns - 1) <= 0.1 and abs(rows @ columns) <= 0.1
 
 
 def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
