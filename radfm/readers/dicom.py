@@ -177,7 +177,7 @@ def _once(images: list[Instance], study: Study) -> list[Instance]:
     for image in sorted(images, key=lambda image: natural(image.name)):
         words = (text(image.header, keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
         places = ("InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
-        identity = *words, *(tuple(all_numbers(image.header, keyword)) for keyword in places)
+        identity = *words, *(tuple(all_numbers(image.header, key)) or text(image.header, key) for key in places)
         first = seen.setdefault(identity if identity[0] else (image.name,), image)
         if first is not image:
             study.skipped.append((image.name, f"is a copy of {first.name}: read once"))

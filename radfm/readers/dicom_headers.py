@@ -248,7 +248,7 @@ def _traits(header: Dataset, of) -> tuple:
 
 def _orthonormal(orientation: np.ndarray) -> bool:
     rows, columns = orientation[:3], orientation[3:]
-    return abs(rows @ rows - 1) <= 0.1 and abs(columns @ columns - 1) <= 0.1 and abs(rows @ columns) <= 0.1
+    return bool(max(abs(rows @ rows - 1), abs(columns @ columns - 1), abs(rows @ columns)) <= 0.1)
 
 
 def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:

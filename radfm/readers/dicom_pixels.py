@@ -99,10 +99,9 @@ def _with_pixels(header: Dataset, file: BinaryIO, pixels_at: int) -> Dataset:
     dataset.set_original_encoding(*header.original_encoding, header.original_character_set)
     file.seek(pixels_at)
     for element in data_element_generator(file, *header.original_encoding):
-        if element.tag > _PIXELS:
-            break
-        dataset[element.tag] = element
-        if element.tag == _PIXELS:
+        if element.tag <= _PIXELS:
+            dataset[element.tag] = element
+        if element.tag >= _PIXELS:
             break
     return dataset
 

@@ -267,6 +267,18 @@ def test_a_copy_is_read_once_but_one_identifier_for_all_slices_costs_none(tmp_pa
     assert case.skipped == [("copy.dcm", "is a copy of 2.dcm: read once")]
 
 
+def test_slices_that_only_damaged_numbers_tell_apart_are_no_copies(tmp_path):
+    for name in (b"1a", b"2b"):
+        file = dicom(tmp_path / f"{name.decode()}.dcm", ramp()[0], SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2")
+        dataset = pydicom.dcmread(file)
+        tag = Tag("InstanceNumber")
+        dataset[tag] = RawDataElement(tag, "IS", len(name), name, 0, False, True)
+        dataset.save_as(file)
+    case = read_case(tmp_path)
+    assert sum(len(scan.pixels) for scan in case.scans) == 2
+    assert not case.skipped
+
+
 def test_of_two_patients_the_one_with_more_images_is_read_and_the_other_listed(tmp_path):
     series(tmp_path / "a", ramp(2), PatientID="Smith-1", StudyInstanceUID="1.1")
     series(tmp_path / "b", ramp(4), PatientID="Jones-2", StudyInstanceUID="1.2")
