@@ -141,9 +141,11 @@ def peak(archive: Path, out: Path) -> float:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    prepare(Dicom(archive, OPEN), out, Settings(cases_per_shard=10))
-    done.set()
-    watching.join()
+    try:
+        prepare(Dicom(archive, OPEN), out, Settings(cases_per_shard=10))
+    finally:
+        done.set()
+        watching.join()
     return most
 
 
