@@ -13,6 +13,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     RLELossless,
@@ -212,3 +213,14 @@ def test_a_disc_with_two_patients_is_read_as_the_one_with_more_images():
     case = read_case(FILES / "dicomdirtests" / "DICOMDIR")
     assert {scan.modality for scan in case.scans} == {"CT", "MRI"}
     assert {scan.source.split("/")[0] for scan in case.scans} <= {"98892001", "98892003"}
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_what_stands_in_unused_bits_is_not_read(tmp_path, dtype, syntax):
+    picture = ramp(dtype=dtype)[0] * dtype(40) - dtype(0 if dtype == np.uint16 else 1000)
+    stored = (picture & dtype(0x0FFF)) | (np.arange(48).reshape(8, 6).astype(dtype) << dtype(12))
+    file = dicom(tmp_path / "f", stored, syntax, BitsStored=12, HighBit=11)
+    pixels = only(file).pixels[0]
+    assert np.array_equal(pixels, picture)
+    assert np.array_equal(pixels, pydicom.dcmread(file).pixel_array)
