@@ -55,8 +55,7 @@ def text_in_borders(scan: Scan) -> bool:
     if min(picture.shape) < 64:
         return False
     height, width = (round(side * _BAND) for side in picture.shape)
-    borders = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
-    bands = [border.astype(np.int16) for border in borders]
+    bands = (picture[:height], picture[-height:], picture[:, :width], picture[:, -width:])
     outermost = max(_LEAST_ROWS, height // 2)
     return any(map(_has_writing, bands)) or any(
         map(_has_footer, (bands[0][outermost - 1 :: -1], bands[1][-outermost:]))
@@ -64,9 +63,10 @@ def text_in_borders(scan: Scan) -> bool:
 
 
 def _has_writing(band: np.ndarray) -> bool:
-    """(H, W) int16: is there a row of letters?"""
+    """(H, W) uint8: is there a row of letters?"""
     # A stroke is brighter than what lies two pixels to its left and its right.
-    stroke = band[:, 2:-2] - np.maximum(band[:, :-4], band[:, 4:]) > _STROKE
+    middle, beside = band[:, 2:-2], np.maximum(band[:, :-4], band[:, 4:])
+    stroke = (middle > beside) & (middle - beside > _STROKE)
     if not stroke.any():
         return False
     for top in range(0, max(1, len(stroke) - 5), 3):
@@ -83,7 +83,7 @@ def _has_writing(band: np.ndarray) -> bool:
 
 
 def _has_footer(band: np.ndarray) -> bool:
-    """(H, W) int16, its last row the picture's border: is there a line of small letters?"""
+    """(H, W) uint8, its last row the picture's border: is there a line of small letters?"""
     outer_left, left, middle, right, outer_right = (band[:, i : band.shape[1] - 4 + i] for i in range(5))
     ground = np.maximum(np.minimum(outer_left, left), np.minimum(right, outer_right))
     stroke = (middle >= np.maximum(left, right)) & (middle - ground > _FAINT)

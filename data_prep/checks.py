@@ -21,7 +21,8 @@ def why_not(pixels: np.ndarray) -> str | None:
         return f"is {pixels.shape[1]} x {pixels.shape[2]} pixels, too small to show anything: at least {LEAST_SIDE}"
     step = ceil((pixels.size / _SAMPLE) ** 0.5)
     sample = pixels[:, ::step, ::step].astype(np.float32, copy=False)
-    low, high = float(sample.min()), float(np.percentile(sample, 99.9))
+    brightest = int(0.999 * (sample.size - 1))  # np.percentile takes five times as long
+    low, high = float(sample.min()), float(np.partition(sample, brightest, axis=None)[brightest])
     if low == sample.max() and pixels.min() == pixels.max():
         return "is constant, all its pixels have one value: export it again"
     seen = float((sample > low + _BACKGROUND * (high - low)).mean()) if high > low else 0.0

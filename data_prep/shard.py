@@ -9,7 +9,7 @@ Decisions:
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def _case_rows(plan: CasePlan, found: Found, settings: dict, record: ShardRecord
     counts["scans"]["out"] += kept
     if kept:
         counts["cases"]["out"] += 1
-        record.cases.append(json.loads(plan.to_json()) | {"items": [], "scans": kept})
+        record.cases.append(asdict(replace(plan, items=[])) | {"scans": kept})
     else:
         counts["cases"]["rejected"] += 1
         record.rejected.append(asdict(Rejected("case", plan.case_id, "has no scan that can be used", plan.case_id)))
