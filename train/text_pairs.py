@@ -20,7 +20,6 @@ Decisions:
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import Literal, get_args
 
 from datasets import Dataset
@@ -85,19 +84,13 @@ def text_pairs(
         told = _told(ontology, held_out)
         names += _of_ontology(ontology, told, kinds)
         if "initials" in kinds:
-            names += _of_initials(told.items())
+            names += _of_initials(told)
         if "definitions" in kinds:
             definitions += [(known[0], _readable(ontology[term].definition)) for term, known in told.items()]
         if "parents" in kinds:
             graded += _kinship(ontology, told, hierarchy_pairs, rng)
     if kinds & {"inclusion terms", "common names"}:
         names += _of_codes(kinds)
-    if "initials" in kinds:
-        names += _of_initials(
-            (e.code, [e.description])
-            for e in icd10cm.entries("category", "subcategory")
-            if len(e.code) < _LONGEST_CODE and e.code[0] not in "STZ" + _EXTERNAL_CAUSES and "nspecified" not in e.description and "ther " not in e.description
-        )
     if "common names" in kinds:
         names += _of_tables()
     if "hierarchy" in kinds:
@@ -142,16 +135,15 @@ def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]
     for term_id, (name, *synonyms) in told.items():
         synonyms = synonyms if "synonyms" in kinds else []
         yield from ((synonym, name) for synonym in synonyms)
-        yield from pairwise(synonyms)
         if "cross references" in kinds:
             for code in _short(ontology[term_id].icd10cm):
                 yield from ((known, icd10cm.get(code).description) for known in (name, *synonyms))
 
 
-def _of_initials(told: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, str]]:
+def _of_initials(told: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     """Initials and the name they stand for, of names of three to six words that no other term's initials spell."""
     spelled: dict[str, dict[str, str]] = {}  # initials -> term -> the first of its names that has them
-    for term_id, known in told:
+    for term_id, known in told.items():
         for name in known:
             if 3 <= sum(map(str.isalpha, short := _initials(name))) <= 6:
                 spelled.setdefault(short, {}).setdefault(term_id, name)
