@@ -66,7 +66,7 @@ def _has_writing(band: np.ndarray) -> bool:
     """(H, W) uint8: is there a row of letters?"""
     # A stroke is brighter than what lies two pixels to its left and its right.
     middle, beside = band[:, 2:-2], np.maximum(band[:, :-4], band[:, 4:])
-    stroke = (middle > beside) & (middle - beside > _STROKE)
+    stroke = middle - np.minimum(middle, beside) > _STROKE
     if not stroke.any():
         return False
     for top in range(0, max(1, len(stroke) - 5), 3):

@@ -20,12 +20,12 @@ def why_not(pixels: np.ndarray) -> str | None:
     if min(pixels.shape[1:3]) < LEAST_SIDE:
         return f"is {pixels.shape[1]} x {pixels.shape[2]} pixels, too small to show anything: at least {LEAST_SIDE}"
     step = ceil((pixels.size / _SAMPLE) ** 0.5)
-    sample = pixels[:, ::step, ::step].astype(np.float32, copy=False)
-    brightest = int(0.999 * (sample.size - 1))  # np.percentile takes five times as long
-    low, high = float(sample.min()), float(np.partition(sample, brightest, axis=None)[brightest])
-    if low == sample.max() and pixels.min() == pixels.max():
+    sample = np.sort(pixels[:, ::step, ::step].astype(np.float32), axis=None)  # faster than to look for a percentile
+    low, high = float(sample[0]), float(sample[int(0.999 * (sample.size - 1))])
+    if low == sample[-1] and pixels.min() == pixels.max():
         return "is constant, all its pixels have one value: export it again"
-    seen = float((sample > low + _BACKGROUND * (high - low)).mean()) if high > low else 0.0
+    dark = np.searchsorted(sample, low + _BACKGROUND * (high - low), side="right")
+    seen = 1 - dark / sample.size if high > low else 0.0
     if seen < LEAST_SEEN:
         return f"is mostly black, {1 - seen:.1%} of its pixels are background: look at it in a viewer"
     return None
