@@ -6,7 +6,8 @@ Targets, on two cores: slices per second at least 0.85 of the tower's own forwar
 time waiting for data, two processes at least 0.9 x as fast as two towers side by side against one. The baseline is the
 tower alone, on the same slices, under the same autocast, in the same process: some steps and some passes take turns, as
 machines are noisy; what is printed is the median over the turns. On a machine that others use, too, read the ratio of
-the processor's time: it counts what both cost, whoever else computes.
+the processor's time: it counts what both cost, whoever else computes. One process against two is held to one core, or
+it would read its data on the other.
 """
 
 import argparse
@@ -84,16 +85,22 @@ def measured(work: str, data: Path, count: int, threads: int, processes: int = 1
 
 
 def side_by_side(data: Path, count: int) -> float:
-    runs = [start("tower", data, count, 1) for _ in range(2)]
+    runs = [start("tower", data, count, 1, core=core) for core in range(2)]
     return sum(finished(run)["slices_per_s"] for run in runs)
 
 
-def start(work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0) -> subprocess.Popen:
+def start(
+    work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0, core: int = 0
+) -> subprocess.Popen:
+    """threads: of each process. One process with one thread is held to `core`."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", work]
     command += ["--data", str(data), "--steps", str(count), "--slices", str(slices)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if threads == processes == 1:
+        psutil.Process(run.pid).cpu_affinity([core])
+    return run
 
 
 def finished(run: subprocess.Popen) -> dict:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import (
     Rand2DElastic,
     Rand3DElastic,
@@ -148,7 +149,12 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
 
 def _applied(change: Randomizable, picture: Tensor, rng: np.random.Generator) -> Tensor:
     change.set_random_state(state=np.random.RandomState(rng.bit_generator))  # so that monai draws from it, too
-    return torch.as_tensor(change(picture)).as_subclass(Tensor)
+    tracked = get_track_meta()
+    set_track_meta(False)  # what became of a picture is not asked, and noting it takes as long as the change
+    try:
+        return torch.as_tensor(change(picture)).as_subclass(Tensor)
+    finally:
+        set_track_meta(tracked)
 
 
 def _bend(volume: bool, size: int) -> Rand2DElastic | Rand3DElastic:

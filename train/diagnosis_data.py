@@ -205,7 +205,8 @@ class StepLoader(DataLoader):
         if self.num_workers:
             yield from steps
             return
-        with ThreadPoolExecutor(1) as reader:
+        # Its tensors are small: more threads than one would only wait for each other, on cores that have to learn.
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
             ahead = reader.submit(next, steps, None)
             while (step := ahead.result()) is not None:
                 ahead = reader.submit(next, steps, None)
