@@ -312,18 +312,17 @@ def _progress(what: str):
 
 
 def _print(out: Path, record: dict) -> None:
+    from radfm.data_prep.pages import many
+
     counts, splits = record["counts"], record["splits"]
-    made = f"{counts['cases']['out']:,} cases, {counts['scans']['out']:,} scans, {record['disorders']:,} disorders"
-    print(f"{out}: {made}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
-    lost = {what: found["rejected"] for what, found in counts.items() if found["rejected"]}
-    if lost:
-        unit = {"listed": counts["listed"]["unit"]}
-        said = ", ".join(f"{n:,} {unit.get(what, what.rstrip('s'))}{'s' * (n > 1)}" for what, n in lost.items())
-        print(f"Rejected: {said}; rejected.csv says why")
-    if record["text_in_pixels"]:
-        n = record["text_in_pixels"]
-        print(f"Warning: {n:,} scans may carry text in their pixels, names perhaps: see report.html")
-    if record["groups_of_duplicates_across_splits"]:
-        n = record["groups_of_duplicates_across_splits"]
-        print(f"Warning: {n:,} pictures are in several splits: see duplicates.csv")
+    made = (counts["cases"]["out"], "case"), (counts["scans"]["out"], "scan"), (record["disorders"], "disorder")
+    said = ", ".join(many(count, what) for count, what in made)
+    print(f"{out}: {said}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
+    units = {"listed": counts["listed"]["unit"], "cases": "case", "files": "file", "scans": "scan"}
+    if lost := [many(found["rejected"], units[what]) for what, found in counts.items() if found["rejected"]]:
+        print(f"Rejected: {', '.join(lost)}; rejected.csv says why")
+    if n := record["text_in_pixels"]:
+        print(f"Warning: {many(n, 'scan')} may carry text in the pixels, names perhaps: see report.html")
+    if n := record["groups_of_duplicates_across_splits"]:
+        print(f"Warning: {many(n, 'picture is', 'pictures are')} in several splits: see duplicates.csv")
     print(f"Look at {out / 'report.html'}")

@@ -8,6 +8,7 @@ Decisions:
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from radfm.data_prep.burned_in import header_says_text
@@ -129,11 +130,14 @@ def _date(path: str):
 
 def list_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted, without those that systems leave behind. Links to folders are not followed."""
-    found = []
+    return list(walk_files(folder))
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """The same one by one: a hundred thousand paths take more memory than all else that is known of their files."""
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        found += [Path(top, name) for name in sorted(files) if not name.startswith(".") and name not in _LEFT_BEHIND]
-    return found
+        yield from (Path(top, name) for name in sorted(files) if not name.startswith(".") and name not in _LEFT_BEHIND)
 
 
 _LEFT_BEHIND = {"Thumbs.db", "desktop.ini", "ehthumbs.db"}

@@ -11,7 +11,7 @@ Decisions:
 - Files that are not DICOM are listed. Names of files and folders may name patients, so pseudonyms stand for them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydicom.filereader import read_partial
 from radfm.data_prep.deidentify import deidentify, keyed_uid
 from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
-from radfm.data_prep.read_files import list_files, read_files
+from radfm.data_prep.read_files import read_files, walk_files
 from radfm.data_prep.sources.rows import read_rows, split_list
 
 from radfm.readers.dicom_files import text
@@ -58,10 +58,10 @@ class Dicom:
         self.notice: dict[str, str] = {}
 
     def listing(self) -> Listing:
-        files = self._files()
-        rejected, studies = [], {}
+        count, rejected, studies = 0, [], {}
         known: dict[tuple, Dataset] = {}  # most files of a study say the same: it is de-identified once
-        for file in files:
+        for file in self._files():
+            count += 1
             header = _header(file)
             if header is not None:
                 said = tuple(text(header, keyword) for keyword in _TAGS)
@@ -73,11 +73,11 @@ class Dicom:
                 rejected.append(Rejected("file", self._shown(file), _why_not(file)))
                 continue
             study = str(header.get("StudyInstanceUID", "")) or keyed_uid(f"folder {file.parent}", self.pseudonyms)
-            studies.setdefault(study, []).append((file, header))
+            studies.setdefault(study, []).append((str(file.absolute()), self._shown(file), header))
         labels, unusable = self._labels()
         grouped: dict[str, dict[str, list]] = {}
         for study, members in studies.items():
-            patient = next((str(h.PatientID) for _, h in members if h.get("PatientID")), study)
+            patient = next((str(h.PatientID) for *_, h in members if h.get("PatientID")), study)
             grouped.setdefault(study if self.case == "study" else patient, {})[study] = members
         plans, used = [], set()
         for case, of_case in sorted(grouped.items()):
@@ -89,17 +89,17 @@ class Dicom:
             for row in {id(row): row for row in labels.values()}.values()
             if row["line"] not in used
         ]
-        listed = len(files) + len(unusable)
+        listed = count + len(unusable)
         return Listing(plans, rejected + unusable, "file or label", listed, listed - len(rejected) - len(unusable))
 
     def read(self, plans: list[CasePlan]) -> Iterator[Found]:
         return map(read_files, plans)
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> Iterable[Path]:
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file or folder")
         if self.path.is_dir():
-            return [file for file in list_files(self.path) if file.name.upper() != "DICOMDIR"]
+            return (file for file in walk_files(self.path) if file.name.upper() != "DICOMDIR")
         header = _header(self.path)
         if header is None or "DirectoryRecordSequence" not in header:
             raise ValueError(f"{self.path} is no DICOMDIR: give it, or the folder of the studies")
@@ -140,7 +140,7 @@ class Dicom:
 
     def _plan(self, case: str, of_case: dict[str, list], labels: dict, used: set) -> CasePlan:
         members = [member for study in of_case.values() for member in study]
-        headers = [header for _, header in members]
+        headers = [header for *_, header in members]
         plan = CasePlan(
             case_id=_short("c-", case),
             patient_id=next((str(h.PatientID) for h in headers if h.get("PatientID")), _short("", case)),
@@ -150,7 +150,7 @@ class Dicom:
         )
         disorders: dict[str, list[str]] = {}
         for study, files in of_case.items():
-            numbers = [("study", study)] + [("accession", str(h.get("AccessionNumber", ""))) for _, h in files]
+            numbers = [("study", study)] + [("accession", str(h.get("AccessionNumber", ""))) for *_, h in files]
             row = next((labels[number] for number in numbers if number in labels), None)
             if row is not None:
                 used.add(row["line"])
@@ -164,8 +164,8 @@ class Dicom:
                 plan.labelled = True
                 plan.history = plan.history or row.get("history") or None
                 plan.split = plan.split or row["split"]
-            paths = [file for file, _ in files]
-            plan.items.append(Item([str(path.absolute()) for path in paths], [self._shown(path) for path in paths]))
+            paths, names, _ = (list(column) for column in zip(*files, strict=True))
+            plan.items.append(Item(paths, names))
         plan.disorders, plan.icd10cm = list(disorders), list(disorders.values())
         return plan
 
