@@ -205,8 +205,10 @@ class StepLoader(DataLoader):
         if self.num_workers:
             yield from steps
             return
-        # Its tensors are small: more threads than one would only wait for each other, on cores that have to learn.
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
+        with ThreadPoolExecutor(1) as reader:
+            threads = torch.get_num_threads()
+            reader.submit(_compute_alone).result()
+            torch.set_num_threads(threads)  # with what other threads begin
             ahead = reader.submit(next, steps, None)
             while (step := ahead.result()) is not None:
                 ahead = reader.submit(next, steps, None)
@@ -214,6 +216,12 @@ class StepLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+
+
+def _compute_alone() -> None:
+    """Tensors of one picture are small: more threads would only wait for each other, on cores that have to learn."""
+    torch.get_num_threads()  # a thread that never asked would begin with the number of all
+    torch.set_num_threads(1)
 
 
 def step_loader(data: DrawnCases, steps, workers: int = 0) -> StepLoader:

@@ -1,10 +1,14 @@
 """The steps of an epoch: filled alike, split alike, and the same again when they are asked for again."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+from radfm.train.diagnosis_data import StepLoader
 from radfm.train.sampling import StepSampler, steps_in_order
+from torch.utils.data import Dataset
 
 COUNTS = np.random.default_rng(0).integers(1, 120, size=300).tolist()
 LABELS = [[0] if case % 3 else [1] if case % 30 else [2] for case in range(300)]
@@ -80,3 +84,22 @@ def test_impossible_wishes_are_refused():
         StepSampler(COUNTS, LABELS, 10, by_disorder=1)
     with pytest.raises(ValueError, match="too few"):
         StepSampler([3], [[]], 10)
+
+
+def test_the_next_step_is_read_on_one_thread_and_others_keep_theirs():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [step.tolist() for step in StepLoader(Threads(), batch_size=2)] == [[1, 1], [1, 1]]
+        with ThreadPoolExecutor(1) as another:
+            assert (torch.get_num_threads(), another.submit(torch.get_num_threads).result()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+class Threads(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        return torch.get_num_threads()
