@@ -134,7 +134,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """The same one by one: a hundred thousand paths take more memory than all else that is known of their files."""
+    """The same one by one, so that the paths of an archive need not all be held."""
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         yield from (Path(top, name) for name in sorted(files) if not name.startswith(".") and name not in _LEFT_BEHIND)

@@ -150,7 +150,7 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
 def _applied(change: Randomizable, picture: Tensor, rng: np.random.Generator) -> Tensor:
     change.set_random_state(state=np.random.RandomState(rng.bit_generator))  # so that monai draws from it, too
     tracked = get_track_meta()
-    set_track_meta(False)  # what became of a picture is not asked, and noting it takes as long as the change
+    set_track_meta(False)  # nobody asks what became of a picture, and to note it takes time
     try:
         return torch.as_tensor(change(picture)).as_subclass(Tensor)
     finally:

@@ -7,8 +7,8 @@ Decisions:
   leaves no contrast is ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
 - MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
 - YBR becomes RGB, a palette is looked up, deeper colours are reduced to 8 bits.
-- Uncompressed grey pictures of 16 bits, most of all CT and MRI, are taken straight from the file's bytes: pydicom's
-  decoder gives the same values, and asks more of each file than all else costs. It decodes everything else.
+- Uncompressed grey pictures of 16 bits, as most of CT and MRI, are taken straight from the file's bytes: pydicom's
+  decoder gives the same values, but first asks dozens of things of each file. It decodes everything else.
 - One file after the other: two and four threads were tried on raw and JPEG 2000 series, and gained nothing.
 """
 
