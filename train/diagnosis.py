@@ -15,6 +15,8 @@ One step, see `DiagnosisTrainer.compute_loss`:
 6. The attention over the slices is pulled towards the key slice, where one is annotated.
 
 Decisions:
+- A name that no training case has is answered by its text alone: with every case as its negative it would be learned
+  away. So with a text head the loss leaves it out. An mlp knows nothing of it, and learns to say no.
 - The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
   config means the same on one process and on eight, and the losses are the same.
 - Gradient accumulation is the mean over its micro-steps, each as much as the other: exact for the losses that look at
@@ -94,6 +96,8 @@ class DiagnosisTraining:
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
         history: Whether the case encoder reads the history.
+        frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained one: they
+            cost most of a step, and their edges and textures are those of any picture.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
         slices_per_step: Of all processes together.
         slices_per_scan: Of a scan with more, so many are drawn, the key slice among them; None: as `max_slices`.
@@ -126,6 +130,7 @@ class DiagnosisTraining:
     text_layers: int | Literal["all"] = 0
     candidates: int | None = None
     history: bool = False
+    frozen_parts: list[str] = field(default_factory=list)
     freeze_batch_norm: bool = False
     slices_per_step: int = 256
     slices_per_scan: int | None = None
@@ -244,6 +249,7 @@ class DiagnosisTrainer(Trainer):
         except TypeError as error:
             raise ValueError(f"loss, relatives: {error}") from error
         self.adjust = LogitAdjustment(data.label_counts.tolist(), len(data), config.logit_adjustment)
+        self.learned = torch.from_numpy(data.label_counts >= (1 if config.head == "text" else 0))  # (disorders,)
         if self.text_learns:
             self.names = processor(text=list(model.config.disorders))
 
@@ -258,21 +264,24 @@ class DiagnosisTrainer(Trainer):
             mine = of_scans if self.config.level == "scan" else mine
         labels = gathered(mine)  # (cases of all processes, disorders)
         disorders = self._disorders_of_the_step(labels)
+        columns = disorders  # of what the model says
         if self.text_learns:
             texts = {key: rows[disorders] for key, rows in self.names.items()}
             batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
+            columns = slice(None)
         self._quieten()
 
         alone = {"lone_scans": self.config.lone_scan_weight > 0, "lone_places": self.config.place_weight > 0}
         seen = model(**batch, **alone)
-        logits = gathered(self.adjust(seen.logits, disorders))
+        logits = gathered(self.adjust(seen.logits[:, columns], disorders))
         loss = self.loss(logits, self._softened(labels)[:, disorders])
         if self.config.lone_scan_weight:
-            alone = gathered(self.adjust(seen.lone_scan_logits, disorders))
+            alone = gathered(self.adjust(seen.lone_scan_logits[:, columns], disorders))
             loss = loss + self.config.lone_scan_weight * self.loss(
                 alone, self._softened(gathered(of_scans))[:, disorders]
             )
         if self.config.place_weight:
+            unlocated = unlocated | ~self.learned.to(unlocated.device)
             of_slices = unlocated.repeat_interleave(counts[1], dim=0).repeat_interleave(counts[0], dim=0)
             losses = gathered(place_losses(seen.lone_place_logits, masks, mask_rows, of_slices))
             loss = loss + self.config.place_weight * losses.sum() / len(losses)
@@ -383,20 +392,23 @@ class DiagnosisTrainer(Trainer):
 
     def _quieten(self) -> None:
         """No dropout in the text encoder, as in stage 1; and the tower's statistics as they were, where asked."""
+        tower = self.model.radfm.slice_encoder.tower
         if self.model.radfm.text_encoder is not None:
             self.model.radfm.text_encoder.eval()
+        for name in self.config.frozen_parts:
+            tower.get_submodule(name).eval()
         if self.config.freeze_batch_norm:
-            for module in self.model.radfm.slice_encoder.tower.modules():
+            for module in tower.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
     def _disorders_of_the_step(self, labels: Tensor) -> Tensor | slice:
         """Rows of the vocabulary that the step's cases are compared with, the same for all processes."""
-        most, all_of_them = self.config.candidates, labels.shape[1]
-        if not self.text_learns or most is None or most >= all_of_them:
-            return slice(None)
+        most = self.config.candidates
+        if not self.text_learns or most is None or most >= self.learned.sum():
+            return slice(None) if self.learned.all() else self.learned
         present = (labels > 0).any(0).cpu()
-        others = (~present).nonzero().flatten()
+        others = (self.learned & ~present).nonzero().flatten()
         order = np.random.default_rng([self.config.seed, self.state.global_step]).permutation(len(others))
         chosen = others[torch.from_numpy(order[: max(most - int(present.sum()), 0)])]
         return torch.cat([present.nonzero().flatten(), chosen]).sort().values

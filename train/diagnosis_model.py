@@ -73,6 +73,7 @@ def build(
         if part is not None:
             part.name_or_path = ""  # where it lay is nobody's business
     learn_text(model, config.text_layers)
+    freeze_parts(model.radfm.slice_encoder.tower, config.frozen_parts)
     if config.frozen_tower:
         refuse_without_features(model.radfm.slice_encoder)
         model.radfm.slice_encoder.tower.requires_grad_(False)
@@ -128,6 +129,16 @@ def learn_text(model: RadFMForDiagnosis, layers: int | str) -> None:
     text.projection.requires_grad_(True)
     for layer in stack[-layers:]:
         layer.requires_grad_(True)
+
+
+def freeze_parts(tower: nn.Module, names: list[str]) -> None:
+    """Keeps modules of a tower as they are. Raises: ValueError where it has no module of that name."""
+    for name in names:
+        try:
+            tower.get_submodule(name).requires_grad_(False)
+        except AttributeError as error:
+            modules = ", ".join(own for own, _ in tower.named_modules() if own.count(".") < 2 and own)
+            raise ValueError(f"frozen_parts: the tower has no {name!r}: it has {modules}") from error
 
 
 @torch.no_grad()

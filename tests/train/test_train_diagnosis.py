@@ -297,6 +297,37 @@ def test_every_kind_of_experiment_trains_and_loads(changes, phantoms, text_encod
         torch.testing.assert_close(model.disorder_embeds, embeds, atol=1e-5, rtol=0)
 
 
+def test_frozen_parts_of_a_tower_stay_as_they_were_and_the_others_learn(phantoms, text_encoder, tmp_path):
+    training = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+    tower = {"tower": "test_resnet", "image_size": 48}  # with the batch normalisation of its own
+    config = tiny(phantoms, text_encoder, tmp_path / "run", frozen_parts=["conv1", "bn1", "layer1"], training=training)
+    config.architecture["vision_config"] = tower
+    stored = load(phantoms, "train", labelled=True)
+    began = build(config, stored.vocabulary, 0.02)[0].radfm.slice_encoder.tower.state_dict()
+    ended = RadFMForDiagnosis.from_pretrained(train(config)).radfm.slice_encoder.tower.state_dict()
+    same = {name for name in began if torch.equal(began[name], ended[name])}
+    assert same == {name for name in began if name.startswith(("conv1.", "bn1.", "layer1."))}
+
+
+def test_a_name_without_a_case_is_left_to_its_text(phantoms, text_encoder, tmp_path):
+    config = tiny(phantoms, text_encoder, tmp_path / "run", augmentation={}, history=False)
+    stored = [load(phantoms, split, labelled=True) for split in ("train", "validation")]
+    model, processor = build(config, stored[0].vocabulary, 0.02)
+    data = DrawnCases(stored[0], processor, only=range(12), slices_per_scan=3, places=True)
+    trainer = DiagnosisTrainer(config, model, processor, data, DrawnCases(stored[1], processor))
+    seen = torch.from_numpy(data.label_counts > 0)
+    assert 0 < seen.sum() < len(seen)
+
+    def loss() -> float:
+        return trainer.compute_loss(model, data.__getitems__([Draw(row) for row in range(8)])).item()
+
+    before = loss()
+    model.disorder_embeds[~seen] *= -1
+    assert loss() == before
+    model.disorder_embeds[seen] *= -1
+    assert loss() != before
+
+
 def test_training_goes_on_from_a_checkpoint_with_the_vocabulary_of_the_data(one_process, phantoms, tmp_path):
     model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
     model.set_disorders(["Gout"], starting_points.embed_texts(model, processor, ["Gout"]).clone())
@@ -585,6 +616,7 @@ def test_a_config_that_contradicts_itself_is_refused(changes, message):
         ({"architecture": {"hiden_size": 3}}, "there is no hiden_size"),
         ({"architecture": {"vision_config": {"towr": "resnet18"}}}, "there is no towr"),
         ({"text_layers": 9}, "has 2 layers"),
+        ({"frozen_parts": ["conv1", "layer9"]}, "the tower has no 'layer9': it has conv1, "),
     ],
 )
 def test_an_argument_that_there_is_not_is_named(changes, message, phantoms, text_encoder, tmp_path):
