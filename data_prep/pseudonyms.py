@@ -3,6 +3,8 @@
 Decisions:
 - HMAC-SHA256, the first 16 hex digits, as `read_case` makes them: the same person has the same pseudonym in every data
   set made with the same key, and nobody without the key can undo or guess it.
+- A file in a folder also has the pseudonym of the first folder of its path, so that the parts that a set was put
+  together from can be told apart (`radfm evaluate --within folder`).
 - Without a key, one is drawn for this data set and forgotten when it is done: nobody can link it to anything.
 - Who must be able to go back asks for a table of links, which is written outside the data set.
 """
@@ -13,6 +15,7 @@ import secrets
 from pathlib import Path
 
 _LEAST_KEY = 16  # bytes
+_MARKS = {"case": "c-", "file": "f-", "folder": "d-"}
 
 
 def read_key(path: Path) -> bytes:
@@ -42,14 +45,15 @@ class Pseudonyms:
         return self.key is not None
 
     def of(self, kind: str, name: str) -> str:
-        """kind: "patient", "case", "accession" or "file"."""
+        """kind: "patient", "case", "accession", "folder" or "file", whose name is a path with slashes."""
         if self.key is None:
             return name
         # A patient is hashed as `read_case` does it; other kinds apart from it, for a number may serve as both.
         said = name if kind == "patient" else f"{kind}:{name}"
-        pseudonym = {"case": "c-", "file": "f-"}.get(kind, "") + hmac.new(
-            self.key, said.encode(), "sha256"
-        ).hexdigest()[:16]
+        pseudonym = _MARKS.get(kind, "") + hmac.new(self.key, said.encode(), "sha256").hexdigest()[:16]
+        first, *inside = name.split("/") if kind == "file" else (name,)
+        if inside and first:
+            pseudonym = f"{self.of('folder', first)}/{pseudonym}"
         self.links[kind, pseudonym] = name
         return pseudonym
 

@@ -95,6 +95,8 @@ class Scores:
         """(cases, disorders) bool: the case is in a group in which the disorder occurs. Raises: ValueError."""
         if attribute not in self.attributes:
             raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
+        if not any(self.attributes[attribute]):
+            raise ValueError(f"the {attribute} of no case is known: leave out --within, or prepare the data set again")
         return same_groups(self.attributes[attribute], self.labels)
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:

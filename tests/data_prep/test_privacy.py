@@ -80,7 +80,7 @@ def test_planted_names_reach_neither_data_set_nor_log_nor_report(archive, tmp_pa
             assert secret.encode() not in content, f"{secret} is in {file.name}"
             assert secret.encode("utf-16-le") not in content
     rejected = (tmp_path / "out" / "rejected.csv").read_text()
-    assert rejected.count("file,f-") == 2
+    assert rejected.count("file,d-") == 2
     links = (tmp_path / "links").read_text()
     assert "ID-776655" in links
     assert (tmp_path / "links").stat().st_mode & 0o077 == 0

@@ -132,15 +132,18 @@ def test_the_template_is_a_manifest(tmp_path):
 
 
 def test_names_of_a_hospital_give_way_to_pseudonyms(tmp_path):
-    picture(tmp_path / "DOE_JOHN" / "1.png")
-    rows = [
-        {"case": "ACC-99", "patient": "Doe, John", "path": "DOE_JOHN/1.png", "modality": "CT", "disorders": "Asthma"}
-    ]
-    (plan,) = listed(Manifest(table(tmp_path / "cases.csv", rows), HIDDEN)).plans
+    files = ["DOE_JOHN/1.png", "DOE_JOHN/old/2.png", "other/1.png", "1.png"]
+    for file in files:
+        picture(tmp_path / file)
+    same = {"case": "ACC-99", "patient": "Doe, John", "modality": "CT", "disorders": "Asthma"}
+    (plan,) = listed(Manifest(table(tmp_path / "cases.csv", [same | {"path": file} for file in files]), HIDDEN)).plans
     shown = plan.to_json().replace(str(tmp_path), "")
     assert "ACC-99" not in shown
     assert "Doe" not in shown
-    assert plan.items[0].names[0].startswith("f-")
+    one, two, other, alone = (item.names[0].rpartition("/") for item in plan.items)
+    assert one[0] == two[0] != other[0]  # the first folder, by which parts of a set are told apart
+    assert len({one[2], two[2], other[2], alone[2]}) == 4
+    assert (other[0][:2], alone[0], alone[2][:2]) == ("d-", "", "f-")
     assert HIDDEN.links["patient", plan.patient_id] == "Doe, John"
 
 
