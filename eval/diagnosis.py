@@ -62,10 +62,15 @@ def compare(
     codes = [mine for mine, wanted in zip(table.icd10cm, measured, strict=True) if wanted]
     positives = labels.sum(0)
     counted = None if within is None else table.within(within)[:, measured]
-    if not ((positives > 0) & (positives < len(labels))).any():
-        raise ValueError(f"none of {len(names):,} disorders occurs in some and not in all of {len(labels):,} cases")
+    inside = np.ones(labels.shape, bool) if counted is None else counted
+    with_it = ((labels > 0) & inside).sum(0)
+    measurable = (with_it > 0) & (with_it < inside.sum(0))
+    if not measurable.any():
+        where = f" that have the same {within}" if within else ""
+        raise ValueError(
+            f"none of {len(names):,} disorders occurs in some and not in all of {len(labels):,} cases{where}"
+        )
     weights = patient_weights(table.patients, bootstraps, seed)
-    measurable = (positives > 0) & (positives < (len(labels) if counted is None else counted.sum(0)))
 
     models, differences, first = {}, {}, None
     for number, (name, tables) in enumerate(recipes.items()):

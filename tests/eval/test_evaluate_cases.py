@@ -221,6 +221,8 @@ def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occu
     assert found["differences"]["again"]["macro"]["auc"]["all"]["value"] == 0
     with pytest.raises(ValueError, match="no attribute 'planet': there are folder"):
         compare({"toy": [parts]}, within="planet")
+    with pytest.raises(ValueError, match="of 4 cases that have the same folder"):
+        compare({"toy": [toy(attributes={"folder": [["x"], ["y"], ["z"], ["w"]]})]}, within="folder")
     with pytest.raises(ValueError, match="the folder of no case is known"):
         compare({"toy": [toy(attributes={"folder": [[], [], [], []]})]}, within="folder")
 
