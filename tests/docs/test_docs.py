@@ -144,9 +144,10 @@ def parse(arguments: list[str]) -> None:
         raise ValueError(f"there is no training.{min(unknown)}")
 
 
-def test_every_block_says_what_it_is_written_in():
+def test_every_block_holds_something_and_says_what_it_is_written_in():
     """A command in a block without a language would never be tried."""
     for document, block in all_blocks():
+        assert block.code.strip(), f"{document}:{block.line} is empty"
         if block.language not in ("python", "bash"):
             assert not block.not_run, f"{document}:{block.line} is marked as not run, but would not be run anyway"
             for line in block.code.splitlines():
