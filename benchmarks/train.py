@@ -7,7 +7,9 @@ time waiting for data, two processes at least 0.9 x as fast as two towers side b
 tower alone, on the same slices, under the same autocast, in the same process: some steps and some passes take turns, as
 machines are noisy; what is printed is the median over the turns. On a machine that others use, too, read the ratio of
 the processor's time: it counts what both cost, whoever else computes. One process against two is held to one core, or
-it would read its data on the other.
+it would read its data on the other. The two towers side by side have a step each, so the two processes have, too: a
+budget twice as large. What they make of sharing the step of the one stands below it: all that a process does once in a
+step, however small its share, is then done twice.
 """
 
 import argparse
@@ -70,10 +72,13 @@ def compare(data: Path, count: int) -> None:
     print(f"  waiting for data                 {whole['waiting']:7.1%} of the time (target 5%)")
 
     one, one_tower = measured("steps", data, count, 1), measured("tower", data, count, 1)
-    two, two_towers = measured("steps", data, count, 1, processes=2), side_by_side(data, count)
-    scaling, cores = two["slices_per_s"] / one["slices_per_s"], two_towers / one_tower["slices_per_s"]
-    print(f"two processes against one          {scaling:7.2f}x; two towers against one {cores:.2f}x:", end=" ")
-    print(f"{scaling / cores:.2f} of what the cores give (target 0.9)")
+    step = diagnosis.read_config(CONFIG).slices_per_step
+    cores = side_by_side(data, count) / one_tower["slices_per_s"]
+    for slices, how in ((2 * step, "a step each"), (step, "sharing one's step")):
+        two = measured("steps", data, count, 1, processes=2, slices=slices)
+        scaling = two["slices_per_s"] / one["slices_per_s"]
+        print(f"two processes against one          {scaling:7.2f}x {how}; two towers {cores:.2f}x:", end=" ")
+        print(f"{scaling / cores:.2f} of what the cores give (target 0.9)")
 
     few, many = (measured("steps", data, 12, both, slices=slices) for slices in (64, 256))
     each = (many["peak_MiB"] - few["peak_MiB"]) / (256 - 64)
@@ -204,8 +209,10 @@ def steps(data: Path, count: int, slices: int, output: str) -> dict:
     with Peak() as peak:
         trainer.train()
     seconds = clock.ended - clock.began
-    everyone = watched.slices * trainer.args.world_size  # their shares of a step are alike to a few slices
-    return {"slices_per_s": everyone / seconds, "peak_MiB": peak.mebibytes}
+    everyones = torch.tensor(watched.slices)
+    if trainer.args.world_size > 1:
+        torch.distributed.all_reduce(everyones)
+    return {"slices_per_s": everyones.item() / seconds, "peak_MiB": peak.mebibytes}
 
 
 def prepared(config: diagnosis.DiagnosisTraining) -> tuple[diagnosis.DiagnosisTrainer, Watched]:

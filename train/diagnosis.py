@@ -309,7 +309,7 @@ class DiagnosisTrainer(Trainer):
 
     def get_train_dataloader(self) -> StepLoader:
         data, config = self.train_dataset, self.config
-        place = {"rank": self.args.process_index, "world_size": self.args.world_size}
+        place = {"rank": self.args.process_index, "world_size": self.args.world_size, "slices_of": data.slices_of}
         sampler = StepSampler(
             data.slice_counts, data.labels, config.slices_per_step, config.by_disorder, config.seed, **place
         )

@@ -75,10 +75,18 @@ class DrawnCases(Dataset):
     @property
     def slice_counts(self) -> list[int]:
         """(cases,) the slices that a draw of each costs; at scan level their mean."""
-        bounds = (self.slices_per_scan, self.processor.image_processor.max_slices)
-        most = min(filter(None, bounds), default=sys.maxsize)
-        counts = [[min(n, most) for n in scans] for scans in self._slice_counts]
+        counts = [[min(n, self._most_slices) for n in scans] for scans in self._slice_counts]
         return [round(np.mean(scans)) if self.one_scan else sum(scans) for scans in counts]
+
+    def slices_of(self, draw: Draw) -> int:
+        """What this very draw costs, without the scans that its augmentation drops."""
+        scans = self._case(draw, generator(self.seed, draw)).scans
+        return sum(min(len(scan.pixels), self._most_slices) for scan in scans)
+
+    @property
+    def _most_slices(self) -> int:
+        bounds = (self.slices_per_scan, self.processor.image_processor.max_slices)
+        return min(filter(None, bounds), default=sys.maxsize)
 
     @property
     def labels(self) -> list[list[int]]:
@@ -101,6 +109,9 @@ class DrawnCases(Dataset):
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
         cases = [self._case(draw, rng) for draw, rng in zip(draws, generators, strict=True)]
+        for case, rng in zip(cases, generators, strict=True):
+            if rng is not None:
+                case.scans = [some_slices(scan, self.slices_per_scan, rng) for scan in case.scans]
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
             batch["slice_features"] = self._chosen_features(cases)
@@ -135,13 +146,10 @@ class DrawnCases(Dataset):
         if self.places:
             case.scans = [replace(s, masks=self.cases.masks(i)) for s, i in zip(case.scans, scan_rows, strict=True)]
         case.scans = [self._with_features(scan, i) for scan, i in zip(case.scans, scan_rows, strict=True)]
-        if rng is None:
-            return case
-        if self.augmentation is not None:
+        if rng is not None and self.augmentation is not None:
             case = self.augmentation.case(case, rng, self._normal_scan if self._normal_scans else None)
-        if self.one_scan:
+        if rng is not None and self.one_scan:
             case.scans = [case.scans[rng.integers(len(case.scans))]]
-        case.scans = [some_slices(scan, self.slices_per_scan, rng) for scan in case.scans]
         return case
 
     def _normal_scan(self, rng: np.random.Generator, parts: set[str]) -> Scan | None:

@@ -11,7 +11,7 @@ Decisions:
   sees the very pictures that it would have seen. Every epoch and every process has the same number of steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ class StepSampler(Sampler[list[Draw]]):
         by_disorder: share of an epoch's draws that go by disorder, 0 to below 1.
         seed: with `set_epoch`, decides everything.
         rank, world_size: of several processes, each gets its part of every step.
+        slices_of: how many slices a draw has, where that varies, so that the parts are even; None: as its case.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StepSampler(Sampler[list[Draw]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        slices_of: Callable[[Draw], int] | None = None,
     ):
         if slices < 1:
             raise ValueError(f"a step has at least 1 slice, not {slices}")
@@ -58,7 +60,7 @@ class StepSampler(Sampler[list[Draw]]):
         if len(slice_counts) < max(LEAST, world_size):
             raise ValueError(f"{len(slice_counts)} cases are too few to train on, with {world_size} processes")
         self._counts, self._budget, self._seed = np.asarray(slice_counts), slices, seed
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._world_size, self._slices_of = rank, world_size, slices_of
         self._least = max(LEAST, world_size)
         cases_of: dict[int, list[int]] = {}
         for case, rows in enumerate(labels):
@@ -83,7 +85,10 @@ class StepSampler(Sampler[list[Draw]]):
             for case in step:
                 draws.append(Draw(case, self._epoch, times.get(case, 0)))
                 times[case] = times.get(case, 0) + 1
-            yield split_by_slices(draws, self._counts[step], self._world_size)[self._rank]
+            counts = self._counts[step]
+            if self._slices_of is not None and self._world_size > 1:
+                counts = [self._slices_of(draw) for draw in draws]
+            yield split_by_slices(draws, counts, self._world_size)[self._rank]
 
     def _all_steps(self) -> list[list[int]]:
         rng = np.random.default_rng([self._seed, self._epoch])

@@ -427,6 +427,17 @@ def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_enco
     assert torch.equal(stored["pixel_values"], processor(cases=cases[3])["pixel_values"])
 
 
+@pytest.mark.parametrize("one_scan", [False, True])
+def test_what_a_draw_costs_is_known_before_it_is_made(one_scan, phantoms, text_encoder):
+    processor = build(tiny(phantoms, text_encoder, Path("unused")), load(phantoms).vocabulary, 0.02)[1]
+    drops = Augmentation(drop_scans=0.5)
+    data = DrawnCases(load(phantoms, "train", labelled=True), processor, drops, one_scan, slices_per_scan=3)
+    draws = [Draw(row, epoch) for row in range(10) for epoch in range(2)]
+    costs = [data.slices_of(draw) for draw in draws]
+    assert costs == [len(data.__getitems__([draw])["pixel_values"]) for draw in draws]
+    assert len(set(costs)) > 2 - one_scan
+
+
 def test_masks_of_a_draw_mark_what_its_slices_show(phantoms, text_encoder):
     _, processor = starting_points.untrained(text_encoder=text_encoder)
     processor.image_processor.size = 48

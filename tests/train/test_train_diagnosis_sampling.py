@@ -58,6 +58,20 @@ def test_processes_share_each_step_evenly_and_take_equally_many(world_size):
     assert np.median(sizes.max(0) / sizes.mean(0)) < 1.15
 
 
+def test_a_step_is_split_by_what_its_draws_cost():
+    """A draw may have lost scans: here every second case has a third of its slices."""
+
+    def drawn(draw) -> int:
+        return COUNTS[draw.case] if draw.case % 2 else COUNTS[draw.case] // 3 + 1
+
+    def imbalance(slices_of) -> float:
+        parts = [list(StepSampler(COUNTS, LABELS, 600, 0.3, 1, rank, 2, slices_of)) for rank in range(2)]
+        sizes = np.array([[sum(map(drawn, share)) for share in part] for part in parts])
+        return (sizes.max(0) / sizes.mean(0) - 1).mean()
+
+    assert imbalance(drawn) < imbalance(None) / 2
+
+
 def test_steps_follow_from_seed_and_epoch_and_each_epoch_has_as_many():
     sampler = StepSampler(COUNTS, LABELS, 300, 0.3, seed=1)
     first = list(sampler)
