@@ -31,7 +31,7 @@ _PATH = re.compile(
 _TELLING = {
     "a person's name as DICOM writes it": r"[^\W\d_][\w'-]+\^[^\W\d_]\w",
     "a UID of DICOM": r"(?<![\d.])(?:2\.25\.\d{10,}|[012](?:\.\d+){5,}(?<=[\d.]{18}))(?![\d.])",
-    "a pseudonym": r"(?<![\w-])(?:[cf]-)?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{16}(?![\w-])",
+    "a pseudonym": r"(?<![\w-])(?:[cdf]-)?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{16}(?![\w-])",
     "a number of a record": r"(?i)\b(?:MRN|medical record|patient(?:'s)?[ _-]?(?:id|number|no)|accession)\b[^\w\n]*"
     r"(?:number|no|id)?[^\w\n]*[a-z]{0,3}\d{4,}",
     "a social security number": r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",

@@ -398,6 +398,7 @@ RECIPE = "radfm_diagnosis.json"
         (in_json("config.json", **NAMED), "config.json, disorders[2]", "a person's name"),
         (in_json(RECIPE, seen={"PatientName": "x"}), f"{RECIPE}, seen.PatientName", "tells of a patient"),
         (in_json(RECIPE, of=["c-0123456789abcdef"]), f"{RECIPE}, of[0]", "a pseudonym"),
+        (in_json(RECIPE, of=["d-0123456789abcdef"]), f"{RECIPE}, of[0]", "a pseudonym"),
         (in_json(RECIPE, study="1.2.840.113619.2.55.3"), f"{RECIPE}, study", "a UID of DICOM"),
         (in_json(RECIPE, note="MRN: 0012345"), f"{RECIPE}, note", "a number of a record"),
         (in_json(RECIPE, salt="secret"), f"{RECIPE}, salt", "tells of a patient"),
