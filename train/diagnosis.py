@@ -15,8 +15,6 @@ One step, see `DiagnosisTrainer.compute_loss`:
 6. The attention over the slices is pulled towards the key slice, where one is annotated.
 
 Decisions:
-- A name that no training case has is answered by its text alone: with every case as its negative it would be learned
-  away. So with a text head the loss leaves it out. An mlp knows nothing of it, and learns to say no.
 - The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
   config means the same on one process and on eight, and the losses are the same.
 - Gradient accumulation is the mean over its micro-steps, each as much as the other: exact for the losses that look at
@@ -249,7 +247,6 @@ class DiagnosisTrainer(Trainer):
         except TypeError as error:
             raise ValueError(f"loss, relatives: {error}") from error
         self.adjust = LogitAdjustment(data.label_counts.tolist(), len(data), config.logit_adjustment)
-        self.learned = torch.from_numpy(data.label_counts >= (1 if config.head == "text" else 0))  # (disorders,)
         if self.text_learns:
             self.names = processor(text=list(model.config.disorders))
 
@@ -264,24 +261,21 @@ class DiagnosisTrainer(Trainer):
             mine = of_scans if self.config.level == "scan" else mine
         labels = gathered(mine)  # (cases of all processes, disorders)
         disorders = self._disorders_of_the_step(labels)
-        columns = disorders  # of what the model says
         if self.text_learns:
             texts = {key: rows[disorders] for key, rows in self.names.items()}
             batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
-            columns = slice(None)
         self._quieten()
 
         alone = {"lone_scans": self.config.lone_scan_weight > 0, "lone_places": self.config.place_weight > 0}
         seen = model(**batch, **alone)
-        logits = gathered(self.adjust(seen.logits[:, columns], disorders))
+        logits = gathered(self.adjust(seen.logits, disorders))
         loss = self.loss(logits, self._softened(labels)[:, disorders])
         if self.config.lone_scan_weight:
-            alone = gathered(self.adjust(seen.lone_scan_logits[:, columns], disorders))
+            alone = gathered(self.adjust(seen.lone_scan_logits, disorders))
             loss = loss + self.config.lone_scan_weight * self.loss(
                 alone, self._softened(gathered(of_scans))[:, disorders]
             )
         if self.config.place_weight:
-            unlocated = unlocated | ~self.learned.to(unlocated.device)
             of_slices = unlocated.repeat_interleave(counts[1], dim=0).repeat_interleave(counts[0], dim=0)
             losses = gathered(place_losses(seen.lone_place_logits, masks, mask_rows, of_slices))
             loss = loss + self.config.place_weight * losses.sum() / len(losses)
@@ -404,11 +398,11 @@ class DiagnosisTrainer(Trainer):
 
     def _disorders_of_the_step(self, labels: Tensor) -> Tensor | slice:
         """Rows of the vocabulary that the step's cases are compared with, the same for all processes."""
-        most = self.config.candidates
-        if not self.text_learns or most is None or most >= self.learned.sum():
-            return slice(None) if self.learned.all() else self.learned
+        most, all_of_them = self.config.candidates, labels.shape[1]
+        if not self.text_learns or most is None or most >= all_of_them:
+            return slice(None)
         present = (labels > 0).any(0).cpu()
-        others = (self.learned & ~present).nonzero().flatten()
+        others = (~present).nonzero().flatten()
         order = np.random.default_rng([self.config.seed, self.state.global_step]).permutation(len(others))
         chosen = others[torch.from_numpy(order[: max(most - int(present.sum()), 0)])]
         return torch.cat([present.nonzero().flatten(), chosen]).sort().values

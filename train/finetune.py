@@ -371,7 +371,6 @@ class _Trainer(DiagnosisTrainer):
         super().__init__(config, model, processor, data, validation)
         self.none, self.lacking = none, lacking
         self.adjust.offsets += lacking
-        self.learned[:] = True  # the loss weighs each class of the data
         if self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(config.patience))
 

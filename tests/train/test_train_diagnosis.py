@@ -309,25 +309,6 @@ def test_frozen_parts_of_a_tower_stay_as_they_were_and_the_others_learn(phantoms
     assert same == {name for name in began if name.startswith(("conv1.", "bn1.", "layer1."))}
 
 
-def test_a_name_without_a_case_is_left_to_its_text(phantoms, text_encoder, tmp_path):
-    config = tiny(phantoms, text_encoder, tmp_path / "run", augmentation={}, history=False)
-    stored = [load(phantoms, split, labelled=True) for split in ("train", "validation")]
-    model, processor = build(config, stored[0].vocabulary, 0.02)
-    data = DrawnCases(stored[0], processor, only=range(12), slices_per_scan=3, places=True)
-    trainer = DiagnosisTrainer(config, model, processor, data, DrawnCases(stored[1], processor))
-    seen = torch.from_numpy(data.label_counts > 0)
-    assert 0 < seen.sum() < len(seen)
-
-    def loss() -> float:
-        return trainer.compute_loss(model, data.__getitems__([Draw(row) for row in range(8)])).item()
-
-    before = loss()
-    model.disorder_embeds[~seen] *= -1
-    assert loss() == before
-    model.disorder_embeds[seen] *= -1
-    assert loss() != before
-
-
 def test_training_goes_on_from_a_checkpoint_with_the_vocabulary_of_the_data(one_process, phantoms, tmp_path):
     model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
     model.set_disorders(["Gout"], starting_points.embed_texts(model, processor, ["Gout"]).clone())
