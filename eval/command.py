@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from radfm.eval.scores import Scores
 
 _MOST_NAMED = 10
+_FIRST = 10  # ranks: of fewer names, to be among them says nothing
 _COLUMNS = {"all": "overall", "head": "head", "body": "body", "tail": "tail"}
 
 
@@ -310,7 +311,7 @@ def _print_notes(name: str, tables: list[dict], result: dict) -> None:
         "with one diagnosis": result["models"][name]["ranking"],
         "whose one diagnosis no training case has": result["models"][name]["ranking_unseen"],
     }.items():
-        if ranks["cases"] and names:
+        if ranks["cases"] and names and names > _FIRST:
             rank, top10 = ranks["median_rank"]["value"], ranks["top10"]["value"]
             show(
                 f"{name}: {ranks['cases']:,} cases {what}: its median rank is {rank:.0f} of {names:,}; "
