@@ -306,6 +306,8 @@ def _cell(figure: dict | None, digits: str) -> str:
 
 
 def _print_notes(name: str, tables: list[dict], result: dict) -> None:
+    from radfm.eval.scores import calibrated_on_them
+
     names = result["bands"]["all"]["disorders"] if result["only"] is None else None
     for what, ranks in {
         "with one diagnosis": result["models"][name]["ranking"],
@@ -325,6 +327,8 @@ def _print_notes(name: str, tables: list[dict], result: dict) -> None:
         trained_on = about.get("trained_on")
         if trained_on is not None and trained_on != about.get("data"):
             show(f"{name}: trained on another data set; whether it shares patients is not known", markup=False)
+        if calibrated_on_them(about):
+            show(f"{name}: calibrated on these cases, which flatters its ranks: measure a test split", markup=False)
         withheld = about.get("withheld") or []
         if withheld:
             more = f" and {len(withheld) - _MOST_NAMED:,} more" if len(withheld) > _MOST_NAMED else ""

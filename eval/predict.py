@@ -26,7 +26,7 @@ from radfm.train.sampling import steps_in_order
 from radfm.train.slice_features import slice_features
 from torch import Tensor
 
-from radfm.checkpoints import MODEL_RECIPES, find
+from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, find
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import weights_sha256
@@ -288,9 +288,16 @@ def _range(value: float, ranges: dict[float, str]) -> str:
 
 
 def about_checkpoint(model: str | Path) -> dict:
-    """What a table of scores says of whose they are: name, fingerprint of the weights, and `recipe_of`."""
-    folder = find(model, local=True)
-    return {"model": Path(model).name, "checkpoint": weights_sha256(folder), **recipe_of(Path(folder))}
+    """What a table of scores says of whose they are: name, fingerprint of the weights, `recipe_of`, and the fingerprint
+    of the data that it was calibrated on, if it was.
+    """
+    folder = Path(find(model, local=True))
+    about = {"model": Path(model).name, "checkpoint": weights_sha256(folder), **recipe_of(folder)}
+    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("calibration") is not None:
+        apart = folder / CONFIDENCE  # `radfm finetune` calibrates by what it learns from
+        record = json.loads(apart.read_text(encoding="utf-8")) if apart.is_file() else {}
+        about["calibrated_on"] = record.get("data", about.get("trained_on"))
+    return about
 
 
 def recipe_of(folder: Path) -> dict:

@@ -38,7 +38,7 @@ from radfm.eval.errors import alarming, confused, ranks_of
 from radfm.eval.metrics import BANDS, bands, macro
 from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
-from radfm.eval.scores import Scores
+from radfm.eval.scores import Scores, calibrated_on_them
 
 from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
@@ -289,6 +289,8 @@ def _notes(result: dict) -> list[str]:
                 notes.append(f"{name}: {len(left_out):,} cases could not be read, and are left out.")
             if about.get("trained_on") not in (None, about.get("data")):
                 notes.append(f"{name} was trained on another data set; whether it shares patients is not known.")
+            if calibrated_on_them(about):
+                notes.append(f"{name} was calibrated on these cases, which flatters its ranks: measure a test split.")
             if withheld := about.get("withheld"):
                 notes.append(f"{name}: {len(withheld):,} disorders were withheld from its training.")
     return list(dict.fromkeys(notes))

@@ -11,7 +11,7 @@ Decisions:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -200,6 +200,11 @@ class Scores:
             )
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no table of scores that this radfm reads: {error}") from error
+
+
+def calibrated_on_them(about: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was calibrated on the very cases that it scored, by what its table says of itself."""
+    return about.get("split") == "validation" and about.get("calibrated_on", "") == about.get("data")
 
 
 def _column(values: np.ndarray) -> pa.Array:

@@ -105,6 +105,18 @@ def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, cal
     assert record["cases"] == len(before.case_ids)
 
 
+def test_who_measures_on_the_cases_of_the_calibration_is_told(radfm, plain, calibrated, phantoms):
+    said = "calibrated on these cases, which flatters its ranks"
+    for folder, split, told in (
+        (calibrated, "validation", True),
+        (calibrated, "test", False),
+        (plain, "validation", False),
+    ):
+        status, out, _ = radfm("evaluate", phantoms, "--model", folder, "--split", split, "--bootstraps", 5)
+        assert status == 0
+        assert (said in " ".join(out.split())) == told
+
+
 def test_the_same_command_brings_the_same(calibrated, phantoms, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(calibrated, again)
