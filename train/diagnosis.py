@@ -94,7 +94,7 @@ class DiagnosisTraining:
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
         history: Whether the case encoder reads the history.
-        frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained one: their
+        frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained one. Their
             maps are the largest, so a step costs less.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
         slices_per_step: Of all processes together.
