@@ -94,8 +94,8 @@ class DiagnosisTraining:
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
         history: Whether the case encoder reads the history.
-        frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained one. Their
-            maps are the largest, so a step costs less.
+        frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained
+            one; their maps are the largest, so a step costs less.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
         slices_per_step: Of all processes together.
         slices_per_scan: Of a scan with more, so many are drawn, the key slice among them; None: as `max_slices`.
