@@ -3,7 +3,7 @@
 Decisions:
 - A file fills a dataclass, so that each key is documented where it is declared; what it does not say has a default.
 - Every argument of the Trainer stands under `training`, by its own name. radfm has no second name for any of them.
-- What is misspelled is refused: a key that does nothing would go unnoticed for days.
+- What is misspelled or stands twice is refused: a key that does nothing would go unnoticed for days.
 - Values are those of YAML 1.2: 1e-3 is a number, and no is a word, as in eval_strategy=no. PyYAML alone would read a
   text and a boolean.
 """
@@ -32,6 +32,15 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise yaml.YAMLError(f"{name} stands twice, in line {seen[name]} and in line {line}")
+            seen[name] = line
+        return super().construct_mapping(node, deep)
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
@@ -52,12 +61,12 @@ def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = (
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no YAML mapping, or holds a key that there is not.
+        ValueError: It is no YAML mapping, or holds a key twice or one that there is not.
     """
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys and values, but {type(content).__name__}")
     return filled(kind, changed(content, changes), str(path))

@@ -199,7 +199,8 @@ def test_two_processes_learn_what_one_does(tmp_path, text_encoder, obo, strategy
     [
         ("outptu: x", [], "no such key: outptu"),
         ("- a\n- b", [], "holds no keys"),
-        ("a: [", [], "is not YAML"),
+        ("a: [", [], "cannot be read as YAML"),
+        ("output: x\ntraining:\n  max_steps: 5\n  max_steps: 7", [], "max_steps stands twice, in line 3 and in line 4"),
         ("output: x", ["held_out"], "write key=value"),
     ],
 )
