@@ -74,6 +74,10 @@ def cases(
             "which it occurs."
         ),
     ] = None,
+    least: Annotated[
+        tuple[int, int],
+        typer.Option(metavar="HEAD BODY", help="How many training cases a disorder of head and body has at least."),
+    ] = (100, 30),
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html, its figures, and tables: of scores, metrics.csv, ...")
     ] = None,
@@ -99,7 +103,7 @@ def cases(
         recipes.setdefault(name, []).append(scores_of(path, data, split, vocabulary, bf16, device, one_scan))
     with step("Measuring") as progress:
         chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
-        result = compare(recipes, chosen, level, within, bootstraps, seed, progress)
+        result = compare(recipes, chosen, level, within, least, bootstraps, seed, progress)
     if out is not None:
         _write(out, data, recipes, result)
     if as_json:

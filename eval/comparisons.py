@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from radfm.eval.bootstrap import interval, measure_again
-from radfm.eval.metrics import checked, macro
+from radfm.eval.metrics import LEAST, checked, macro
 from scipy.stats import false_discovery_control, norm, rankdata
 
 LEAST_CASES = 10  # of a subgroup that can be best or worst
@@ -28,16 +28,20 @@ def figure(value: float, draws: np.ndarray, within: tuple[float, float] = (0, 1)
 
 
 def macro_differences(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], training_counts: np.ndarray
+    first: tuple[np.ndarray, np.ndarray],
+    second: tuple[np.ndarray, np.ndarray],
+    training_counts: np.ndarray,
+    least: tuple[int, int] = LEAST,
 ) -> dict[str, Figure]:
     """By how much the second's macro average is higher: "all", "head", "body", "tail" -> value, low, high.
 
     Args:
         first, second: (disorders,) values and (disorders, draws) draws of one metric, with the same weights; see
             `radfm.eval.bootstrap.measure_again`.
+        training_counts, least: as in `radfm.eval.metrics.macro`.
     """
-    values = macro(second[0] - first[0], training_counts)
-    draws = macro(second[1] - first[1], training_counts)
+    values = macro(second[0] - first[0], training_counts, least)
+    draws = macro(second[1] - first[1], training_counts, least)
     return {band: figure(values[band], draws[band], (-np.inf, np.inf)) for band in values}
 
 

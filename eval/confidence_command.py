@@ -222,7 +222,7 @@ def zero_shot(
         recipes = {name: [abnormal(one) for one in tables] for name, tables in recipes.items()}
     chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
     with step("Measuring") as progress:
-        result = compare(recipes, chosen, "disorder", within, bootstraps, seed, progress)
+        result = compare(recipes, chosen, within=within, bootstraps=bootstraps, seed=seed, progress=progress)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

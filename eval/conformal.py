@@ -37,7 +37,7 @@ from typing import Any, Literal
 import numpy as np
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
-from radfm.eval.metrics import bands, checked
+from radfm.eval.metrics import LEAST, bands, checked
 from radfm.eval.scores import Scores
 from scipy.special import expit
 
@@ -114,8 +114,13 @@ def fit(
     return SetRule(float(values[last]), coverage, guarantee, n)
 
 
-def measure_sets(table: Scores, rule: SetRule, bootstraps: int = 1000, seed: int = 0) -> dict[str, Any]:
+def measure_sets(
+    table: Scores, rule: SetRule, bootstraps: int = 1000, seed: int = 0, least: tuple[int, int] = LEAST
+) -> dict[str, Any]:
     """What a rule's sets cover and how large they are, on the cases of a table; JSON-able.
+
+    Args:
+        least: of the bands, as in `radfm.eval.metrics.macro`.
 
     Returns:
         `rule`: as `SetRule.to_dict`; `cases` (with a disorder) and `patients`.
@@ -154,7 +159,7 @@ def measure_sets(table: Scores, rule: SetRule, bootstraps: int = 1000, seed: int
                 "pairs": int(labels[:, rows].sum()),
                 "covered": _ratio((sets & labels)[:, rows].sum(1), labels[:, rows].sum(1), weights),
             }
-            for band, rows in bands(table.training_counts).items()
+            for band, rows in bands(table.training_counts, least).items()
             if band != "all"
         },
     }

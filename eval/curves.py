@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from radfm.eval.bootstrap import interval, patient_weights, seed_weights
-from radfm.eval.metrics import bands, roc
+from radfm.eval.metrics import LEAST, bands, roc
 from radfm.eval.scores import Scores
 
 RATES = np.round(np.r_[np.arange(11) / 100, np.arange(5, 41) / 40], 3)  # false positive rates
@@ -40,12 +40,13 @@ def roc_curves(
     draws: int = 200,
     seed: int = 0,
     within: str | None = None,
+    least: tuple[int, int] = LEAST,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Curves]:
     """Name -> its curves; a recipe of several tables has the mean of theirs.
 
     Args:
-        recipes, seed, within: as in `radfm.eval.diagnosis.compare`.
+        recipes, seed, within, least: as in `radfm.eval.diagnosis.compare`.
     """
     found = {}
     for number, (name, tables) in enumerate(recipes.items()):
@@ -53,16 +54,16 @@ def roc_curves(
         def say(done: int, of: int, before: int = number) -> None:
             progress(before * of + done, len(recipes) * of)
 
-        found[name] = _curves(tables, draws, seed, within, say)
+        found[name] = _curves(tables, draws, seed, within, least, say)
     return found
 
 
-def _curves(tables: Sequence[Scores], draws: int, seed: int, within: str | None, progress) -> Curves:
+def _curves(tables: Sequence[Scores], draws: int, seed: int, within: str | None, least, progress) -> Curves:
     table = tables[0]
     weights = np.c_[np.ones(len(table.case_ids), np.float32), patient_weights(table.patients, draws, seed)]
     share = np.c_[np.full(len(tables), 1 / len(tables)), seed_weights(len(tables), draws, seed)]
     counted = None if within is None else table.within(within)
-    inside = bands(table.training_counts)
+    inside = bands(table.training_counts, least)
     sums = {band: np.zeros((len(RATES), draws + 1)) for band in inside}
     counts = {band: np.zeros((len(RATES), draws + 1)) for band in inside}
     disorders = np.full((len(table.names), len(FEW), 3), np.nan, np.float32)

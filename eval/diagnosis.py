@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from radfm.eval.bootstrap import interval, measure_again, patient_weights, seed_weights
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
-from radfm.eval.metrics import METRICS, bands, macro, ranking, truth_ranks
+from radfm.eval.metrics import LEAST, METRICS, bands, macro, ranking, truth_ranks
 from radfm.eval.scores import Scores
 
 Again = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), draws (disorders, draws)
@@ -25,6 +25,7 @@ def compare(
     only: Sequence[str] | None = None,
     level: str = "disorder",
     within: str | None = None,
+    least: tuple[int, int] = LEAST,
     bootstraps: int = 1000,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -37,18 +38,24 @@ def compare(
         level: of ICD-10-CM, see `radfm.eval.scores.Scores.at_level`.
         within: an attribute, see `radfm.eval.scores.Scores.attributes`: a disorder is told from cases of the groups in
             which it occurs, and no others. So nobody gains by telling the groups apart, such as the sources of a set.
+        least: how many training cases a disorder of the head has at least, and one of the body.
         bootstraps: how many times the patients are drawn.
     Returns:
-        `data`, `split`, `level`, `only`, `within`, `cases`, `patients`; `bands`: band -> `disorders`, and those
-        `measured`; `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`,
-        `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
+        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `bands`: band -> `disorders`, and
+        those `measured`; `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure),
+        `ranking`, `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
         `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
         `differences`: name of a later row -> `macro` (as above, that row less the first), `disorders` (a list: the
         difference in AUC, `p`, `p_holm`, `p_bh`; without p where a row has several seeds).
     Raises:
         ValueError: no table, tables of other cases, labels or disorders, a disorder that was not scored, nothing to
-            measure.
+            measure, or a head that is not above the body.
     """
+    if not 0 < least[1] < least[0]:
+        raise ValueError(
+            f"a disorder of the head has more training cases than one of the body, not {least[0]:,} and "
+            f"{least[1]:,}: write --least 100 30"
+        )
     recipes = {name: [table.at_level(level) for table in tables] for name, tables in recipes.items() if tables}
     if not recipes:
         raise ValueError("there is no table of scores to measure")
@@ -86,7 +93,7 @@ def compare(
         ]
         models[name] = {
             "tables": [other.about for other in tables],
-            "macro": _macros(again, counts),
+            "macro": _macros(again, counts, least),
             "ranking": _ranking(tables, measured, weights, seed),
             "ranking_unseen": _ranking(tables, measured & (table.training_counts == 0), weights, seed),
             "subgroups": {
@@ -99,7 +106,9 @@ def compare(
             first = (again, scores)
         else:
             differences[name] = {
-                "macro": {metric: macro_differences(first[0][metric], again[metric], counts) for metric in METRICS},
+                "macro": {
+                    metric: macro_differences(first[0][metric], again[metric], counts, least) for metric in METRICS
+                },
                 "disorders": _differences(first, (again, scores), labels, table.patients, names, counted),
             }
     result = {
@@ -108,13 +117,14 @@ def compare(
         "level": level,
         "only": None if only is None else names,
         "within": within,
+        "least": list(least),
         "cases": len(labels),
         "patients": len(set(table.patients)),
         "bootstraps": bootstraps,
         "seed": seed,
         "bands": {
             band: {"disorders": int(rows.sum()), "measured": int((rows & measurable).sum())}
-            for band, rows in bands(counts).items()
+            for band, rows in bands(counts, least).items()
         },
         "models": models,
         "differences": differences,
@@ -134,10 +144,10 @@ def refuse_other(table: Scores, other: Scores, name: str) -> None:
         raise ValueError(f"{name} was scored with another vocabulary: {', '.join(unlike[:5])}")
 
 
-def _macros(again: Again, counts: np.ndarray) -> dict:
+def _macros(again: Again, counts: np.ndarray, least: tuple[int, int]) -> dict:
     found = {}
     for metric, (values, draws) in again.items():
-        means, drawn = macro(values, counts), macro(draws, counts)
+        means, drawn = macro(values, counts, least), macro(draws, counts, least)
         found[metric] = {band: figure(means[band], drawn[band], _range(metric)) for band in means}
     return found
 

@@ -82,7 +82,7 @@ def refusal(strangers: Mapping[str, dict]) -> Figure:
     return figure
 
 
-def auc_by_training(rows: Sequence[dict]) -> Figure:
+def auc_by_training(rows: Sequence[dict], least: Sequence[int]) -> Figure:
     """AUC of each disorder against its training cases, with the median of disorders that have about as many."""
     known = [row for row in rows if row["auc"]]
     cases = np.array([row["training_cases"] for row in known])
@@ -113,8 +113,8 @@ def auc_by_training(rows: Sequence[dict]) -> Figure:
         if len(middle) > 1:
             axes.plot(*zip(*middle, strict=True), color=COLOURS[1], linewidth=1.6, label="median of neighbours")
         axes.axhline(0.5, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
-        for least, _ in list(BANDS.values())[:2]:
-            axes.axvline(least, color=FAINT, linewidth=0.7, zorder=0)
+        for cases_of_band in least:
+            axes.axvline(cases_of_band, color=FAINT, linewidth=0.7, zorder=0)
         axes.set_xscale("log")
         axes.set_xlim(0.4, max(150, places.max() * 1.3))
         axes.set_ylim(min(0.45, areas.min() - 0.03), 1.02)

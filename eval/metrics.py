@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BANDS = {"head": (100, np.inf), "body": (30, 100), "tail": (0, 30)}  # training cases: from, to below
+BANDS = ("head", "body", "tail")
+LEAST = (100, 30)  # training cases of a disorder of the head, and of the body
 TOP = (1, 5, 10)
 
 _CELLS = 250_000  # thresholds x draws that are looked at together
@@ -113,21 +114,28 @@ def roc(
         yield disorder, recall
 
 
-def macro(values: np.ndarray, training_counts: np.ndarray) -> dict[str, np.ndarray]:
+def macro(values: np.ndarray, training_counts: np.ndarray, least: tuple[int, int] = LEAST) -> dict[str, np.ndarray]:
     """The mean over the disorders that have a value: "all", "head", "body", "tail" -> (...), nan where none has.
 
     Args:
         values: (disorders, ...), of one metric; of several draws, each is averaged over what can be measured in it.
-        training_counts: (disorders,) training cases of each, which decide on the band: see `BANDS`.
+        training_counts: (disorders,) training cases of each, which decide on the band.
+        least: how many a disorder of the head has at least, and one of the body.
     """
-    return {band: _mean(values[rows]) for band, rows in bands(training_counts).items()}
+    return {band: _mean(values[rows]) for band, rows in bands(training_counts, least).items()}
 
 
-def bands(training_counts: np.ndarray) -> dict[str, np.ndarray]:
+def bands(training_counts: np.ndarray, least: tuple[int, int] = LEAST) -> dict[str, np.ndarray]:
     """ "all", "head", "body", "tail" -> (disorders,) bool."""
-    counts = np.asarray(training_counts)
-    inside = {band: (counts >= least) & (counts < below) for band, (least, below) in BANDS.items()}
+    counts, (head, body) = np.asarray(training_counts), least
+    inside = {"head": counts >= head, "body": (counts >= body) & (counts < head), "tail": counts < body}
     return {"all": np.full(len(counts), True)} | inside
+
+
+def band_words(least: Sequence[int] = LEAST) -> dict[str, str]:
+    """ "head", "body", "tail" -> how many training cases, in words."""
+    head, body = least
+    return {"head": f"at least {head:,}", "body": f"{body:,} to {head - 1:,}", "tail": f"fewer than {body:,}"}
 
 
 def same_groups(groups: Sequence[Sequence[str]], labels: np.ndarray) -> np.ndarray:

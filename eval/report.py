@@ -35,7 +35,7 @@ from radfm.eval.conformal import SetRule, measure_sets
 from radfm.eval.curves import Curves, roc_curves
 from radfm.eval.distributions import GROUPS, Distribution, distributions
 from radfm.eval.errors import alarming, confused, ranks_of
-from radfm.eval.metrics import BANDS, bands, macro
+from radfm.eval.metrics import BANDS, band_words, bands, macro
 from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
 from radfm.eval.scores import Scores, calibrated_on_them
@@ -82,7 +82,9 @@ def write_report(
     level, only = result["level"], result["only"]
     recipes = {name: [_chosen(table.at_level(level), only) for table in tables] for name, tables in recipes.items()}
     firsts = {name: tables[0] for name, tables in recipes.items()}
-    curves = roc_curves(recipes, min(_DRAWS, result["bootstraps"]), result["seed"], result["within"], progress)
+    curves = roc_curves(
+        recipes, min(_DRAWS, result["bootstraps"]), result["seed"], result["within"], result["least"], progress
+    )
     spread = {name: _distributions(table) for name, table in firsts.items()}
     summaries = {name: [one.summary() for one in found] for name, found in spread.items()}
     calibrated = {name: _calibration(table, result) for name, table in firsts.items()}
@@ -104,6 +106,7 @@ def write_report(
         dataset=_dataset(cases, result, firsts),
         metrics=METRIC_NAMES,
         bands=_bands(result),
+        words=band_words(result["least"]),
         colours=len(figures.COLOURS),
         figures={name: within_page(text, figures.CSS) for name, text in drawn.items()},
         notes=_notes(result),
@@ -178,7 +181,7 @@ def _sets(table: Scores, result: dict) -> dict | None:
     rule = table.about.get("prediction_sets")
     if rule is None or result["only"] is not None:  # it was fitted to all disorders
         return None
-    return measure_sets(table, SetRule(**rule), result["bootstraps"], result["seed"])
+    return measure_sets(table, SetRule(**rule), result["bootstraps"], result["seed"], result["least"])
 
 
 def _drawn(
@@ -189,12 +192,12 @@ def _drawn(
     drawn = {"macro_auc": figures.macro_auc(result)}
     for band in curves[first].macro:
         drawn[f"roc_{'overall' if band == 'all' else band}"] = figures.roc(curves, band)
-    drawn["auc_by_training"] = figures.auc_by_training(result["models"][first]["disorders"])
+    drawn["auc_by_training"] = figures.auc_by_training(result["models"][first]["disorders"], result["least"])
     for number, (name, found) in enumerate(result["differences"].items(), 1):
         drawn[f"differences_{number}"] = figures.differences(found["disorders"], name, first)
     if spread[first]:
         drawn["scores_pooled"] = figures.pooled_scores(spread[first])
-        if chosen := _examples(spread[first]):
+        if chosen := _examples(spread[first], result["least"]):
             drawn["scores"] = figures.scores_of_disorders(chosen)
     known = {name: one for name, one in calibrated.items() if one}
     if known:
@@ -206,9 +209,9 @@ def _drawn(
     return {name: svg_file(figure) for name, figure in drawn.items()}
 
 
-def _examples(found: Sequence[Distribution]) -> list[Distribution]:
+def _examples(found: Sequence[Distribution], least: tuple[int, int]) -> list[Distribution]:
     """Of each band the disorders with the most positive cases here."""
-    inside = bands(np.array([one.training_cases for one in found]))
+    inside = bands(np.array([one.training_cases for one in found]), least)
     chosen = []
     for band in BANDS:
         mine = [one for one, is_in in zip(found, inside[band], strict=True) if is_in and len(one.same)]
@@ -241,7 +244,8 @@ def _anatomy(tables: Sequence[Scores], result: dict) -> dict[str, Any] | None:
 
 
 def _bands(result: dict) -> list[tuple[str, str, dict]]:
-    said = {"all": "all", "head": "at least 100 training cases", "body": "30 to 99", "tail": "fewer than 30"}
+    said = {"all": "all"} | band_words(result["least"])
+    said["head"] += " training cases"
     return [(b, said[b], result["bands"][b]) for b in said if result["bands"][b]["disorders"]]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from radfm.eval.curves import FEW, RATES, Curves
 from radfm.eval.distributions import GROUPS, QUANTILES
-from radfm.eval.metrics import BANDS, METRICS
+from radfm.eval.metrics import METRICS
 
 METRIC_NAMES = dict(
     zip(METRICS, ("AUC", "AP", "F1", "MCC", "recall, FPR 1%", "recall, FPR 5%", "recall, FPR 10%"), strict=True)
@@ -41,7 +41,7 @@ def _rows(result: dict, curves: Mapping[str, Curves], spread: Mapping[str, Seque
     return {
         "models": list(models),
         "metrics": list(METRIC_NAMES.values()),
-        "bands": {band: list(limits) for band, limits in BANDS.items() if band != "head"},
+        "least": result["least"],
         "rates": RATES[FEW].tolist(),
         "rows": [
             [row["disorder"], "; ".join(row["icd10cm"]), row["training_cases"], row["cases"],

@@ -12,10 +12,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from radfm.eval.metrics import band_words
 from radfm.model_card import Facts, cell, counted, figure, listed, make_card, many, percent
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
-_BANDS = {"all": "all", "head": "head: at least 100", "body": "body: 30 to 99", "tail": "tail: fewer than 30"}
 _METRICS = {"auc": "AUC", "ap": "AP", "f1": "F1", "mcc": "MCC", "recall@fpr=0.05": "recall at FPR 5%"}
 _HUB_METRICS = {"auc": ("roc_auc", "Macro AUC"), "ap": ("average_precision", "Macro AP")}
 _CALIBRATION = {
@@ -104,6 +104,7 @@ def _evaluations(evaluations: Sequence[dict]) -> Iterator[dict[str, Any]]:
 def _evaluation(one: dict) -> dict[str, Any]:
     """What the template shows of an evaluation."""
     bands, groups = one["bands"], one["subgroups"]
+    words = {"all": "all"} | {band: f"{band}: {said}" for band, said in band_words(one["least"]).items()}
     shown = {name: what for name, what in _METRICS.items() if one["macro"].get(name, {}).get("all")}
     known = [row for row in one["disorders"] if row["cases"] >= _LEAST_CASES and row["auc"]]
     worst = sorted(known, key=lambda row: row["auc"]["value"])[:_WORST]
@@ -122,7 +123,7 @@ def _evaluation(one: dict) -> dict[str, Any]:
                 **bands[band],
                 "figures": [figure(one["macro"][name].get(band)).replace(" (", "<br>").rstrip(")") for name in shown],
             }
-            for band, said in _BANDS.items()
+            for band, said in words.items()
             if bands[band]["disorders"]
         ],
         "notes": list(_ranks(one)),

@@ -38,7 +38,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.jso
               "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip
 _SENTENCES = ("modules.json", "config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _REPLACED = ["model*.safetensors", "*.safetensors.index.json", "radfm_*", EVALUATION]  # of what was published before
-_OF_EVALUATION = ("data", "split", "level", "only", "within", "cases", "patients", "bootstraps", "bands")
+_OF_EVALUATION = ("data", "split", "level", "only", "within", "least", "cases", "patients", "bootstraps", "bands")
 _OF_MODEL = ("macro", "ranking", "ranking_unseen", "subgroups", "disorders")
 
 

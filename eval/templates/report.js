@@ -4,7 +4,7 @@ const {models, metrics, rates} = all, several = models.length > 1, rivals = Obje
 const FEW = 100;
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
 const curves = all.curves.map(bytes), spread = all.spread.map(one => one && {...one, bytes: bytes(one.bytes)});
-const bandOf = cases => cases >= all.bands.body[1] ? "head" : cases >= all.bands.tail[1] ? "body" : "tail";
+const bandOf = cases => cases >= all.least[0] ? "head" : cases >= all.least[1] ? "body" : "tail";
 const rows = all.rows.map(([name, codes, training, cases, figures], place) =>
   ({place, name, codes, training, cases, figures, band: bandOf(training), words: `${name} ${codes}`.toLowerCase()}));
 

@@ -212,6 +212,18 @@ def test_measuring_some_disorders_leaves_the_others_as_rivals():
         compare({"toy": [toy()]}, only=["Measles"])
 
 
+def test_a_small_set_has_a_head_of_fewer_training_cases():
+    found = compare({"toy": [toy()], "again": [toy()]}, least=(2, 1), bootstraps=20)
+    counts = [row["training_cases"] for row in found["models"]["toy"]["disorders"]]
+    expected = {"head": sum(n >= 2 for n in counts), "body": counts.count(1), "tail": counts.count(0)}
+    assert {band: found["bands"][band]["disorders"] for band in expected} == expected
+    assert expected["head"]
+    assert found["models"]["toy"]["macro"]["auc"]["head"]
+    assert found["differences"]["again"]["macro"]["auc"]["head"]["value"] == 0
+    with pytest.raises(ValueError, match="not 1 and 2"):
+        compare({"toy": [toy()]}, least=(1, 2))
+
+
 def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occurs():
     parts = toy(attributes={"folder": [["x"], ["y"], ["x"], ["z"]]})
     found = compare({"toy": [parts], "again": [parts]}, within="folder", bootstraps=20)

@@ -131,6 +131,7 @@ def test_macro_averages_leave_out_what_cannot_be_measured():
     assert found == {"all": 0.5, "head": 1.0, "body": 0.5, "tail": 0.0}
     assert np.isnan(macro(values, np.array([5, 5, 200, 5]))["head"])
     assert bands([100, 99, 30, 29])["body"].tolist() == [False, True, True, False]
+    assert bands([100, 99, 30, 29], (30, 29))["body"].tolist() == [False, False, False, True]
 
 
 def test_macro_auc_names_the_bands_that_it_could_measure():

@@ -220,6 +220,7 @@ def test_curves_are_those_of_scikit_learn_and_go_through_the_recalls_of_the_tabl
         ({"level": "category"}, "by ICD-10-CM category"),
         ({"within": "body part"}, "of the same body part"),
         ({"only": 9}, "9 "),
+        ({"least": (9, 4)}, "Head: at least 9 training cases; body: 4 to 8; tail: fewer than 4."),
     ],
 )
 def test_what_was_measured_is_what_is_reported(phantoms, tables, tmp_path, options, said):
