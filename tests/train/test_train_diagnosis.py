@@ -73,7 +73,7 @@ def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> 
 
 def commands(config: DiagnosisTraining, mode: str) -> list[list[str]]:
     """The command lines that start a run: of one process, or of two, each mode by another launcher."""
-    if mode in ("zero2", "zero3"):
+    if mode.startswith("zero"):
         config.training["deepspeed"] = str(CONFIGS / f"{mode}.json")
     file = Path(config.output).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(dataclasses.asdict(config)))
@@ -90,6 +90,7 @@ def commands(config: DiagnosisTraining, mode: str) -> list[list[str]]:
         "DDP": [[*torchrun, "1", *meet, node, "-m", *module] for node in "01"],
         "zero2": [[*deepspeed, node, "--module", *module] for node in "01"],
         "zero3": [[*torchrun, "2", "--standalone", "-m", *module]],
+        "zero3_offload": [[*torchrun, "2", "--standalone", "-m", *module]],
     }[mode]
 
 
@@ -136,8 +137,13 @@ def zero3(phantoms, text_encoder, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "mode",
-    ["DDP", "zero2", "zero3"],
-    ids=["DDP, torchrun on two nodes", "ZeRO-2, DeepSpeed's launcher on two nodes", "ZeRO-3, torchrun on one"],
+    ["DDP", "zero2", "zero3", "zero3_offload"],
+    ids=[
+        "DDP, torchrun on two nodes",
+        "ZeRO-2, DeepSpeed's launcher on two nodes",
+        "ZeRO-3, torchrun on one",
+        "ZeRO-3 with offload, torchrun on one",
+    ],
 )
 def test_two_processes_learn_what_one_does_and_end_as_one_file(
     mode, one_process, phantoms, text_encoder, tmp_path, request
