@@ -7,6 +7,7 @@
 Decisions:
 - Nothing is read before it is asked for: a scan's pixels are a read-only view of the mapped file, and the operating
   system brings in the pages that are touched. So a slice costs the same wherever it lies, and memory stays free.
+- Labelled cases are what models learn from and are measured on: their histories do not name their own disorders.
 - A data set that goes to another process goes as the name of its folder, and is opened there again.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from radfm.data_prep.answers import without_answer
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_batches, shard_file
 
@@ -32,7 +34,7 @@ def load(
 
     Args:
         split: of this split; None: of all.
-        labelled: leave out the cases that nobody labelled.
+        labelled: leave out the cases that nobody labelled, and of each history the words that name its disorders.
         without: names of disorders that are left out of the vocabulary, and with them every case that has one.
 
     Raises:
@@ -70,6 +72,8 @@ class CaseDataset(Sequence[Case]):
         table = pa.Table.from_batches(read_batches(shard_file(self.folder, "cases", 0)))
         rows = (row for row in table.to_pylist() if split is None or row["split"] == split)
         self.rows = [row for row in rows if row["labelled"] or not labelled]
+        if labelled:
+            self._hide_answers()
         if without:
             self._leave_out(without)
 
@@ -122,6 +126,13 @@ class CaseDataset(Sequence[Case]):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder)
+
+    def _hide_answers(self) -> None:
+        for row in self.rows:
+            if row["history"]:
+                known = [self.vocabulary[label] for label in row["labels"]]
+                names = [*row["disorders"], *(name for one in known for name in (one.name, *one.synonyms))]
+                row["history"] = without_answer(row["history"], names) or None
 
     def _leave_out(self, names: Sequence[str]) -> None:
         everything = self.vocabulary

@@ -93,7 +93,7 @@ class DiagnosisTraining:
         text_layers: How many of the text encoder's last layers learn; 0: none, "all": it learns as a whole.
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
-        history: Whether the case encoder reads the history.
+        history: Whether the case encoder reads the history, without words that name the case's own disorders.
         frozen_parts: Names of the tower's modules that do not learn, such as the first blocks of a pretrained
             one; their maps are the largest, so a step costs less.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.

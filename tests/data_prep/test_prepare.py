@@ -70,6 +70,27 @@ def test_a_data_set_gives_back_the_cases_that_went_in(tmp_path):
     assert load(tmp_path / "out").vocabulary[0].icd10cm == link("Pneumonia").codes
 
 
+def test_labelled_cases_do_not_say_what_they_have(tmp_path):
+    said = {
+        "Pulmonary embolism (PE)": (
+            "Known emboli of both lungs, PE; pe teacher, 40",
+            "Known of both lungs, ; pe teacher, 40",
+        ),
+        "SARCOIDOSIS, abdomen": ("Sarcoidosis", None),
+        "Fibrous Dysplasia": ("Pain since a fall.", "Pain since a fall."),
+    }
+    rows = [
+        {"path": picture(tmp_path / f"{i}.png", i).name, "case": f"c{i}", "patient": f"p{i}", "modality": "X-ray"}
+        | {"disorders": disorder, "history": history}
+        for i, (disorder, (history, _)) in enumerate(said.items())
+    ]
+    prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    whole = {case.disorders[0]: case.history for case in load(tmp_path / "out")}
+    hidden = {case.disorders[0]: case.history for case in load(tmp_path / "out", labelled=True)}
+    assert whole == {disorder: history for disorder, (history, _) in said.items()}
+    assert hidden == {disorder: history for disorder, (_, history) in said.items()}
+
+
 def test_pixels_are_views_of_the_file_and_cannot_be_written(phantoms):
     scan = load(phantoms)[0].scans[0]
     assert not scan.pixels.flags.owndata
