@@ -2,12 +2,16 @@
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import io
 import json
+import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -234,12 +238,15 @@ def studies(tmp_path_factory):
     studies.close()
 
 
-@pytest.fixture(scope="module")
-def url(studies) -> str:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running, url = server.launch(studies, "127.0.0.1", port)
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(studies) -> str:
+    running, url = server.launch(studies, "127.0.0.1", free_port())
     yield url
     running.blocks.close(verbose=False)
 
@@ -396,6 +403,35 @@ def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
     assert (status, out) == (1, "")
     assert "no such folder" in err
     assert err.strip().count("\n") == 0
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """The address of space/app.py, started as Hugging Face starts a Space."""
+    home, port = tmp_path_factory.mktemp("space"), free_port()
+    spaces = {"SYSTEM": "spaces", "SPACE_ID": "someone/radfm", "SPACE_HOST": "someone-radfm.hf.space"}
+    environment = os.environ | spaces | {"GRADIO_SERVER_PORT": str(port), "HOME": str(home)}
+    app = Path(__file__).parents[2] / "space" / "app.py"
+    running = subprocess.Popen([sys.executable, app], cwd=home, env=environment)
+    address = f"http://127.0.0.1:{port}/"
+
+    def answers() -> bool:
+        assert running.poll() is None
+        with contextlib.suppress(urllib.error.URLError):
+            return call(address)[0] == 200
+
+    until(answers, 120)
+    yield address
+    running.terminate()
+    assert running.wait(30) == 0
+
+
+def test_the_page_answers_as_a_space(space, browser, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    _, last = ask(space, packed({"1.png": picture()}, modality="X-ray"))
+    assert last["stage"] == "answered", last
+    assert drop(browser, space, tmp_path / "a.png") == "study"
+    assert browser.find_elements("css selector", "#found .label")
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
