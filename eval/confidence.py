@@ -29,7 +29,7 @@ from radfm.data_prep.tables import replacing, write_text
 from radfm.eval import calibration
 from radfm.eval.conformal import Guarantee, fit
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients, table_of
-from radfm.eval.refusal import fit_reference
+from radfm.eval.refusal import fit_reference, looks_of
 from radfm.train.diagnosis_data import DrawnCases
 from scipy.special import expit
 from torch import Tensor
@@ -79,7 +79,7 @@ def fit_confidence(
     refuse_shared_patients(everything, "validation")
     names, rows = _shared(network, cases.vocabulary.names, data)
     shown = DrawnCases(cases, processor)
-    logits, embeds = _looked(network, shown, progress)
+    logits, looks = _looked(network, shown, progress)
     old = affine(network, logits)[:, rows]
     table = table_of(shown, everything, network.log_odds(logits)[:, rows].numpy(), names)
     if not table.labels.any():
@@ -96,7 +96,7 @@ def fit_confidence(
     at = _points(joined, rule.threshold) if none is None else float(expit(rule.threshold))
     rule = replace(rule, threshold=at)
     fair = table_of(shown, everything, by_others.numpy(), names)
-    reference = fit_reference(network, processor, data, embeds, seed, progress)
+    reference = fit_reference(network, processor, data, looks, seed, progress)
     reference.about["weights"] = weights_sha256(model)
     changes = {
         "calibration": joined,
@@ -150,15 +150,15 @@ def _begin_again(network: RadFMForDiagnosis, model: Path) -> None:
 
 @torch.inference_mode()
 def _looked(network: RadFMForDiagnosis, shown: DrawnCases, progress) -> tuple[Tensor, list[Tensor]]:
-    """(cases, vocabulary) logits, and (scans, d) embeddings of each case."""
-    logits, embeds = {}, {}
-    for rows, scans, seen in outputs(network, shown, progress=progress):
+    """(cases, vocabulary) logits, and (scans, d + 4) of each case, as a reference reads them."""
+    logits, looks = {}, {}
+    for rows, batch, seen in outputs(network, shown, progress=progress):
         logits |= zip(rows.tolist(), seen.logits.float().cpu(), strict=True)
-        embeds |= zip(rows.tolist(), seen.scan_features.float().cpu().split(scans.tolist()), strict=True)
+        looks |= zip(rows.tolist(), looks_of(batch, seen), strict=True)
     found = torch.stack([logits[row] for row in range(len(shown))])
     if found.isnan().any():
         raise ValueError(f"{int(found.isnan().any(1).sum()):,} validation cases have scores that are no number")
-    return found.clone(), [embeds[row].clone() for row in range(len(shown))]
+    return found.clone(), [looks[row].clone() for row in range(len(shown))]
 
 
 def _shared(network: RadFMForDiagnosis, names: list[str], data: str | Path) -> tuple[list[str], list[int]]:

@@ -132,8 +132,8 @@ def outputs(
     shown: DrawnCases,
     bf16: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Iterator[tuple[Tensor, Tensor, RadFMDiagnosisOutput]]:
-    """What the model says of all cases, step by step: their rows (cases,), how many scans each has, and its output."""
+) -> Iterator[tuple[Tensor, dict[str, Tensor], RadFMDiagnosisOutput]]:
+    """What the model says of all cases, step by step: their rows (cases,), the packed batch, and the output."""
     done, steps = 0, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)
     if shown.one_scan:  # a draw with an epoch shows one
         steps = [[draw._replace(epoch=0) for draw in step] for step in steps]
@@ -143,7 +143,7 @@ def outputs(
         with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
             batch = {key: value.to(network.device) for key, value in batch.items()}
             seen = network(**{"pixel_values": None} | batch)
-        yield rows, batch["scans_per_case"], seen
+        yield rows, batch, seen
         done += len(rows)
         progress(done, len(shown))
 

@@ -10,7 +10,7 @@ Decisions:
 - A picture is shown in crops, as a photograph by accident would be; it is one picture, so they count as one patient.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,9 +30,9 @@ from torch import Tensor
 
 from radfm.cases import Case, Scan, read_case
 from radfm.checkpoints import find
-from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis, RadFMModelOutput
 from radfm.processing_radfm import RadFMProcessor
-from radfm.reference_radfm import TrainingReference
+from radfm.reference_radfm import SHIFTS, TrainingReference, described
 
 TRAINING_CASES = 1000  # that the reference is made of, at most
 CROPS = 20
@@ -51,49 +51,62 @@ def fit_reference(
 ) -> TrainingReference:
     """What is kept of a data set's training split: of at most 1,000 cases, drawn by `seed`.
 
-    The covariance is shrunk as far as the number of scans asks for (Ledoit and Wolf, A well-conditioned estimator for
+    The covariances are shrunk as far as the number of scans asks for (Ledoit and Wolf, A well-conditioned estimator for
     large-dimensional covariance matrices, Journal of Multivariate Analysis 88:365, 2004).
 
     Args:
-        validation: (scans, d) embeddings of each validation case, if they are there; None: they are computed.
+        validation: (scans, d + 4) of each validation case, as `looks_of` gives them; None: they are computed.
     Raises:
         ValueError: the training or the validation split has no labelled case.
     """
     cases = labelled_cases(data, "train")
     chosen = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
     shown = DrawnCases(cases, processor, only=sorted(chosen.tolist()))
-    scans = torch.cat([embeds for embeds in embeddings(network, shown, progress) if embeds is not None])
+    scans = torch.cat(looks(network, shown, progress)).double()
     kinds = {cases.about(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
-    fitted = LedoitWolf().fit(scans.double().numpy())
-    values, vectors = np.linalg.eigh(fitted.covariance_)
+    parts = scans.split([scans.shape[1] - len(SHIFTS), len(SHIFTS)], dim=1)
+    (whitening, shrinkage), (of_smoothness, _) = map(_whitened, parts)
     reference = TrainingReference(
-        mean=torch.from_numpy(fitted.location_).float(),
-        whitening=torch.from_numpy(vectors / np.sqrt(values.clip(values.max() * 1e-9))).float(),
+        mean=scans.mean(0).float(),
+        whitening=torch.block_diag(whitening, of_smoothness).float(),
         distances=torch.zeros(0),
         modalities=sorted(kind or "other" for kind in kinds),
         about={
             "data": cases.record["fingerprint"],
             "training_cases": len(shown),
             "training_scans": len(scans),
-            "shrinkage": float(fitted.shrinkage_),
+            "shrinkage": shrinkage,
+            "shifts": list(SHIFTS),
             "radfm": version("radfm"),
         },
     )
     if validation is None:
-        validation = embeddings(network, DrawnCases(labelled_cases(data, "validation"), processor))
-    farthest = [reference.scan_distances(embeds).max() for embeds in validation]
+        validation = looks(network, DrawnCases(labelled_cases(data, "validation"), processor))
+    farthest = [reference.scan_distances(mine).max() for mine in validation]
     reference.distances = torch.stack(farthest).sort().values
     return reference
 
 
-def embeddings(
-    network: RadFMForDiagnosis, shown: DrawnCases, progress: Progress = lambda done, of: None
-) -> list[Tensor]:
-    """(scans, d) float32 of each case."""
+def _whitened(scans: Tensor) -> tuple[Tensor, float]:
+    """(scans, d) -> (d, d), by which differences from the mean have a median length of 1, and how far it was shrunk."""
+    fitted = LedoitWolf().fit(scans.numpy())
+    values, vectors = np.linalg.eigh(fitted.covariance_)
+    whitening = torch.from_numpy(vectors / np.sqrt(values.clip(values.max() * 1e-9)))
+    return whitening / ((scans - scans.mean(0)) @ whitening).norm(dim=1).median(), float(fitted.shrinkage_)
+
+
+def looks(network: RadFMForDiagnosis, shown: DrawnCases, progress: Progress = lambda done, of: None) -> list[Tensor]:
+    """(scans, d + 4) float32 of each case, as `radfm.reference_radfm.described` has them."""
     found: dict[int, Tensor] = {}
-    for rows, scans, seen in outputs(network, shown, progress=progress):
-        found |= zip(rows.tolist(), seen.scan_features.float().cpu().split(scans.tolist()), strict=True)
+    for rows, batch, seen in outputs(network, shown, progress=progress):
+        found |= zip(rows.tolist(), looks_of(batch, seen), strict=True)
     return [found[row] for row in range(len(shown))]
+
+
+def looks_of(batch: Mapping[str, Tensor], seen: RadFMModelOutput | RadFMDiagnosisOutput) -> tuple[Tensor, ...]:
+    """(scans, d + 4) of each case of a packed batch."""
+    scans = described(seen.scan_features, batch["pixel_values"], batch["slices_per_scan"])
+    return scans.split(batch["scans_per_case"].tolist())
 
 
 def measure_refusal(
@@ -184,8 +197,7 @@ def _told(plain, own, far, theirs, reference: TrainingReference, bootstraps: int
 @torch.inference_mode()
 def _distances(network, processor, reference: TrainingReference, cases: list[Case]) -> list[float]:
     batch = processor(cases=cases).to(network.device)
-    embeds = network.radfm(**batch).scan_features
-    return [float(reference.scan_distances(mine).max()) for mine in embeds.split(batch["scans_per_case"].tolist())]
+    return [float(reference.scan_distances(mine).max()) for mine in looks_of(batch, network.radfm(**batch))]
 
 
 def _in_steps(cases: Iterable[Case]) -> Iterator[list[Case]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers.pipelines import Pipeline
 
-from .reference_radfm import TrainingReference
+from .reference_radfm import TrainingReference, described
 
 try:
     from radfm.cases import read_case
@@ -170,7 +170,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "case_embeds": output.case_embeds,
             "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
             "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
-            "scan_features": output.scan_features.split(batch["scans_per_case"].tolist()),
+            "described": described(output.scan_features, batch["pixel_values"], batch["slices_per_scan"]).split(
+                batch["scans_per_case"].tolist()
+            ),
         }
 
     def postprocess(
@@ -178,9 +180,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     ) -> list:
         wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
-        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "scan_features", "case_embeds"))
-        for case, scores, weights, embeds, case_embed in zip(*of_cases, strict=True):
-            judged = self._judged(case, embeds, if_unlike, quiet=return_attentions)
+        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "described", "case_embeds"))
+        for case, scores, weights, looks, case_embed in zip(*of_cases, strict=True):
+            judged = self._judged(case, looks, if_unlike, quiet=return_attentions)
             diagnoses = self._diagnoses(outputs["names"], scores, wanted)
             slices = [next(slice_attentions) for _ in case.scans]
             scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
@@ -230,10 +232,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """What the checkpoint remembers of its training data; None where `radfm calibrate` never looked."""
         return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
 
-    def _judged(self, case, scan_features: torch.Tensor, if_unlike: str, quiet: bool) -> dict | None:
+    def _judged(self, case, looks: torch.Tensor, if_unlike: str, quiet: bool) -> dict | None:
         if if_unlike == "ignore" or self.reference is None:
             return None
-        judged = self.reference.judge(scan_features, [scan.modality for scan in case.scans])
+        judged = self.reference.judge(looks, [scan.modality for scan in case.scans])
         if judged["unlike"]:
             what = f"the case is unlike the training data ({why_unlike(judged)}): its scores mean little"
             if if_unlike == "refuse":

@@ -1,11 +1,14 @@
 """How unlike the training data a case is: what is kept of it beside the weights, in `radfm_reference.safetensors`.
 
-The distance of a scan is Mahalanobis', of its embedding to those of the training scans. A case is as far as its
-farthest scan, and is compared with the validation cases, whose distances are kept.
+A scan has two distances of Mahalanobis, to the training scans: of its embedding, and of how smooth its slices are. Each
+is in units of what is usual in training, and the larger counts. A case is as far as its farthest scan, and is compared
+with the validation cases, whose distances are kept.
 
 Decisions:
 - One normal distribution, whatever the disorder: a case without any has to be near, too. It keeps a mean and a matrix,
   and no embedding of any patient.
+- Embeddings alone are not enough: to an encoder that comes from photographs, noise looks like nothing, and so lies in
+  the middle of everything. How alike the neighbours among pixels are does not depend on any encoder.
 - `p` is the share of validation cases that are at least as far, the case counted among them: a case like them has a p
   of at most 0.01 with a chance of at most 1%. With fewer than 99 of them it is unlike if it is farther than all.
 - A modality that no training scan had makes a case unlike, wherever its embedding lies.
@@ -32,17 +35,21 @@ from transformers.utils import cached_file
 
 FILE = "radfm_reference.safetensors"
 FALSE_ALARMS = 0.01  # of cases like those of the validation split
+SHIFTS = (1, 2, 4, 8)  # pixels, over which smoothness is measured
+_SLICES = 64  # at once
 
 
 @dataclass
 class TrainingReference:
     """
     Attributes:
-        mean: (d,) float32, of the training scans' embeddings.
-        whitening: (d, d) float32: a difference from the mean times it has unit variance in all directions.
+        mean: (d + 4,) float32, of the training scans as `described`.
+        whitening: (d + 4, d + 4) float32, zero between the two parts: a difference from the mean times it has the same
+            variance in all directions of a part, and in each part the training scans' median length is 1.
         distances: (cases,) float32, ascending, of the validation cases.
         modalities: of the training scans.
-        about: JSON-able: "weights" (their SHA-256), "data" and more.
+        about: JSON-able: "weights" (their SHA-256), "data", "shifts" and more. An older file has no shifts, and
+            knows embeddings alone: `mean` is (d,).
     """
 
     mean: Tensor
@@ -51,9 +58,12 @@ class TrainingReference:
     modalities: list[str]
     about: dict[str, Any] = field(default_factory=dict)
 
-    def scan_distances(self, scan_features: Tensor) -> Tensor:
-        """(scans, d) as the model returns them -> (scans,) float32."""
-        return ((scan_features.detach().float().cpu() - self.mean) @ self.whitening).norm(dim=1)
+    def scan_distances(self, scans: Tensor) -> Tensor:
+        """(scans, d + 4) as `described` -> (scans,) float32."""
+        size, smoothness = len(self.mean), len(self.about.get("shifts", ()))
+        differences = (scans[:, :size] - self.mean) @ self.whitening
+        parts = differences.split([size - smoothness, smoothness], dim=1)
+        return torch.stack([part.norm(dim=1) for part in parts]).amax(0)
 
     def p(self, distance: float) -> float:
         """How many of the validation cases, and this one, are at least as far."""
@@ -65,12 +75,13 @@ class TrainingReference:
         """From which p, downwards, a case is unlike."""
         return max(FALSE_ALARMS, 1 / (1 + len(self.distances)))
 
-    def judge(self, scan_features: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
-        """One case: (scans, d) and the modality of each -> `unlike` (bool), `p`, `new_modalities`, `scans` (p of each).
+    def judge(self, scans: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
+        """One case: (scans, d + 4) as `described` and the modality of each.
 
-        A scan's p is that of a case of which it is the farthest.
+        Returns:
+            `unlike` (bool), `p`, `new_modalities`; `scans`: p of each, that of a case of which it is the farthest.
         """
-        distances = self.scan_distances(scan_features).tolist()
+        distances = self.scan_distances(scans).tolist()
         new = sorted({modality for modality in modalities if modality and modality not in self.modalities})
         p = self.p(max(distances))
         return {
@@ -113,6 +124,32 @@ class TrainingReference:
         return cls(**tensors, **rest)
 
 
+def described(scan_features: Tensor, pixel_values: Tensor, slices_per_scan: Tensor) -> Tensor:
+    """Each scan's embedding, and how smooth its slices are: (scans, d + 4) float32.
+
+    Smoothness is the correlation of a slice with itself, shifted across and down by `SHIFTS` pixels, on the scale of
+    the logit, which tells 0.1 from nothing; of a scan, the mean over its slices.
+
+    Args:
+        scan_features: (scans, d) as the model returns them.
+        pixel_values, slices_per_scan: of the same packed batch.
+    """
+    slices = torch.cat([_smoothness(part) for part in pixel_values.split(_SLICES)])
+    scans = torch.stack([part.mean(0) for part in slices.split(slices_per_scan.tolist())])
+    return torch.cat([scan_features.detach().float().cpu(), scans], 1)
+
+
+def _smoothness(pixel_values: Tensor) -> Tensor:
+    """(slices, C, H, W) -> (slices, 4)"""
+    grey = pixel_values.float().mean(1).cpu()
+    grey = grey - grey.mean((1, 2), keepdim=True)
+    power = grey.square().mean((1, 2)) + 1e-6
+    across = [(grey[:, :, shift:] * grey[:, :, :-shift]).mean((1, 2)) for shift in SHIFTS]
+    down = [(grey[:, shift:] * grey[:, :-shift]).mean((1, 2)) for shift in SHIFTS]
+    alike = (torch.stack(across, 1) + torch.stack(down, 1)) / (2 * power[:, None])
+    return alike.clamp(1e-3, 1 - 1e-4).logit()
+
+
 def weights_sha256(folder: str | Path) -> str:
     """Of a checkpoint's weights, as `sha256sum model.safetensors` prints it; of several files, of one after another."""
     digest = hashlib.sha256()
@@ -123,4 +160,4 @@ def weights_sha256(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["FILE", "TrainingReference", "weights_sha256"]
+__all__ = ["FILE", "SHIFTS", "TrainingReference", "described", "weights_sha256"]

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import CASES, shard_file, write_batches
 from radfm.eval.confidence import fit_confidence
 from radfm.eval.predict import score
-from radfm.eval.refusal import measure_refusal
+from radfm.eval.refusal import looks_of, measure_refusal
 from radfm.eval.uncertainty import dropout_scores, ensemble
 from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
 from safetensors.torch import load_file, save_file
@@ -31,7 +32,7 @@ from transformers import pipeline
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
 from radfm.knowledge.disorders import Vocabulary
-from radfm.reference_radfm import FILE, TrainingReference
+from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, described
 from radfm.starting_points import embed_texts, from_open_clip, processor_for
 
 LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -256,6 +257,20 @@ def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat, t
     assert "roc.svg" in said
 
 
+def test_noise_is_far_even_where_its_embedding_is_usual(calibrated, phantoms):
+    reference, processor = TrainingReference.load(calibrated), RadFMProcessor.from_pretrained(calibrated)
+    scans = [scan for case in load(phantoms, "test") for scan in case.scans]
+    rng = np.random.default_rng(0)
+    noise = [replace(scan, pixels=rng.permuted(scan.pixels.ravel()).reshape(scan.pixels.shape)) for scan in scans]
+    usual = reference.mean[: -len(SHIFTS)].expand(len(scans), -1)
+    own, strange = (processor(cases=[Case(some)]) for some in (scans, noise))
+    own, strange = (described(usual, batch["pixel_values"], batch["slices_per_scan"]) for batch in (own, strange))
+    assert (reference.scan_distances(strange) > reference.distances[-1]).all()
+    assert (reference.scan_distances(own) > reference.distances[-1]).float().mean() < 0.05
+    embedded = torch.cat([usual + 100, own[:, -len(SHIFTS) :]], 1)
+    assert (reference.scan_distances(embedded) > reference.distances[-1]).all()
+
+
 def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(phantoms, data)
@@ -466,7 +481,8 @@ def test_a_case_is_as_far_as_its_farthest_scan(calibrated, phantoms):
     case = max(load(phantoms, "test"), key=lambda one: len(one.scans))
     noise = Scan(np.random.default_rng(0).integers(0, 255, (1, 48, 48)).astype(np.uint8), "MRI")
     with torch.no_grad():
-        embeds = model(**processor(cases=[Case([*case.scans, noise])])).scan_features
-    judged = reference.judge(embeds, [scan.modality for scan in case.scans] + ["MRI"])
+        batch = processor(cases=[Case([*case.scans, noise])])
+        (looks,) = looks_of(batch, model(**batch))
+    judged = reference.judge(looks, [scan.modality for scan in case.scans] + ["MRI"])
     assert judged["p"] == min(judged["scans"])
     assert judged["scans"][-1] == judged["p"]
