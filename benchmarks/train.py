@@ -6,10 +6,11 @@ Targets, on two cores: slices per second at least 0.85 of the tower's own forwar
 time waiting for data, two processes at least 0.9 x as fast as two towers side by side against one. The baseline is the
 tower alone, on the same slices, under the same autocast, in the same process: some steps and some passes take turns, as
 machines are noisy; what is printed is the median over the turns. On a machine that others use, too, read the ratio of
-the processor's time: it counts what both cost, whoever else computes. One process against two is held to one core, or
-it would read its data on the other. The two towers side by side have a step each, so the two processes have, too: a
-budget twice as large. What they make of sharing the step of the one stands below it: all that a process does once in a
-step, however small its share, is then done twice.
+the processor's time: it counts what both cost, whoever else computes. All cores, then one alone: what a step does
+besides the tower is small operations, which two cores do no faster, and the data are read on the same cores. One process
+against two is held to one core, or it would read its data on the other. The two towers side by side have a step each,
+so the two processes have, too: a budget twice as large. What they make of sharing the step of the one stands below it:
+all that a process does once in a step, however small its share, is then done twice.
 """
 
 import argparse
@@ -64,12 +65,14 @@ def main() -> None:
 def compare(data: Path, count: int) -> None:
     both = os.cpu_count()
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {CONFIG.name}")
-    whole = measured("turns", data, count, both)
-    print(f"tower alone, forward and backward  {whole['tower']:7.0f} slices/s")
-    print(f"training                           {whole['slices_per_s']:7.0f} slices/s,", end=" ")
-    print(f"{whole['share']:.2f} of it (target 0.85; quarters {whole['low']:.2f} and {whole['high']:.2f})")
-    print(f"  by the processor's time          {whole['processor']:7.2f} of it")
-    print(f"  waiting for data                 {whole['waiting']:7.1%} of the time (target 5%)")
+    for threads in dict.fromkeys((both, 1)):
+        found = measured("turns", data, count, threads)
+        print(f"on {threads} core{'s' if threads > 1 else ''}")
+        print(f"  tower, forward and backward      {found['tower']:7.0f} slices/s")
+        print(f"  training                         {found['slices_per_s']:7.0f} slices/s,", end=" ")
+        print(f"{found['share']:.2f} of it (target 0.85; quarters {found['low']:.2f} and {found['high']:.2f})")
+        print(f"  by the processor's time          {found['processor']:7.2f} of it")
+        print(f"  waiting for data                 {found['waiting']:7.1%} of the time (target 5%)")
 
     one, one_tower = measured("steps", data, count, 1), measured("tower", data, count, 1)
     step = diagnosis.read_config(CONFIG).slices_per_step
