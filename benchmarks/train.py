@@ -1,16 +1,17 @@
 """What training costs beyond the slice encoder: waiting for data, the rest of a step, a second process, memory.
 
-    python benchmarks/train.py [--data datasets/phantoms] [--steps 40]
+    python benchmarks/train.py [--data datasets/phantoms] [--config FILE] [--steps 40]
 
 Targets, on two cores: slices per second at least 0.85 of the tower's own forward and backward pass, under 5% of the
 time waiting for data, two processes at least 0.9 x as fast as two towers side by side against one. The baseline is the
 tower alone, on the same slices, under the same autocast, in the same process: some steps and some passes take turns, as
 machines are noisy; what is printed is the median over the turns. On a machine that others use, too, read the ratio of
 the processor's time: it counts what both cost, whoever else computes. All cores, then one alone: what a step does
-besides the tower is small operations, which two cores do no faster, and the data are read on the same cores. One process
-against two is held to one core, or it would read its data on the other. The two towers side by side have a step each,
-so the two processes have, too: a budget twice as large. What they make of sharing the step of the one stands below it:
-all that a process does once in a step, however small its share, is then done twice.
+besides the tower is small operations, which two cores do no faster, and the data are read on the same cores. The larger
+the tower, the less that is: diagnosis.yaml has a small one. One process against two is held to one core, or it would
+read its data on the other. The two towers side by side have a step each, so the two processes have, too: a budget twice
+as large. What they make of sharing the step of the one stands below it: all that a process does once in a step, however
+small its share, is then done twice.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -40,9 +42,15 @@ WARM_UP = 5  # steps
 STEPS, PASSES = 4, 3  # in a turn: of training, of the tower alone
 
 
+class Setting(NamedTuple):
+    data: Path
+    config: Path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared data set; unset, 200 phantoms are drawn")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="an experiment; unset, diagnosis.yaml")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--worker", choices=["turns", "steps", "tower"], help=argparse.SUPPRESS)
     parser.add_argument("--slices", type=int, default=0, help="of a step; 0: as the config says")
@@ -50,7 +58,7 @@ def main() -> None:
     if arguments.worker:
         with tempfile.TemporaryDirectory() as scratch:
             work = {"turns": turns, "steps": steps, "tower": tower}[arguments.worker]
-            found = work(arguments.data, arguments.steps, arguments.slices, scratch)
+            found = work(Setting(arguments.data, arguments.config), arguments.steps, arguments.slices, scratch)
         if int(os.environ.get("RANK", 0)) == 0:
             print(json.dumps(found))
         return
@@ -59,14 +67,14 @@ def main() -> None:
         if data is None:
             data = Path(scratch) / "phantoms"
             prepare(Phantoms(200), data, Settings(size=96))
-        compare(data, arguments.steps)
+        compare(Setting(data, arguments.config), arguments.steps)
 
 
-def compare(data: Path, count: int) -> None:
+def compare(setting: Setting, count: int) -> None:
     both = os.cpu_count()
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {CONFIG.name}")
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {setting.config.name}")
     for threads in dict.fromkeys((both, 1)):
-        found = measured("turns", data, count, threads)
+        found = measured("turns", setting, count, threads)
         print(f"on {threads} core{'s' if threads > 1 else ''}")
         print(f"  tower, forward and backward      {found['tower']:7.0f} slices/s")
         print(f"  training                         {found['slices_per_s']:7.0f} slices/s,", end=" ")
@@ -74,36 +82,37 @@ def compare(data: Path, count: int) -> None:
         print(f"  by the processor's time          {found['processor']:7.2f} of it")
         print(f"  waiting for data                 {found['waiting']:7.1%} of the time (target 5%)")
 
-    one, one_tower = measured("steps", data, count, 1), measured("tower", data, count, 1)
-    step = diagnosis.read_config(CONFIG).slices_per_step
-    cores = side_by_side(data, count) / one_tower["slices_per_s"]
+    one, one_tower = measured("steps", setting, count, 1), measured("tower", setting, count, 1)
+    step = diagnosis.read_config(setting.config).slices_per_step
+    cores = side_by_side(setting, count) / one_tower["slices_per_s"]
     for slices, how in ((2 * step, "a step each"), (step, "sharing one's step")):
-        two = measured("steps", data, count, 1, processes=2, slices=slices)
+        two = measured("steps", setting, count, 1, processes=2, slices=slices)
         scaling = two["slices_per_s"] / one["slices_per_s"]
         print(f"two processes against one          {scaling:7.2f}x {how}; two towers {cores:.2f}x:", end=" ")
         print(f"{scaling / cores:.2f} of what the cores give (target 0.9)")
 
-    few, many = (measured("steps", data, 12, both, slices=slices) for slices in (64, 256))
+    few, many = (measured("steps", setting, 12, both, slices=slices) for slices in (64, 256))
     each = (many["peak_MiB"] - few["peak_MiB"]) / (256 - 64)
     print(f"memory                             {each:7.1f} MiB per slice; {many['peak_MiB']:,.0f} MiB with 256 slices")
 
 
-def measured(work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0) -> dict:
-    return finished(start(work, data, count, threads, processes, slices))
+def measured(work: str, setting: Setting, count: int, threads: int, processes: int = 1, slices: int = 0) -> dict:
+    return finished(start(work, setting, count, threads, processes, slices))
 
 
-def side_by_side(data: Path, count: int) -> float:
-    runs = [start("tower", data, count, 1, core=core) for core in range(2)]
+def side_by_side(setting: Setting, count: int) -> float:
+    runs = [start("tower", setting, count, 1, core=core) for core in range(2)]
     return sum(finished(run)["slices_per_s"] for run in runs)
 
 
 def start(
-    work: str, data: Path, count: int, threads: int, processes: int = 1, slices: int = 0, core: int = 0
+    work: str, setting: Setting, count: int, threads: int, processes: int = 1, slices: int = 0, core: int = 0
 ) -> subprocess.Popen:
     """threads: of each process. One process with one thread is held to `core`."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", work]
-    command += ["--data", str(data), "--steps", str(count), "--slices", str(slices)]
+    command += ["--data", str(setting.data), "--config", str(setting.config)]
+    command += ["--steps", str(count), "--slices", str(slices)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if threads == processes == 1:
@@ -118,11 +127,11 @@ def finished(run: subprocess.Popen) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def configured(data: Path, count: int, slices: int, output: str) -> diagnosis.DiagnosisTraining:
-    changes = [f"data={data}", f"output={output}", f"training.max_steps={count}", "training.report_to=[]"]
+def configured(setting: Setting, count: int, slices: int, output: str) -> diagnosis.DiagnosisTraining:
+    changes = [f"data={setting.data}", f"output={output}", f"training.max_steps={count}", "training.report_to=[]"]
     changes += ["training.eval_strategy=no", "training.save_strategy=no", "training.disable_tqdm=true"]
     changes += [f"slices_per_step={slices}"] if slices else []
-    return diagnosis.read_config(CONFIG, changes)
+    return diagnosis.read_config(setting.config, changes)
 
 
 class Clock(TrainerCallback):
@@ -190,9 +199,9 @@ class Watched:
             yield batch
 
 
-def turns(data: Path, count: int, slices: int, output: str) -> dict:
+def turns(setting: Setting, count: int, slices: int, output: str) -> dict:
     """Of training and of the tower alone, medians over the turns."""
-    config = configured(data, WARM_UP + count * STEPS, slices, output)
+    config = configured(setting, WARM_UP + count * STEPS, slices, output)
     trainer, watched = prepared(config)
     network = trainer.model.radfm.slice_encoder.tower
     clock = Turns(watched, network, bool(config.training.get("bf16")))
@@ -204,9 +213,9 @@ def turns(data: Path, count: int, slices: int, output: str) -> dict:
     return found | {"low": low, "share": share, "high": high}
 
 
-def steps(data: Path, count: int, slices: int, output: str) -> dict:
+def steps(setting: Setting, count: int, slices: int, output: str) -> dict:
     """Of the process that it runs in; slices of all processes."""
-    trainer, watched = prepared(configured(data, WARM_UP + count, slices, output))
+    trainer, watched = prepared(configured(setting, WARM_UP + count, slices, output))
     clock = Clock()
     trainer.add_callback(clock)
     with Peak() as peak:
@@ -229,10 +238,10 @@ def prepared(config: diagnosis.DiagnosisTraining) -> tuple[diagnosis.DiagnosisTr
     return trainer, watched
 
 
-def tower(data: Path, count: int, slices: int, output: str) -> dict:
+def tower(setting: Setting, count: int, slices: int, output: str) -> dict:
     """Forward and backward alone, on slices of the data, as the model calls it."""
-    config = configured(data, count, slices, output)
-    stored = load(data, "train", labelled=True)
+    config = configured(setting, count, slices, output)
+    stored = load(setting.data, "train", labelled=True)
     model, processor = build(config, stored.vocabulary, 0.02)
     drawn = DrawnCases(stored, processor, slices_per_scan=config.slices_per_scan)
     sampler = StepSampler(drawn.slice_counts, drawn.labels, config.slices_per_step, 0.0, 0)
