@@ -125,7 +125,10 @@ def fit_confidence(
         "data": everything.record["fingerprint"],
         "weights": reference.about["weights"],
     }
-    _save(Path(model), Path(output or model), changes, reference.to_bytes(), record)
+    output = save_with(model, output or model, changes)
+    with replacing(output / FILE) as draft:
+        Path(draft).write_bytes(reference.to_bytes())
+    write_text(output / CONFIDENCE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
 
 
@@ -196,7 +199,13 @@ def _replaced(old: list | None, rows: list[int], new: list, n: int) -> list:
     return found
 
 
-def _save(model: Path, output: Path, changes: dict, reference: bytes, record: dict) -> None:
+def save_with(model: str | Path, output: str | Path, changes: dict) -> Path:
+    """The checkpoint with these keys of its configuration changed, itself or as a copy; returns its folder.
+
+    Raises:
+        ValueError: the folder for the copy is not empty.
+    """
+    model, output = Path(model), Path(output)
     if output.resolve() != model.resolve():
         if output.exists() and any(output.iterdir()):
             raise ValueError(f"{output} is not empty: choose another --output")
@@ -205,7 +214,5 @@ def _save(model: Path, output: Path, changes: dict, reference: bytes, record: di
             if file.is_file():
                 shutil.copy2(file, output / file.name)
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
-    with replacing(output / FILE) as draft:
-        Path(draft).write_bytes(reference)
     write_text(output / "config.json", json.dumps(config | changes, indent=2, sort_keys=True) + "\n")
-    write_text(output / CONFIDENCE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return output

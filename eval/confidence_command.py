@@ -12,6 +12,8 @@ import typer
 
 from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 
+_HUBS = 3  # names that are shown, lowered most and least
+
 _Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
 _Split = Annotated[str, typer.Option(help="train, validation or test.")]
 _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")]
@@ -26,6 +28,13 @@ def calibrate(
     guarantee: Annotated[
         str, typer.Option(help="share (of a case's disorders, on average) or all (disorders of a case).")
     ] = "share",
+    hubness: Annotated[
+        bool,
+        typer.Option(
+            "--hubness",
+            help="This alone, and first: lower names that are near to every case, by training cases without labels.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the cases that the reference is made of.")] = 0,
     device: _Device = None,
     as_json: Json = False,
@@ -36,7 +45,12 @@ def calibrate(
     """
     with needs("train"):
         from radfm.eval.confidence import fit_confidence
+        from radfm.eval.hubness import lower_hubs
     quiet_transformers()
+    if hubness:
+        with step(f"Looking for hubs of {model}") as progress:
+            _show_hubs(lower_hubs(model, data, output, device, progress), output or model, data, as_json)
+        return
     with step(f"Calibrating {model}") as progress:
         found = fit_confidence(model, data, output, coverage, guarantee, seed=seed, device=device, progress=progress)
     if as_json:
@@ -61,6 +75,19 @@ def calibrate(
         highlight=False,
     )
     show(f"Saved with {output or model}. Next: radfm evaluate {data} --model {output or model}", markup=False)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def _show_hubs(found: dict, model: Path, data: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    names = list(found["lowered"].items())
+    rows = table(f"{len(names):,} names, {found['cases']:,} training cases", ">logit")
+    for name, shift in [*names[:_HUBS], *names[max(_HUBS, len(names) - _HUBS) :]]:
+        rows.add_row(name, f"{shift:+.3f}")
+    show(rows)
+    show(f"Saved with {model}. Next: radfm evaluate {data} --model {model}", markup=False)
     show(f"[dim]{DISCLAIMER}[/]")
 
 

@@ -22,6 +22,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import CASES, shard_file, write_batches
 from radfm.eval.confidence import fit_confidence
+from radfm.eval.hubness import lower_hubs
 from radfm.eval.predict import score
 from radfm.eval.refusal import looks_of, measure_refusal
 from radfm.eval.uncertainty import dropout_scores, ensemble
@@ -223,6 +224,35 @@ def test_the_command_says_what_it_brought(radfm, plain, phantoms, tmp_path):
     for words in ("calibration error", "all disorders of a case in 90% of cases", "MRI", "not a medical device"):
         assert words in out
     assert json.loads((tmp_path / "out" / "config.json").read_text())["prediction_sets"]["guarantee"] == "all"
+
+
+# Hubs
+
+
+def test_names_near_to_every_case_are_lowered_by_what_their_nearest_training_cases_score(
+    radfm, plain, phantoms, tmp_path
+):
+    status, out, _ = radfm("calibrate", phantoms, "--model", plain, "--output", tmp_path / "hubs", "--hubness")
+    assert status == 0
+    before, after = (score(model, phantoms, split="train") for model in (plain, tmp_path / "hubs"))
+    near = np.sort(before.scores, axis=0)[-10:].mean(0) / 2
+    np.testing.assert_allclose(after.scores, before.scores - near + near.mean(), atol=1e-4)
+    lowest, highest = (before.names[place(near)] for place in (np.argmax, np.argmin))
+    assert out.index(lowest) < out.index(highest)
+    config = (tmp_path / "hubs" / "config.json").read_text()
+    lower_hubs(tmp_path / "hubs", phantoms)
+    assert (tmp_path / "hubs" / "config.json").read_text() == config
+
+
+def test_hubs_are_lowered_first_and_stay_so(plain, calibrated, phantoms, tmp_path):
+    with pytest.raises(ValueError, match="comes before radfm calibrate"):
+        lower_hubs(calibrated, phantoms)
+    with pytest.raises(ValueError, match="no names that cases could be near to"):
+        lower_hubs(save_model(tmp_path / "mlp", ["Rickets"], head="mlp", text_config=None), phantoms)
+    lower_hubs(plain, phantoms, tmp_path / "hubs")
+    shifts = RadFMConfig.from_pretrained(tmp_path / "hubs").calibration["shifts"]
+    record = fit_confidence(tmp_path / "hubs", phantoms, bootstraps=20)
+    assert record["calibration_before"]["shifts"] == shifts
 
 
 # Unlike the training data

@@ -1,0 +1,77 @@
+"""Names that are near to every case, and so rank high whatever a case has: `radfm calibrate --hubness` lowers them.
+
+    >>> lower_hubs("runs/mine", "datasets/mine")["lowered"]
+
+In a space of many dimensions some points are among the nearest of most others, by accident (Radovanović et al., Hubs in
+space, JMLR 11:2487, 2010). By cross-domain similarity local scaling (Conneau et al., Word translation without parallel
+data, ICLR 2018, https://arxiv.org/abs/1710.04087) a name gives up half of what it scores with its ten nearest training
+cases.
+
+Decisions:
+- No label is read, so names that no training case has are treated as the others are.
+- One number for each name changes its rank among names, and no AUC: that compares cases.
+- The numbers are shifts of the calibration, zero on average, so that scores stay beside those of names that are typed.
+  `radfm calibrate` goes on from there.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from radfm.eval.confidence import save_with
+from radfm.eval.predict import labelled_cases, load_checkpoint, outputs
+from radfm.train.diagnosis_data import DrawnCases
+from torch import Tensor
+
+from radfm.checkpoints import find
+
+NEAREST = 10  # training cases, as in the paper
+
+
+def lower_hubs(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path | None = None,
+    device: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Saves the shifts with the checkpoint, and returns what they are; JSON-able.
+
+    Args:
+        model: folder of a checkpoint that is not calibrated.
+        data: folder that `radfm prepare` made, best the one that it learned from.
+        output: folder for a copy that has them; None: the checkpoint itself gets them.
+    Returns:
+        `cases`: of the training split; `lowered`: name -> its shift, lowest first.
+    Raises:
+        FileNotFoundError: there is no such checkpoint or data set.
+        ValueError: the head reads no names, the checkpoint is calibrated already or has no vocabulary, the training
+            split has no labelled case, or scores are nan.
+    """
+    network, processor = load_checkpoint(model, device)
+    config = network.config
+    if config.head != "text" or not config.disorders:
+        raise ValueError(f"{model} has no names that cases could be near to: it needs a text head and a vocabulary")
+    if config.calibration is not None and "nearest" not in config.calibration:
+        raise ValueError(f"{model} is calibrated already: radfm calibrate --hubness comes before radfm calibrate")
+    shown = DrawnCases(labelled_cases(data, "train"), processor)
+    nearest = _nearest(network, shown, progress)
+    if nearest.isnan().any():
+        raise ValueError(f"{model} has scores that are no number")
+    near = nearest.mean(0) / 2
+    shifts = (near.mean() - near).tolist()
+    fit = {"slopes": [1.0] * len(shifts), "shifts": shifts, "one_of": [], "nearest": NEAREST}
+    save_with(find(model), output or model, {"calibration": fit})
+    lowest = sorted(zip(config.disorders, shifts, strict=True), key=lambda pair: pair[1])
+    return {"cases": len(shown), "lowered": dict(lowest)}
+
+
+@torch.inference_mode()
+def _nearest(network, shown: DrawnCases, progress) -> Tensor:
+    """(at most 10, vocabulary) the highest logits of each name."""
+    best = torch.empty(0, len(network.config.disorders))
+    for _, _, seen in outputs(network, shown, progress=progress):
+        both = torch.cat([best, seen.logits.float().cpu()])
+        best = both.topk(min(NEAREST, len(both)), dim=0).values
+    return best
