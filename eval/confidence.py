@@ -74,7 +74,7 @@ def fit_confidence(
         raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a calibrated copy")
     network, processor = load_checkpoint(model, device)
     model = find(model)
-    _begin_again(network, Path(model))
+    begin_again(network, Path(model))
     everything, cases = load(data), labelled_cases(data, "validation")
     refuse_shared_patients(everything, "validation")
     names, rows = _shared(network, cases.vocabulary.names, data)
@@ -143,7 +143,7 @@ def _points(fit: dict, logit: float) -> list[float]:
     return (torch.tensor(fit["slopes"]).double() * logit + torch.tensor(fit["shifts"]).double()).sigmoid().tolist()
 
 
-def _begin_again(network: RadFMForDiagnosis, model: Path) -> None:
+def begin_again(network: RadFMForDiagnosis, model: Path) -> None:
     """Undoes what was calibrated here before, so that the same command brings the same."""
     if (model / CONFIDENCE).is_file():
         record = json.loads((model / CONFIDENCE).read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ Decisions:
 - No label is read, so names that no training case has are treated as the others are.
 - One number for each name changes its rank among names, and no AUC: that compares cases.
 - The numbers are shifts of the calibration, zero on average, so that scores stay beside those of names that are typed.
-  `radfm calibrate` goes on from there.
+  `radfm calibrate` goes on from there; what it fitted before is undone, for it was fitted to other scores.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from radfm.eval.confidence import save_with
+from radfm.eval.confidence import begin_again, save_with
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs
 from radfm.train.diagnosis_data import DrawnCases
 from torch import Tensor
 
-from radfm.checkpoints import find
+from radfm.checkpoints import CONFIDENCE, NAMES, find
 
 NEAREST = 10  # training cases, as in the paper
 
@@ -39,22 +39,26 @@ def lower_hubs(
     """Saves the shifts with the checkpoint, and returns what they are; JSON-able.
 
     Args:
-        model: folder of a checkpoint that is not calibrated.
+        model: folder of a checkpoint.
         data: folder that `radfm prepare` made, best the one that it learned from.
         output: folder for a copy that has them; None: the checkpoint itself gets them.
     Returns:
         `cases`: of the training split; `lowered`: name -> its shift, lowest first.
     Raises:
         FileNotFoundError: there is no such checkpoint or data set.
-        ValueError: the head reads no names, the checkpoint is calibrated already or has no vocabulary, the training
+        ValueError: the head reads no names, there is no vocabulary, fine-tuning calibrated the checkpoint, the training
             split has no labelled case, or scores are nan.
     """
+    if output is None and str(model) in NAMES and not Path(model).is_dir():
+        raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a copy")
     network, processor = load_checkpoint(model, device)
     config = network.config
     if config.head != "text" or not config.disorders:
         raise ValueError(f"{model} has no names that cases could be near to: it needs a text head and a vocabulary")
+    model = find(model)
+    begin_again(network, Path(model))
     if config.calibration is not None and "nearest" not in config.calibration:
-        raise ValueError(f"{model} is calibrated already: radfm calibrate --hubness comes before radfm calibrate")
+        raise ValueError(f"{model} was calibrated by fine-tuning, and its names stay as that left them")
     shown = DrawnCases(labelled_cases(data, "train"), processor)
     nearest = _nearest(network, shown, progress)
     if nearest.isnan().any():
@@ -62,7 +66,8 @@ def lower_hubs(
     near = nearest.mean(0) / 2
     shifts = (near.mean() - near).tolist()
     fit = {"slopes": [1.0] * len(shifts), "shifts": shifts, "one_of": [], "nearest": NEAREST}
-    save_with(find(model), output or model, {"calibration": fit})
+    output = save_with(model, output or model, {"calibration": fit, "thresholds": None, "prediction_sets": None})
+    (output / CONFIDENCE).unlink(missing_ok=True)
     lowest = sorted(zip(config.disorders, shifts, strict=True), key=lambda pair: pair[1])
     return {"cases": len(shown), "lowered": dict(lowest)}
 

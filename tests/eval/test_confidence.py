@@ -21,7 +21,7 @@ from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import CASES, shard_file, write_batches
-from radfm.eval.confidence import fit_confidence
+from radfm.eval.confidence import fit_confidence, save_with
 from radfm.eval.hubness import lower_hubs
 from radfm.eval.predict import score
 from radfm.eval.refusal import looks_of, measure_refusal
@@ -36,6 +36,7 @@ from radfm.knowledge.disorders import Vocabulary
 from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, described
 from radfm.starting_points import embed_texts, from_open_clip, processor_for
 
+TUNED = {"slopes": [1.0], "shifts": [0.0], "one_of": []}
 LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
@@ -245,14 +246,17 @@ def test_names_near_to_every_case_are_lowered_by_what_their_nearest_training_cas
 
 
 def test_hubs_are_lowered_first_and_stay_so(plain, calibrated, phantoms, tmp_path):
-    with pytest.raises(ValueError, match="comes before radfm calibrate"):
-        lower_hubs(calibrated, phantoms)
+    lower_hubs(calibrated, phantoms, tmp_path / "again")
     with pytest.raises(ValueError, match="no names that cases could be near to"):
         lower_hubs(save_model(tmp_path / "mlp", ["Rickets"], head="mlp", text_config=None), phantoms)
     lower_hubs(plain, phantoms, tmp_path / "hubs")
     shifts = RadFMConfig.from_pretrained(tmp_path / "hubs").calibration["shifts"]
     record = fit_confidence(tmp_path / "hubs", phantoms, bootstraps=20)
     assert record["calibration_before"]["shifts"] == shifts
+    again = RadFMConfig.from_pretrained(tmp_path / "again")
+    assert (again.calibration["shifts"], again.thresholds, again.prediction_sets) == (shifts, None, None)
+    with pytest.raises(ValueError, match="calibrated by fine-tuning"):
+        lower_hubs(save_with(plain, tmp_path / "tuned", {"calibration": TUNED}), phantoms)
 
 
 # Unlike the training data
