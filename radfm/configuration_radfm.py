@@ -87,6 +87,7 @@ class RadFMEncoderConfig(PreTrainedConfig):
         num_positions: learned positions; where a scan has more slices they are interpolated, so that nothing limits
             its length. 0: order is not seen.
         norm_before_attention: whether attention reads normalised input (pre-norm) or, as in RadDiag, the plain one.
+        residual_mean: whether the result is the mean of the tokens and what the layers add to it, at first nothing.
     """
 
     model_type = "radfm_encoder"
@@ -99,6 +100,7 @@ class RadFMEncoderConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     num_positions: int = 0
     norm_before_attention: bool = True
+    residual_mean: bool = False
 
 
 @strict

@@ -4,7 +4,9 @@ Decisions:
 - Nothing is padded. The tokens of all groups lie in one row; what works token by token works on the row, and attention
   runs over all groups of one length at a time.
 - Of the last layer only the class token is wanted, so only its query is computed: linear in the length of a group.
-- Without layers a group is the mean of its tokens.
+- Without layers a group is the mean of its tokens. With `residual_mean` it is that mean and what the layers add, by a
+  gate for each dimension that starts at zero: a short training begins with what averaging can do, and not at chance
+  (Touvron et al., Going deeper with image transformers, ICCV 2021, have such gates within layers).
 """
 
 import torch
@@ -27,19 +29,17 @@ class RadFMEncoder(nn.Module):
         learned = layers and config.num_positions
         self.positions = nn.Parameter(torch.zeros(config.num_positions, hidden_size)) if learned else None
         self.norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps) if layers else nn.Identity()
+        self.gate = nn.Parameter(torch.zeros(hidden_size)) if layers and config.residual_mean else None
 
     def forward(self, tokens: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """(tokens, width), tokens of each group -> (groups, width), (tokens,) the class token's attention."""
         groups = [rows.to(tokens.device) for rows in _rows_by_length(lengths)]
         if not self.layers:
             attention = tokens.new_zeros(len(tokens))
-            pooled = tokens.new_zeros(len(lengths), tokens.shape[-1])
             for rows in groups:  # (groups of one length, 1 + length)
-                members = rows[:, 1:] - len(lengths)
-                attention[members] = 1 / max(members.shape[1], 1)
-                if members.shape[1]:
-                    pooled = pooled.index_copy(0, rows[:, 0], tokens[members].mean(1))
-            return pooled, attention
+                attention[rows[:, 1:] - len(lengths)] = 1 / max(rows.shape[1] - 1, 1)
+            return _means(tokens, groups, len(lengths)), attention
+        means = None if self.gate is None else _means(tokens, groups, len(lengths))
         if self.positions is not None and len(tokens):
             rows = {n: _resize_positions(self.positions, n) for n in set(lengths)}
             tokens = tokens + torch.cat([rows[n] for n in lengths])
@@ -47,7 +47,8 @@ class RadFMEncoder(nn.Module):
         for layer in self.layers[:-1]:
             row, _ = layer(row, groups)
         pooled, attention = self.layers[-1](row, groups, queries=len(lengths))
-        return self.norm(pooled), attention
+        pooled = self.norm(pooled)
+        return pooled if means is None else means + self.gate * pooled, attention
 
 
 class RadFMEncoderLayer(GradientCheckpointingLayer):
@@ -113,6 +114,15 @@ class RadFMEncoderLayer(GradientCheckpointingLayer):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def _means(tokens: Tensor, groups: list[Tensor], count: int) -> Tensor:
+    """(tokens, width) -> (groups, width); a group without tokens is zero."""
+    means = tokens.new_zeros(count, tokens.shape[-1])
+    for rows in groups:
+        if rows.shape[1] > 1:
+            means = means.index_copy(0, rows[:, 0], tokens[rows[:, 1:] - count].mean(1))
+    return means
 
 
 def _rows_by_length(lengths: list[int]) -> list[Tensor]:

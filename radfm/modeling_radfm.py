@@ -105,6 +105,8 @@ class RadFMPreTrainedModel(PreTrainedModel):
                 init.normal_(module.class_token, std=std)
             if module.positions is not None:
                 init.normal_(module.positions, std=std)
+            if module.gate is not None:
+                init.zeros_(module.gate)
         elif isinstance(module, RadFMDaysEmbedding):
             init.normal_(module.weight, std=std)
         elif isinstance(module, RadFMForDiagnosis):

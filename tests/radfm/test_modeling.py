@@ -319,6 +319,21 @@ def test_encoders_without_layers_average(tiny_config):
     torch.testing.assert_close(output.slice_attentions, torch.tensor([1 / 3] * 3 + [1 / 2] * 2))
 
 
+@torch.no_grad()
+def test_an_encoder_of_residual_means_begins_by_averaging_and_learns_more(tiny_config):
+    residual = {part: tiny_config[part] | {"residual_mean": True} for part in ("scan_config", "case_config")}
+    config = RadFMConfig(**tiny_config | residual | {"disorders": DISORDERS})
+    fresh, learned = RadFMForDiagnosis(config).eval(), build(config)
+    inputs = batch([3, 2], [4])
+    slices = fresh.radfm.slice_encoder(inputs["pixel_values"], [3, 2, 4])[0]
+    means = torch.stack([part.mean(0) for part in slices.split([3, 2, 4])])
+    torch.testing.assert_close(fresh(**inputs).scan_embeds, means)
+    together = learned(**inputs)
+    assert not torch.allclose(together.case_embeds[1], fresh(**inputs).case_embeds[1])
+    torch.testing.assert_close(learned(**batch([4])).case_embeds[0], together.case_embeds[1])
+    assert learned(**batch([])).case_embeds.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
