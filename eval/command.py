@@ -88,6 +88,9 @@ def cases(
     one_scan: Annotated[
         bool, typer.Option("--one-scan", help="Show one scan of a case, drawn by case, instead of all.")
     ] = False,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Tell models that read histories those of the cases.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Measure models on the cases of a data set, with intervals, and compare them with the first.
@@ -100,7 +103,7 @@ def cases(
     vocabulary = None if names is None else lines(names)
     recipes: dict[str, list[Scores]] = {}
     for name, path in named(model):
-        recipes.setdefault(name, []).append(scores_of(path, data, split, vocabulary, bf16, device, one_scan))
+        recipes.setdefault(name, []).append(scores_of(path, data, split, vocabulary, bf16, device, one_scan, history))
     with step("Measuring") as progress:
         chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
         result = compare(recipes, chosen, level, within, least, bootstraps, seed, progress)
@@ -199,7 +202,14 @@ def named(models: list[str]) -> list[tuple[str, Path]]:
 
 
 def scores_of(
-    path: Path, data: Path, split: str, names: list[str] | None, bf16: bool, device: str | None, one_scan: bool
+    path: Path,
+    data: Path,
+    split: str,
+    names: list[str] | None = None,
+    bf16: bool = False,
+    device: str | None = None,
+    one_scan: bool = False,
+    history: bool = True,
 ) -> "Scores":
     from radfm.data_prep.dataset import load
     from radfm.eval.predict import score
@@ -207,7 +217,7 @@ def scores_of(
 
     if not path.is_file():
         with step(f"Scoring with {path}") as progress:
-            return score(path, data, split, names, bf16, device, one_scan, progress)
+            return score(path, data, split, names, bf16, device, one_scan, history, progress)
     found = Scores.load(path)
     wanted = {"data": load(data).record["fingerprint"], "split": split}
     for what, value in wanted.items():

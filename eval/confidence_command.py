@@ -120,7 +120,7 @@ def uncertainty(
     if dropout is not None and len(model) > 1:
         raise ValueError(f"--dropout takes one checkpoint, not {len(model)}")
     if dropout is None:
-        members = [scores_of(Path(one), data, split, None, False, device, False) for one in model]
+        members = [scores_of(Path(one), data, split, device=device) for one in model]
     else:
         with step(f"Scoring with {model[0]}") as progress:
             members = dropout_scores(model[0], data, split, dropout, rate, seed, progress, device)

@@ -46,6 +46,7 @@ def score(
     bf16: bool = False,
     device: str | None = None,
     one_scan: bool = False,
+    history: bool = True,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Scores:
     """Logits of all labelled cases of a split, calibrated where the checkpoint is.
@@ -57,6 +58,7 @@ def score(
         bf16: compute in bfloat16, where that is faster.
         device: "cpu", "cuda", ...; None: a GPU where there is one.
         one_scan: show one scan of a case, drawn by case, instead of all.
+        history: tell a model that reads histories those of the cases, without words that name their own disorders.
         progress: told how many cases are done, of how many.
 
     Raises:
@@ -65,6 +67,7 @@ def score(
             score is no number.
     """
     network, processor = load_checkpoint(model, device)
+    processor.use_history = processor.use_history and history
     about = about_checkpoint(model)
     kept = about.get("frozen_tower", False)
     return score_with(network, processor, data, split, names, None, bf16, one_scan, progress, about, kept)
@@ -106,6 +109,7 @@ def score_with(
         "dtype": "bfloat16" if bf16 else "float32",
         "vocabulary": "the data set's" if list(names) == vocabulary.names else "given",
         "scans": "one" if one_scan else "all",
+        "histories": "read" if processor.use_history else "not read",
         **_limits(network.config, columns),
     }
     return table_of(shown, everything, scores, names, about, logits)

@@ -343,6 +343,7 @@ def _sources(tables: Sequence[Scores], files: Sequence[Path]) -> list[dict]:
             "SHA-256 of its weights": about.get("checkpoint"),
             "computed in": about.get("dtype"),
             "scans of a case": about.get("scans"),
+            "histories": about.get("histories"),
             "names": about.get("vocabulary"),
             "trained on data": about.get("trained_on"),
             "scored by": f"radfm {about['radfm']}" if about.get("radfm") else None,

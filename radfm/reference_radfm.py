@@ -7,8 +7,8 @@ with the validation cases, whose distances are kept.
 Decisions:
 - One normal distribution, whatever the disorder: a case without any has to be near, too. It keeps a mean and a matrix,
   and no embedding of any patient.
-- Embeddings alone are not enough: to an encoder that comes from photographs, noise looks like nothing, and so lies in
-  the middle of everything. How alike the neighbours among pixels are does not depend on any encoder.
+- Embeddings alone are not enough: of a model of real cases, whose tower came from ImageNet, noise was no farther than
+  the cases themselves. How alike neighbours among pixels are does not depend on any encoder.
 - `p` is the share of validation cases that are at least as far, the case counted among them: a case like them has a p
   of at most 0.01 with a chance of at most 1%. With fewer than 99 of them it is unlike if it is farther than all.
 - A modality that no training scan had makes a case unlike, wherever its embedding lies.

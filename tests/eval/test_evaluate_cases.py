@@ -239,6 +239,16 @@ def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occu
         compare({"toy": [toy(attributes={"folder": [[], [], [], []]})]}, within="folder")
 
 
+def test_a_model_that_reads_histories_can_be_shown_images_alone(phantoms, tmp_path):
+    reads = save_model(tmp_path / "reads", use_history=True)
+    told, untold = (score(reads, phantoms, history=history) for history in (True, False))
+    assert (told.about["histories"], untold.about["histories"]) == ("read", "not read")
+    histories = [case.history for case in load(phantoms, "test", labelled=True)]
+    differ = np.abs(told.scores - untold.scores).max(1) > 1e-6
+    assert differ.tolist() == [bool(history) for history in histories]
+    assert differ.any()
+
+
 def test_one_scan_of_a_case_can_be_shown_alone(checkpoint, phantoms):
     one, again = (score(checkpoint, phantoms, one_scan=True) for _ in range(2))
     assert np.array_equal(one.scores, again.scores)
