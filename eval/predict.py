@@ -297,7 +297,8 @@ def about_checkpoint(model: str | Path) -> dict:
     """
     folder = Path(find(model, local=True))
     about = {"model": Path(model).name, "checkpoint": weights_sha256(folder), **recipe_of(folder)}
-    if json.loads((folder / "config.json").read_text(encoding="utf-8")).get("calibration") is not None:
+    fit = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("calibration")
+    if fit is not None and "nearest" not in fit:  # `radfm calibrate --hubness` reads no label and no validation case
         apart = folder / CONFIDENCE  # `radfm finetune` calibrates by what it learns from
         record = json.loads(apart.read_text(encoding="utf-8")) if apart.is_file() else {}
         about["calibrated_on"] = record.get("data", about.get("trained_on"))

@@ -241,6 +241,7 @@ def test_names_near_to_every_case_are_lowered_by_what_their_nearest_training_cas
     lowest, highest = (before.names[place(near)] for place in (np.argmax, np.argmin))
     assert out.index(lowest) < out.index(highest)
     config = (tmp_path / "hubs" / "config.json").read_text()
+    assert "calibrated_on" not in after.about
     lower_hubs(tmp_path / "hubs", phantoms)
     assert (tmp_path / "hubs" / "config.json").read_text() == config
 
