@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from radfm.eval.bootstrap import interval, measure_again, patient_weights, seed_weights
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
-from radfm.eval.metrics import LEAST, METRICS, bands, macro, ranking, truth_ranks
+from radfm.eval.metrics import LEAST, METRICS, band_words, bands, macro, ranking, truth_ranks
 from radfm.eval.scores import Scores
 
 Again = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), draws (disorders, draws)
@@ -41,10 +41,11 @@ def compare(
         least: how many training cases a disorder of the head has at least, and one of the body.
         bootstraps: how many times the patients are drawn.
     Returns:
-        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `bands`: band -> `disorders`, and
-        those `measured`; `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure),
-        `ranking`, `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
-        `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
+        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `bands`: band -> `disorders`, those
+        `measured`, and how many `training_cases` they have, in words; `models`: name -> `tables` (where each comes
+        from), `macro` (metric -> band -> figure), `ranking`, `ranking_unseen` (of cases whose diagnosis no training
+        case has), `subgroups` (attribute -> see `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as
+        figures);
         `differences`: name of a later row -> `macro` (as above, that row less the first), `disorders` (a list: the
         difference in AUC, `p`, `p_holm`, `p_bh`; without p where a row has several seeds).
     Raises:
@@ -111,6 +112,7 @@ def compare(
                 },
                 "disorders": _differences(first, (again, scores), labels, table.patients, names, counted),
             }
+    words = {band: {"training_cases": said} for band, said in band_words(least).items()}
     result = {
         "data": table.about.get("data"),
         "split": table.about.get("split"),
@@ -123,7 +125,7 @@ def compare(
         "bootstraps": bootstraps,
         "seed": seed,
         "bands": {
-            band: {"disorders": int(rows.sum()), "measured": int((rows & measurable).sum())}
+            band: {"disorders": int(rows.sum()), "measured": int((rows & measurable).sum())} | words.get(band, {})
             for band, rows in bands(counts, least).items()
         },
         "models": models,

@@ -12,7 +12,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from radfm.eval.metrics import band_words
 from radfm.model_card import Facts, cell, counted, figure, listed, make_card, many, percent
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
@@ -104,7 +103,7 @@ def _evaluations(evaluations: Sequence[dict]) -> Iterator[dict[str, Any]]:
 def _evaluation(one: dict) -> dict[str, Any]:
     """What the template shows of an evaluation."""
     bands, groups = one["bands"], one["subgroups"]
-    words = {"all": "all"} | {band: f"{band}: {said}" for band, said in band_words(one["least"]).items()}
+    words = {"all": "all"} | {band: f"{band}: {bands[band]['training_cases']}" for band in ("head", "body", "tail")}
     shown = {name: what for name, what in _METRICS.items() if one["macro"].get(name, {}).get("all")}
     known = [row for row in one["disorders"] if row["cases"] >= _LEAST_CASES and row["auc"]]
     worst = sorted(known, key=lambda row: row["auc"]["value"])[:_WORST]
