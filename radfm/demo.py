@@ -120,7 +120,10 @@ def _measure(data: Path, plain: Path, model: Path) -> None:
 
 
 def _cell(figure: dict | None) -> str:
-    return "-" if figure is None else f"{figure['value']:.2f}\n{figure['low']:.2f} to {figure['high']:.2f}"
+    if figure is None:
+        return "-"
+    low, high = (f"{figure[end]:.2f}".removeprefix("0") for end in ("low", "high"))  # to fit into 80 columns
+    return f"{figure['value']:.2f}\n{low} to {high}"
 
 
 def _diagnose(data: Path, model: Path, report: Path) -> None:
