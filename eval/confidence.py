@@ -36,6 +36,7 @@ from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE, NAMES, find
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import FILE, weights_sha256
 
 KEYS = ("calibration", "thresholds", "prediction_sets")  # of the configuration
@@ -70,11 +71,7 @@ def fit_confidence(
         ValueError: a split has no labelled case, patients are in several splits, no name of the data is in the
             checkpoint's vocabulary, no validation case has any of them, scores are nan; or as `fit`.
     """
-    if output is None and str(model) in NAMES and not Path(model).is_dir():
-        raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a calibrated copy")
-    network, processor = load_checkpoint(model, device)
-    model = find(model)
-    begin_again(network, Path(model))
+    network, processor, model = to_calibrate(model, output, device)
     everything, cases = load(data), labelled_cases(data, "validation")
     refuse_shared_patients(everything, "validation")
     names, rows = _shared(network, cases.vocabulary.names, data)
@@ -132,6 +129,26 @@ def fit_confidence(
     return record
 
 
+def to_calibrate(
+    model: str | Path, output: str | Path | None, device: str | None
+) -> tuple[RadFMForDiagnosis, RadFMProcessor, Path]:
+    """The checkpoint without what was calibrated here before, so that the same command brings the same; its folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it comes with radfm, and no other folder is given.
+    """
+    if output is None and str(model) in NAMES and not Path(model).is_dir():
+        raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a calibrated copy")
+    network, processor = load_checkpoint(model, device)
+    folder = Path(find(model))
+    if (folder / CONFIDENCE).is_file():
+        record = json.loads((folder / CONFIDENCE).read_text(encoding="utf-8"))
+        if record["weights"] == weights_sha256(folder):
+            network.config.calibration = record["calibration_before"]
+    return network, processor, folder
+
+
 def affine(network: RadFMForDiagnosis, logits: Tensor) -> Tensor:
     """(cases, disorders) logits by the slopes and shifts that the checkpoint has, before any compete."""
     fit = network.config.calibration
@@ -141,14 +158,6 @@ def affine(network: RadFMForDiagnosis, logits: Tensor) -> Tensor:
 def _points(fit: dict, logit: float) -> list[float]:
     """(vocabulary,) the probability that the calibration makes of a logit of each disorder."""
     return (torch.tensor(fit["slopes"]).double() * logit + torch.tensor(fit["shifts"]).double()).sigmoid().tolist()
-
-
-def begin_again(network: RadFMForDiagnosis, model: Path) -> None:
-    """Undoes what was calibrated here before, so that the same command brings the same."""
-    if (model / CONFIDENCE).is_file():
-        record = json.loads((model / CONFIDENCE).read_text(encoding="utf-8"))
-        if record["weights"] == weights_sha256(model):
-            network.config.calibration = record["calibration_before"]
 
 
 @torch.inference_mode()

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from radfm.eval.confidence import begin_again, save_with
-from radfm.eval.predict import labelled_cases, load_checkpoint, outputs
+from radfm.eval.confidence import save_with, to_calibrate
+from radfm.eval.predict import labelled_cases, outputs
 from radfm.train.diagnosis_data import DrawnCases
 from torch import Tensor
 
-from radfm.checkpoints import CONFIDENCE, NAMES, find
+from radfm.checkpoints import CONFIDENCE
 
 NEAREST = 10  # training cases, as in the paper
 
@@ -49,14 +49,10 @@ def lower_hubs(
         ValueError: the head reads no names, there is no vocabulary, fine-tuning calibrated the checkpoint, the training
             split has no labelled case, or scores are nan.
     """
-    if output is None and str(model) in NAMES and not Path(model).is_dir():
-        raise ValueError(f"{model} comes with radfm and stays as it is: give --output for a copy")
-    network, processor = load_checkpoint(model, device)
+    network, processor, model = to_calibrate(model, output, device)
     config = network.config
     if config.head != "text" or not config.disorders:
         raise ValueError(f"{model} has no names that cases could be near to: it needs a text head and a vocabulary")
-    model = find(model)
-    begin_again(network, Path(model))
     if config.calibration is not None and "nearest" not in config.calibration:
         raise ValueError(f"{model} was calibrated by fine-tuning, and its names stay as that left them")
     shown = DrawnCases(labelled_cases(data, "train"), processor)
