@@ -20,6 +20,7 @@ from radfm.console import DISCLAIMER, Json, needs, one_line, quiet_transformers,
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
 from radfm.eval.confidence_command import calibrate
+from radfm.memory import keep_freed_memory
 from radfm.train.command import app as train
 from radfm.train.command import finetune
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
 MOST_ROWS = 12  # of scans, and of skipped files, on a screen
+COMPUTING = ("diagnose", "train", "finetune", "calibrate", "evaluate", "demo")  # the others count on little memory
 
 app = typer.Typer(
     name="radfm",
@@ -74,6 +76,8 @@ def start(
     elif context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit(2)
+    elif context.invoked_subcommand in COMPUTING:
+        keep_freed_memory()
 
 
 @app.command()

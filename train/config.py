@@ -21,6 +21,7 @@ import yaml
 from transformers import TrainingArguments
 
 from radfm.console import one_line
+from radfm.memory import keep_freed_memory
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn that there is none
@@ -137,6 +138,7 @@ def run_module(work: Callable[[list[str]], Any], usage: str) -> None:
     try:
         if not given:
             raise ValueError(f"nothing was given; usage: {usage}")
+        keep_freed_memory()
         work(given)
     except (ValueError, OSError) as error:
         sys.exit(f"radfm: {one_line(error)}")
