@@ -2,7 +2,7 @@
 
 Decisions:
 - glibc gives every large block back to the system when it is freed, and gets the next one page by page, each page
-  wiped. Torch frees and takes gigabytes in every step on a CPU, and so a third of a step's time or more is the system's.
+  wiped. Torch frees and takes gigabytes in every step on a CPU, and so a third of its time or more is the system's.
 - A command's process is radfm's own, so its commands keep what they have had. A library is a guest: importing radfm
   changes nothing, and whoever wants this in Python or in a notebook calls `keep_freed_memory()`.
 - What was set from outside stands: glibc's variables (MALLOC_..., GLIBC_TUNABLES), or another allocator (LD_PRELOAD).
