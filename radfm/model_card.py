@@ -86,7 +86,7 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
             "weights": f"{size['bytes'] / 1e6:,.1f} MB, {size['dtype']}",
             "SHA-256 of the weights": f"`{size['sha256']}`",
         },
-        effort=_effort(facts.recipe.get("effort")),
+        effort=_effort(facts.recipe),
         licence_text=_licence(facts.licence),
         bibtex=_CITATION,
         radfm=facts.radfm,
@@ -98,17 +98,39 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
     return card
 
 
-def _effort(effort: dict | None) -> dict | None:
-    if not effort:
+def _effort(recipe: dict) -> dict | None:
+    """Of the run that made these weights, and of those that it started from, as far as they were recorded."""
+    if not recipe.get("effort"):
         return None
-    hours = effort["seconds"] / 3600
-    watts = _WATTS["CPU" if effort["device"].startswith("CPU") else "GPU"]
-    used = hours * watts * effort["processes"] / 1000
-    return effort | {
-        "hours": f"{hours:.1f} hours" if hours >= 1 else f"{max(effort['seconds'] / 60, 0.1):.1f} minutes",
-        "watts": watts,
+    starts = _starts(recipe)
+    recorded = [recipe["effort"], *(effort for effort in starts.values() if effort)]
+    used = sum(run["seconds"] / 3600 * _watts(run) * run["processes"] / 1000 for run in recorded)
+    return recipe["effort"] | {
+        "time": _time(recipe["effort"]["seconds"]),
+        "starts": [f"{name}, {_time(effort['seconds'])}" for name, effort in starts.items() if effort],
+        "unknown": [name for name, effort in starts.items() if not effort],
+        "together": _time(sum(run["seconds"] for run in recorded)),
+        "resumed": any(run["resumed"] for run in recorded),
+        "watts": " or ".join(f"{watts} W" for watts in sorted(set(map(_watts, recorded)))),
         "kilowatt_hours": f"{used:.2g}",
     }
+
+
+def _starts(recipe: dict) -> dict[str, dict | None]:
+    """Of all checkpoints that a model started from, and those from which they did: name -> what it took."""
+    found: dict[str, dict | None] = {}
+    for start in recipe.get("started_from", {}).values():
+        found[start["name"]] = start.get("effort")
+        found |= {name: effort for name, effort in _starts(start).items() if effort or name not in found}
+    return found
+
+
+def _watts(effort: dict) -> int:
+    return _WATTS["CPU" if effort["device"].startswith("CPU") else "GPU"]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 0.1):.1f} minutes"
 
 
 def _licence(licence: str) -> str:

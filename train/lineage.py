@@ -1,8 +1,8 @@
 """Where a model comes from and what it took, for the recipe beside its weights.
 
 Decisions:
-- A recipe keeps what the recipes of the folders it started from say of their data, so that a licence is not lost on the
-  way from one checkpoint to the next. Folders are told by their last name.
+- A recipe keeps what the recipes of the folders it started from say of their data and of what they took, so that
+  neither a licence nor an hour is lost on the way from one checkpoint to the next. Folders are told by their last name.
 """
 
 import json
@@ -16,9 +16,9 @@ from radfm.checkpoints import resolve
 
 # Of each kind of recipe, newest first: what is told of it.
 _TOLD = {
-    "radfm_finetune.json": ("data", "method", "started_from"),
-    "radfm_diagnosis.json": ("data", "started_from"),
-    "radfm_text.json": ("base", "icd10cm", "ontologies", "pairs", "held_out"),
+    "radfm_finetune.json": ("data", "method", "started_from", "effort"),
+    "radfm_diagnosis.json": ("data", "started_from", "effort"),
+    "radfm_text.json": ("base", "icd10cm", "ontologies", "pairs", "held_out", "effort"),
 }
 
 
@@ -28,8 +28,8 @@ def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
     Args:
         folders: what it starts from -> folder or file; None: it does not.
     Returns:
-        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from` or, of
-        a text encoder, `ontologies` and more; nothing else where there is no recipe.
+        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from`,
+        `effort` or, of a text encoder, `ontologies` and more; nothing else where there is no recipe.
     """
     given = {what: folder for what, folder in folders.items() if folder}
     return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in given.items()}
