@@ -45,13 +45,18 @@ checkpoints: .venv/installed
 	$(BIN)/radfm evaluate $(PHANTOMS) --model radfm-phantom-mini --out evaluation/phantom_mini
 	$(BIN)/radfm evaluate $(PHANTOMS) --model radfm-phantom-mini --within "body part" --out evaluation/phantom_mini_within
 
-# The cards of both, from these evaluations.
+# The cards of both, from these evaluations, and what they rest on, beside the weights: who publishes them again has both.
 cards: .venv/installed
+	rm -rf build/cards
 	$(BIN)/radfm publish radfm-text-mini radfm-text-mini --license apache-2.0 --evaluation evaluation/text.json \
-		--notes model_cards/notes/radfm-text-mini.md --dry-run > model_cards/radfm-text-mini.md
+		--notes model_cards/notes/radfm-text-mini.md --dry-run --out build/cards/radfm-text-mini
 	$(BIN)/radfm publish radfm-phantom-mini radfm-phantom-mini --license apache-2.0 --evaluation evaluation/phantom_mini \
-		--evaluation evaluation/phantom_mini_within --notes model_cards/notes/radfm-phantom-mini.md --dry-run \
-		> model_cards/radfm-phantom-mini.md
+		--evaluation evaluation/phantom_mini_within --notes model_cards/notes/radfm-phantom-mini.md \
+		--dry-run --out build/cards/radfm-phantom-mini
+	for name in radfm-text-mini radfm-phantom-mini; do \
+		cp build/cards/$$name/README.md model_cards/$$name.md; \
+		cp build/cards/$$name/evaluation.json build/cards/$$name/radfm_card.json radfm/checkpoints/$$name/; \
+	done
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "radfm needs Python 3.11 or later: make PYTHON=python3.12 ...")'

@@ -17,6 +17,8 @@ Decisions:
   list, no certified coder's).
 - D, variants: abbreviations, spelling, word order, plural and lay names (`variants.csv`), each to be found among all
   names of the list and the descriptions of all categories.
+- Intervals (95%) of A and B are from draws of terms with all their synonyms, of D from draws of its rows. C is of pairs
+  that share codes, and has none.
 """
 
 import hashlib
@@ -37,6 +39,7 @@ from radfm.knowledge.linking import Linker
 from radfm.knowledge.ontology import Ontology, Term, fold, read
 from radfm.knowledge.wording import read_table
 
+Hits = dict[str, tuple[np.ndarray, np.ndarray]]  # figure -> of each question, whose it is, and whether it was right
 Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse where TF-IDF
 
 FIGURES = ("A@1", "A@5", "A category", "A@1 all names", "A@5 all names", "A category all names")
@@ -44,6 +47,7 @@ FIGURES += ("B@1", "B@10", "C Spearman", "C triplets", "D@1")
 
 _LONGEST_CODE = 6  # characters with the dot
 _PAIRS = 6_000
+_DRAWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,10 @@ def evaluate(
     asked = questions(read(ontology), held_out, seen)
     spaces = {"TF-IDF": tfidf(), "all-MiniLM-L6-v2": encoder(None)} | {str(m): encoder(m) for m in models}
     first = next((str(model) for model in models), None)
-    figures, step, steps = {}, 0, len(spaces) + (1 + bool(first)) * link + prompts
+    figures, intervals, step, steps = {}, {}, 0, len(spaces) + (1 + bool(first)) * link + prompts
     for name, encode in spaces.items():
         progress(step, steps)
-        figures[name] = measure(encode, asked)
+        figures[name], intervals[name] = measure(encode, asked)
         step += 1
     linked = sum(bool(_answers(term)) for term in asked.terms)
     result = {
@@ -103,6 +107,7 @@ def evaluate(
         "linked": linked,
         "candidates": len(asked.candidates),
         "figures": figures,
+        "intervals": intervals,
     }
     if link:
         progress(step, steps)
@@ -155,8 +160,14 @@ def questions(ontology: Ontology, held_out: int | None = 0, seen: Ontology | Non
     return Questions(terms, list(ontology), 0 if held_out is None else held_out)
 
 
-def measure(encode: Encode, asked: Questions) -> dict[str, float]:
-    """Figures A to D of a space: name -> figure, 0 to 1 (Spearman -1 to 1)."""
+def measure(encode: Encode, asked: Questions) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Figures A to D of a space, 0 to 1 (Spearman -1 to 1), and the ends of their intervals where they have one."""
+    hits = _answered(encode, asked)
+    figures = {figure: float(right.mean()) for figure, (_, right) in hits.items()} | _hierarchy(encode, asked.fold)
+    return figures, {figure: _interval(*hits[figure]) for figure in hits}
+
+
+def _answered(encode: Encode, asked: Questions) -> Hits:
     names = encode([term.name for term in asked.terms])
     codes = _codes()
     described = encode([icd10cm.get(code).description for code in codes])
@@ -167,9 +178,16 @@ def measure(encode: Encode, asked: Questions) -> dict[str, float]:
     owners = np.array([position[lexicon.codes[i]] for i in rows])
     found |= _linking(names, encode([lexicon.names[i] for i in rows]), codes, owners, asked.terms, " all names")
     found |= _synonyms(encode, asked)
-    found |= _hierarchy(encode, asked.fold)
-    found["D@1"] = float(np.mean([hit for _, hit in variants(encode)]))
-    return found
+    right = np.array([hit for _, hit in variants(encode)])
+    return found | {"D@1": (np.arange(len(right)), right)}
+
+
+def _interval(owners: np.ndarray, right: np.ndarray, seed: int = 0) -> list[float]:
+    """The 2.5th and 97.5th percentile of the share that is right, over draws of owners with all they have."""
+    _, rows = np.unique(owners, return_inverse=True)
+    asked, hits = np.bincount(rows), np.bincount(rows, right)
+    drawn = np.random.default_rng(seed).multinomial(len(asked), np.full(len(asked), 1 / len(asked)), _DRAWS)
+    return np.percentile(drawn @ hits / (drawn @ asked), [2.5, 97.5]).tolist()
 
 
 def measure_linker(linker: Linker, asked: Questions) -> dict:
@@ -292,27 +310,27 @@ def _hits(codes: list[str], wanted: set[str]) -> np.ndarray:
     return np.array([first in wanted, bool(wanted & set(codes[:5])), first[:3] in {code[:3] for code in wanted}])
 
 
-def _linking(names, candidates, codes: list[str], owners: np.ndarray, terms: list[Term], suffix: str) -> dict:
-    hits, count = np.zeros(3), 0
-    likeness = None
+def _linking(names, candidates, codes: list[str], owners: np.ndarray, terms: list[Term], suffix: str) -> Hits:
+    owned, hits = [], []
     for i, term in enumerate(terms):
         if not (wanted := _answers(term)):
             continue
         likeness = _dense(names[i : i + 1] @ candidates.T)[0]
         best = np.argsort(-likeness)[:60]
-        hits += _hits(list(dict.fromkeys(codes[owners[j]] for j in best))[:5], wanted)
-        count += 1
-    return dict(zip((f"{figure}{suffix}" for figure in FIGURES[:3]), (hits / count).tolist(), strict=True))
+        hits.append(_hits(list(dict.fromkeys(codes[owners[j]] for j in best))[:5], wanted))
+        owned.append(i)
+    columns = np.array(hits).T
+    return {f"{figure}{suffix}": (np.array(owned), column) for figure, column in zip(FIGURES[:3], columns, strict=True)}
 
 
-def _synonyms(encode: Encode, asked: Questions) -> dict[str, float]:
+def _synonyms(encode: Encode, asked: Questions) -> Hits:
     queries = [(s.text, term.id) for term in asked.terms for s in term.synonyms if s.scope == "EXACT"]
     ids = [term.id for term in asked.candidates]
     rows = {term_id: row for row, term_id in enumerate(ids)}
     truth = np.array([rows[term_id] for _, term_id in queries])
     likeness = _dense(encode([text for text, _ in queries]) @ encode([term.name for term in asked.candidates]).T)
     ranks = (likeness > likeness[np.arange(len(truth)), truth][:, None]).sum(1)
-    return {"B@1": float((ranks < 1).mean()), "B@10": float((ranks < 10).mean())}
+    return {"B@1": (truth, ranks < 1), "B@10": (truth, ranks < 10)}
 
 
 def _hierarchy(encode: Encode, held_out: int, seed: int = 0) -> dict[str, float]:

@@ -79,6 +79,7 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
     body = jinja.get_template(template).render(
         name=facts.name,
         repo_id=facts.repo_id,
+        beside="" if "/" in facts.repo_id else f"../radfm/checkpoints/{facts.name}/",  # of those that come with radfm
         disclaimer=DISCLAIMER,
         notes=facts.notes.strip(),
         facts={

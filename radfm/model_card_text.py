@@ -1,5 +1,6 @@
 """The card of a text encoder: what it was taught, and how well it links and finds names that it never saw."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,12 +68,21 @@ def _evaluation(one: dict, name: str) -> dict[str, Any]:
     return {
         "asked": f"Asked about {one['terms']:,} terms of {one['ontology']} that it never saw, {one['linked']:,} of "
         f"them with codes; a synonym is told from {one['candidates']:,} terms.",
+        "intervals": "intervals" in one,
         "spaces": [f"**{name}**" if space == "this" else space for space in spaces],
         "rows": [
-            {"what": said, "figures": [f"{of[key]:.3f}" if key in of else "–" for of in spaces.values()]}
+            {"what": said, "figures": [_figure(one, space, key) for space in spaces]}
             for key, (said, _) in _FIGURES.items()
         ],
     }
+
+
+def _figure(one: dict, space: str, key: str) -> str:
+    if key not in one["figures"][space]:
+        return "–"
+    low_high = one.get("intervals", {}).get(space, {}).get(key)
+    between = f" ({low_high[0]:.3f}–{low_high[1]:.3f})" if low_high else ""
+    return f"{one['figures'][space][key]:.3f}{between}"
 
 
 def _results(one: dict) -> list[EvalResult]:
@@ -127,7 +137,8 @@ def _knowledge(recipe: dict) -> Iterator[dict[str, str]]:
     yield {"name": "ICD-10-CM", "what": f"descriptions, tree; {edition}", "licence": "public domain (US government)"}
     for one in recipe.get("ontologies", ()):
         said = [f"{one['terms']:,} terms", one.get("version"), one.get("remark")]
-        licence = one.get("licence") or ("as it says of itself" if one.get("remark") else "**unknown**")
+        stated = re.search(r"CC0(?: 1\.0)?|CC[ -]BY[A-Z-]*(?: \d\.\d)?", one.get("remark") or "")
+        licence = one.get("licence") or (f"{stated.group()}, as it says" if stated else "**unknown**")
         yield {"name": one["name"], "what": ". ".join(filter(None, said)), "licence": licence}
     base = recipe.get("base")
     yield {"name": base or _MINILM, "what": "to start from", "licence": "**unknown**" if base else "Apache-2.0"}

@@ -7,6 +7,8 @@ Decisions:
   they are, and what names the fingerprint then names the new one.
 - The code that a checkpoint carries is that of the radfm that publishes, with which it was loaded just before.
 - Of recipes and evaluations goes what says nothing of a case: how many were left out, and not which.
+- What was published can be published again, elsewhere or by another name: its evaluation, licence and notes lie beside
+  the weights and hold until others are given.
 - At the end every file is searched for what must not leave, see `radfm.publish_checks`; a folder with a fault goes.
 
 References:
@@ -33,6 +35,7 @@ from radfm.reference_radfm import FILE as REFERENCE
 from radfm.reference_radfm import TrainingReference, weights_sha256
 
 CARD, EVALUATION = "README.md", "evaluation.json"
+STATED = "radfm_card.json"  # what the author said: licence and notes
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
               "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip
@@ -67,7 +70,7 @@ class Request:
     folder: Path
     repo_id: str
     evaluations: Sequence[Path] = ()
-    licence: str = "unknown"
+    licence: str | None = None
     notes: Path | None = None
     learned: dict[str, Any] | None = field(default=None, repr=False)  # of `radfm.data_prep.about`
     max_shard_size: str | int = "5GB"
@@ -115,9 +118,12 @@ def write(request: Request, out: Path) -> Published:
     if not is_text and read_config(folder).get("model_type") != "radfm":
         raise ValueError(f"{folder} is neither a checkpoint of radfm nor a SentenceTransformer: see its config.json")
     sha256 = weights_sha256(folder)
-    evaluations = [_evaluation(path, sha256, is_text) for path in request.evaluations]
-    notes = "" if request.notes is None else request.notes.read_text(encoding="utf-8")
-    parameters = _write_text_encoder(folder, out) if is_text else _write_model(folder, out, request.max_shard_size)
+    evaluations = [_evaluation(path, sha256, is_text) for path in request.evaluations] or _evaluated(folder, sha256)
+    stated = read_json(folder / STATED) if (folder / STATED).is_file() else {}
+    licence = request.licence or stated.get("licence", "unknown")
+    notes = stated.get("notes", "") if request.notes is None else request.notes.read_text(encoding="utf-8")
+    _write_json(out / STATED, {"licence": licence, "notes": notes})
+    parameters = (_write_text_encoder if is_text else _write_model)(folder, out, request.max_shard_size)
     recipe = _write_recipe(folder, out, (TEXT_RECIPE,) if is_text else MODEL_RECIPES)
     published = weights_sha256(out)
     weights = {
@@ -132,7 +138,7 @@ def write(request: Request, out: Path) -> Published:
         _write_json(out / EVALUATION, evaluations)
     config = read_json(out / "config.json")
     if not is_text:
-        _refuse_other_calibration(config, evaluations, request.evaluations)
+        _refuse_other_calibration(config, evaluations, request.evaluations or [folder / EVALUATION] * len(evaluations))
     facts = Facts(
         repo_id=request.repo_id,
         weights=weights,
@@ -141,12 +147,12 @@ def write(request: Request, out: Path) -> Published:
         learned=None if is_text else _learned(recipe, request.learned),
         confidence=confidence,
         evaluations=evaluations,
-        licence=request.licence,
+        licence=licence,
         notes=notes,
         radfm=version("radfm"),
     )
     (out / CARD).write_text(_card(facts, is_text), encoding="utf-8")
-    refuse_what_tells(out, {CARD: f"{CARD} ({request.notes})"} if notes else None)
+    refuse_what_tells(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
     files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in files]
     parts = {name.partition("/")[0] + "/" for name in files if "/" in name}
@@ -231,7 +237,7 @@ def _dtypes(files: Sequence[Path]) -> str:
     return " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in floats}))
 
 
-def _write_text_encoder(folder: Path, out: Path) -> dict[str, Any]:
+def _write_text_encoder(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
     """What its modules.json names, tokenizer and weights; returns how many numbers, and of what kind."""
     listing = folder / "modules.json"
     for module in read_json(listing):
@@ -250,7 +256,7 @@ def _write_text_encoder(folder: Path, out: Path) -> dict[str, Any]:
                     metadata(file)
                     shutil.copyfile(file, out / inner / file.name)
     files = _weights(folder)
-    _write_weights(files, out, 2 * files[0].stat().st_size)
+    _write_weights(files, out, max_shard_size)
     for name in (*_SENTENCES, *_TOKENIZER):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
@@ -312,6 +318,21 @@ def _evaluation(path: Path, sha256: str, is_text: bool) -> dict[str, Any]:
         raise ValueError(f"{file} is no evaluation that this radfm reads: make one with {kind}") from error
     except _OtherWeights as error:
         raise ValueError(f"{file} {error}") from error
+
+
+def _evaluated(folder: Path, sha256: str) -> list[dict[str, Any]]:
+    """What lies beside weights that were published before. Raises: ValueError: it is of other weights."""
+    if not (file := folder / EVALUATION).is_file():
+        return []
+    found = read_json(file)
+    for one in found:
+        if one.get("weights") != sha256:
+            made_with = str(one.get("weights"))[:12]
+            raise ValueError(
+                f"{file} was made with other weights ({made_with}, not {sha256[:12]}): evaluate this checkpoint, or "
+                "delete the file"
+            )
+    return found
 
 
 class _OtherWeights(Exception):

@@ -22,6 +22,8 @@ _STATES = re.compile(r"(optimizer|scheduler|rng_state|scaler|trainer_state|zero_
 _PATH = re.compile(
     r"""(?<![\w.:/>~-])/(?:[\w.@+-]+/)+[\w.@+-]+   # /home/me/data
       | (?<![\w.:/])/(?:home|root|tmp|mnt|Users|var|media|scratch|workspace)/[\w.@+-]+
+      | (?<![\w.:/>~<-])/(?:data\d*|datasets?|pacs|dicom|archive|storage|export|share[ds]?|projects?|scratch|work
+          |workspace|home|root|mnt|nas|nfs|opt|srv|tmp)\b(?![\w/])
       | (?<!\w)[A-Za-z]:[\\/](?![\\/])[\w.@+-]+    # C:\data
       | (?<!\\)\\\\[\w.-]+\\[\w$.-]+                # \\server\share
       | (?<![\w~])~(?:[a-z][\w.-]*)?/[\w.@+-]+
@@ -33,13 +35,15 @@ _TELLING = {
     "a UID of DICOM": r"(?<![\d.])(?:2\.25\.\d{10,}|[012](?:\.\d+){5,}(?<=[\d.]{18}))(?![\d.])",
     "a pseudonym": r"(?<![\w-])(?:[cdf]-)?(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{16}(?![\w-])",
     "a number of a record": r"(?i)\b(?:MRN|medical record|patient(?:'s)?[ _-]?(?:id|number|no)|accession)\b[^\w\n]*"
-    r"(?:number|no|id)?[^\w\n]*[a-z]{0,3}\d{4,}",
+    r"(?:number|no|id)?[^\w\n]*[a-z]{0,3}\d{4,}|\bpatient[ :#]+\d{5,}",
+    "a date of birth": r"(?i)\b(?:born|dob|birth[ _-]?(?:date|day)|date of birth)\b[^\d\n]{0,10}"
+    r"(?:\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{8}\b)",
     "a social security number": r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])",
     "an address of e-mail": r"[\w.+-]+@[\w-]+\.[a-z]{2,}",
 }
 _FIELDS = re.compile(
     r"(?i)(patients?_?(id|ids|name|names|birth.*|address|mother.*|telephone.*|key)|other_?patient.*|case_?ids?|mrn|ssn|dob"
-    r"|date_of_birth|accession_?number|(issuer_of_)?patient_?id|referring_?physician.*|institution_?name|salt"
+    r"|patient|(patient_?)?birth_?(date|day|time|year)|date_of_birth|accession_?number|(issuer_of_)?patient_?id|referring_?physician.*|institution_?name|salt"
     r"|pseudonyms?(_key)?|(study|series|sop)_?instance_?uid)"
 )
 _WORD_LISTS = ("vocab.json", "vocab.txt", "merges.txt")  # of tokenizers

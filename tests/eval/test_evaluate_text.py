@@ -52,7 +52,7 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
     meaning = {}
     for name, synonym, _, code in TERMS.values():
         meaning |= dict.fromkeys((name, synonym), icd10cm.get(code).description)
-    found = text.measure(lambda texts: vectors(texts, meaning), all_terms)
+    found, _ = text.measure(lambda texts: vectors(texts, meaning), all_terms)
     assert set(found) == set(text.FIGURES)
     right = ["A@1", "A@5", "A category", "A category all names", "B@1", "B@10"]
     assert {figure: found[figure] for figure in right} == dict.fromkeys(right, 1)
@@ -62,8 +62,16 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
 
 def test_a_space_that_knows_half_of_the_answers_has_half_of_them_right(all_terms):
     meaning = {TERMS[i][0]: icd10cm.get(TERMS[i][3]).description for i in ("T:1", "T:2")}
-    found = text.measure(lambda texts: vectors(texts, meaning), all_terms)
+    found, intervals = text.measure(lambda texts: vectors(texts, meaning), all_terms)
     assert [found[figure] for figure in text.FIGURES[:3]] == [0.5, 0.5, 0.5]
+    assert intervals["A@1"] == [0, 1]  # of four terms, a draw may have only right ones, or none
+    assert "C Spearman" not in intervals
+
+
+def test_an_interval_draws_terms_with_all_their_synonyms():
+    right = np.repeat([True, False] * 50, 8)  # 100 terms, 8 synonyms of each alike
+    low, high = text._interval(np.repeat(np.arange(100), 8), right)
+    assert 0.38 < low < 0.43 < 0.57 < high < 0.62  # 0.5 +- 1.96 * 0.05; by single synonyms +- 0.035
 
 
 def test_prompts_with_more_than_the_name_find_more(space, all_terms):
