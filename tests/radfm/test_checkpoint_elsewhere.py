@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, checkpoints
+from radfm.publish import Request, publish
 
 SCRIPT = """
 import importlib.util, json, sys
@@ -39,11 +41,7 @@ def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_witho
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
 
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [python_without_radfm, "-c", SCRIPT, tmp_path / "checkpoint"]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr[-2000:]
-    module, logits, texts = json.loads(run.stdout.splitlines()[-1])
+    module, logits, texts = elsewhere(python_without_radfm, SCRIPT, tmp_path / "checkpoint")
 
     assert module.startswith("transformers_modules")
     pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
@@ -53,6 +51,51 @@ def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_witho
         expected_texts = model.get_text_features(**processor(text=["Glioma"]))
     torch.testing.assert_close(torch.tensor(logits), expected.logits)
     torch.testing.assert_close(torch.tensor(texts), expected_texts)
+
+
+TEXTS = ["Water on the lung", "Pleural effusion"]
+TEXT_SCRIPT = """
+import importlib.util, json, sys
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+assert importlib.util.find_spec("radfm") is None, "radfm must not be here"
+model = AutoModel.from_pretrained(sys.argv[1], dtype=torch.float32)
+texts = AutoTokenizer.from_pretrained(sys.argv[1])(json.loads(sys.argv[2]), padding=True, return_tensors="pt")
+with torch.no_grad():
+    states, there = model(**texts).last_hidden_state, texts["attention_mask"][..., None]
+print(json.dumps(((states * there).sum(1) / there.sum(1)).tolist()))
+"""
+
+
+def elsewhere(python: str, script: str, folder, *arguments) -> list:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder.parent / "modules")}
+    command = [python, "-c", script, folder, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder.parent)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_the_model_that_comes_with_radfm_loads_elsewhere_as_published(python_without_radfm, tmp_path):
+    name = "radfm-phantom-mini"
+    publish(Request(checkpoints.folder(name), f"me/{name}"), tmp_path / "out", upload=False)
+    _, logits, texts = elsewhere(python_without_radfm, SCRIPT, tmp_path / "out")
+    model, processor = RadFMForDiagnosis.from_pretrained(name).eval(), RadFMProcessor.from_pretrained(name)
+    pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
+    with torch.no_grad():
+        expected = model(**processor(cases=[Case(scans=[Scan(pixels, modality="MRI", plane="axial")])])).logits
+        expected_texts = model.get_text_features(**processor(text=["Glioma"]))
+    torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.tensor(texts), expected_texts, atol=1e-5, rtol=1e-4)
+
+
+def test_the_text_encoder_that_comes_with_radfm_loads_elsewhere_as_published(python_without_radfm, tmp_path):
+    name = "radfm-text-mini"
+    publish(Request(checkpoints.folder(name), f"me/{name}"), tmp_path / "out", upload=False)
+    found = torch.tensor(elsewhere(python_without_radfm, TEXT_SCRIPT, tmp_path / "out", json.dumps(TEXTS)))
+    encoder = SentenceTransformer(str(checkpoints.folder(name)), device="cpu").float()
+    expected = torch.tensor(encoder.encode(TEXTS))
+    torch.testing.assert_close(torch.nn.functional.normalize(found, dim=-1), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_checkpoint_holds_its_code_and_no_pickle(tiny_config, tmp_path):
