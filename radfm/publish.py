@@ -367,12 +367,12 @@ def _of_text(found: dict, sha256: str) -> dict[str, Any]:
             f"was made with other weights ({made_with}, not {sha256[:12]}): evaluate this checkpoint, or leave "
             "--evaluation out"
         )
-    figures = {space: of for space, of in found["figures"].items() if space in (own, "TF-IDF", "all-MiniLM-L6-v2")}
-    figures["this"] = figures.pop(own)  # whose name may be a path
-    return {key: found[key] for key in ("terms", "linked", "candidates", "ontology")} | {
-        "figures": figures,
-        "own": "this",
-    }
+    told = {key: found[key] for key in ("terms", "linked", "candidates", "ontology")}
+    for key in ("figures", "intervals"):
+        spaces = found.get(key, {})  # own's name may be a path
+        told[key] = {name: spaces[name] for name in ("TF-IDF", "all-MiniLM-L6-v2") if name in spaces}
+        told[key]["this"] = spaces.get(own, {})
+    return told
 
 
 def _refuse_other_calibration(config: dict, evaluations: Sequence[dict], paths: Sequence[Path]) -> None:
