@@ -5,19 +5,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, read_case
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import link
+from radfm.publish import Request, publish
 from radfm.starting_points import embed_texts, text_embedder, untrained
 from tests.radfm.untrained import STUDY
 
 MODEL, TEXT = "radfm-phantom-mini", "radfm-text-mini"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,6 +97,16 @@ def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
     files = [file for name in checkpoints.NAMES for file in (Path(checkpoints.__file__).parent / name).rglob("*")]
     assert sum(file.stat().st_size for file in files if file.is_file()) < 40e6
     assert {file.suffix for file in files if file.is_file()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", checkpoints.NAMES)
+def test_its_card_is_what_publishing_it_says(name, tmp_path):
+    """So each figure of model_cards/ is of the evaluation that lies beside these very weights."""
+    done = publish(Request(checkpoints.folder(name), name), tmp_path / "out", upload=False)
+    assert done.card == (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
+    assert not hub.faults(done.card)
+    assert "Not evaluated" not in done.card
+    assert "unknown" not in str(ModelCard(done.card).data.license)
 
 
 def test_the_whole_folder_is_made_once(cache):
