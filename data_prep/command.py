@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Turn files into a data set of cases: radfm prepare SOURCE IN OUT. Each source has its own --help.",
+    help="Turn files into a data set of cases. radfm prepare SOURCE IN OUT; each source has its own --help.",
 )
 
 In = Annotated[Path, typer.Argument(metavar="IN", help="What to read.")]
@@ -85,6 +85,7 @@ def _source(name: str | None = None, hospital: bool = False):
     return command_of
 
 
+@needs("data")
 def _print_template(wanted: bool) -> None:
     if wanted:
         from radfm.data_prep.sources.manifest import COLUMNS, template
@@ -105,7 +106,9 @@ def manifest(
         typer.Option("--template", is_eager=True, callback=_print_template, help="Print a table to fill in, and exit."),
     ] = False,
 ) -> "Source":
-    """A table with one row per file: case, patient, path, modality, disorders, ...
+    """A table with one row per file.
+
+    Its columns: case, patient, path, modality, disorders, ...
 
     Example: radfm prepare manifest --template > cases.csv, then radfm prepare manifest cases.csv datasets/mine
     """
@@ -121,7 +124,9 @@ def dicom(
     labels: Annotated[Path | None, typer.Option(help="CSV: study or accession, disorders, ...")] = None,
     case: Annotated[str, typer.Option(help="What a case is: study, or patient with all studies.")] = "study",
 ) -> "Source":
-    """A tree of DICOM studies, or a DICOMDIR, with labels by study or accession number.
+    """A tree of DICOM studies, or a DICOMDIR.
+
+    With labels by study or accession number.
 
     Example: radfm prepare dicom archive/ datasets/mine --labels labels.csv
     """
@@ -155,7 +160,9 @@ def rp3d(
     granularity: Annotated[str, typer.Option(help="disorder (articles) or icd10cm (categories).")] = "disorder",
     labels: Annotated[Path | None, typer.Option(help="disorder_label_dict.json: only its names count.")] = None,
 ) -> "Source":
-    """RP3D-DiagDS in its own format: the folder of RP3D_train.json and RP3D_test.json.
+    """RP3D-DiagDS in its own format.
+
+    The folder of RP3D_train.json and RP3D_test.json.
 
     Example: radfm prepare rp3d RP3D-DiagDS/ datasets/rp3d --labels RP3D-DiagDS/disorder_label_dict.json
     """
@@ -166,7 +173,9 @@ def rp3d(
 
 @_source()
 def medpix(names: "Pseudonyms", path: In) -> "Source":
-    """MedPix 2.0 in its own format: the folder of Case_topic.json, Descriptions.json and the images.
+    """MedPix 2.0 in its own format.
+
+    The folder of Case_topic.json, Descriptions.json and the images.
 
     Example: radfm prepare medpix MedPix-2-0/ datasets/medpix
     """
@@ -186,7 +195,7 @@ def datasets(
     config: Annotated[str | None, typer.Option(help="Configuration of the data set.")] = None,
     modality: Modality = None,
 ) -> "Source":
-    """Any Hugging Face data set with a column of images or NIfTI files, streamed.
+    """Any Hugging Face data set of images or NIfTI, streamed.
 
     Example: radfm prepare datasets organisation/chest-xray datasets/chest --modality X-ray
     """
@@ -202,7 +211,9 @@ def phantoms(
     size: Annotated[int, typer.Option(min=32, help="Pixels of a picture's side.")] = 96,
     seed: Annotated[int, typer.Option(help="Of the patients and of the splits.")] = 0,
 ) -> "Source":
-    """Synthetic patients with known truth, for the demo, tests and studies.
+    """Synthetic patients with known truth.
+
+    For the demo, tests and studies.
 
     Example: radfm prepare phantoms datasets/phantoms --cases 2000
     """
@@ -224,7 +235,10 @@ def _public(set_name: str) -> None:
 
         return External(set_name, path, uncertain)
 
-    app.registered_commands[-1].help = f"The public data set {set_name}, see docs/external_sets.md."
+    app.registered_commands[-1].help = (
+        f"{set_name}, see docs/external_sets.md.\n\n"
+        f"Example: radfm prepare {set_name} {set_name}/ datasets/{set_name.lower()}"
+    )
 
 
 for _file in sorted(file.name for file in files("radfm.data_prep.sources").joinpath("external").iterdir()):
@@ -232,10 +246,10 @@ for _file in sorted(file.name for file in files("radfm.data_prep.sources").joinp
         _public(_file.removesuffix(".yaml"))
 
 
+@needs("data")
 def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
-    with needs("data"):
-        from radfm.data_prep.prepare import Settings, prepare
-        from radfm.data_prep.pseudonyms import Pseudonyms, read_key
+    from radfm.data_prep.prepare import Settings, prepare
+    from radfm.data_prep.pseudonyms import Pseudonyms, read_key
 
     out, key, links = given["out"], given.get("key"), given.get("links")
     keep_names = given.get("keep_names", True)
@@ -246,7 +260,7 @@ def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
         name: given[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in given
     }
     settings = Settings(**chosen, fractions=_numbers(given["fractions"]))
-    with needs("data"), _progress(f"Preparing {out}") as progress:
+    with _progress(f"Preparing {out}") as progress:
         record = prepare(
             source_of(names),
             out,

@@ -18,7 +18,7 @@ import typer
 from radfm.eval import confidence_command
 from typer.core import TyperGroup
 
-from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.console import A_CHECKPOINT, DISCLAIMER, Json, PlainCommand, needs, quiet_transformers, show, step, table
 
 if TYPE_CHECKING:
     from radfm.eval.scores import Scores
@@ -39,9 +39,9 @@ app = typer.Typer(
     cls=_CasesByDefault,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Measure what was trained: models on the cases of a data set, as in radfm evaluate datasets/mine --model "
-    "runs/mine, which is short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm evaluate text "
-    "runs/text --ontology disease_ontology.obo; or where a model looks, as in radfm evaluate saliency "
+    help="Measure models and text encoders. Models on the cases of a data set, as in radfm evaluate datasets/mine "
+    "--model runs/mine, which is short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm "
+    "evaluate text runs/text --ontology disease_ontology.obo; or where a model looks, as in radfm evaluate saliency "
     "datasets/phantoms --model runs/mine.",
 )
 app.command()(confidence_command.uncertainty)
@@ -50,11 +50,15 @@ app.command("zero-shot")(confidence_command.zero_shot)
 
 
 @app.command()
+@needs("train")
 def cases(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
     model: Annotated[
         list[str],
-        typer.Option(help="Folder of a checkpoint, or a table of scores, or NAME=either; the same NAME again: seeds."),
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help=f"{A_CHECKPOINT}, or a table of scores; several times. The same NAME again: seeds.",
+        ),
     ],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     names: Annotated[
@@ -93,12 +97,12 @@ def cases(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Measure models on the cases of a data set, with intervals, and compare them with the first.
+    """Measure and compare models on the cases of a data set.
 
     Example: radfm evaluate datasets/mine --model KE=runs/ke0 --model KE=runs/ke1 --model baseline=runs/base
     """
-    with needs("train"):
-        from radfm.eval.diagnosis import compare
+    from radfm.eval.diagnosis import compare
+
     quiet_transformers()
     vocabulary = None if names is None else lines(names)
     recipes: dict[str, list[Scores]] = {}
@@ -115,11 +119,16 @@ def cases(
         show_comparison(result, out)
 
 
-@app.command()
+@app.command(cls=PlainCommand)
+@needs("train")
 def text(
     ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
     models: Annotated[
-        list[str] | None, typer.Argument(help="Folders of text encoders; none: the baselines and link() alone.")
+        list[str] | None,
+        typer.Argument(
+            metavar="ENCODER",
+            help="Folders of text encoders, or radfm-text-mini; none: the baselines and link() alone.",
+        ),
     ] = None,
     fold: Annotated[
         int | None,
@@ -132,12 +141,14 @@ def text(
     prompts: Annotated[bool, typer.Option(help="Also compare the styles of prompts, by the first model.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what a text encoder's space is worth, beside TF-IDF and all-MiniLM-L6-v2, on terms it never saw.
+    """Measure a text encoder on terms that it never saw.
+
+    Beside TF-IDF and all-MiniLM-L6-v2.
 
     Example: radfm evaluate text runs/text --ontology disease_ontology.obo
     """
-    with needs("train"):
-        from radfm.eval.text import as_markdown, evaluate
+    from radfm.eval.text import as_markdown, evaluate
+
     quiet_transformers()
     with step(f"Measuring {', '.join(models or ['the baselines'])}") as progress:
         result = evaluate(models or [], ontology, fold, unseen_by, link, prompts, progress)
@@ -145,21 +156,24 @@ def text(
 
 
 @app.command()
+@needs("train")
 def saliency(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set with masks, such as phantoms.")],
-    model: Annotated[Path, typer.Option(help="Folder of a checkpoint.")],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random weights and the draws of patients.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure whether a model looks at the lesion, beside the centre of the scan and weights that learned nothing.
+    """Measure whether a model looks at the lesion.
+
+    Beside the centre of the scan, and weights that learned nothing.
 
     Example: radfm evaluate saliency datasets/phantoms --model runs/mine --limit 100
     """
-    with needs("train"):
-        from radfm.eval.localisation import MEASURES, NEAR, ROWS, localise
+    from radfm.eval.localisation import MEASURES, NEAR, ROWS, localise
+
     quiet_transformers()
     with step(f"Looking with {model}") as progress:
         result = localise(model, data, split, limit, seed, device, progress)

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from radfm.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 
+CHANGED = f"{A_CHECKPOINT}; unless --output is given, it is changed."
 _HUBS = 3  # names that are shown, lowered most and least
 
 _Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
@@ -20,9 +21,10 @@ _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset
 _Bootstraps = Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")]
 
 
+@needs("train")
 def calibrate(
     data: _Data,
-    model: Annotated[Path, typer.Option(help="Folder of a checkpoint; unless --output is given, it is changed.")],
+    model: Annotated[Path, typer.Option(help=CHANGED)],
     output: Annotated[Path | None, typer.Option(help="Folder for a calibrated copy.")] = None,
     coverage: Annotated[float, typer.Option(help="Of the prediction sets.")] = 0.9,
     guarantee: Annotated[
@@ -39,13 +41,15 @@ def calibrate(
     device: _Device = None,
     as_json: Json = False,
 ) -> None:
-    """Fit probabilities, thresholds, prediction sets and what a case should be like; save them with the checkpoint.
+    """Fit probabilities, thresholds, prediction sets and refusal.
+
+    They are saved with the checkpoint, and so is what a case should be like.
 
     Example: radfm calibrate datasets/mine --model runs/mine
     """
-    with needs("train"):
-        from radfm.eval.confidence import fit_confidence
-        from radfm.eval.hubness import lower_hubs
+    from radfm.eval.confidence import fit_confidence
+    from radfm.eval.hubness import lower_hubs
+
     quiet_transformers()
     if hubness:
         with step(f"Looking for hubs of {model}") as progress:
@@ -91,10 +95,12 @@ def _show_hubs(found: dict, model: Path, data: Path, as_json: bool) -> None:
     show(f"[dim]{DISCLAIMER}[/]")
 
 
+@needs("train")
 def uncertainty(
     data: _Data,
     model: Annotated[
-        list[str], typer.Option(help="Folder of a checkpoint or a table of scores; several: an ensemble.")
+        list[str],
+        typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}, or a table of scores; several times: an ensemble."),
     ],
     dropout: Annotated[
         int | None, typer.Option(min=2, help="Of one checkpoint, so many passes with dropout left on, in their place.")
@@ -107,13 +113,13 @@ def uncertainty(
     device: _Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what several models say together, and whether their disagreement finds the cases that are wrong.
+    """Measure an ensemble, and what its disagreement tells.
 
     Example: radfm evaluate uncertainty datasets/mine --model runs/mine0 --model runs/mine1 --model runs/mine2
     """
-    with needs("train"):
-        from radfm.eval.command import scores_of
-        from radfm.eval.uncertainty import KINDS, dropout_scores, ensemble, measure_uncertainty
+    from radfm.eval.command import scores_of
+    from radfm.eval.uncertainty import KINDS, dropout_scores, ensemble, measure_uncertainty
+
     quiet_transformers()
     if dropout is None and (rate is not None or len(model) < 2):
         raise ValueError("give several models, or one and --dropout PASSES")
@@ -143,11 +149,13 @@ def uncertainty(
     show(f"[dim]{DISCLAIMER}[/]")
 
 
+@needs("train")
 def refusal(
     data: _Data,
     model: Annotated[Path, typer.Option(help="Folder of a checkpoint that radfm calibrate has seen.")],
     picture: Annotated[
-        list[Path] | None, typer.Option(help="A file that no hospital would send, such as a photograph; several times.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A file that no hospital would send, such as a photograph; several times."),
     ] = None,
     split: _Split = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
@@ -157,14 +165,16 @@ def refusal(
     device: _Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure whether cases unlike the training data are told from those of a split: noise, pictures, new modalities.
+    """Measure whether cases unlike the training data are found.
+
+    Noise, pictures, and modalities that no training case has, beside the cases of a split.
 
     Example: radfm evaluate refusal datasets/mine --model runs/mine --picture cat.jpg
     """
-    with needs("train"):
-        from radfm.data_prep import plots
-        from radfm.eval import figures
-        from radfm.eval.refusal import measure_refusal
+    from radfm.data_prep import plots
+    from radfm.eval import figures
+    from radfm.eval.refusal import measure_refusal
+
     if figure is not None and figure.suffix.lower() not in (".svg", ".png"):
         raise ValueError(f"{figure}: --figure draws a picture, give it a name such as roc.svg")
     quiet_transformers()
@@ -188,13 +198,17 @@ def refusal(
     show(f"[dim]{DISCLAIMER}[/]")
 
 
+@needs("train")
 def zero_shot(
     data: _Data,
     model: Annotated[
-        list[str] | None, typer.Option(help="Folder of a checkpoint, or NAME=folder; several times.")
+        list[str] | None, typer.Option(metavar="[NAME=]MODEL", help=f"{A_CHECKPOINT}; several times.")
     ] = None,
     open_clip: Annotated[
-        list[str] | None, typer.Option(help="ARCHITECTURE=file of weights, or local-dir:FOLDER; several times.")
+        list[str] | None,
+        typer.Option(
+            metavar="ARCHITECTURE=FILE", help="Architecture and file of weights, or local-dir:FOLDER; several times."
+        ),
     ] = None,
     names: Annotated[
         Path | None, typer.Option(help="File of disorder names to score, one per line, in place of the data set's.")
@@ -203,7 +217,8 @@ def zero_shot(
         str | None, typer.Option(help="Disorders to measure: a file, or names split by commas, as those withheld.")
     ] = None,
     template: Annotated[
-        list[str] | None, typer.Option(help='What is said of a name, "{}" standing for it; several are averaged.')
+        list[str] | None,
+        typer.Option(metavar="TEXT", help='What is said of a name, "{}" standing for it; several are averaged.'),
     ] = None,
     normal: Annotated[
         bool, typer.Option("--normal", help="Measure whether a case is normal, by its likeliest disorder.")
@@ -217,14 +232,14 @@ def zero_shot(
     device: _Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure models that are asked by text alone, open_clip models too, on the same cases, and compare with the first.
+    """Compare models by text alone, open_clip models too.
 
     Example: radfm evaluate zero-shot datasets/mine --model runs/mine --open-clip ViT-B-32=weights.pt
     """
-    with needs("train"):
-        from radfm.eval.command import lines, listed, named, show_comparison
-        from radfm.eval.diagnosis import compare
-        from radfm.eval.zero_shot import abnormal, open_clip_scores, zero_shot_scores
+    from radfm.eval.command import lines, listed, named, show_comparison
+    from radfm.eval.diagnosis import compare
+    from radfm.eval.zero_shot import abnormal, open_clip_scores, zero_shot_scores
+
     quiet_transformers()
     if not (model or open_clip):
         raise ValueError("give --model or --open-clip, or both")

@@ -8,6 +8,7 @@ Decisions:
 
 import csv
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -15,8 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from radfm.console import DISCLAIMER, Json, needs, one_line, quiet_transformers, show, step, table
+from radfm.console import (
+    DISCLAIMER,
+    ON_THE_HUB,
+    Json,
+    PlainCommand,
+    needs,
+    one_line,
+    quiet_transformers,
+    show,
+    step,
+    table,
+)
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
 from radfm.eval.confidence_command import calibrate
@@ -31,9 +44,19 @@ if TYPE_CHECKING:
 UsageError = typer.BadParameter.__base__  # click's, which typer carries within itself or not, by version
 MOST_ROWS = 12  # of scans, and of skipped files, on a screen
 COMPUTING = ("diagnose", "train", "finetune", "calibrate", "evaluate", "demo")  # the others count on little memory
+FIRST = ("diagnose", "icd", "prepare", "train", "finetune", "calibrate", "evaluate")  # in help, before the others
+
+
+class _InOrder(TyperGroup):
+    """Help lists commands in the order in which they are met, where typer would put those with commands last."""
+
+    def list_commands(self, context) -> list[str]:
+        return sorted(self.commands, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+
 
 app = typer.Typer(
     name="radfm",
+    cls=_InOrder,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,7 +67,7 @@ convert = typer.Typer(rich_markup_mode=None, help="Turn other checkpoints into r
 app.add_typer(convert, name="convert")
 app.add_typer(prepare, name="prepare")
 app.add_typer(train, name="train")
-app.command()(finetune)
+app.command(cls=PlainCommand)(finetune)
 app.command()(calibrate)
 app.add_typer(evaluate, name="evaluate")
 
@@ -80,10 +103,13 @@ def start(
         keep_freed_memory()
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def diagnose(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders of one case: DICOM, NIfTI, pictures, arrays.")],
-    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name on the Hugging Face Hub.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Files and folders of one case: DICOM, NIfTI, pictures, arrays."),
+    ],
+    model: Annotated[str, typer.Option(help=ON_THE_HUB)],
     labels: Annotated[str | None, typer.Option(help='Disorder names to score: "Pneumothorax; Rib fracture".')] = None,
     labels_file: Annotated[Path | None, typer.Option(help="A text file with one disorder name per line.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many disorders to print.")] = 10,
@@ -144,7 +170,9 @@ def diagnose(
 
 @app.command()
 def icd(
-    text: Annotated[str | None, typer.Argument(help="A disorder, as a clinician would write it.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="DISORDER", help="A disorder, as a clinician would write it.")
+    ] = None,
     names: Annotated[
         Path | None, typer.Option(help="Or a file of many: one per line, or a JSON list or dictionary. Prints CSV.")
     ] = None,
@@ -215,8 +243,10 @@ def _link_all(linker: "Linker", file: Path) -> None:
 
 @convert.command()
 def raddiag(
-    src: Annotated[Path, typer.Argument(help="pytorch_model.bin or .safetensors of RadDiag, or the folder of it.")],
-    dst: Annotated[Path, typer.Argument(help="Folder for the radfm checkpoint.")],
+    src: Annotated[
+        Path, typer.Argument(metavar="SRC", help="pytorch_model.bin or .safetensors of RadDiag, or the folder of it.")
+    ],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the radfm checkpoint.")],
     disorders: Annotated[
         Path | None,
         typer.Option(help="RadDiag's disorder_label_dict.json; unset, the one beside the checkpoint."),
@@ -246,7 +276,7 @@ def raddiag(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name.")],
+    model: Annotated[str, typer.Option(help=ON_THE_HUB)],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of one study, as sent and as unpacked.")] = 512,
@@ -255,7 +285,9 @@ def serve(
     timeout: Annotated[int, typer.Option(min=1, help="Seconds to send a study, and again to answer it.")] = 120,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")] = None,
 ) -> None:
-    """The model as a page in the browser: drop a study, scroll through it, ask for diseases, take the report along.
+    """Serve the model as a page in the browser.
+
+    Drop a study, scroll through it, ask for diseases, take the report along.
 
     Example: radfm serve --model radfm-phantom-mini
     """
@@ -266,18 +298,21 @@ def serve(
 
 
 @app.command()
+@needs("data")
 def publish(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder of a checkpoint, or the name of one of radfm's.")
+        str, typer.Argument(metavar="DIR", help="Folder of a checkpoint, or the name of one that comes with radfm.")
     ],
-    repo_id: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub.")],
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="What it is called on the Hugging Face Hub.")],
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of radfm evaluate --out, or JSON of radfm evaluate text --json; several times."),
+        typer.Option(
+            metavar="PATH", help="Folder of radfm evaluate --out, or JSON of radfm evaluate text --json; several times."
+        ),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--license", help="Of the weights, as the Hub calls it: apache-2.0, cc-by-nc-4.0, ...")
-    ] = "unknown",
+        str | None, typer.Option("--license", help="Of the weights, as the Hub calls it: apache-2.0, cc-by-nc-4.0, ...")
+    ] = None,
     notes: Annotated[
         Path | None, typer.Option(help="Markdown for the card: what the model is for, in your words.")
     ] = None,
@@ -292,25 +327,24 @@ def publish(
     max_shard_size: Annotated[str, typer.Option(help="A larger file of weights is split.")] = "5GB",
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint as the Hugging Face Hub wants it, with its card, and upload it.
+    """Upload a checkpoint with its card to the Hugging Face Hub.
 
     Example: radfm publish runs/mine me/mine --evaluation evaluation/ --license apache-2.0 --dry-run --out published/
     """
-    with needs("data"):
-        from radfm.checkpoints import resolve
-        from radfm.publish import Request
-        from radfm.publish import publish as write
+    from radfm.checkpoints import resolve
+    from radfm.publish import Request
+    from radfm.publish import publish as write
 
-        quiet_transformers()
-        learned = None
-        if data is not None:
-            from radfm.data_prep.about import about
-            from radfm.data_prep.dataset import load
+    quiet_transformers()
+    learned = None
+    if data is not None:
+        from radfm.data_prep.about import about
+        from radfm.data_prep.dataset import load
 
-            learned = about(load(data, "train", labelled=True))
-        request = Request(Path(resolve(folder)), repo_id, evaluation or (), licence, notes, learned, max_shard_size)
-        with step(f"Publishing {folder}"):
-            done = write(request, out, not dry_run, private)
+        learned = about(load(data, "train", labelled=True))
+    request = Request(Path(resolve(folder)), repo_id, evaluation or (), licence, notes, learned, max_shard_size)
+    with step(f"Publishing {folder}"):
+        done = write(request, out, not dry_run, private)
     if as_json:
         said = {"files": done.files, "left_out": done.left_out, "url": done.url, "folder": out and str(out)}
         print(json.dumps(said, indent=2))
@@ -328,12 +362,13 @@ def publish(
 
 
 @app.command()
+@needs("train")
 def demo(out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("runs/demo")) -> None:
-    """The whole way in minutes: draw patients, train, name what was never trained on, report a case.
+    """Go the whole way in minutes: draw, train, measure, diagnose.
 
     Example: radfm demo
     """
-    with needs("train"):
+    with step("Starting"):
         from radfm.demo import run
     run(out)
 
@@ -375,6 +410,8 @@ def _pipeline(model: str, device: str | None, fast: bool):
     quiet_transformers()
     pipe = pipeline("zero-shot-diagnosis", model=folder, device=device)
     if fast:
+        if pipe.device.type != "cuda":  # else compiling would tell of a CUDA that finds no GPU
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
     return pipe
@@ -387,6 +424,7 @@ def _as_json(case: "Case", found: dict, config) -> dict:
         "diagnoses": found["diagnoses"],
         "scans": found["scans"],
         "unlike_training": found["unlike_training"],
+        "drawn_only": found["drawn_only"],
         "skipped": [{"file": file, "reason": reason} for file, reason in case.skipped],
         "prediction_sets": config.prediction_sets,
         "notice": DISCLAIMER,
@@ -394,6 +432,8 @@ def _as_json(case: "Case", found: dict, config) -> dict:
 
 
 def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float, float], config) -> None:
+    from radfm.pipeline_radfm import DRAWN_ONLY, why_unlike
+
     slices = sum(len(scan.pixels) for scan in case.scans)
     show(
         f"[bold]{title}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
@@ -411,11 +451,13 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
     show(scans)
     if len(shown) < len(case.scans):
         show(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
+    judged = found["unlike_training"]
+    unlike = judged is not None and judged["unlike"]  # then no threshold and no set holds
     limits = {}
-    if any("above_threshold" in diagnosis for diagnosis in found["diagnoses"]):
-        limits["above_threshold"] = "above threshold"
-    if any("in_set" in diagnosis for diagnosis in found["diagnoses"]):
-        limits["in_set"] = f"in the {config.prediction_sets['coverage']:.0%} set"
+    if not unlike and any("above_threshold" in diagnosis for diagnosis in found["diagnoses"]):
+        limits["above_threshold"] = "above\nthreshold"
+    if not unlike and any("in_set" in diagnosis for diagnosis in found["diagnoses"]):
+        limits["in_set"] = f"in the\n{config.prediction_sets['coverage']:.0%} set"
     disorders = table(">rank", "disorder", "ICD-10-CM", ">score", *limits.values())
     for rank, diagnosis in enumerate(found["diagnoses"], 1):
         codes = ", ".join(diagnosis["icd10cm"]) or "-"
@@ -431,9 +473,9 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
             show(f"  {file}: {reason}", highlight=False, markup=False)
         if len(case.skipped) > MOST_ROWS:
             show(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json has them all")
-    if (judged := found["unlike_training"]) is not None and judged["unlike"]:
-        from radfm.pipeline_radfm import why_unlike
-
+    if found["drawn_only"]:
+        show(f"[bold yellow]{DRAWN_ONLY}[/]")
+    if unlike:
         show(f"[bold yellow]This case is unlike the training data ({why_unlike(judged)}): its scores mean little.[/]")
     if not config.trained:
         show("[bold yellow]This model is untrained: its scores and weights mean nothing.[/]")

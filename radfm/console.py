@@ -9,18 +9,38 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 DISCLAIMER = "Research use only, not a medical device."
+
+A_CHECKPOINT = "Folder of a checkpoint, the name of one that comes with radfm (radfm-phantom-mini)"
+ON_THE_HUB = f"{A_CHECKPOINT}, or its name on the Hugging Face Hub."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
 
 
+class PlainCommand(TyperCommand):
+    """For arguments that are given several times: help shows `PATH`, where typer would add Python's `<list[Path]>`."""
+
+    def format_options(self, context, formatter) -> None:
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and parameter.nargs != 1:
+                parameter.display_type_rich = lambda ctx: ""
+        super().format_options(context, formatter)
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """What is imported in its block comes with an extra of radfm. Raises: ValueError, which names the extra."""
+    """What is imported in its block, or in the function that it decorates, comes with an extra of radfm.
+
+    Raises:
+        ValueError: A module is missing; the message names the extra.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "radfm").partition(".")[0] == "radfm":  # no extra has it
+            raise
         raise ValueError(f"{error.name} is missing: pip install 'radfm[{extra}]'") from error
 
 

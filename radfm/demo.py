@@ -7,13 +7,24 @@ Decisions:
 - Five disorders are kept from training, with every case that has one of them, and are found by name alone.
 """
 
-import os
 import time
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import datasets
+from transformers import pipeline
+
 from radfm.console import DISCLAIMER, quiet_transformers, show, step, table
+from radfm.data_prep.dataset import load
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.tables import RECORD
+from radfm.eval.case_report import write_report
+from radfm.eval.diagnosis import compare
+from radfm.eval.predict import score
+from radfm.train import diagnosis, text
+from radfm.train.config import of_radfm
 
 CASES = 500
 WITHHELD = (
@@ -27,21 +38,21 @@ _TOWER_STEPS, _HEAD_STEPS = 150, 100
 
 def run(out: Path) -> None:
     """Everything, in the folder `out`; what it prints is for people."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    datasets.disable_progress_bars()
     quiet_transformers()
     began = time.monotonic()
-    data, text, tower = out / "phantoms", out / "text", out / "tower"
+    data, encoder, tower = out / "phantoms", out / "text", out / "tower"
     plain, model = out / "without_ke", out / "model"
     with _part(f"1. {CASES} synthetic patients, several scans each", "radfm prepare phantoms"):
         _draw(data)
     with _part("2. A text encoder learns the tree and the words of ICD-10-CM", "radfm train text"):
-        _learn_text(text)
+        _learn_text(encoder)
     with _part("3. A slice encoder learns to see, slice by slice and place by place", "radfm train diagnosis"):
-        _learn(data, tower, "diagnosis_tower", _TOWER_STEPS, f"text_encoder={text}")
+        _learn(data, tower, "diagnosis_tower", _TOWER_STEPS, f"text_encoder={encoder}")
     with _part("4. On it, a model of whole cases names disorders by a fixed list (no KE)", "radfm train diagnosis"):
         _learn(data, plain, "diagnosis_fm", _HEAD_STEPS, f"tower_weights={tower}")
     with _part("5. Another by what they mean: the text encoder places them (KE)", "radfm train diagnosis"):
-        _learn(data, model, "diagnosis_ke", _HEAD_STEPS, f"tower_weights={tower}", f"text_encoder={text}")
+        _learn(data, model, "diagnosis_ke", _HEAD_STEPS, f"tower_weights={tower}", f"text_encoder={encoder}")
     with _part("6. Both on patients they have never seen; and five disorders by their names alone", "radfm evaluate"):
         _measure(data, plain, model)
     with _part("7. One case, and where the model looked", "radfm diagnose ... --report"):
@@ -58,39 +69,28 @@ def run(out: Path) -> None:
 
 
 def _draw(data: Path) -> None:
-    from radfm.data_prep.prepare import Settings, prepare
-    from radfm.data_prep.sources.phantoms import Phantoms
-    from radfm.data_prep.tables import RECORD
-
     if not (data / RECORD).exists():
         with step("Drawing") as progress:
             prepare(Phantoms(CASES), data, Settings(size=96, cases_per_shard=50), processes=2, progress=progress)
     show(f"   Look at them: {data / 'report.html'}", highlight=False)
 
 
-def _learn_text(text: Path) -> None:
-    from radfm.train.text import RECIPE, read_config, train
-
-    if not (text / RECIPE).exists():
+def _learn_text(output: Path) -> None:
+    if not (output / text.RECIPE).exists():
         with redirect_stdout(StringIO()):  # losses, which the progress bar need not be mixed with
-            train(read_config(_config("text"), [f"output={text}", "held_out=null", *_TEXT]))
+            text.train(text.read_config(of_radfm("text.yaml"), [f"output={output}", "held_out=null", *_TEXT]))
 
 
 def _learn(data: Path, output: Path, name: str, steps: int, *changes: str) -> None:
-    from radfm.train.diagnosis import RECIPE, read_config, train
-
-    if not (output / RECIPE).exists():
+    if not (output / diagnosis.RECIPE).exists():
         brief = [f"training.{key}" for key in (f"max_steps={steps}", f"save_steps={steps}", "eval_strategy=no")]
         common = [f"data={data}", f"output={output}", f"withheld={list(WITHHELD)}", "training.report_to=[]"]
         with redirect_stdout(StringIO()):
-            train(read_config(_config(name), [*common, *brief, *changes]))
+            config = diagnosis.read_config(of_radfm(f"{name}.yaml"), [*common, *brief, *changes])
+            diagnosis.train(config)
 
 
 def _measure(data: Path, plain: Path, model: Path) -> None:
-    from radfm.data_prep.dataset import load
-    from radfm.eval.diagnosis import compare
-    from radfm.eval.predict import score
-
     known = [name for name in load(data).vocabulary.names if name not in WITHHELD]
     with step("Scoring") as progress:
         rows = {
@@ -127,31 +127,19 @@ def _cell(figure: dict | None) -> str:
 
 
 def _diagnose(data: Path, model: Path, report: Path) -> None:
-    from transformers import pipeline
-
-    import radfm  # noqa: F401  registers the pipeline
-    from radfm.data_prep.dataset import load
-    from radfm.eval.case_report import write_report
-
     cases = load(data, "test")
     case = next(c for c in map(cases.__getitem__, range(len(cases))) if len(c.scans) > 1 and c.disorders)
     pipe = pipeline("zero-shot-diagnosis", model=str(model))  # saved before, loaded here
     found = pipe(case, top_k=5, return_attentions=True)
     show(f"   {len(case.scans)} scans; what was drawn into them: [bold]{', '.join(case.disorders)}[/]", highlight=False)
     rows = table("disorder", "ICD-10-CM", ">score")
-    for diagnosis in found["diagnoses"]:
-        style = "bold" if diagnosis["label"] in case.disorders else None
-        rows.add_row(diagnosis["label"], ", ".join(diagnosis["icd10cm"]), f"{diagnosis['score']:.3f}", style=style)
+    for one in found["diagnoses"]:
+        style = "bold" if one["label"] in case.disorders else None
+        rows.add_row(one["label"], ", ".join(one["icd10cm"]), f"{one['score']:.3f}", style=style)
     show(rows)
     with step("Writing the report"):
         write_report(report, pipe, case, found, str(model))
     show(f"   Its scans, their key slices, and where the model looked: {report}", highlight=False)
-
-
-def _config(name: str) -> Path:
-    import radfm.train
-
-    return Path(radfm.train.__file__).parent / "configs" / f"{name}.yaml"
 
 
 @contextmanager

@@ -10,50 +10,59 @@ from typing import Annotated
 
 import typer
 
-from radfm.console import Json, needs, quiet_transformers, show, table
+from radfm.console import ON_THE_HUB, Json, PlainCommand, needs, quiet_transformers, show, table
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train an encoder or a model.")
 
 
-@app.command("text")
+@app.command("text", cls=PlainCommand)
+@needs("train")
 def text(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/text.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of one that comes with radfm.")
+    ],
     changes: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as held_out=0 or training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as held_out=0 or training.max_steps=100."),
     ] = None,
 ) -> None:
-    """Teach a text encoder ICD-10-CM and disease ontologies; goes on where a killed run stopped.
+    """Teach a text encoder ICD-10-CM and ontologies. A killed run goes on.
 
-    Example: radfm train text train/configs/text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
+    Example: radfm train text text.yaml "ontologies=[disease_ontology.obo]" output=runs/text
     """
-    with needs("train"):
-        from radfm.train.text import read_config, train
+    from radfm.train.text import read_config, train
+
     print(train(read_config(config, changes or ())))
 
 
-@app.command("diagnosis")
+@app.command("diagnosis", cls=PlainCommand)
+@needs("train")
 def diagnosis(
-    config: Annotated[Path, typer.Argument(help="A YAML file, such as train/configs/diagnosis.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of one that comes with radfm.")
+    ],
     changes: Annotated[
-        list[str] | None, typer.Argument(help="Changes to it, such as head=mlp or training.max_steps=100.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as head=mlp or training.max_steps=100."),
     ] = None,
 ) -> None:
-    """Teach a model to name the disorders of a case; goes on where a killed run stopped.
+    """Teach a model to name the disorders of a case. A killed run goes on.
 
-    Example: radfm train diagnosis train/configs/diagnosis.yaml data=datasets/phantoms output=runs/phantoms
+    Example: radfm train diagnosis diagnosis.yaml data=datasets/phantoms output=runs/phantoms
     """
-    with needs("train"):
-        from radfm.train.diagnosis import read_config, train
+    from radfm.train.diagnosis import read_config, train
+
     print(train(read_config(config, changes or ())))
 
 
+@needs("train")
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
-    model: Annotated[str, typer.Option(help="Folder of a checkpoint, or its name on the Hugging Face Hub.")],
+    model: Annotated[str, typer.Option(help=ON_THE_HUB)],
     output: Annotated[Path, typer.Option(help="Folder for the new checkpoint; a killed run goes on there.")],
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Other keys, such as patience=5 or training.max_steps=100."),
+        typer.Argument(metavar="KEY=VALUE", help="Other keys, such as patience=5 or training.max_steps=100."),
     ] = None,
     method: Annotated[str, typer.Option(help="auto (by the number of cases), linear, lora or full.")] = "auto",
     shots: Annotated[int | None, typer.Option(help="Learn from so many cases of each class only.")] = None,
@@ -70,9 +79,9 @@ def finetune(
 
     Example: radfm finetune datasets/mine --model checkpoint/ --output runs/mine
     """
-    with needs("train"):
-        from radfm.train.finetune import finetune as run
-        from radfm.train.finetune import settings
+    from radfm.train.finetune import finetune as run
+    from radfm.train.finetune import settings
+
     quiet_transformers()
     given = {"data": str(data), "model": model, "output": str(output), "method": method, "shots": shots}
     given |= {"task": task, "interpolate": interpolate, "seed": seed}

@@ -4,6 +4,8 @@ Decisions:
 - A file fills a dataclass, so that each key is documented where it is declared; what it does not say has a default.
 - Every argument of the Trainer stands under `training`, by its own name. radfm has no second name for any of them.
 - What is misspelled or stands twice is refused: a key that does nothing would go unnoticed for days.
+- The files of `train/configs/` come with radfm, and are found by name: text.yaml, or train/configs/text.yaml as in a
+  clone. A file of the user's own goes first.
 - Values are those of YAML 1.2: 1e-3 is a number, and no is a word, as in eval_strategy=no. PyYAML alone would read a
   text and a boolean.
 """
@@ -50,6 +52,8 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
+_CONFIGS = Path(__file__).parent / "configs"
+
 Config = TypeVar("Config")
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -59,18 +63,35 @@ def read_config(kind: type[Config], path: str | Path, changes: Sequence[str] = (
 
     Args:
         kind: the dataclass that it fills.
+        path: the file, or the name of one that comes with radfm, such as text.yaml.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no YAML mapping, or holds a key twice or one that there is not.
     """
+    if not (path := _own_or_radfms(path)).exists():
+        names = ", ".join(sorted(file.name for file in _CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"{path}: no such file; radfm comes with {names}")
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no keys and values, but {type(content).__name__}")
     return filled(kind, changed(content, changes), str(path))
+
+
+def _own_or_radfms(path: str | Path) -> Path:
+    """The file itself; where there is none, the one of radfm's with that name."""
+    path = Path(path)
+    by_name = path.parent in (Path(), Path("train/configs"))
+    shipped = of_radfm(path.name)
+    return shipped if by_name and shipped.is_file() and not path.exists() else path
+
+
+def of_radfm(name: str) -> Path:
+    """The config of this name that comes with radfm."""
+    return _CONFIGS / name
 
 
 def changed(content: dict, changes: Sequence[str]) -> dict:
@@ -108,6 +129,8 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(given) - known):
         raise ValueError(f"training: transformers' TrainingArguments have no {', '.join(unknown)}")
+    if isinstance(deepspeed := given.get("deepspeed"), str):
+        given = given | {"deepspeed": str(_own_or_radfms(deepspeed))}
     several, on_cpu = int(os.environ.get("WORLD_SIZE", 1)) > 1, not torch.cuda.is_available()
     machine = {
         "use_cpu": on_cpu,

@@ -8,6 +8,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
+ALONE = "<!-- run in a process of its own -->"
 NOT_COMPARED = re.compile(r"<!-- output depends on (.+?) -->", re.DOTALL)
 
 
@@ -19,6 +20,7 @@ class Block:
         line: Of its first line of code in the file, from 1.
         language: What stands behind the fence: python, bash, yaml, text, ...
         not_run: The reason in the comment before it, where it is not run.
+        alone: It is Python that shares nothing with the other blocks.
         output: The lines of the text block that directly follows, which is what it prints; None: there is none.
         varies: The reason why that output is not compared.
     """
@@ -27,6 +29,7 @@ class Block:
     language: str
     code: str
     not_run: str | None = None
+    alone: bool = False
     output: "Block | None" = None
     varies: str | None = None
 
@@ -41,7 +44,7 @@ def blocks(file: Path) -> list[Block]:
             continue
         if token.type in ("fence", "code_block"):
             first = token.map[0] + (2 if token.type == "fence" else 1)
-            block = Block(first, token.info, token.content)
+            block = Block(first, token.info, token.content, alone=ALONE in comments)
             if (reason := NOT_RUN.search(comments)) is not None:
                 block.not_run = " ".join(reason[1].split())
             if block.language == "text" and adjacent and found[-1].language in ("python", "bash"):

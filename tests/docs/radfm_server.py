@@ -4,6 +4,8 @@ Decisions:
 - Starting Python and importing torch takes longer than most commands, and there are about a hundred. Each still is a
   process of its own, in its own folder, with the shell's own files as standard input, output and error.
 - Long things are made short here and nowhere else: see `SHORTER`. The documents say what a reader wants to type.
+- `radfm serve` ends when it has had a visitor.
+- The Hugging Face Hub of all commands is a stand-in, which runs here. How it is reached lies beside the socket.
 """
 
 import json
@@ -11,7 +13,11 @@ import os
 import signal
 import socket
 import sys
+import time
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from threading import Thread
 
 SIDE = 64  # of pictures
 _DRAWN = ["--cases=60", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
@@ -24,8 +30,14 @@ SHORTER = {
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }
+# The same for `torchrun -m radfm.train.diagnosis`, which is no command of radfm's.
+TORCHRUN = f"""#!/bin/sh
+exec '{Path(sys.executable).with_name("torchrun")}' "$@" {" ".join(SHORTER["train", "diagnosis"])}
+"""
 TEMPLATE = ("prepare", "manifest", "--template")  # its user fills it in: the rows of this file in the folder are added
 FILLED_IN = Path("filled_in.csv")
+
+HUB = "hub.json"  # the environment of who talks to the stand-in
 
 CLIENT = f"""#!{sys.executable} -ISs
 import json, os, socket, sys
@@ -40,6 +52,17 @@ sys.exit(int(server.recv(8) or 70))  # nothing: the child died
 
 def serve(address: str) -> None:
     """Answers commands at a Unix socket until it is killed."""
+    sys.path.append(str(Path(__file__).parents[1] / "radfm"))
+    import hub
+
+    with hub.running() as stand_in:
+        environment = stand_in.environment(Path(address).with_name("home"))
+        Path(address).with_name(HUB).write_text(json.dumps(environment))
+        os.environ.update(environment)  # before anything of Hugging Face is imported, which reads it once
+        _serve(address)
+
+
+def _serve(address: str) -> None:
     import torch  # noqa: F401  before the fork, as all that most commands import
     import transformers  # noqa: F401
     from radfm.eval import diagnosis  # noqa: F401
@@ -82,6 +105,9 @@ def _answer(arguments: list[str], folder: str, environment: dict[str, str], file
     for number, file in enumerate(files):
         os.dup2(file, number)
     sys.argv = ["radfm", *shorter(arguments)]
+    if arguments[:1] == ["serve"]:
+        sys.argv.append(f"--port={(port := _free_port())}")
+        Thread(target=_visit, args=[port], daemon=True).start()
     try:
         main()
     except SystemExit as stop:
@@ -94,6 +120,23 @@ def _answer(arguments: list[str], folder: str, environment: dict[str, str], file
     sys.stdout.flush()
     sys.stderr.flush()
     return status
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def _visit(port: int) -> None:
+    """Asks for the page until it is there, then stops the server, as Ctrl+C does."""
+    answer = None
+    while answer != 200:
+        time.sleep(0.2)
+        with suppress(OSError, HTTPException):
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/")
+            answer = connection.getresponse().status
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 How it works:
 - A document is a test. Its blocks run in order, in a folder of their own, as a reader would: blocks of `bash` in a
-  shell, blocks of `python` in one namespace. What the document takes for granted (`study/`, `datasets/mine`,
+  shell, blocks of `python` in one namespace, or by themselves where a comment says so (<!-- run in a process of its
+  own -->). What the document takes for granted (`study/`, `datasets/mine`,
   `runs/mine`, ...) lies there before, small and real: see `workplace.make_template`.
 - `radfm` makes long things short, by options and keys of configs that it adds: see `radfm_server.SHORTER`. The
   documents do not know of it.
+- The Hugging Face Hub of the shell is a stand-in within this machine, `tests/radfm/hub.py`.
 - A block of `text` right after a block is what that prints, and is compared; "..." stands for anything. Where it
   depends on the weights or the time, a comment says so: <!-- output depends on the weights -->.
 - A block that cannot run here has a comment before it: <!-- not run: needs SLURM -->. Its Python still has to compile;
@@ -18,6 +20,7 @@ import doctest
 import io
 import os
 import re
+import shlex
 from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
@@ -52,8 +55,9 @@ def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell,
     printed: list[tuple[Block, str]] = []
     for block in found:
         where = f"{document}:{block.line}"
-        if block.language == "bash":
-            ran = shell.run(block.code, folder)
+        if block.language == "bash" or block.alone:
+            code = block.code if block.language == "bash" else f"python -c {shlex.quote(block.code)}"
+            ran = shell.run(code, folder)
             assert ran.returncode == 0, f"{where} ends with {ran.returncode}\n{block.code}\n{ran.stdout}"
             output = ran.stdout
         else:

@@ -60,26 +60,27 @@ class Shell:
 def start_shell(tmp_path_factory):
     kept = os.environ.get("RADFM_DOCS")
     folder = Path(kept or tmp_path_factory.mktemp("shell")).absolute()
-    client = folder / "bin" / "radfm"
-    client.parent.mkdir(exist_ok=True, parents=True)
-    client.write_text(radfm_server.CLIENT)
-    client.chmod(0o755)
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True, parents=True)
+    for name, program in {"radfm": radfm_server.CLIENT, "torchrun": radfm_server.TORCHRUN}.items():
+        (programs / name).write_text(program)
+        (programs / name).chmod(0o755)
+    hub = folder / radfm_server.HUB
     environment = dict(os.environ) | {
-        "PATH": os.pathsep.join([str(client.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "RADFM_SERVER": str(folder / "s"),
-        "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
         "TORCHDYNAMO_DISABLE": "1",  # --fast would compile for minutes; tests/radfm/test_modeling.py compiles
         "COLUMNS": "100",
     }
     if (folder / "s").exists():
-        yield Shell(environment)
+        yield Shell(environment | json.loads(hub.read_text()))
         return
     command = [sys.executable, radfm_server.__file__, str(folder / "s")]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
     assert server.stdout.readline() == b"ready\n"
-    yield Shell(environment)
+    yield Shell(environment | json.loads(hub.read_text()))
     if not kept:
         server.kill()
         server.wait()

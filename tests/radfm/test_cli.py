@@ -2,10 +2,15 @@
 
 import csv
 import json
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import typer
 from untrained import STUDY, build
+
+from radfm import cli
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,8 @@ def test_icd_finds_codes_and_says_when_it_finds_none(radfm):
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--top", "0"], 2, "--top"),
         (["convert", "raddiag", "nowhere.bin", "out"], 1, "disorder_label_dict.json: no such file"),
         (["icd", " "], 1, "empty"),
+        (["train", "text", "nowhere.yaml"], 1, "nowhere.yaml: no such file; radfm comes with diagnosis.yaml, "),
+        (["train", "text", "elsewhere/text.yaml"], 1, "elsewhere/text.yaml: no such file"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -107,11 +114,43 @@ def test_icd_reports_on_a_list_of_names(radfm, tmp_path):
     assert (status, err.count("\n")) == (1, 1)
 
 
-@pytest.mark.parametrize("command", ["diagnose", "icd", "demo", "convert raddiag", "prepare dicom", "train text"])
-def test_every_command_has_help_with_an_example(radfm, command):
+def of_group(group, *names: str) -> Iterator[tuple[str, ...]]:
+    yield names
+    for name, command in getattr(group, "commands", {}).items():
+        yield from of_group(command, *names, name)
+
+
+COMMANDS = [" ".join(names) for names in of_group(typer.main.get_command(cli.app))]
+GROUPS = ["", "convert", "evaluate", "prepare", "train"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_in_plain_words_with_an_example(radfm, command):
     status, out, _ = radfm(*command.split(), "--help")
     assert status == 0
-    assert "Example: radfm " in out
+    assert "list[" not in out
+    assert "Example: radfm " in out or command in GROUPS
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_summary_of_every_command_fits_on_a_screen(radfm, group):
+    _, out, _ = radfm(*group.split(), "--help")
+    assert not [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")]
+
+
+def test_help_lists_commands_in_the_order_in_which_they_are_met(radfm):
+    _, out, _ = radfm("--help")
+    listed = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
+    assert listed[: len(cli.FIRST)] == list(cli.FIRST)
+
+
+def test_a_config_that_comes_with_radfm_is_found_by_name(radfm, tmp_path, monkeypatch):
+    """In a folder that is no clone; a file of that name goes first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("text.yaml", "train/configs/text.yaml"):
+        assert "no such key: nonsense" in radfm("train", "text", name, "nonsense=1")[2]
+    (tmp_path / "text.yaml").write_text("- mine")
+    assert "text.yaml holds no keys" in radfm("train", "text", "text.yaml")[2]
 
 
 def test_radfm_alone_shows_what_it_can_do(radfm):

@@ -1,0 +1,87 @@
+"""Without an extra of radfm, what it brings is asked for in one line."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+# What the extras bring, and nothing else that radfm needs does.
+OF_EXTRAS = (
+    *("accelerate", "datasets", "deepspeed", "dicomanonymizer", "gradio", "imagehash", "matplotlib", "monai", "peft"),
+    *("pyarrow", "tensorboard"),
+)
+ASKING = {
+    "demo": "train",
+    "prepare manifest --template": "data",
+    "prepare phantoms out": "data",
+    "diagnose scan.npy --model radfm-phantom-mini --report case.html": "data",
+    "train text text.yaml": "train",
+    "train diagnosis diagnosis.yaml": "train",
+    "finetune data --model radfm-phantom-mini --output out": "train",
+    "calibrate data --model model": "train",
+    "evaluate data --model radfm-phantom-mini": "train",
+    "evaluate saliency data --model radfm-phantom-mini": "train",
+    "evaluate uncertainty data --model a --model b": "train",
+    "evaluate refusal data --model model": "train",
+    "evaluate zero-shot data --model model": "train",
+    "serve --model radfm-phantom-mini": "serve",
+}
+PROGRAM = """
+import io, json, sys, traceback
+from contextlib import redirect_stderr, redirect_stdout
+
+missing, commands = json.loads(sys.argv[1])
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *arguments):
+        return None if name.partition(".")[0] in missing else self.finder.find_spec(name, *arguments)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+from radfm.cli import main
+said = {}
+for command in commands:
+    sys.argv = ["radfm", *command.split()]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
+        try:
+            main()
+        except SystemExit:
+            pass
+        except BaseException:
+            traceback.print_exc()
+    said[command] = errors.getvalue()
+print(json.dumps(said))
+"""
+
+
+def answers(folder, missing, commands) -> dict[str, str]:
+    """Command -> what it says on standard error where these modules are not installed."""
+    asked = json.dumps([missing, commands])
+    run = subprocess.run([sys.executable, "-c", PROGRAM, asked], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> dict[str, str]:
+    return answers(tmp_path_factory.mktemp("bare"), OF_EXTRAS, list(ASKING))
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_command_without_its_extra_ends_in_one_line_that_names_it(said, command):
+    assert re.fullmatch(rf"radfm: \w+ is missing: pip install 'radfm\[{ASKING[command]}\]'\n", said[command])
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [("monai", "demo"), ("peft", "finetune data --model radfm-phantom-mini --output out")],
+)
+def test_who_has_the_data_extra_alone_is_asked_for_the_other_before_anything_is_done(tmp_path, missing, command):
+    assert answers(tmp_path, [missing], [command])[command] == (
+        f"radfm: {missing} is missing: pip install 'radfm[train]'\n"
+    )
+    assert not list(tmp_path.iterdir())
