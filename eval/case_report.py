@@ -8,6 +8,7 @@ Decisions:
 - Each scan stands in two pictures side by side, plain and with the map in colour, of the slice that counted most. They
   have the shape of the anatomy: pixels that are not square are made so.
 - Maps of a disorder share one scale over the case, so a scan that stays grey said nothing for it.
+- Probabilities, thresholds and sets hold for cases like the training data: of one that is unlike, it says none.
 - It names files as the case does, and neither the patient, nor the case, nor where anything lies on the machine. The
   same case and checkpoint give the same bytes.
 """
@@ -27,8 +28,8 @@ from transformers.utils import CONFIG_NAME, cached_file
 from radfm.cases import Case, Scan
 from radfm.checkpoints import resolve
 from radfm.console import DISCLAIMER
-from radfm.knowledge import icd10cm
-from radfm.pipeline_radfm import why_unlike
+from radfm.knowledge import definitions, icd10cm, wording
+from radfm.pipeline_radfm import DRAWN_ONLY, why_unlike
 from radfm.reference_radfm import weights_sha256
 
 _EXPLAINED = 3  # disorders with maps, from the best
@@ -72,7 +73,8 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
     """
     weights = [seen["weight"] for seen in found["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
-    judged = found.get("unlike_training")
+    judged = found["unlike_training"]
+    unlike = judged is not None and judged["unlike"]
     return {
         "disclaimer": DISCLAIMER,
         "config": config,
@@ -84,32 +86,49 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
         "skipped": case.skipped,
         "slices": sum(len(scan.pixels) for scan in case.scans),
         "explained": explained(found),
-        "diagnoses": [described(diagnosis, config) for diagnosis in found["diagnoses"]],
+        "diagnoses": [described(diagnosis, config, unlike) for diagnosis in found["diagnoses"]],
         "scans": [_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
         "heaviest": heaviest[0],
         "other_scans": [_facts(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
         "reads_history": config.use_history,
-        "sets": config.prediction_sets,
+        "calibrated": config.calibration is not None and not unlike,
+        "sets": None if unlike else config.prediction_sets,
         "judged": judged,
-        "unlike": why_unlike(judged) if judged and judged["unlike"] else None,
+        "unlike": why_unlike(judged) if unlike else None,
+        "drawn_only": DRAWN_ONLY if found["drawn_only"] else None,
     }
 
 
-def described(diagnosis: dict, config) -> dict:
-    """A diagnosis of the pipeline with all that a page says of it: codes, threshold, whether it is calibrated."""
+def described(diagnosis: dict, config, unlike: bool) -> dict:
+    """A diagnosis of the pipeline with all that a page says of it: codes, definition, threshold, if it is calibrated.
+
+    Args:
+        unlike: whether the case is unlike the training data, where no threshold and no probability holds.
+    """
     known = {name.casefold(): row for row, name in enumerate(config.disorders)}
     row = known.get(diagnosis["label"].casefold())
-    threshold = None if row is None or not config.thresholds else config.thresholds[row]
+    threshold = None if row is None or not config.thresholds or unlike else config.thresholds[row]
     return {
         "label": diagnosis["label"],
         "score": diagnosis["score"],
         "codes": [_code(code) for code in diagnosis["icd10cm"]],
-        "calibrated": row is not None and config.calibration is not None,
+        "definition": _definition(diagnosis["label"], diagnosis["icd10cm"]),
+        "calibrated": row is not None and config.calibration is not None and not unlike,
         "known": row is not None,
         "threshold": threshold,
-        "above": diagnosis.get("above_threshold"),
-        "in_set": diagnosis.get("in_set"),
+        "above": None if unlike else diagnosis.get("above_threshold"),
+        "in_set": None if unlike else diagnosis.get("in_set"),
     }
+
+
+def _definition(name: str, codes: Sequence[str]) -> dict | None:
+    """What it is, and "of" what that is said, where that is not its own name but its code's."""
+    found = definitions.define(name, codes)
+    if found is None:
+        return None
+    source = found.source if found.source == definitions.OWN else f"Disease Ontology, {found.source}"
+    same = wording.key(wording.expand(name)) == wording.key(found.name)
+    return {"of": None if same else found.name, "text": found.text, "source": source}
 
 
 def _code(code: str) -> dict:

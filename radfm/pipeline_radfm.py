@@ -6,15 +6,19 @@ Decisions:
   with a threshold says whether it is reached. No score depends on what else was asked for.
 - What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
 - Where the checkpoint remembers its training data (`radfm calibrate`), a case unlike it is warned of, or refused.
+- A checkpoint that learned from drawn patients alone says so (`drawn_only`), by the recipe beside its weights.
 """
 
+import json
 import warnings
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers.pipelines import Pipeline
+from transformers.utils import cached_file
 
 from .reference_radfm import TrainingReference, described
 
@@ -23,6 +27,9 @@ try:
     from radfm.knowledge.disorders import codes
 except ImportError:  # a checkpoint's own code, on a machine without radfm
     read_case = codes = None
+
+DRAWN_ONLY = "This model has learned from drawn patients only. Its answers about a real study mean nothing."
+_RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # the newest first
 
 
 class ZeroShotDiagnosisPipeline(Pipeline):
@@ -69,8 +76,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             knows a threshold for the name, and "in_set" where it knows which disorders cannot be ruled out. With
             `return_attentions` a dictionary with this list as "diagnoses"; in the order of the case "scans", a list of
             {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"};
-            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference; and
-            "case_embed" (d,), for `score`.
+            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference; "drawn_only",
+            whether it learned from drawn patients alone; and "case_embed" (d,), for `score`.
         Raises:
             ValueError: for a case without a readable scan, no or empty labels, a label that a fixed list lacks, or a
                 case that is refused.
@@ -85,9 +92,15 @@ class ZeroShotDiagnosisPipeline(Pipeline):
                 strict=True,
             )
         ]
+        whole = parameters[-1].pop("return_attentions", False)
         cases = list(inputs) if several else [inputs]
         batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
         answers = [answer for batch in batches for answer in self.run_single(batch, *parameters)]
+        if not whole:
+            for judged in (answer["unlike_training"] for answer in answers):
+                if judged is not None and judged["unlike"]:
+                    warnings.warn(_unlike(judged), stacklevel=2)
+            answers = [answer["diagnoses"] for answer in answers]
         return answers if several else answers[0]
 
     @torch.inference_mode()
@@ -175,19 +188,21 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             ),
         }
 
-    def postprocess(
-        self, outputs: dict, top_k: int | None = None, return_attentions: bool = False, if_unlike: str = "warn"
-    ) -> list:
+    def postprocess(self, outputs: dict, top_k: int | None = None, if_unlike: str = "warn") -> list[dict]:
         wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
         of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "described", "case_embeds"))
         for case, scores, weights, looks, case_embed in zip(*of_cases, strict=True):
-            judged = self._judged(case, looks, if_unlike, quiet=return_attentions)
-            diagnoses = self._diagnoses(outputs["names"], scores, wanted)
             slices = [next(slice_attentions) for _ in case.scans]
-            scans = [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)]
-            whole = {"diagnoses": diagnoses, "scans": scans, "unlike_training": judged, "case_embed": case_embed}
-            answers.append(whole if return_attentions else diagnoses)
+            answers.append(
+                {
+                    "diagnoses": self._diagnoses(outputs["names"], scores, wanted),
+                    "scans": [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)],
+                    "unlike_training": self._judged(case, looks, if_unlike),
+                    "drawn_only": self.drawn_only,
+                    "case_embed": case_embed,
+                }
+            )
         return answers
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
@@ -232,16 +247,17 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """What the checkpoint remembers of its training data; None where `radfm calibrate` never looked."""
         return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
 
-    def _judged(self, case, looks: torch.Tensor, if_unlike: str, quiet: bool) -> dict | None:
+    @cached_property
+    def drawn_only(self) -> bool:
+        """Whether the checkpoint's recipe says that it learned to see from drawn patients alone."""
+        return bool(self.model.name_or_path) and drawn_only(_recipe(self.model.name_or_path))
+
+    def _judged(self, case, looks: torch.Tensor, if_unlike: str) -> dict | None:
         if if_unlike == "ignore" or self.reference is None:
             return None
         judged = self.reference.judge(looks, [scan.modality for scan in case.scans])
-        if judged["unlike"]:
-            what = f"the case is unlike the training data ({why_unlike(judged)}): its scores mean little"
-            if if_unlike == "refuse":
-                raise ValueError(f"{what}, and it is refused")
-            if not quiet:
-                warnings.warn(what, stacklevel=2)
+        if judged["unlike"] and if_unlike == "refuse":
+            raise ValueError(f"{_unlike(judged)}, and it is refused")
         return judged
 
     def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
@@ -310,7 +326,42 @@ def why_unlike(judged: dict) -> str:
     new = judged["new_modalities"]
     if new:
         return f"no training scan was of {', '.join(new)}"
-    return f"at most {judged['p']:.1%} of cases like the validation's are as far from the training scans"
+    return f"at most {judged['p']:.1%} of the cases that it was checked on differ as much from its training scans"
+
+
+def drawn_only(recipe: Mapping) -> bool:
+    """Whether it is known that a model saw drawn patients alone: in its own training, and in all that it started from.
+
+    Args:
+        recipe: of a checkpoint: `radfm_finetune.json` or `radfm_diagnosis.json`.
+    """
+    if (recipe.get("data") or {}).get("source") != "phantoms":
+        return False
+    asked, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
+    named = [key for key in ("model", "tower_weights") if asked.get(key) or starts.get(key)]
+    return all(drawn_only(starts.get(key) or {}) for key in named)
+
+
+def _unlike(judged: dict) -> str:
+    return f"the case is unlike the training data ({why_unlike(judged)}): its scores mean little"
+
+
+def _recipe(model: str) -> dict:
+    """The newest recipe of a checkpoint, by its folder or name on the Hub; {} where it has none."""
+    for name in _RECIPES:
+        file = cached_file(
+            model,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        if file is not None:
+            try:
+                return json.loads(Path(file).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file} is damaged: restore it, or delete it ({error})") from error
+    return {}
 
 
 def _read(case):
@@ -323,4 +374,4 @@ def _read(case):
     return read_case(case)
 
 
-__all__ = ["ZeroShotDiagnosisPipeline", "why_unlike"]
+__all__ = ["DRAWN_ONLY", "ZeroShotDiagnosisPipeline", "drawn_only", "why_unlike"]

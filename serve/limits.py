@@ -12,6 +12,7 @@ class Limits:
         slices: of one study, of 512 x 512 pixels; fewer, if they are larger.
         seconds: to send a study; and again, once its turn has come, to read and answer it.
         waiting: studies that are being sent or wait for their turn.
+        unattended_seconds: after which a study goes that waits for its turn, but whose visitor does not.
         kept_megabytes: of all answers together; beyond it the one that was longest without a visitor goes.
         idle_seconds: after which an answer goes.
         names: that can be scored for one study.
@@ -22,6 +23,7 @@ class Limits:
     slices: int = 1000
     seconds: int = 120
     waiting: int = 32
+    unattended_seconds: int = 60
     kept_megabytes: int = 1024
     idle_seconds: int = 900
     names: int = 50

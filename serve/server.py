@@ -23,10 +23,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import parse_qs
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -42,8 +43,10 @@ from starlette.requests import ClientDisconnect
 from radfm.cases import MODALITIES
 from radfm.checkpoints import find
 from radfm.console import DISCLAIMER, one_line, quiet_transformers, show, step
+from radfm.pipeline_radfm import DRAWN_ONLY
 
-_QUEUE = ("/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/startup-events")
+_JOIN, _LISTEN = "/gradio_api/queue/join", "/gradio_api/queue/data"
+_QUEUE = (_JOIN, _LISTEN, "/gradio_api/startup-events")
 _PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _DRAINING_SECONDS = 10
 _LARGEST_BODY = 64_000  # bytes, of all requests but a study
@@ -67,6 +70,8 @@ def run(model: str, host: str, port: int, limits: Limits, device: str | None) ->
         server, url = launch(studies, host, port)
         show(f"[bold]{url}[/] answers with {Path(model).name}. Ctrl+C ends it.", highlight=False)
         show(f"[dim]{DISCLAIMER}[/]")
+        if studies.pipe.drawn_only:
+            show(f"[bold yellow]{DRAWN_ONLY}[/]")
         if host not in ("127.0.0.1", "localhost", "::1"):
             show("[yellow]Whoever reaches this machine can use the page: it has no password.[/]")
         stop.wait()
@@ -79,6 +84,7 @@ def open_studies(model: str, limits: Limits, device: str | None = None) -> Studi
     """Loads the checkpoint. Raises: ValueError where it is not there, or has no vocabulary of its own."""
     from transformers import pipeline
 
+    from radfm.knowledge.definitions import define
     from radfm.knowledge.disorders import codes
 
     model = find(model)
@@ -86,13 +92,14 @@ def open_studies(model: str, limits: Limits, device: str | None = None) -> Studi
     pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
     if not pipe.model.config.disorders:
         raise ValueError(f"{model} has no vocabulary of its own, which the page shows: give it one by set_disorders")
-    codes("Pneumothorax")  # reads the tables of names now, and not when a visitor waits
+    define("Pneumothorax", codes("Pneumothorax"))  # reads the tables of names now, and not when a visitor waits
     return Studies(pipe, model, limits)
 
 
 def launch(studies: Studies, host: str, port: int | None) -> tuple[gradio.Server, str]:
     """Starts the server in a thread: it, and the address of the page. Raises: OSError where the port is taken."""
-    os.environ["GRADIO_TEMP_DIR"] = str(studies.root / "gradio")  # nothing comes there, but Gradio makes the folder
+    # Nothing comes there, but Gradio makes folders, one of them where it was told when it was imported.
+    os.environ["GRADIO_TEMP_DIR"] = gradio.routes.DEFAULT_TEMP_DIR = str(studies.root / "gradio")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     _, url, _ = (server := _server(studies)).launch(
         server_name=host,
@@ -119,6 +126,7 @@ def _server(studies: Studies) -> gradio.Server:
         "names": limits.names if config.head == "text" or config.disorders else 0,
         "modalities": MODALITIES[1:],
         "history": config.use_history,
+        "drawn_only": DRAWN_ONLY if studies.pipe.drawn_only else None,
     }
     words = {
         "{{ disclaimer }}": DISCLAIMER,
@@ -201,7 +209,7 @@ def _server(studies: Studies) -> gradio.Server:
         studies.forget((await request.body()).decode("ascii", "replace"))
         return Response(status_code=204)
 
-    server.add_middleware(_Doors)
+    server.add_middleware(_Doors, studies=studies)
     return server
 
 
@@ -241,10 +249,13 @@ def _get(studies: Studies, token: str):
 
 
 class _Doors:
-    """Lets through what the table above lists, bodies no larger than they need to be, and adds the headers."""
+    """Lets through what the table above lists, bodies no larger than they need to be, and adds the headers.
 
-    def __init__(self, app):
-        self.app = app
+    The queue is Gradio's, so that here alone is seen who joins it, and who listens.
+    """
+
+    def __init__(self, app, studies: Studies):
+        self.app, self.studies = app, studies
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -255,14 +266,18 @@ class _Doors:
         if not (ours or path in _QUEUE or path.startswith(("/sheet/", "/maps/"))):
             await Response(status_code=404)(scope, receive, send)
             return
-        read = 0
+        read, joining = 0, bytearray()
 
         async def counted():
-            nonlocal read
+            nonlocal read, joining
             message = await receive()
             read += len(message.get("body", b""))
             if read > _LARGEST_BODY and path != "/study":
                 raise HTTPException(413)
+            if path == _JOIN and message["type"] == "http.request":
+                joining += message.get("body", b"")
+                if not message.get("more_body"):
+                    self._joined(bytes(joining))
             return message
 
         async def with_headers(message) -> None:
@@ -271,7 +286,14 @@ class _Doors:
                 message["headers"] = [pair for pair in message["headers"] if pair[0] not in own] + list(own.items())
             await send(message)
 
-        await self.app(scope, counted, with_headers)
+        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        with self.studies.attended(session) if path == _LISTEN else nullcontext():
+            await self.app(scope, counted, with_headers)
+
+    def _joined(self, body: bytes) -> None:
+        with suppress(ValueError, KeyError, TypeError, IndexError):  # what is no study, Gradio refuses
+            said = json.loads(body)
+            self.studies.joins(said["data"][0], str(said["session_hash"]))
 
 
 __all__ = ["launch", "open_studies", "run"]

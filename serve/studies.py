@@ -4,6 +4,8 @@ Decisions:
 - Who holds a study's token may see it. Tokens are 256 random bits, travel in a header and are in no address.
 - The model reads one study at a time, and the lock on it is its own: names typed for a study that was answered are
   scored while another one is read.
+- A study keeps its place as long as its visitor listens to how it goes. One that nobody waits for goes in a minute, or
+  a few dozen that were sent and left would keep everybody else out.
 """
 
 import secrets
@@ -29,6 +31,23 @@ from radfm.console import one_line
 
 _LONGEST_NAME = 300  # characters
 _TIDY_SECONDS = 30
+
+
+@dataclass
+class Waiting:
+    """A study whose files have come.
+
+    Attributes:
+        session: by which its visitor joined the queue; None: nobody has.
+        since: when it was last left alone; infinite while its visitor listens.
+        begun: whether its turn has come; from then on its time is limited by the deadline.
+    """
+
+    folder: Path
+    header: dict
+    session: str | None = None
+    since: float = field(default_factory=time.monotonic)
+    begun: bool = False
 
 
 @dataclass
@@ -64,7 +83,7 @@ class Studies:
         """`pipe` is the zero-shot-diagnosis pipeline, `model` the folder or name it was loaded from."""
         self.pipe, self.model, self.limits = pipe, model, limits
         self.root = Path(tempfile.mkdtemp(prefix="radfm-serve-"))
-        self._waiting: dict[str, tuple[float, Path, dict]] = {}  # token -> when it came, its folder, its header
+        self._waiting: dict[str, Waiting] = {}
         self._arriving = 0
         self._answers: dict[str, Answer] = {}
         self._lock = threading.Lock()  # of the four above
@@ -91,7 +110,7 @@ class Studies:
         finally:
             with self._lock:
                 self._arriving -= 1
-                kept = any(folder == other for _, other, _ in self._waiting.values())
+                kept = any(folder == study.folder for study in self._waiting.values())
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -99,8 +118,29 @@ class Studies:
         """The token of a study whose files have come."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            self._waiting[token] = (time.monotonic(), folder, header)
+            self._waiting[token] = Waiting(folder, header)
         return token
+
+    def joins(self, token: str, session: str) -> None:
+        """A waiting study's visitor has joined the queue."""
+        with self._lock:
+            if token in self._waiting:
+                self._waiting[token].session = session
+
+    @contextmanager
+    def attended(self, session: str) -> Iterator[None]:
+        """While the visitor of this session listens."""
+        self._attends(session, float("inf"))
+        try:
+            yield
+        finally:
+            self._attends(session, time.monotonic())
+
+    def _attends(self, session: str, since: float) -> None:
+        with self._lock:
+            for study in self._waiting.values():
+                if study.session == session:
+                    study.since = since
 
     def answer(self, token: str) -> Iterator[dict]:
         """Reads a waiting study and keeps the answer: yields {"stage", "done", "of", "why"} as it goes on.
@@ -108,19 +148,18 @@ class Studies:
         The last stage is "answered", or "refused" with the reason. Nothing of it is on disk by then.
         """
         with self._lock:
-            waiting = self._waiting.get(token)
-            if waiting is not None:  # from now on its time is limited by the deadline
-                self._waiting[token] = (float("inf"), *waiting[1:])
-        if waiting is None:
+            study = self._waiting.get(token)
+            if study is not None:
+                study.begun = True
+        if study is None:
             yield _stage("refused", why="this study waited too long: drop it again")
             return
-        _, folder, header = waiting
         try:
             try:
-                yield from self._answered(token, folder, header)
+                yield from self._answered(token, study.folder, study.header)
                 last = _stage("answered")
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(study.folder, ignore_errors=True)
                 with self._lock:
                     self._waiting.pop(token, None)
         except (ValueError, OSError) as error:
@@ -184,7 +223,8 @@ class Studies:
         if names:
             with self._text:
                 found = self.pipe.score(answer.case_embed, names)
-            answer.typed |= {one["label"]: case_report.described(one, self.pipe.model.config) for one in found}
+            config, unlike = self.pipe.model.config, answer.shown["unlike"] is not None
+            answer.typed |= {one["label"]: case_report.described(one, config, unlike) for one in found}
         return sorted(answer.typed.values(), key=lambda one: -one["score"])
 
     def remove(self, token: str, name: str) -> None:
@@ -201,13 +241,13 @@ class Studies:
     def forget(self, token: str) -> None:
         with self._lock:
             self._answers.pop(token, None)
-            came, folder, _ = self._waiting.get(token, (float("inf"), None, None))
-            if came < float("inf"):  # its turn has not come
+            study = self._waiting.get(token)
+            if study is not None and not study.begun:
                 del self._waiting[token]
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(study.folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Lets go of what nobody asks for any more: answers that are idle or too much, studies never asked about."""
+        """Lets go of what nobody asks for any more: answers that are idle or too much, studies nobody waits for."""
         now, limits = time.monotonic(), self.limits
         with self._lock:
             idle = [token for token, answer in self._answers.items() if now - answer.seen > limits.idle_seconds]
@@ -217,10 +257,13 @@ class Studies:
             total = sum(answer.bytes for answer in self._answers.values())
             while total > limits.kept_megabytes * 10**6 and len(oldest) > 1:
                 total -= self._answers.pop(oldest.pop(0)).bytes
-            longest = limits.waiting * limits.seconds
-            late = [token for token, (came, *_) in self._waiting.items() if now - came > longest]
-            for token in late:
-                shutil.rmtree(self._waiting.pop(token)[1], ignore_errors=True)
+            left = [
+                token
+                for token, study in self._waiting.items()
+                if not study.begun and now - study.since > limits.unattended_seconds
+            ]
+            for token in left:
+                shutil.rmtree(self._waiting.pop(token).folder, ignore_errors=True)
 
     def _tidies(self) -> None:
         while not self._closed.wait(_TIDY_SECONDS):
@@ -257,7 +300,8 @@ def _shown(report: dict, case: Case, found: dict, explanations: list[Explanation
     return {
         "model": report["model"],
         "trained": config.trained,
-        "calibrated": config.calibration is not None,
+        "drawn_only": report["drawn_only"],
+        "calibrated": report["calibrated"],
         "vocabulary": len(config.disorders),
         "sets": report["sets"] and {name: report["sets"][name] for name in ("coverage", "guarantee")},
         "unlike": report["unlike"],

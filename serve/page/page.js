@@ -191,7 +191,7 @@ function open(answer) {
 }
 
 function means() {
-  const words = [study.calibrated ? "Scores of the model's vocabulary are calibrated; those of other names are not." : "The model is not calibrated: a score says which disorder is likelier, and not how likely."];
+  const words = study.unlike ? ["Of a study unlike the training data a score says which disorder is likelier, and not how likely; no threshold holds."] : [study.calibrated ? "Scores of the model's vocabulary are calibrated; those of other names are not." : "The model is not calibrated: a score says which disorder is likelier, and not how likely."];
   if (study.diagnoses.some((one) => one.threshold !== null)) words.push("A line on a bar is the disorder's threshold.");
   if (study.sets) {
     const share = `${Math.round(100 * study.sets.coverage)}%`;
@@ -205,8 +205,9 @@ function means() {
 function warnings() {
   const list = [];
   if (!study.trained) list.push(["This model is untrained.", "Its scores, weights and maps mean nothing."]);
-  if (study.unlike) list.push(["This study is unlike the training data.", `Its scores mean little: ${study.unlike}.`]);
-  return list.map(([title, why]) => make("div", { class: "loud", role: "alert" }, make("b", {}, title), why));
+  if (study.drawn_only) list.push([null, study.drawn_only]);
+  if (study.unlike) list.push(["This study is unlike the training data.", `Its scores mean little, and no threshold holds: ${study.unlike}.`]);
+  return list.map(([title, why]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), why));
 }
 
 function row(one, rank, remove = null) {
@@ -221,15 +222,16 @@ function row(one, rank, remove = null) {
   if (explained >= 0) badges.append(make("button", { type: "button", class: "quiet", onclick: () => viewer.show(explained) }, "show on the images"));
   const codes = one.codes.map((code) => {
     const name = make("summary", {}, make("code", {}, code.code), ` ${code.description ?? "not in this edition of ICD-10-CM"}`);
-    const also = code.terms.length ? make("p", {}, `Also: ${code.terms.join("; ")}${code.more ? `; and ${code.more} more` : ""}`) : null;
+    const includes = code.terms.length ? make("p", {}, `Includes: ${code.terms.join("; ")}${code.more ? `; and ${code.more} more` : ""}`) : null;
     const path = code.path.length ? make("p", {}, code.path.join(" › ")) : null;
-    return make("details", rank === 1 ? { open: "" } : {}, name, path, also);
+    return make("details", rank === 1 || !one.definition ? { open: "" } : {}, name, path, includes);
   });
   if (!codes.length) codes.push(make("p", { class: "soft" }, "no ICD-10-CM code known"));
   const drop = remove && make("button", { type: "button", "aria-label": `Remove ${one.label}`, onclick: remove }, "×");
   const place = rank ? make("span", { class: "rank" }, rank) : null;
   const head = make("div", { class: "head" }, place, make("span", { class: "label" }, one.label), make("span", { class: "score" }, score(one)), drop);
-  return make("li", {}, head, bar, badges.children.length ? badges : null, ...codes);
+  const said = one.definition && make("p", { class: "definition" }, one.definition.of && `${one.definition.of}: `, one.definition.text, make("small", {}, ` (${one.definition.source})`));
+  return make("li", {}, head, bar, badges.children.length ? badges : null, ...codes, said);
 }
 
 async function names(body) {
@@ -515,6 +517,8 @@ function fitted(canvas) {
 
 for (const modality of about.modalities) $("modality").append(make("option", { value: modality }, modality));
 $("history-field").hidden = !about.history;
+$("drawn").hidden = !about.drawn_only;
+$("drawn").textContent = about.drawn_only;
 $("limits").textContent = `Up to ${about.megabytes.toLocaleString("en")} MB and ${many(about.files, "file")}.`;
 $("files").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("folder").addEventListener("change", (event) => event.target.files.length && send(event.target.files));

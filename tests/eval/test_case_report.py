@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import json
 import re
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from transformers import pipeline
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
 from radfm.cli import main
+from radfm.pipeline_radfm import DRAWN_ONLY
 from radfm.starting_points import processor_for
 
 HOSTILE = "<script>alert('gout')</script>"
@@ -51,10 +54,12 @@ def case() -> Case:
 def page(checkpoint, tmp_path):
     """Of a case: writes its report and gives it back."""
 
-    def write(**config) -> str:
+    def write(judged: dict | None = None, **config) -> str:
         pipe = pipeline("zero-shot-diagnosis", model=str(checkpoint))
         for name, value in config.items():
             setattr(pipe.model.config, name, value)
+        if judged is not None:
+            pipe.reference = SimpleNamespace(judge=lambda *_: judged)
         found = pipe(case(), return_attentions=True)
         write_report(tmp_path / "case.html", pipe, case(), found, str(checkpoint))
         return (tmp_path / "case.html").read_text(encoding="utf-8")
@@ -99,6 +104,8 @@ def test_a_report_says_what_was_found_where_and_by_which_model(page, checkpoint)
     assert "Pneumothorax, unspecified" in text
     assert "Diseases of the respiratory system › " in text
     assert "X99.99 not in this edition" in text
+    assert "which lets the lung collapse. (radfm)" in text
+    assert "A break of a rib. (radfm)" in text
     assert "Slice" in text
     assert "of 7" in text
     assert "Spacing 5 × 2 × 1 mm" in text
@@ -117,6 +124,57 @@ def test_a_trained_and_calibrated_model_is_called_so(page):
     assert html.count("above threshold") == 1
     assert html.count("<small>threshold ") == 2
     assert "not calibrated" not in html
+
+
+def test_of_a_case_unlike_the_training_data_no_probability_threshold_or_set_is_told(page):
+    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "one_of": []}
+    sets = {"threshold": 0.0, "coverage": 0.9, "guarantee": "share", "patients": 50}
+    told = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
+    marks = ("above threshold", "<small>threshold ", "in the set</span>", "is a probability")
+    judged = {"unlike": False, "p": 0.5, "new_modalities": [], "scans": [0.5, 0.5]}
+    html = page(judged, **told)
+    assert all(mark in html for mark in marks)
+    html = page(judged | {"unlike": True, "p": 0.002}, **told)
+    assert "at most 0.2% of the cases that it was checked on differ as much from its training scans" in html
+    assert "none is a probability" in html
+    assert not any(mark in html.replace("none is a probability", "") for mark in marks)
+
+
+DRAWN, REAL = {"source": "phantoms"}, {"source": "rp3d"}
+
+
+@pytest.mark.parametrize(
+    ("file", "recipe", "drawn_only"),
+    [
+        ("radfm_diagnosis.json", {"config": {}, "data": DRAWN}, True),
+        ("radfm_diagnosis.json", {"config": {}, "data": REAL}, False),
+        ("radfm_diagnosis.json", {"config": {"tower_weights": "imagenet"}, "data": DRAWN}, False),
+        (
+            "radfm_diagnosis.json",
+            {"config": {"tower_weights": "a"}, "data": DRAWN, "started_from": {"tower_weights": {"data": DRAWN}}},
+            True,
+        ),
+        (
+            "radfm_finetune.json",
+            {"key": {"config": {"model": "a"}}, "data": DRAWN, "started_from": {"model": {"data": REAL}}},
+            False,
+        ),
+        ("radfm_finetune.json", {"key": {"config": {"model": "a"}}, "data": REAL}, False),
+    ],
+)
+def test_a_model_that_learned_from_drawn_patients_only_says_so(page, checkpoint, file, recipe, drawn_only):
+    assert DRAWN_ONLY not in page()
+    (checkpoint / file).write_text(json.dumps(recipe))
+    assert (DRAWN_ONLY in page()) == drawn_only
+
+
+def test_a_warning_of_an_unlike_case_points_at_who_asked(checkpoint):
+    pipe = pipeline("zero-shot-diagnosis", model=str(checkpoint))
+    judged = {"unlike": True, "p": 0.002, "new_modalities": [], "scans": [0.002, 0.002]}
+    pipe.reference = SimpleNamespace(judge=lambda *_: judged)
+    with pytest.warns(UserWarning, match="unlike the training data") as warned:
+        pipe(case())
+    assert [one.filename for one in warned] == [__file__]
 
 
 def test_pictures_have_the_shape_of_the_anatomy_and_differ_by_disorder(page):
