@@ -154,7 +154,8 @@ def write(request: Request, out: Path) -> Published:
     (out / CARD).write_text(_card(facts, is_text), encoding="utf-8")
     refuse_what_tells(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
     files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
-    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in files]
+    taken = {*files, *(["model.safetensors"] if _INDEX in files else [])}  # as it is, or in shards
+    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in taken]
     parts = {name.partition("/")[0] + "/" for name in files if "/" in name}
     return Published(
         out, files, sorted(name for name in left_out if name not in parts), (out / CARD).read_text("utf-8")

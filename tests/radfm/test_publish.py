@@ -299,6 +299,7 @@ def test_a_large_file_is_split_and_the_fingerprint_follows(checkpoint, evaluatio
     tensors = {name: tensor for file in shards for name, tensor in load_file(file).items()}
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         assert torch.equal(tensors[name], tensor), name
+    assert "model.safetensors" not in done.left_out
     assert TrainingReference.load(tmp_path / "out").about["weights"] == weights_sha256(tmp_path / "out")
     assert weights_sha256(tmp_path / "out") in done.card
     assert RadFMForDiagnosis.from_pretrained(tmp_path / "out").config.disorders == DISORDERS
