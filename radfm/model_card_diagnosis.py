@@ -7,12 +7,12 @@ Decisions:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radfm.model_card import Facts, cell, counted, figure, listed, make_card, many, percent
+from radfm.pipeline_radfm import drawn_only
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
 _METRICS = {"auc": "AUC", "ap": "AP", "f1": "F1", "mcc": "MCC", "recall@fpr=0.05": "recall at FPR 5%"}
@@ -43,7 +43,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
     config, learned, recipe = facts.config, facts.learned or {}, facts.recipe
     run = recipe.get("key", recipe).get("config", {})
     started_from = recipe.get("started_from") or {}
-    synthetic = _synthetic(learned, started_from, run)
+    synthetic = drawn_only(recipe | {"data": learned})
     coded = sum(map(bool, config["icd10cm"]))
     modalities = [name for name in config["modalities"] if name != "other" and not name[-1].isdigit()]
     head = ModelCardData(
@@ -238,17 +238,6 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
     if not config["use_history"]:
         yield "A clinical history: it looks at pictures alone."
-
-
-def _synthetic(learned: Mapping, started_from: Mapping, run: Mapping = MappingProxyType({})) -> bool:
-    """Whether it is known that nothing it learned to see from was a patient, itself and all that it started from."""
-    if learned.get("source") != "phantoms":
-        return False
-    for key in ("model", "tower_weights"):
-        one = started_from.get(key)
-        if (one or run.get(key)) and not (one and _synthetic(one.get("data", {}), one.get("started_from", {}))):
-            return False
-    return True
 
 
 def _calibration_cases(facts: Facts) -> str:
