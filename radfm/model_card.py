@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from radfm.checkpoints import NAMES
 from radfm.console import DISCLAIMER
 
 _WATTS = {"CPU": 65, "GPU": 400}  # of a process, assumed
@@ -79,7 +80,7 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
     body = jinja.get_template(template).render(
         name=facts.name,
         repo_id=facts.repo_id,
-        beside="" if "/" in facts.repo_id else f"../radfm/checkpoints/{facts.name}/",  # of those that come with radfm
+        beside=f"../radfm/checkpoints/{facts.repo_id}/" if facts.repo_id in NAMES else "",
         disclaimer=DISCLAIMER,
         notes=facts.notes.strip(),
         facts={

@@ -43,7 +43,8 @@ _TELLING = {
 }
 _FIELDS = re.compile(
     r"(?i)(patients?_?(id|ids|name|names|birth.*|address|mother.*|telephone.*|key)|other_?patient.*|case_?ids?|mrn|ssn|dob"
-    r"|patient|(patient_?)?birth_?(date|day|time|year)|date_of_birth|accession_?number|(issuer_of_)?patient_?id|referring_?physician.*|institution_?name|salt"
+    r"|patient|(patient_?)?birth_?(date|day|time|year)|date_of_birth|accession_?number"
+    r"|(issuer_of_)?patient_?id|referring_?physician.*|institution_?name|salt"
     r"|pseudonyms?(_key)?|(study|series|sop)_?instance_?uid)"
 )
 _WORD_LISTS = ("vocab.json", "vocab.txt", "merges.txt")  # of tokenizers
