@@ -30,9 +30,11 @@ SHORTER = {
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }
-# The same for `torchrun -m radfm.train.diagnosis`, which is no command of radfm's.
-TORCHRUN = f"""#!/bin/sh
-exec '{Path(sys.executable).with_name("torchrun")}' "$@" {" ".join(SHORTER["train", "diagnosis"])}
+# The same for torchrun: eight processes are two, and `-m radfm.train.diagnosis` is no command of radfm's.
+TORCHRUN = f"""#!/bin/bash
+words=("${{@/#8/2}}")
+[[ $* != *"-m radfm.train.diagnosis"* ]] || words+=({" ".join(SHORTER["train", "diagnosis"])})
+exec '{Path(sys.executable).with_name("torchrun")}' "${{words[@]}}"
 """
 TEMPLATE = ("prepare", "manifest", "--template")  # its user fills it in: the rows of this file in the folder are added
 FILLED_IN = Path("filled_in.csv")
