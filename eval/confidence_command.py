@@ -243,6 +243,8 @@ def zero_shot(
     quiet_transformers()
     if not (model or open_clip):
         raise ValueError("give --model or --open-clip, or both")
+    if normal and only is not None:
+        raise ValueError("--normal asks whether a case has any disorder: leave out --only, or measure in two commands")
     asked = {"names": None if names is None else lines(names), "templates": template or ["{}"], "bf16": bf16}
     recipes = {}
     for name, path in named(model or []):

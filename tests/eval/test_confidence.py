@@ -492,6 +492,7 @@ def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, 
     ("arguments", "message"),
     [
         ([], "give --model or --open-clip"),
+        (["--model", "PLAIN", "--normal", "--only", "Gallstones"], "leave out --only"),
         (["--open-clip", "ViT-B-32"], "a model without any knows nothing"),
         (["--open-clip", "ViT-B-32=nowhere.pt"], "nowhere.pt: no such file"),
         (["--model", "PLAIN", "--template", "image"], 'has no "{}"'),
