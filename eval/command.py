@@ -185,13 +185,12 @@ def saliency(
         "95% intervals from draws of the patients",
         highlight=False,
     )
-    rows = table("", *(f">{name}" for name in MEASURES.values()))
+    rows = table("", *(">" + name.replace(" ", "\n", 1) for name in MEASURES.values()))  # 80 columns hold all
     for row, name in ROWS.items():
-        rows.add_row(name, *(_cell(result["rows"][row][measure], ".3f") for measure in MEASURES))
+        rows.add_row(name, *_figures(result["rows"][row]))
     for band, of_band in result["bands"].items():
         for row in ("model", "centre") if of_band["tries"] else ():
-            figures = (_cell(of_band["rows"][row][measure], ".3f") for measure in MEASURES)
-            rows.add_row(f"{row}, {band} ({of_band['tries']:,} tries)", *figures)
+            rows.add_row(f"{row}, {band}\n{of_band['tries']:,} tries", *_figures(of_band["rows"][row]))
     show(rows)
     show(f"Slices: within {NEAR} of one with the lesion, {result['key_slice_tries']:,} tries", highlight=False)
     if result["left_out"]:
@@ -331,6 +330,10 @@ def _cell(figure: dict | None, digits: str) -> str:
         return "-"
     to = ", " if digits.startswith("+") else " to "  # two signs more, and it has to fit into 80 columns
     return f"{figure['value']:{digits}}\n{figure['low']:.3f}{to}{figure['high']:.3f}"
+
+
+def _figures(measures: dict[str, dict | None]) -> list[str]:
+    return [_cell(figure, ".3f").replace(" to ", "–") for figure in measures.values()]
 
 
 def _print_notes(name: str, tables: list[dict], result: dict) -> None:

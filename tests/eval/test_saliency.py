@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.eval import command
 from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
 
@@ -221,7 +222,7 @@ def test_nifti_has_the_spacing_of_the_scan(tmp_path):
         to_nifti(scan, seen[:2], tmp_path / "map.nii.gz")
 
 
-def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path):
+def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path, monkeypatch, capsys):
     model, processor = tiny
     processor.image_processor.max_slices = 4
     model.save_pretrained(tmp_path / "model")
@@ -239,3 +240,8 @@ def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path
     whole = sum(band["tries"] * band["rows"]["model"]["inside"]["value"] for band in of_bands) / found["tries"]
     assert whole == pytest.approx(found["rows"]["model"]["inside"]["value"])
     assert localise(tmp_path / "model", tmp_path / "data", limit=3) == found
+    monkeypatch.setenv("COLUMNS", "80")
+    command.saliency(tmp_path / "data", tmp_path / "model", limit=3)
+    shown = capsys.readouterr().out
+    assert shown.count("–") == 5 * (3 + 2 * len(of_bands))  # no interval is cut off
+    assert "weights" in shown
