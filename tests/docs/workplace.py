@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,6 +189,8 @@ def _small_files(folder: Path) -> None:
             picture.save(folder / path)
             name = "" if disorder == "normal" else disorder
             rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
+    for name, place in {"CXR14": "downloads/cxr14", "CheXpert": "CheXpert-v1.0"}.items():
+        _public_sets()[name](folder / place)
     _open_clip(folder / "clip")
     _chest_cts(folder)
     (folder / "17").mkdir()
@@ -195,6 +198,14 @@ def _small_files(folder: Path) -> None:
     picture.save(folder / "cat.jpg")
     with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def _public_sets() -> dict[str, Callable[[Path], dict]]:
+    """What lays a small tree out as each public set is published."""
+    sys.path.append(str(ROOT / "tests" / "data_prep"))
+    from test_external_sets import TREES
+
+    return TREES
 
 
 def _open_clip(folder: Path) -> None:
