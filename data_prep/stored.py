@@ -42,7 +42,7 @@ def stored_scan(scan: Scan, size: int, precision: str = "auto", max_slices: int 
         extent = (pixels.shape[1] * spacing[1] / height, pixels.shape[2] * spacing[2] / width)
         spacing = (spacing[0], *(round(mm, 5) for mm in extent))
     resized = _resized(values, height, width, np.float16 if values.dtype != np.uint8 else np.uint8)
-    return replace(scan, pixels=resized, key_slice=key, spacing_mm=spacing)
+    return replace(scan, pixels=resized, key_slice=key, spacing_mm=spacing, affine=None)
 
 
 def chosen_slices(count: int, key_slice: int | None, most: int | None) -> list[int]:

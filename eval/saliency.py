@@ -44,6 +44,7 @@ _LEAST_PLACES = 6  # a side, of the feature map that is looked at
 _FINE = 8  # as many points a side as a place has, between which the brightest is looked for
 _PATCH = 16  # pixels that are taken together where a tower shows no feature map
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes of the patient, and NIfTI's
 _COVER = 0.62  # how much of the picture the brightest colour hides
 
 
@@ -186,11 +187,11 @@ def overlay(pixels: np.ndarray, saliency_map: np.ndarray) -> np.ndarray:
 
 
 def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
-    """Writes a scan's map (slices, H, W) as NIfTI, 1 mm apart where the spacing is unknown.
+    """Writes a scan's map (slices, H, W) as NIfTI, where its voxels lie in the patient: a viewer lays it over the
+    files that the scan was read from.
 
-    A scan does not carry its place in the patient, so the file has the spacing alone and no orientation: a viewer lays
-    it over the scan's pixels written by this same function, `to_nifti(scan, scan.pixels, ...)`, not over the files that
-    the scan was read from.
+    Where the scan does not know its place (`affine` is None), the file has the spacing alone, 1 mm where that is
+    unknown, too, and fits `to_nifti(scan, scan.pixels, ...)`.
 
     Raises:
         ValueError: the map is not over the scan's pixels.
@@ -199,11 +200,15 @@ def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
 
     if tuple(saliency_map.shape) != tuple(scan.pixels.shape[:3]):
         raise ValueError(f"a map of shape {saliency_map.shape} is not over a scan of shape {scan.pixels.shape[:3]}")
-    slice_mm, row_mm, column_mm = (mm or 1.0 for mm in scan.spacing_mm or (1.0, 1.0, 1.0))
-    image = nibabel.Nifti1Image(saliency_map.transpose(2, 1, 0), np.diag([column_mm, row_mm, slice_mm, 1.0]))
+    if scan.affine is None:
+        slice_mm, row_mm, column_mm = (mm or 1.0 for mm in scan.spacing_mm or (1.0, 1.0, 1.0))
+        affine, code = np.diag([column_mm, row_mm, slice_mm, 1.0]), 0
+    else:
+        affine, code = _LPS_TO_RAS @ scan.affine[:, [2, 1, 0, 3]], 1  # the scanner's own place
+    image = nibabel.Nifti1Image(saliency_map.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")
-    image.set_qform(None, code=0)
-    image.set_sform(None, code=0)
+    image.set_qform(affine if code else None, code=code)
+    image.set_sform(affine if code else None, code=code)
     nibabel.save(image, path)
 
 

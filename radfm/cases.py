@@ -71,6 +71,8 @@ class Scan:
         key_slice: index of the slice that shows the finding; None where unknown.
         source: the file or folder it was read from, relative to what was given to `read_case`.
         masks: disorder -> (slices, H, W) bool, where it is to be seen; None where nobody says.
+        affine: (4, 4) from (slice, row, column, 1) to the patient's left, back and head in mm, as in DICOM; None where
+            unknown.
     """
 
     pixels: np.ndarray
@@ -82,6 +84,7 @@ class Scan:
     key_slice: int | None = None
     source: str = ""
     masks: dict[str, np.ndarray] | None = None
+    affine: np.ndarray | None = None
 
 
 @dataclass

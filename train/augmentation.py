@@ -144,7 +144,7 @@ def some_slices(scan: Scan, most: int | None, rng: np.random.Generator) -> Scan:
     key = None if key is None else int(np.abs(chosen - key).argmin())
     spacing = scan.spacing_mm and (scan.spacing_mm[0] * count / most, *scan.spacing_mm[1:])
     masks = scan.masks and {disorder: mask[chosen] for disorder, mask in scan.masks.items()}
-    return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing, masks=masks)
+    return replace(scan, pixels=scan.pixels[chosen], key_slice=key, spacing_mm=spacing, masks=masks, affine=None)
 
 
 def _applied(change: Randomizable, picture: Tensor, rng: np.random.Generator) -> Tensor:

@@ -136,7 +136,8 @@ def _stacked(found: Found) -> Found:
             case.skipped.append((scan.source, "has another size than the other slices: look whether it belongs there"))
             found.unread += 1
     source = fitting[0].source.rpartition("/")[0] or fitting[0].source
-    case.scans = [replace(fitting[0], pixels=np.concatenate([scan.pixels for scan in fitting]), source=source)]
+    pixels = np.concatenate([scan.pixels for scan in fitting])
+    case.scans = [replace(fitting[0], pixels=pixels, source=source, affine=None)]
     found.notes = found.notes[:1]
     return found
 

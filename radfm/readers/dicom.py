@@ -234,10 +234,11 @@ def _order(stack: Stack) -> tuple:
 def _scan(stack: Stack, pixels, modality: str | None, key_images: set[str]) -> Scan:
     instances = list(dict.fromkeys(frame.instance for frame in stack.frames))
     header = instances[0].header
-    plane, spacing_mm = view_of(header), stack.spacing_mm
+    plane, spacing_mm, affine = view_of(header), stack.spacing_mm, None
     if stack.axes is not None:
-        pixels, plane, laid_out_mm = lay_out(pixels, stack.axes, 0)
-        spacing_mm = spacing_mm and (spacing_mm[0], *laid_out_mm[1:])
+        laid_out = lay_out(pixels, stack.axes, 0, stack.origin)
+        pixels, plane, affine = laid_out.pixels, laid_out.plane, laid_out.affine
+        spacing_mm = spacing_mm and (spacing_mm[0], *laid_out.spacing_mm[1:])
     keys = [i for i, frame in enumerate(stack.frames) if text(frame.instance.header, "SOPInstanceUID") in key_images]
     return Scan(
         tidy(pixels),
@@ -247,6 +248,7 @@ def _scan(stack: Stack, pixels, modality: str | None, key_images: set[str]) -> S
         body_part=body_part_of(header),
         key_slice=keys[len(keys) // 2] if keys and len(instances) == len(stack.frames) else None,
         source=_source([instance.name for instance in instances]),
+        affine=affine,
     )
 
 

@@ -32,10 +32,12 @@ _STACKED_WITHOUT_POSITION = ("CT", "MRI", "nuclear medicine")
 
 @dataclass(eq=False)
 class Stack:
-    """Frames of one scan, in order. axes: (3, 3) as `orientation.lay_out` takes them, for (slices, rows, columns)."""
+    """Frames of one scan, in order. axes: (3, 3) as `orientation.lay_out` takes them, for (slices, rows, columns);
+    origin: (3,), None where the place in the patient or a distance between voxels is unknown."""
 
     frames: list[Frame]
     axes: np.ndarray | None = None
+    origin: np.ndarray | None = None
     spacing_mm: tuple[float, float, float] | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
@@ -153,8 +155,10 @@ def _stack(frames: list[Frame]) -> Stack:
         steps = steps[steps > _SAME_PLACE_MM]
         slice_mm = float(np.median(steps)) if steps.size else None  # None: a clip at one place
     spacing_mm = None if frame.pixel_mm is None else tuple(round(mm, 4) for mm in (slice_mm or 0.0, *frame.pixel_mm))
-    axes = None
+    axes = origin = None
     if frame.orientation is not None:
         steps_mm = (slice_mm or 1.0, *(frame.pixel_mm or (1.0, 1.0)))
         axes = np.stack([_normal(frame), frame.orientation[3:], frame.orientation[:3]], axis=1) * steps_mm
-    return Stack(frames, axes, spacing_mm)
+        known = frame.pixel_mm is not None and (len(frames) == 1 or slice_mm is not None)
+        origin = frame.position if known else None
+    return Stack(frames, axes, origin, spacing_mm)

@@ -8,6 +8,7 @@ Decisions, in the patient's axes (L: left, P: posterior, S: superior, as in DICO
 - A plane further than 37 degrees (cosine 0.8) from the nearest anatomical one is called "oblique".
 """
 
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -18,17 +19,30 @@ _OBLIQUE_BELOW = 0.8
 _ANISOTROPIC_ABOVE = 1.05
 
 
-def lay_out(
-    volume: np.ndarray, axes: np.ndarray, slice_axis: int
-) -> tuple[np.ndarray, str, tuple[float, float, float]]:
+@dataclass
+class Slices:
     """A volume as a scan's slices.
 
+    Attributes:
+        pixels: a view, (slices, H, W) or (slices, H, W, 3).
+        plane: as a `Scan` has it.
+        spacing_mm: between slices, rows and columns.
+        affine: (4, 4) from (slice, row, column, 1) to L, P, S in mm; None where the volume's origin is unknown.
+    """
+
+    pixels: np.ndarray
+    plane: str
+    spacing_mm: tuple[float, float, float]
+    affine: np.ndarray | None
+
+
+def lay_out(volume: np.ndarray, axes: np.ndarray, slice_axis: int, origin: np.ndarray | None = None) -> Slices:
+    """
     Args:
         volume: three spatial axes in any order and direction, perhaps colour after them.
         axes: (3, 3); column i is the step along axis i in mm, in L, P, S.
         slice_axis: the axis of the volume along which slices are counted.
-    Returns:
-        A view (slices, H, W) or (slices, H, W, 3), its plane, and its spacing: slices, rows, columns in mm.
+        origin: (3,) where the volume's first voxel is, in L, P, S; None where unknown.
     """
     spacing = np.linalg.norm(axes, axis=0)
     directions = axes / spacing
@@ -40,8 +54,14 @@ def lay_out(
     steps = [-1 if directions[order[axis], axis] < 0 else 1 for axis in chosen]
     if order[chosen[1]] == 2:  # the head is at the top
         steps[1] = -steps[1]
-    volume = volume[:: steps[0], :: steps[1], :: steps[2]]
-    return volume, plane_of(directions[:, slice_axis]), tuple(round(float(spacing[axis]), 4) for axis in chosen)
+    flipped = volume[:: steps[0], :: steps[1], :: steps[2]]
+    spacing_mm = tuple(round(float(spacing[axis]), 4) for axis in chosen)
+    affine = None
+    if origin is not None and np.isfinite(origin).all():
+        last = np.array([n - 1 if step < 0 else 0 for n, step in zip(volume.shape[:3], steps, strict=True)])
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = axes[:, chosen] * steps, origin + axes[:, chosen] @ last
+    return Slices(flipped, plane_of(directions[:, slice_axis]), spacing_mm, affine)
 
 
 def plane_of(normal: np.ndarray) -> str:

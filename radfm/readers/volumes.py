@@ -44,15 +44,16 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     data_path = Path(image.file_map["image"].filename)
     check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
-    axes = _RAS_TO_LPS @ image.affine[:3, :3] * _MM.get(unit, 1.0)
+    affine = _RAS_TO_LPS @ image.affine[:3] * _MM.get(unit, 1.0)
+    place = affine[:, :3], affine[:, 3]
     hint = header.get_dim_info()[2] if hasattr(header, "get_dim_info") else None
     if len(shape) < 4:
         values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
         values = values.reshape(shape + (1,) * (3 - len(shape)))
-        return [_scan(_scaled(values, stored), axes, hint)], []
+        return [_scan(_scaled(values, stored), *place, hint)], []
     volumes = chosen_volumes(shape[3])
     rest = (0,) * (len(stored.shape) - 4)
-    return [_scan(np.asanyarray(stored[(..., i, *rest)]), axes, hint) for i in volumes], left_out(shape[3])
+    return [_scan(np.asanyarray(stored[(..., i, *rest)]), *place, hint) for i in volumes], left_out(shape[3])
 
 
 def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
@@ -75,21 +76,21 @@ def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
         rows_mm, columns_mm = image.GetSpacing()[::-1]
         return [Scan(tidy(_colour_or_first(values, channels)), spacing_mm=(0.0, rows_mm, columns_mm))], []
     direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    axes = (direction * image.GetSpacing()[:3])[:, ::-1]  # of the axes z, y, x
+    place = (direction * image.GetSpacing()[:3])[:, ::-1], np.array(image.GetOrigin()[:3])  # of the axes z, y, x
     if dimensions == 3 and (channels == 1 or (channels in (3, 4) and itemsize == 1)):
-        return [_scan(_colour_or_first(values, channels), axes)], []
+        return [_scan(_colour_or_first(values, channels), *place)], []
     series = list(values) if dimensions == 4 else list(np.moveaxis(values, -1, 0))
-    return [_scan(series[i], axes) for i in chosen_volumes(len(series))], left_out(len(series))
+    return [_scan(series[i], *place) for i in chosen_volumes(len(series))], left_out(len(series))
 
 
-def _scan(values: np.ndarray, axes: np.ndarray, hint: int | None = None) -> Scan:
+def _scan(values: np.ndarray, axes: np.ndarray, origin: np.ndarray, hint: int | None = None) -> Scan:
     if values.dtype.names:  # NIfTI's RGB24 and RGBA32
         values = np.stack([values[channel] for channel in values.dtype.names[:3]], axis=-1)
     spacing = np.linalg.norm(axes, axis=0)
     if not np.isfinite(axes).all() or (spacing == 0).any():
         return Scan(tidy(np.moveaxis(values, 2, 0)))  # no usable geometry: as stored
-    slices, plane, spacing_mm = lay_out(values, axes, acquired_axis(values.shape, axes, hint))
-    return Scan(tidy(slices), plane=plane, spacing_mm=spacing_mm)
+    laid_out = lay_out(values, axes, acquired_axis(values.shape, axes, hint), origin)
+    return Scan(tidy(laid_out.pixels), plane=laid_out.plane, spacing_mm=laid_out.spacing_mm, affine=laid_out.affine)
 
 
 def _scaled(values: np.ndarray, stored) -> np.ndarray:

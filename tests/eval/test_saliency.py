@@ -1,17 +1,22 @@
 """Maps of what speaks for a disorder: where they lie, what moves them, and how they are measured."""
 
+import itertools
+from pathlib import Path
+
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 import torch.nn.functional as F
+from pydicom.data import get_testdata_file
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval import command
 from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
 
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, read_case
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.starting_points import processor_for
 from radfm.towers_radfm import PlaceTower
@@ -220,6 +225,42 @@ def test_nifti_has_the_spacing_of_the_scan(tmp_path):
     np.testing.assert_array_equal(image.get_fdata(dtype=np.float32)[4, 3, 2], seen[2, 3, 4])
     with pytest.raises(ValueError, match="not over a scan"):
         to_nifti(scan, seen[:2], tmp_path / "map.nii.gz")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_nifti_lies_over_the_file_that_the_scan_was_read_from(order, signs, tmp_path):
+    tilted = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]]) * (0.5, 0.75, 3.0)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = tilted[:, order] * signs, (-31.0, 12.5, 108.0)
+    stored = np.random.default_rng(0).integers(0, 1000, (4, 5, 6)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "scan.nii.gz")
+    (scan,) = read_case(tmp_path / "scan.nii.gz").scans
+    to_nifti(scan, scan.pixels.astype(np.float32), tmp_path / "map.nii.gz")
+    image = nibabel.load(tmp_path / "map.nii.gz")
+    assert (image.header["qform_code"], image.header["sform_code"]) == (1, 1)
+    np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)
+    indices = np.indices(stored.shape).reshape(3, -1).T
+    there = nibabel.affines.apply_affine(np.linalg.inv(image.affine) @ affine, indices)
+    np.testing.assert_allclose(there, there.round(), atol=1e-4)
+    np.testing.assert_array_equal(image.get_fdata()[tuple(there.round().astype(int).T)], stored.ravel())
+
+
+def test_nifti_of_dicom_lies_where_its_slices_do(tmp_path):
+    """Every slice's first pixel, by the header of its own file."""
+    series = Path(get_testdata_file("DICOMDIR")).parent / "98892003"
+    headers = [pydicom.dcmread(file) for file in sorted(series.rglob("*")) if file.is_file()]
+    case = read_case(series)
+    firsts = {tuple(np.round(np.array(one.ImagePositionPatient, float), 1)) for one in headers}
+    met = set()
+    for scan in case.scans:
+        slices, rows, columns = scan.pixels.shape[:3]
+        for i in range(slices):
+            corners = [(i, r, c, 1) for r in (0, rows - 1) for c in (0, columns - 1)]
+            places = {tuple(np.round(scan.affine[:3] @ corner, 1)) for corner in corners}
+            assert places & firsts
+            met |= places & firsts
+    assert met == firsts
 
 
 def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path, monkeypatch, capsys):
