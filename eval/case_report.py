@@ -13,6 +13,7 @@ Decisions:
   same case and checkpoint give the same bytes.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
-from radfm.eval.saliency import Explanation, explain, overlay
+from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from transformers.utils import CONFIG_NAME, cached_file
 
 from radfm.cases import Case, Scan
@@ -49,6 +50,21 @@ def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
     """
     explanations = explain(pipe.model, pipe.processor, case, explained(found))
     write_text(file, page(content(pipe.model.config, case, found, explanations, model)))
+
+
+def write_maps(folder: Path, pipe, case: Case, found: dict, model: str) -> None:
+    """Writes where the model looked, of each scan and each disorder that `explained` names.
+
+    `scan1_pneumothorax.nii.gz` is the map in [0, 1], which a viewer lays over the scan's own files, and
+    `scan1_pneumothorax.png` its brightest slice. Other files of the folder stay; arguments as of `write_report`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for seen in explain(pipe.model, pipe.processor, case, explained(found)):
+        for number, scan in enumerate(case.scans):
+            file = folder / f"scan{number + 1}_{re.sub(r'[^a-z0-9]+', '_', seen.disorder.lower()).strip('_')}"
+            to_nifti(scan, seen.scan_map(number), f"{file}.nii.gz")
+            brightest = seen.peak(number)[0]
+            _overlaid(_picture(scan, brightest), seen, number, brightest).save(f"{file}.png")
 
 
 def explained(found: dict) -> list[str]:

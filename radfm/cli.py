@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,9 @@ def diagnose(
     report: Annotated[
         Path | None, typer.Option(help="Also write a page with pictures of where the model looked, as in case.html.")
     ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="Also write where it looked into this folder: NIfTI, and the brightest slices.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Name the disorders of a case.
@@ -132,8 +136,7 @@ def diagnose(
     from radfm.cases import read_case
 
     names = _labels(labels, labels_file)
-    if report is not None:
-        write_report = _report_writer(report, each)
+    writers = _writers(report, maps, each)
     groups = [[path] for path in paths] if each else [paths]
     with step(f"Loading {model}"):
         pipe = _pipeline(model, device, fast)
@@ -160,10 +163,10 @@ def diagnose(
             print(json.dumps(_as_json(case, found, pipe.model.config), indent=None if each else 2))
         else:
             _print_diagnosis(_title(group), case, found, seconds, pipe.model.config)
-        if report is not None:
-            with step(f"Writing {report}"):
-                write_report(report, pipe, case, found, model)
-            print(f"Report: {report}", file=sys.stderr)
+        for what, write, to in writers:
+            with step(f"Writing {to}"):
+                write(to, pipe, case, found, model)
+            print(f"{what}: {to}", file=sys.stderr)
     if answered < len(groups):
         raise ValueError(f"{len(groups) - answered} of {len(groups)} cases could not be diagnosed: see above")
 
@@ -390,14 +393,20 @@ def _labels(labels: str | None, file: Path | None) -> list[str] | None:
     return names
 
 
-def _report_writer(file: Path, each: bool):
+def _writers(report: Path | None, maps: Path | None, each: bool) -> list[tuple[str, Callable, Path]]:
+    """What else is written of a case: its name, who writes it, and where to."""
+    if report is None and maps is None:
+        return []
     if each:
-        raise ValueError("--report is the page of one case: leave out --each, and diagnose the cases one by one")
-    if file.suffix.lower() not in (".html", ".htm") or file.is_dir():
-        raise ValueError(f"{file}: --report writes a web page, give it a name such as case.html")
+        raise ValueError("--report and --maps are of one case: leave out --each, and diagnose the cases one by one")
+    if report is not None and (report.suffix.lower() not in (".html", ".htm") or report.is_dir()):
+        raise ValueError(f"{report}: --report writes a web page, give it a name such as case.html")
+    if maps is not None and maps.is_file():
+        raise ValueError(f"{maps}: --maps writes into a folder, and this is a file: give another name")
     with needs("data"):
-        from radfm.eval.case_report import write_report
-    return write_report
+        from radfm.eval.case_report import write_maps, write_report
+    asked = ("Report", write_report, report), ("Maps", write_maps, maps)
+    return [(what, write, to) for what, write, to in asked if to is not None]
 
 
 def _pipeline(model: str, device: str | None, fast: bool):

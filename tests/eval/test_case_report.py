@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -195,6 +196,8 @@ def test_the_same_case_gives_the_same_bytes(page):
         (["--each", "--report", "case.html"], "one case"),
         (["--report", "."], "a web page"),
         (["--report", "a.pdf"], "a.pdf"),
+        (["--each", "--maps", "maps"], "one case"),
+        (["--maps", __file__], "this is a file"),
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
@@ -219,6 +222,31 @@ def test_the_command_writes_a_report_of_the_files_it_read(checkpoint, tmp_path, 
     assert "scan.npy" in html
     assert str(tmp_path) not in html
     assert '"diagnoses"' in capsys.readouterr().out
+
+
+def test_the_command_writes_maps_of_every_scan(checkpoint, tmp_path, monkeypatch):
+    affine = np.array([[0, 0, 2.0, 5], [0, 3.0, 0, 6], [1.0, 0, 0, 7], [0, 0, 0, 1]])
+    volume = np.random.default_rng(0).integers(0, 900, (32, 24, 5)).astype(np.int16)
+    for name in "ab":
+        nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / f"{name}.nii.gz")
+    scans = [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
+    arguments = ["diagnose", *scans, "--model", str(checkpoint), "--labels", "Gout; Brain abscess"]
+    monkeypatch.setattr(sys, "argv", ["radfm", *arguments, "--modality", "MRI", "--maps", str(tmp_path / "maps")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    wanted = {f"scan{i}_{name}" for i in (1, 2) for name in ("gout", "brain_abscess")}
+    written = sorted((tmp_path / "maps").iterdir())
+    assert {file.name for file in written} == {name + suffix for name in wanted for suffix in (".nii.gz", ".png")}
+    for file in written:
+        if file.suffix == ".png":
+            assert Image.open(file).mode == "RGB"
+            continue
+        image = nibabel.load(file)
+        corners = [nibabel.affines.apply_affine(image.affine, [(0, 0, 0), np.array(image.shape) - 1])]
+        theirs = [nibabel.affines.apply_affine(affine, [(0, 0, 0), np.array(volume.shape) - 1])]
+        np.testing.assert_allclose(np.sort(corners[0], axis=0), np.sort(theirs[0], axis=0))
+        assert 0 <= image.get_fdata().min() <= image.get_fdata().max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(
