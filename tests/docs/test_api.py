@@ -13,7 +13,7 @@ CONTRACT = {  # page -> what stands on it
         *("RadFMImageProcessor", "ZeroShotDiagnosisPipeline", "RadFMProcessor.from_pretrained", "Case.__init__"),
         *(f"Case.{name}" for name in ("scans", "history", "disorders", "case_id", "patient_id", "skipped")),
         *(f"Scan.{name}" for name in ("pixels", "modality", "plane", "spacing_mm", "days", "body_part")),
-        *(f"Scan.{name}" for name in ("key_slice", "source")),
+        *(f"Scan.{name}" for name in ("key_slice", "source", "affine")),
         *(f"RadFMForDiagnosis.{name}" for name in ("forward", "get_text_features", "get_case_features")),
         *(f"RadFMForDiagnosis.{name}" for name in ("set_disorders", "log_odds", "optimize_for_inference")),
     ],
