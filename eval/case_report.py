@@ -1,4 +1,4 @@
-"""One case as a page: what the model named, how sure it is, and where it looked.
+"""One case as a page: what the model named, how sure it is, and where it looked; and its maps as files.
 
     >>> found = pipe(case, return_attentions=True)  # pipe: transformers' pipeline("zero-shot-diagnosis", ...)
     >>> write_report(Path("case.html"), pipe, case, found, "runs/mine")

@@ -235,7 +235,8 @@ class DiagnosisTrainer(Trainer):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if arguments.bf16 and arguments.deepspeed_plugin is not None:
             for buffer in model.buffers():  # DeepSpeed casts weights alone, and norms want their statistics alike
-                buffer.data = buffer.data.to(torch.bfloat16) if buffer.is_floating_point() else buffer.data
+                if buffer.is_floating_point():
+                    buffer.data = buffer.data.to(torch.bfloat16)
         if is_deepspeed_zero3_enabled():
             # It gathers weights whenever a layer is called, and all processes have to call equally often.
             model.radfm.slice_encoder.slices_per_chunk = sys.maxsize
