@@ -1,7 +1,7 @@
 """One case as a page: what the model named, how sure it is, and where it looked; and its maps as files.
 
     >>> found = pipe(case, return_attentions=True)  # pipe: transformers' pipeline("zero-shot-diagnosis", ...)
-    >>> write_report(Path("case.html"), pipe, case, found, "runs/mine")
+    >>> write_case(pipe, case, found, "runs/mine", report=Path("case.html"))
 
 Decisions:
 - One file that loads nothing and runs nothing: pictures are in it, and the switch between disorders is CSS.
@@ -40,31 +40,31 @@ _SYNONYMS = 8  # of a code
 _BARS = 64  # of the curve over the slices
 
 
-def write_report(file: Path, pipe, case: Case, found: dict, model: str) -> None:
-    """Writes the page of one case, HTML.
+def write_case(pipe, case: Case, found: dict, model: str, report: Path | None = None, maps: Path | None = None) -> None:
+    """Writes what is asked for of one case: the page, and a folder of maps.
+
+    Of each scan and each disorder that `explained` names, `scan1_pneumothorax.nii.gz` is the map in [0, 1], which a
+    viewer lays over the scan's own files, and `scan1_pneumothorax.png` its brightest slice. Other files of the folder
+    stay.
 
     Args:
         pipe: the zero-shot-diagnosis pipeline that was asked.
         found: its answer for this case, with `return_attentions`.
         model: the checkpoint's folder, of which the page shows the last part, or its name on the Hub.
+        report: file of the page, HTML.
+        maps: the folder.
     """
     explanations = explain(pipe.model, pipe.processor, case, explained(found))
-    write_text(file, page(content(pipe.model.config, case, found, explanations, model)))
-
-
-def write_maps(folder: Path, pipe, case: Case, found: dict, model: str) -> None:
-    """Writes where the model looked, of each scan and each disorder that `explained` names.
-
-    `scan1_pneumothorax.nii.gz` is the map in [0, 1], which a viewer lays over the scan's own files, and
-    `scan1_pneumothorax.png` its brightest slice. Other files of the folder stay; arguments as of `write_report`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for seen in explain(pipe.model, pipe.processor, case, explained(found)):
-        for number, scan in enumerate(case.scans):
-            file = folder / f"scan{number + 1}_{re.sub(r'[^a-z0-9]+', '_', seen.disorder.lower()).strip('_')}"
-            to_nifti(scan, seen.scan_map(number), f"{file}.nii.gz")
-            brightest = seen.peak(number)[0]
-            _overlaid(_picture(scan, brightest), seen, number, brightest).save(f"{file}.png")
+    if report is not None:
+        write_text(report, page(content(pipe.model.config, case, found, explanations, model)))
+    if maps is not None:
+        maps.mkdir(parents=True, exist_ok=True)
+        for seen in explanations:
+            name = re.sub(r"[^a-z0-9]+", "_", seen.disorder.lower()).strip("_")
+            for number, scan in enumerate(case.scans):
+                file, brightest = maps / f"scan{number + 1}_{name}", seen.peak(number)[0]
+                to_nifti(scan, seen.scan_map(number), f"{file}.nii.gz")
+                _overlaid(_picture(scan, brightest), seen, number, brightest).save(f"{file}.png")
 
 
 def explained(found: dict) -> list[str]:
@@ -85,7 +85,7 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
     Args:
         config: the model's.
         explanations: of the disorders that `explained` names.
-        found, model: as in `write_report`.
+        found, model: as in `write_case`.
     """
     weights = [seen["weight"] for seen in found["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])

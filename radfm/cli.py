@@ -136,7 +136,9 @@ def diagnose(
     from radfm.cases import read_case
 
     names = _labels(labels, labels_file)
-    writers = _writers(report, maps, each)
+    asked = {what: to for what, to in {"Report": report, "Maps": maps}.items() if to is not None}
+    if asked:
+        write_case = _case_writer(report, maps, each)
     groups = [[path] for path in paths] if each else [paths]
     with step(f"Loading {model}"):
         pipe = _pipeline(model, device, fast)
@@ -163,9 +165,10 @@ def diagnose(
             print(json.dumps(_as_json(case, found, pipe.model.config), indent=None if each else 2))
         else:
             _print_diagnosis(_title(group), case, found, seconds, pipe.model.config)
-        for what, write, to in writers:
-            with step(f"Writing {to}"):
-                write(to, pipe, case, found, model)
+        if asked:
+            with step(f"Writing {' and '.join(map(str, asked.values()))}"):
+                write_case(pipe, case, found, model, report, maps)
+        for what, to in asked.items():
             print(f"{what}: {to}", file=sys.stderr)
     if answered < len(groups):
         raise ValueError(f"{len(groups) - answered} of {len(groups)} cases could not be diagnosed: see above")
@@ -393,10 +396,7 @@ def _labels(labels: str | None, file: Path | None) -> list[str] | None:
     return names
 
 
-def _writers(report: Path | None, maps: Path | None, each: bool) -> list[tuple[str, Callable, Path]]:
-    """What else is written of a case: its name, who writes it, and where to."""
-    if report is None and maps is None:
-        return []
+def _case_writer(report: Path | None, maps: Path | None, each: bool) -> Callable:
     if each:
         raise ValueError("--report and --maps are of one case: leave out --each, and diagnose the cases one by one")
     if report is not None and (report.suffix.lower() not in (".html", ".htm") or report.is_dir()):
@@ -404,9 +404,8 @@ def _writers(report: Path | None, maps: Path | None, each: bool) -> list[tuple[s
     if maps is not None and maps.is_file():
         raise ValueError(f"{maps}: --maps writes into a folder, and this is a file: give another name")
     with needs("data"):
-        from radfm.eval.case_report import write_maps, write_report
-    asked = ("Report", write_report, report), ("Maps", write_maps, maps)
-    return [(what, write, to) for what, write, to in asked if to is not None]
+        from radfm.eval.case_report import write_case
+    return write_case
 
 
 def _pipeline(model: str, device: str | None, fast: bool):

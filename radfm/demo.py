@@ -20,7 +20,7 @@ from radfm.data_prep.dataset import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import RECORD
-from radfm.eval.case_report import write_report
+from radfm.eval.case_report import write_case
 from radfm.eval.diagnosis import compare
 from radfm.eval.predict import score
 from radfm.train import diagnosis, text
@@ -138,7 +138,7 @@ def _diagnose(data: Path, model: Path, report: Path) -> None:
         rows.add_row(one["label"], ", ".join(one["icd10cm"]), f"{one['score']:.3f}", style=style)
     show(rows)
     with step("Writing the report"):
-        write_report(report, pipe, case, found, str(model))
+        write_case(pipe, case, found, str(model), report)
     show(f"   Its scans, their key slices, and where the model looked: {report}", highlight=False)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from radfm.eval.case_report import write_report
+from radfm.eval.case_report import write_case
 from transformers import pipeline
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
@@ -62,7 +62,7 @@ def page(checkpoint, tmp_path):
         if judged is not None:
             pipe.reference = SimpleNamespace(judge=lambda *_: judged)
         found = pipe(case(), return_attentions=True)
-        write_report(tmp_path / "case.html", pipe, case(), found, str(checkpoint))
+        write_case(pipe, case(), found, str(checkpoint), tmp_path / "case.html")
         return (tmp_path / "case.html").read_text(encoding="utf-8")
 
     return write
