@@ -62,7 +62,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     for table in tables:
         describe(out, table, fingerprint)
     write_text(out / "dataset_dict.json", json.dumps({"splits": tables}) + "\n")
-    counts = _counts(records, listing, rejected, out, shards, len(rows))
+    counts = _counts(records, listing, out, shards, len(rows))
     record = {
         "format": FORMAT,
         "fingerprint": fingerprint,
@@ -207,12 +207,12 @@ def _write_csv(path: Path, columns: list[str], lines: list[list]) -> None:
     write_text(path, text.getvalue())
 
 
-def _counts(records, listing: Listing, rejected: list[dict], out: Path, shards: int, cases: int) -> dict:
+def _counts(records, listing: Listing, out: Path, shards: int, cases: int) -> dict:
     counts = {kind: Counter() for kind in ("cases", "files", "scans")}
     for record in records:
         for kind, found in record["counts"].items():
             counts[kind].update(found)
-    listed = Counter(one["what"] for one in rejected)
+    listed = Counter(one["what"] for record in records for one in record["rejected"])
     written = sum(len(read_batches(shard_file(out, "scans", i))) for i in range(shards))
     checks = {
         "all cases were read": (counts["cases"]["in"], len(listing.plans)),

@@ -13,6 +13,7 @@ from making import dicom, picture, series, smooth, table
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 from radfm.data_prep.plan import Listing, Source
+from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.dicom import Dicom
 from radfm.data_prep.sources.hub import HubDataset
@@ -291,19 +292,24 @@ def test_the_published_demonstration_is_read(shared):
 # medpix
 
 
-def test_medpix_is_read_in_its_own_format(tmp_path):
-    picture(tmp_path / "images" / "M1_a.jpg", 1)
-    picture(tmp_path / "images" / "M1_b.jpg", 2)
+def medpix(folder: Path) -> Path:
+    """One case in each of MedPix-2-0's splits, the second without its picture."""
+    picture(folder / "images" / "M1_a.jpg", 1)
+    picture(folder / "images" / "M1_b.jpg", 2)
     for split, number in (("train", 1), ("dev", 2)):
-        (tmp_path / split).mkdir()
+        (folder / split).mkdir()
         case = {"U_id": f"M{number}", "TAC": [f"M{number}_a"], "MRI": [f"M{number}_b"] if number == 1 else []}
         case |= {"Case": {"Case Diagnosis": "Pulmonary  Hamartoma", "History": "Neck pain."}, "Topic": {"Title": "T"}}
         nothing = {"U_id": "M9", "TAC": [], "MRI": [], "Case": {"Case Diagnosis": "Gout"}}
-        (tmp_path / split / "Case_topic.json").write_text(json.dumps([case, nothing, {"U_id": "M8"}]))
+        (folder / split / "Case_topic.json").write_text(json.dumps([case, nothing, {"U_id": "M8"}]))
         about = {"Type": "CT", "U_id": "M1", "image": "M1_a", "Location Category": "Thorax"}
         about["Description"] = {"Age": "58", "Sex": "male", "Plane": "Axial", "Caption": "names the diagnosis"}
-        (tmp_path / split / "Descriptions.json").write_text(json.dumps([about]))
-    source = MedPix(tmp_path)
+        (folder / split / "Descriptions.json").write_text(json.dumps([about]))
+    return folder
+
+
+def test_medpix_is_read_in_its_own_format(tmp_path):
+    source = MedPix(medpix(tmp_path))
     listing = listed(source)
     dev, train = listing.plans
     assert (train.case_id, train.split, train.disorders) == ("M1", "train", ["Pulmonary Hamartoma"])
@@ -315,6 +321,16 @@ def test_medpix_is_read_in_its_own_format(tmp_path):
         ("MRI", None, None),
     ]
     assert (second.unread, second.case.skipped[0][0]) == (1, "M2_a")
+
+
+@pytest.mark.parametrize(("made", "source", "rejected"), [(rp3d, RP3D, 1), (medpix, MedPix, 4)])
+def test_cases_that_are_refused_unread_are_listed_and_the_rest_becomes_a_data_set(made, source, rejected, tmp_path):
+    record = prepare(source(made(tmp_path / "in")), tmp_path / "out", Settings(size=32))
+    assert record["counts"]["listed"] | {"unit": "case"} == record["counts"]["listed"]
+    assert record["counts"]["listed"]["rejected"] == rejected
+    lines = (tmp_path / "out" / "rejected.csv").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("case,") for line in lines) == rejected + record["counts"]["cases"]["rejected"]
+    assert record["counts"]["cases"]["out"] >= 1
 
 
 def test_the_real_medpix_is_read(shared):
