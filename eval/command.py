@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import sys
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,7 +110,7 @@ def cases(
     for name, path in named(model):
         recipes.setdefault(name, []).append(scores_of(path, data, split, vocabulary, bf16, device, one_scan, history))
     with step("Measuring") as progress:
-        chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
+        chosen = None if only is None else names_of(only)
         result = compare(recipes, chosen, level, within, least, bootstraps, seed, progress)
     if out is not None:
         _write(out, data, recipes, result)
@@ -246,8 +247,11 @@ def lines(file: Path) -> list[str]:
     return names
 
 
-def listed(text: str) -> list[str]:
-    if not (names := [name.strip() for name in text.split(",") if name.strip()]):
+def names_of(only: str) -> list[str]:
+    """The lines of a file, or the names in a text, split by commas."""
+    if isfile(only):  # pathlib's raises an error where a list of names is too long for a file to be called so
+        return lines(Path(only))
+    if not (names := [name.strip() for name in only.split(",") if name.strip()]):
         raise ValueError("--only holds no disorder name: give a file, or names split by commas")
     return names
 

@@ -236,7 +236,7 @@ def zero_shot(
 
     Example: radfm evaluate zero-shot datasets/mine --model runs/mine --open-clip ViT-B-32=weights.pt
     """
-    from radfm.eval.command import lines, listed, named, show_comparison
+    from radfm.eval.command import lines, named, names_of, show_comparison
     from radfm.eval.diagnosis import compare
     from radfm.eval.zero_shot import abnormal, open_clip_scores, zero_shot_scores
 
@@ -264,7 +264,7 @@ def zero_shot(
                 one.save(out / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}-{number}.parquet")
     if normal:
         recipes = {name: [abnormal(one) for one in tables] for name, tables in recipes.items()}
-    chosen = None if only is None else lines(Path(only)) if Path(only).is_file() else listed(only)
+    chosen = None if only is None else names_of(only)
     with step("Measuring") as progress:
         result = compare(recipes, chosen, within=within, bootstraps=bootstraps, seed=seed, progress=progress)
     if as_json:

@@ -307,6 +307,9 @@ def test_the_command_prints_json_and_takes_options_first(radfm, phantoms, table,
     status, out, _ = radfm("evaluate", *options, phantoms)
     assert status == 0
     assert json.loads(out)["only"] == [positive]
+    status, out, _ = radfm("evaluate", *options[:-1], ", ".join(100 * [positive]), phantoms)  # no file can be called so
+    assert status == 0
+    assert json.loads(out)["only"] == [positive]
     status, out, _ = radfm("evaluate", "cases", phantoms, "--model", saved, "--bootstraps", 20, "--level", "chapter")
     assert status == 0
     assert "by ICD-10-CM chapter" in out
