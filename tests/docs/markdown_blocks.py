@@ -1,5 +1,6 @@
 """The code blocks of a Markdown document, by markdown-it."""
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+ASKED = "RADFM_SLOW" in os.environ  # to run what is slow, too
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
+SLOW = re.compile(r"<!-- slow: (.+?) -->", re.DOTALL)
 ALONE = "<!-- run in a process of its own -->"
 NOT_COMPARED = re.compile(r"<!-- output depends on (.+?) -->", re.DOTALL)
 
@@ -20,6 +23,7 @@ class Block:
         line: Of its first line of code in the file, from 1.
         language: What stands behind the fence: python, bash, yaml, text, ...
         not_run: The reason in the comment before it, where it is not run.
+        slow: The reason in the comment before it, where it is run only when asked.
         alone: It is Python that shares nothing with the other blocks.
         output: The lines of the text block that directly follows, which is what it prints; None: there is none.
         varies: The reason why that output is not compared.
@@ -29,9 +33,15 @@ class Block:
     language: str
     code: str
     not_run: str | None = None
+    slow: str | None = None
     alone: bool = False
     output: "Block | None" = None
     varies: str | None = None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether it is not run this time."""
+        return self.not_run is not None or (self.slow is not None and not ASKED)
 
 
 def blocks(file: Path) -> list[Block]:
@@ -47,6 +57,8 @@ def blocks(file: Path) -> list[Block]:
             block = Block(first, token.info, token.content, alone=ALONE in comments)
             if (reason := NOT_RUN.search(comments)) is not None:
                 block.not_run = " ".join(reason[1].split())
+            if (reason := SLOW.search(comments)) is not None:
+                block.slow = " ".join(reason[1].split())
             if block.language == "text" and adjacent and found[-1].language in ("python", "bash"):
                 found[-1].output = block
                 if (reason := NOT_COMPARED.search(comments)) is not None:

@@ -8,6 +8,7 @@ Decisions:
 - The Hugging Face Hub of all commands is a stand-in, which runs here. How it is reached lies beside the socket.
 """
 
+import io
 import json
 import os
 import signal
@@ -20,22 +21,27 @@ from pathlib import Path
 from threading import Thread
 
 SIDE = 64  # of pictures
-_DRAWN = ["--cases=60", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
+CASES = 1500 if "RADFM_SLOW" in os.environ else 60  # of phantoms; some disorders are rare
+_DRAWN = [f"--cases={CASES}", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
+FOLD = 4  # of the ontology in ../shared, which has no term of fold 0
 # The command that a line begins with -> what is added to it. An option, or a key of a config, that comes last counts.
 SHORTER = {
     ("prepare", "phantoms"): _DRAWN,
-    ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8"],
+    ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8", f"held_out={FOLD}"],
     ("train", "diagnosis"): [*_STEPS, "slices_per_step=16", "training.report_to=[]"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }
-# The same for torchrun: eight processes are two, and `-m radfm.train.diagnosis` is no command of radfm's.
-TORCHRUN = f"""#!/bin/bash
-words=("${{@/#8/2}}")
-[[ $* != *"-m radfm.train.diagnosis"* ]] || words+=({" ".join(SHORTER["train", "diagnosis"])})
-exec '{Path(sys.executable).with_name("torchrun")}' "${{words[@]}}"
-"""
+SHORT = f"""#!{sys.executable}
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from radfm_server import shorter
+from radfm.cli import main
+sys.argv[1:] = shorter(sys.argv[1:])
+if __name__ == "__main__":
+    main()
+"""  # the same without the server, for who has a radfm of their own
 TEMPLATE = ("prepare", "manifest", "--template")  # its user fills it in: the rows of this file in the folder are added
 FILLED_IN = Path("filled_in.csv")
 
@@ -61,7 +67,25 @@ def serve(address: str) -> None:
         environment = stand_in.environment(Path(address).with_name("home"))
         Path(address).with_name(HUB).write_text(json.dumps(environment))
         os.environ.update(environment)  # before anything of Hugging Face is imported, which reads it once
+        stand_in.repos["organisation/name"] = {"data/train-00000-of-00001.parquet": _pictures()}
         _serve(address)
+
+
+def _pictures() -> bytes:
+    """A data set of labelled pictures."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+
+    rng, count = np.random.default_rng(0), 20
+    columns = {
+        "image": [Image.fromarray(rng.integers(0, 255, (SIDE, SIDE), np.uint8)) for _ in range(count)],
+        "label": [i % 2 for i in range(count)],
+    }
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["Glioma", "Meningioma"])}
+    file = io.BytesIO()
+    datasets.Dataset.from_dict(columns, datasets.Features(kinds)).to_parquet(file)
+    return file.getvalue()
 
 
 def _serve(address: str) -> None:

@@ -7,6 +7,7 @@ starts at once. Delete the folder, and end the server, when radfm has changed.
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,12 @@ import pydicom
 import pytest
 import radfm_server
 from filelock import FileLock
-from markdown_blocks import blocks, commands
+from markdown_blocks import ASKED, blocks, commands
 from PIL import Image
+from programs import PROGRAMS
 from pydicom.data import get_testdata_file
+
+from tests.conftest import SHARED
 
 ROOT = Path(__file__).parents[2]
 _ONTOLOGY = (
@@ -34,7 +38,10 @@ CHECKPOINTS = (  # as radfm-phantom-mini; and fine-tuned to datasets/mine
     *("runs/ke1", "runs/ke2", "runs/other"),
 )
 FINE_TUNED = ("runs/mine", "runs/mine0", "runs/mine1", "runs/mine2")
-SECONDS = 1800  # for a block, on a machine that is busy with something else
+DEFAULT_DATA = "datasets/phantoms"  # of the configs
+IN_A_CLONE = re.compile(r"^(?:pip install \.|make (?:demo|checkpoints))", re.MULTILINE)
+SOME_TESTS = "tests/radfm/test_memory.py"  # of all, for `make test`, which runs this one
+SECONDS = 3600 if ASKED else 1800  # for a block, on a machine that is busy with something else
 
 
 @dataclass
@@ -45,10 +52,11 @@ class Shell:
 
     def run(self, code: str, folder: Path) -> subprocess.CompletedProcess:
         """Standard output and error together, as on a screen; it ends at the first command that fails."""
+        clone = {"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": SOME_TESTS} if (folder / "Makefile").exists() else {}
         return subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", code],
             cwd=folder,
-            env=self.environment,
+            env=self.environment | clone,
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -63,7 +71,7 @@ def start_shell(tmp_path_factory):
     folder = Path(kept or tmp_path_factory.mktemp("shell")).absolute()
     programs = folder / "bin"
     programs.mkdir(exist_ok=True, parents=True)
-    for name, program in {"radfm": radfm_server.CLIENT, "torchrun": radfm_server.TORCHRUN}.items():
+    for name, program in PROGRAMS.items():
         (programs / name).write_text(program)
         (programs / name).chmod(0o755)
     hub = folder / radfm_server.HUB
@@ -109,14 +117,17 @@ def fill_workplace(template, tmp_path, monkeypatch):
 
     def make(document: Path) -> Path:
         text, made = document.read_text(encoding="utf-8"), _made_by(document)
+        if IN_A_CLONE.search(text):
+            _clone(tmp_path)
         for entry in (template / "names").read_text().splitlines():
-            if entry in text and entry not in made:
+            if (entry in text or entry == DEFAULT_DATA) and entry not in made:
                 source, target = template / entry, tmp_path / entry
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-        shutil.copytree(template / "small", tmp_path, dirs_exist_ok=True)
+        shutil.copytree(template / "small", tmp_path, dirs_exist_ok=True, symlinks=True)
         for folder in ("train", "benchmarks", "docs"):
-            (tmp_path / folder).symlink_to(ROOT / folder)
+            if not (tmp_path / folder).exists():
+                (tmp_path / folder).symlink_to(ROOT / folder)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
@@ -128,7 +139,7 @@ def _made_by(document: Path) -> set[str]:
     """The data sets that the document prepares, and the checkpoints that it trains."""
     made = set()
     for block in blocks(document):
-        for words in commands(block.code) if block.language == "bash" and not block.not_run else ():
+        for words in commands(block.code) if block.language == "bash" and not block.left_out else ():
             if words[:2] == ["radfm", "prepare"]:
                 made.update(word for word in words[3:] if word.startswith("datasets/"))
             elif words[:2] in (["radfm", "train"], ["radfm", "finetune"]) or words[0] == "torchrun":
@@ -162,6 +173,25 @@ def _make(folder: Path, shell: Shell) -> None:
     (folder / "names").write_text("\n".join(names))
 
 
+def _clone(folder: Path) -> None:
+    """The project as it is, and in .venv this environment, but that `radfm` is made short there, too."""
+    beside = shutil.ignore_patterns(
+        ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "datasets", "evaluation"
+    )
+    shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=beside)
+    environment, programs = folder / ".venv", folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for entry in ("lib", "pyvenv.cfg"):
+        if (Path(sys.prefix) / entry).exists():
+            (environment / entry).symlink_to(Path(sys.prefix) / entry)
+    for program in Path(sys.executable).parent.iterdir():
+        if program.name != "radfm":
+            (programs / program.name).symlink_to(program)
+    (programs / "radfm").write_text(radfm_server.SHORT)
+    (programs / "radfm").chmod(0o755)
+    (environment / "installed").touch()
+
+
 def _study_of(archive: Path) -> str:
     first = next(path for path in sorted(archive.rglob("*")) if path.is_file())
     return str(pydicom.dcmread(first).StudyInstanceUID)
@@ -189,8 +219,8 @@ def _small_files(folder: Path) -> None:
             picture.save(folder / path)
             name = "" if disorder == "normal" else disorder
             rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
-    for name, place in {"CXR14": "downloads/cxr14", "CheXpert": "CheXpert-v1.0"}.items():
-        _public_sets()[name](folder / place)
+    for place, write in _published().items():
+        write(folder / place)
     _open_clip(folder / "clip")
     _chest_cts(folder)
     (folder / "17").mkdir()
@@ -198,14 +228,35 @@ def _small_files(folder: Path) -> None:
     picture.save(folder / "cat.jpg")
     with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
+    if ASKED:
+        _large_files(folder)
 
 
-def _public_sets() -> dict[str, Callable[[Path], dict]]:
-    """What lays a small tree out as each public set is published."""
+def _large_files(folder: Path) -> None:
+    """What slow blocks take for granted: an ontology, a table of cases, weights in the shapes of published ones."""
+    import timm
+    import torch
+
+    sys.path.append(str(SHARED / "raddiag"))
+    from make_state_dict import state_dict
+
+    shutil.copy(SHARED / "knowledge" / "disease_ontology.obo", folder)
+    shutil.copy(SHARED / "rp3d_demo" / "disorder_label_dict.json", folder)
+    torch.save({name: torch.from_numpy(x) for name, x in state_dict().items()}, folder.parent / "pytorch_model.bin")
+    (folder / "pytorch_model.bin").symlink_to(folder.parent / "pytorch_model.bin")
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "WEIGHTS")
+    columns = "case,patient,path,modality,disorders,icd10cm,history,plane,body_part,days,date,key_slice,split,age,sex\n"
+    (folder / "cases.csv").write_text(columns + (folder / radfm_server.FILLED_IN).read_text())
+
+
+def _published() -> dict[str, Callable[[Path], object]]:
+    """Folder -> what lays a small tree out in it as that data set is published."""
     sys.path.append(str(ROOT / "tests" / "data_prep"))
     from test_external_sets import TREES
+    from test_sources import medpix, rp3d
 
-    return TREES
+    of_public = {"downloads/cxr14": TREES["CXR14"], "CheXpert-v1.0": TREES["CheXpert"]}
+    return of_public | {"RP3D-DiagDS": rp3d, "MedPix-2-0": medpix}
 
 
 def _open_clip(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""A stand-in of the Hugging Face Hub on loopback: as much of its HTTP interface as creating, uploading, loading need.
+"""A stand-in of the Hugging Face Hub on loopback: as much of its HTTP interface as is needed to create, upload and load
+a model, and to stream a data set.
 
 Written against what huggingface_hub's client sends and expects (hf_api.py, _commit_api.py, lfs.py, file_download.py),
 with Git LFS for large files; HF_HUB_DISABLE_XET=1 tells the client not to look for the other storage.
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Transfer-Encoding") == "chunked":
             self.body = self._chunks()
-        path = self.path.partition("?")[0]
+        path, _, self.query = self.path.partition("?")
         self.server.requests.append((self.command, path))
         for pattern, answer in routes.items():
             if found := re.fullmatch(pattern, path):
@@ -197,14 +198,17 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, name: str, folder: str = "") -> None:
         if (repo := self._repo(name)) is None:
             return None
-        inside = {path: content for path, content in repo.items() if path.startswith(folder)}
+        top = f"{folder}/" if folder else ""
+        inside = {path: content for path, content in sorted(repo.items()) if path.startswith(top)}
         if folder and not inside:
             return self._send(404, {"error": "no such folder"}, X_Error_Code="EntryNotFound")
         files = [
             {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for path, content in sorted(inside.items())
+            for path, content in inside.items()
+            if "recursive=true" in self.query.lower() or "/" not in path.removeprefix(top)
         ]
-        return self._send(200, files)
+        folders = dict.fromkeys(top + below.partition("/")[0] for path in inside if "/" in (below := path[len(top) :]))
+        return self._send(200, [{"type": "directory", "path": path, "oid": _sha(repo)} for path in folders] + files)
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         if (repo := self._repo(name)) is None:
@@ -213,8 +217,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, {"error": "no such file"}, X_Error_Code="EntryNotFound", X_Repo_Commit=_sha(repo))
         content = repo[path]
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        kind = {"Content_Type": "application/octet-stream"}
-        return self._send(200, content, X_Repo_Commit=_sha(repo), ETag=etag, **kind)
+        more = {"Content_Type": "application/octet-stream", "X_Repo_Commit": _sha(repo), "ETag": etag}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+            place = f"bytes {first}-{last}/{len(content)}"
+            return self._send(206, content[first : last + 1], Content_Range=place, **more)
+        return self._send(200, content, **more)
 
 
 def _sha(repo: dict[str, bytes]) -> str:
@@ -226,10 +234,11 @@ def _sha(repo: dict[str, bytes]) -> str:
 
 
 _REPO = r"([\w.-]+/[\w.-]+)"
+_EITHER = rf"/api/(?:models|datasets)/{_REPO}"
 _GET = {
-    rf"/api/models/{_REPO}(?:/revision/(\w+))?": _Handler.info,
-    rf"/api/models/{_REPO}/tree/\w+(?:/(.+))?": lambda self, name, folder=None: self.tree(name, folder or ""),
-    rf"/{_REPO}/resolve/(\w+)/(.+)": _Handler.resolve,
+    rf"{_EITHER}(?:/revision/(\w+))?": _Handler.info,
+    rf"{_EITHER}/tree/\w+(?:/(.+))?": lambda self, name, folder=None: self.tree(name, folder or ""),
+    rf"/(?:datasets/)?{_REPO}/resolve/(\w+)/(.+)": _Handler.resolve,
 }
 _POST = {
     r"/api/repos/create": _Handler.create,

@@ -1,0 +1,126 @@
+"""What the shell of the documents finds in the place of larger or other machines: programs of the same names.
+
+Two processes stand for eight, and this machine for two: node1 and node2 are both 127.0.0.1, with a process each. The
+launchers are torch's and DeepSpeed's own, and so is what they start; only SLURM, pdsh, ssh, numactl
+and pip's index are not here.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from radfm_server import CLIENT, SHORTER
+
+_BIN = Path(sys.executable).parent
+_BRIEF = " ".join(map(shlex.quote, SHORTER["train", "diagnosis"]))
+_BRIEF_TEXT = " ".join(map(shlex.quote, SHORTER["train", "text"]))
+
+# What both launchers start: `-m radfm.train.diagnosis` is no command of radfm's, which would be made short.
+_SHORTER = f"""#!/bin/bash
+export OMP_NUM_THREADS=1
+case "$*" in
+    *radfm.train.diagnosis*) brief=({_BRIEF}) ;;
+    *radfm.train.text*) brief=({_BRIEF_TEXT}) ;;
+    *) brief=() ;;
+esac
+[[ ${{#brief[@]}} == 0 || "$*" == *output=* ]] || brief+=(output=runs/$$)
+"""
+
+TORCHRUN = f"""{_SHORTER}
+if [[ "$*" != *"--nnodes 2"* ]]; then
+    exec '{_BIN}/torchrun' "${{@/#8/2}}" "${{brief[@]}}"
+fi
+words=("${{@/#8/1}}")
+words=("${{words[@]/#node1/127.0.0.1}}")
+if [[ $SLURM_JOB_ID ]]; then  # started once on each node already
+    exec '{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}"
+fi
+'{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}" &
+'{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}" || exit
+wait $!
+"""
+
+DEEPSPEED = f"""{_SHORTER}
+words=() hosts=$(mktemp)
+printf 'node1 slots=1\\nnode2 slots=1\\n' > "$hosts"
+for word in "$@"; do
+    case "$word" in
+        8) word=2 ;;
+        */hostfile) word=$hosts ;;
+        node1) word=127.0.0.1 ;;
+    esac
+    words+=("$word")
+done
+if [[ "$*" == *"--node_rank 0"* ]]; then
+    other=("${{words[@]/#0/1}}")
+    '{_BIN}/deepspeed' "${{other[@]}}" "${{brief[@]}}" &
+    '{_BIN}/deepspeed' "${{words[@]}}" "${{brief[@]}}" || exit
+    wait $!
+    exit
+fi
+exec '{_BIN}/deepspeed' "${{words[@]}}" "${{brief[@]}}"
+"""
+
+SBATCH = """#!/bin/bash
+export SLURM_JOB_ID=7 SLURM_NNODES=2 SLURM_JOB_NODELIST=node[1-2] SLURM_GPUS_ON_NODE=1
+exec bash "$@"
+"""
+
+SCONTROL = """#!/bin/bash
+[[ "$*" == "show hostnames node[1-2]" ]] && printf 'node1\\nnode2\\n'
+"""
+
+SRUN = """#!/bin/bash
+"$@" &
+"$@" || exit
+wait $!
+"""
+
+SSH = """#!/bin/bash
+[[ "$*" == *" hostname -I" ]] && echo 127.0.0.1
+[[ "$*" == *" hostname"* ]]
+"""
+
+PDSH = """#!/bin/bash
+while [[ $1 == -* ]]; do
+    [[ $1 == -S ]] || { [[ $1 == -w ]] && IFS=, read -ra hosts <<< "$2"; shift; }
+    shift
+done
+for node in "${!hosts[@]}"; do
+    bash -c "${*//%n/$node}" &
+    started+=($!)
+done
+for one in "${started[@]}"; do wait "$one" || exit; done
+"""
+
+NUMACTL = """#!/bin/bash
+if [[ $1 == --hardware ]]; then
+    printf 'available: 1 nodes (0)\\nnode 0 cpus:%s\\n' "$(printf ' %d' $(seq 0 $(($(nproc) - 1))))"
+    exit
+fi
+while [[ $1 == -* ]]; do shift 2; done
+exec "$@"
+"""
+
+# Into an environment of its own that sees what is installed here, from the folder at hand, without an index.
+PIP = f"""#!/bin/bash
+own=$(dirname "$0")/../installed
+if [ ! -d "$own" ]; then
+    '{sys.executable}' -m venv --without-pip "$own"
+    echo '{Path(__import__("torch").__file__).parents[1]}' > "$(echo "$own"/lib/python*/site-packages)/all.pth"
+fi
+exec "$own/bin/python" -m pip "$1" --no-index --no-build-isolation --disable-pip-version-check "${{@:2}}"
+"""
+
+PROGRAMS = {
+    "radfm": CLIENT,
+    "torchrun": TORCHRUN,
+    "deepspeed": DEEPSPEED,
+    "sbatch": SBATCH,
+    "scontrol": SCONTROL,
+    "srun": SRUN,
+    "ssh": SSH,
+    "pdsh": PDSH,
+    "numactl": NUMACTL,
+    "pip": PIP,
+}
