@@ -1,8 +1,8 @@
 """What the shell of the documents finds in the place of larger or other machines: programs of the same names.
 
 Two processes stand for eight, and this machine for two: node1 and node2 are both 127.0.0.1, with a process each. The
-launchers are torch's and DeepSpeed's own, and so is what they start; only SLURM, pdsh, ssh, numactl
-and pip's index are not here.
+launchers are torch's and DeepSpeed's own, and so is what they start. SLURM, pdsh, ssh, numactl and pip's index, which a
+test cannot count on, are stood in for by what these commands need of them.
 """
 
 import shlex
@@ -23,7 +23,7 @@ case "$*" in
     *radfm.train.text*) brief=({_BRIEF_TEXT}) ;;
     *) brief=() ;;
 esac
-[[ ${{#brief[@]}} == 0 || "$*" == *output=* ]] || brief+=(output=runs/$$)
+[[ ${{#brief[@]}} == 0 || "$*" == *output=* ]] || brief+=(output=runs/${{SLURM_JOB_ID:-$$}})
 """
 
 TORCHRUN = f"""{_SHORTER}

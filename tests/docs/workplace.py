@@ -179,6 +179,8 @@ def _clone(folder: Path) -> None:
         ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "datasets", "evaluation"
     )
     shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=beside)
+    shutil.copy(ROOT / ".gitignore", folder)
+    (folder / ".git").mkdir()  # without it ruff does not heed .gitignore
     environment, programs = folder / ".venv", folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     for entry in ("lib", "pyvenv.cfg"):
