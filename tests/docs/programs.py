@@ -8,6 +8,7 @@ test cannot count on, are stood in for by what these commands need of them.
 import shlex
 import sys
 from pathlib import Path
+from sysconfig import get_path
 
 from radfm_server import CLIENT, SHORTER
 
@@ -107,7 +108,7 @@ PIP = f"""#!/bin/bash
 own=$(dirname "$0")/../installed
 if [ ! -d "$own" ]; then
     '{sys.executable}' -m venv --without-pip "$own"
-    echo '{Path(__import__("torch").__file__).parents[1]}' > "$(echo "$own"/lib/python*/site-packages)/all.pth"
+    echo '{get_path("purelib")}' > "$(echo "$own"/lib/python*/site-packages)/all.pth"
 fi
 exec "$own/bin/python" -m pip "$1" --no-index --no-build-isolation --disable-pip-version-check "${{@:2}}"
 """
