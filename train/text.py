@@ -14,8 +14,8 @@ Decisions:
   CoSENT does not gather: each process ranks its own share of the pairs of codes.
 - No dropout: a pass over so little text needs none, and on a CPU it costs a third of the time; nor does the fused
   attention pay on texts of ten tokens there, whose backward is half as fast as the plain one.
-- The tokenizer's vocabulary is trimmed to what medicine writes before training, which halves the encoder (see
-  `vocabulary`).
+- The tokenizer spells abbreviations, and its vocabulary is trimmed to what medicine writes before training, which
+  halves the encoder (see `vocabulary`).
 - The weights at the end are averaged with those at the start (`base_share`), which keeps more of what the base knew of
   words that the knowledge does not have: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
 - The result is a SentenceTransformer's folder, which is a transformers checkpoint with a pooling beside it:
@@ -35,7 +35,7 @@ from radfm.train.config import read_config as read_yaml
 from radfm.train.config import run_module, trainer_arguments, without_folders
 from radfm.train.lineage import effort
 from radfm.train.text_pairs import KINDS, text_pairs
-from radfm.train.vocabulary import trim_vocabulary
+from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
@@ -63,6 +63,7 @@ class TextTraining:
         scale: Inverse temperature of the ranking loss.
         hierarchy_scale: Of CoSENT.
         base_share: Share of the base in the weights that are saved, 0 to 1.
+        spell_abbreviations: Whether the tokenizer reads AHDS as the letters A H D S.
         trim: Whether to drop the word pieces that no text of the knowledge needs.
         max_tokens: Longer texts are cut.
         seed: Of everything.
@@ -78,6 +79,7 @@ class TextTraining:
     scale: float = 20.0
     hierarchy_scale: float = 20.0
     base_share: float = 0.0
+    spell_abbreviations: bool = True
     trim: bool = True
     max_tokens: int = 64
     seed: int = 0
@@ -105,6 +107,8 @@ def train(config: TextTraining) -> Path:
     data = text_pairs(knowledge, config.knowledge, config.held_out, config.hierarchy_pairs, config.seed)
     model = load_encoder(config.base, config.max_tokens)
     model.model_card_data.generate_widget_examples = False  # of its own card, which radfm's replaces
+    if config.spell_abbreviations:
+        spell_abbreviations(model)
     if config.trim:
         texts = {text for rows in data.values() for name in rows.column_names[:2] for text in rows[:][name]}
         texts.update(entry.description for entry in icd10cm.entries())

@@ -9,9 +9,9 @@ Decisions:
   names" (radfm's own tables of names, words and abbreviations), "hierarchy" (two codes, and how near they are).
 - A child and its parent are near, not the same: as a positive of the ranking loss, a parent would win over the term
   itself. So kinship is graded, in the ontology as in ICD-10-CM.
-- A term of the held-out fold gives nothing: neither its name nor synonyms nor definition, and where another term of
-  the ontology bears the same name, not that either. ICD-10-CM's own words are nobody's to hold out. Of the hierarchy,
-  categories are held out, by the same rule.
+- A term of the held-out fold gives nothing: neither its name nor synonyms nor definition. Nor does a term that shares
+  a name or synonym with it, of whichever ontology: two ontologies have many diseases in common. ICD-10-CM's own words
+  are nobody's to hold out. Of the hierarchy, categories are held out, by the same rule.
 - Pairs of unlike length are apart ("names", "definitions"), since a batch costs what its longest text costs.
 - Negatives are what is easily mistaken: rows are in the order of the trees, siblings side by side, and batches are cut
   from such neighbourhoods (`batches`), so that siblings and near misses are each other's negatives, at no cost.
@@ -26,7 +26,7 @@ from datasets import Dataset
 
 from radfm.knowledge import icd10cm, wording
 from radfm.knowledge.lexicon import Lexicon
-from radfm.knowledge.ontology import Ontology, fold
+from radfm.knowledge.ontology import Ontology, Term, fold
 from radfm.knowledge.wording import STOP_WORDS
 
 Kind = Literal[
@@ -80,8 +80,9 @@ def text_pairs(
     names: list[tuple[str, str]] = []
     definitions: list[tuple[str, str]] = []
     graded: list[dict] = []
+    secret = _secret(ontologies, held_out)
     for ontology in ontologies:
-        told = _told(ontology, held_out)
+        told = _told(ontology, held_out, secret)
         names += _of_ontology(ontology, told, kinds)
         if "initials" in kinds:
             names += _of_initials(told)
@@ -102,21 +103,30 @@ def text_pairs(
     return found
 
 
-def _told(ontology: Ontology, held_out: int | None) -> dict[str, list[str]]:
-    """Id -> the name and exact synonyms that may be learned, the name first, in the order of the tree."""
-    secret = {
+def _secret(ontologies: Sequence[Ontology], held_out: int | None) -> set[str]:
+    """Keys of every name that a term of the held-out fold has, in any of the ontologies."""
+    return {
         wording.key(text)
+        for ontology in ontologies
         for term in ontology
         if fold(term.id) == held_out
-        for text in (term.name, *(synonym.text for synonym in term.synonyms))
+        for text in _known(term)
     }
+
+
+def _told(ontology: Ontology, held_out: int | None, secret: set[str]) -> dict[str, list[str]]:
+    """Id -> the name and exact synonyms that may be learned, the name first, in the order of the tree."""
     told = {}
     for term in ontology:
-        if fold(term.id) == held_out or wording.key(term.name) in secret:
+        if fold(term.id) == held_out or any(wording.key(text) in secret for text in _known(term)):
             continue
-        others = [s.text for s in term.synonyms if s.scope == "EXACT" and wording.key(s.text) not in secret]
-        told[term.id] = list(dict.fromkeys([term.name, *others]))
+        exact = [synonym.text for synonym in term.synonyms if synonym.scope == "EXACT"]
+        told[term.id] = list(dict.fromkeys([term.name, *exact]))
     return {term_id: told[term_id] for term_id in _in_tree_order(ontology) if term_id in told}
+
+
+def _known(term: Term) -> list[str]:
+    return [term.name, *(synonym.text for synonym in term.synonyms)]
 
 
 def _in_tree_order(ontology: Ontology) -> list[str]:
@@ -141,7 +151,10 @@ def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]
 
 
 def _of_initials(told: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
-    """Initials and the name they stand for, of names of three to six words that no other term's initials spell."""
+    """Initials and the name they stand for, of names of three to six words that no other term's initials spell.
+
+    And names as short as initials, in capitals: ASTHMA stands for itself.
+    """
     spelled: dict[str, dict[str, str]] = {}  # initials -> term -> the first of its names that has them
     for term_id, known in told.items():
         for name in known:
@@ -150,6 +163,7 @@ def _of_initials(told: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     for short, terms in spelled.items():
         if len(terms) == 1:
             yield short, next(iter(terms.values()))
+    yield from ((name.upper(), name) for known in told.values() for name in known if name.isalpha() and len(name) <= 6)
 
 
 def _initials(name: str) -> str:

@@ -1,6 +1,11 @@
-"""A tokenizer and its embedding table, cut down to the word pieces that a field of knowledge uses.
+"""A tokenizer for medicine: abbreviations are spelled, and the vocabulary holds what the field of knowledge uses.
 
 Decisions:
+- Word pieces hide what an abbreviation is made of: all-MiniLM-L6-v2 reads AHDS as "ah" and "ds". Letter by letter it
+  can be compared with the words that it stands for (Allan-Herndon-Dudley syndrome). That is a rule of the tokenizer's
+  file, so whoever loads the encoder has it.
+- An abbreviation is written in capitals and digits, six at most. Numbers stay whole, Roman ones too, and so do words
+  beside others in capitals, as in A NAME THAT IS WRITTEN SO.
 - all-MiniLM-L6-v2 spends half of its 22.7 million numbers on word pieces, most of which no disorder's name needs.
 - Kept are the pieces that the given texts are made of, all special tokens, and every piece of one or two characters, so
   that any word can still be spelled out. The embeddings of the given texts stay exactly as they were.
@@ -13,7 +18,38 @@ from collections.abc import Iterable
 
 import torch
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.normalizers import Replace, Sequence
+from transformers import PreTrainedTokenizerFast
+
+_LONGEST = 6  # letters and digits of an abbreviation
+_LETTERS = "|".join(  # where one letter of it ends and the next begins, but not among shouted words
+    rf"(?<=\b[A-Z0-9]{{{n}}})(?<![A-Z]{{4}} [A-Z0-9]{{{n}}})(?=[A-Z0-9]{{1,{_LONGEST - n}}}\b(?! [A-Z]{{4}}))"
+    for n in range(1, _LONGEST)
+)
+_ROMAN = "".join(rf"(?!(?<=\b[IVX]{{{n}}})[IVX]+[A-E]?\b)" for n in range(1, _LONGEST))
+_SPELLED = rf"({_LETTERS})(?!(?<=\d)\d){_ROMAN}"
+
+
+def spell_abbreviations(model: SentenceTransformer) -> None:
+    """Makes the model's tokenizer read abbreviations letter by letter, in place.
+
+    "CMT2A" becomes "C M T 2 A", "LAD III" becomes "L A D III".
+    """
+    transformer = model[0]
+    given = transformer.tokenizer
+    if (kind := type(given.backend_tokenizer.model).__name__) != "WordPiece":
+        warnings.warn(f"abbreviations are not spelled with a {kind} vocabulary, only with WordPiece", stacklevel=2)
+        return
+    backend = given.backend_tokenizer
+    spelled = Replace(Regex(_SPELLED), " ")
+    backend.normalizer = Sequence([spelled, backend.normalizer])
+    transformer.processor = PreTrainedTokenizerFast(  # a tokenizer named after its model would make its own rules again
+        tokenizer_object=backend,
+        model_max_length=given.model_max_length,
+        model_input_names=given.model_input_names,
+        **given.special_tokens_map,
+    )
 
 
 def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> int:

@@ -15,7 +15,7 @@ from datasets import Dataset
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.text import TextTraining, load_encoder, read_config, train
 from radfm.train.text_pairs import text_pairs
-from radfm.train.vocabulary import trim_vocabulary
+from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -66,6 +66,19 @@ def test_a_term_held_out_gives_neither_names_nor_synonyms_nor_definition(obo):
     assert told >= {term.name for term in known if ontology.fold(term.id) != 2 and term.synonyms}
 
 
+def test_a_term_held_out_of_one_ontology_is_not_told_by_another(tmp_path):
+    held, other = (next(f"{kind}:{i}" for i in range(99) if (ontology.fold(f"{kind}:{i}") == 2) == out)
+                   for kind, out in (("A", True), ("B", False)))  # fmt: skip
+    known = []
+    for term, name, synonym in ((held, "IgA vasculitis", "Schoenlein purpura"), (other, "Purpura", "IgA Vasculitis")):
+        file = tmp_path / f"{term[0]}.obo"
+        file.write_text(f'format-version: 1.2\n\n[Term]\nid: {term}\nname: {name}\nsynonym: "{synonym}" EXACT []\n'
+                        f'\n[Term]\nid: {term[0]}:fever\nname: fever\nsynonym: "pyrexia" EXACT []\n')  # fmt: skip
+        known.append(ontology.read(file))
+    assert {"Purpura", "IgA vasculitis"} <= set(text_pairs(known, ["synonyms"])["names"]["positive"])
+    assert set(text_pairs(known, ["synonyms"], held_out=2)["names"]["positive"]) == {"fever"}
+
+
 def test_kinds_of_knowledge_can_be_left_out(obo):
     known = [ontology.read(obo)]
     assert set(text_pairs(known, ["synonyms"])) == {"names"}
@@ -93,12 +106,14 @@ def test_every_name_of_a_code_is_a_pair_with_its_description():
 def test_initials_stand_for_the_one_name_that_they_spell(tmp_path):
     names = ["Allan-Herndon-Dudley syndrome", "Charcot-Marie-Tooth disease type 2A", "fever"]
     names += ["neuropathy, ataxia and retinitis pigmentosa", "nail atrophy of rare people"]  # both of them NARP
+    names += ["hypertension"]
     lines = ["format-version: 1.2"]
     for i, name in enumerate(names):
         lines += ["", "[Term]", f"id: T:{i}", f"name: {name}"]
     (tmp_path / "toy.obo").write_text("\n".join(lines) + "\n")
     rows = text_pairs([ontology.read(tmp_path / "toy.obo")], ["initials"])["names"]
-    assert dict(zip(rows["anchor"], rows["positive"], strict=True)) == {"AHDS": names[0], "CMTD2A": names[1]}
+    pairs = dict(zip(rows["anchor"], rows["positive"], strict=True))
+    assert pairs == {"AHDS": names[0], "CMTD2A": names[1], "FEVER": "fever"}
 
 
 def test_parents_are_near_and_not_the_same(obo):
@@ -141,6 +156,26 @@ def test_a_trimmed_vocabulary_embeds_its_texts_as_before_and_still_spells_all_ot
         trimmed.encode(texts, convert_to_tensor=True), whole.encode(texts, convert_to_tensor=True)
     )
     assert trimmed.tokenizer.unk_token not in trimmed.tokenizer.tokenize("quizzical zygote")
+
+
+def test_abbreviations_are_spelled_and_so_they_stay_in_the_file(text_encoder, tmp_path):
+    model = load_encoder(text_encoder)
+    spell_abbreviations(model)
+    trim_vocabulary(model, ["left anterior cruciate ligament tear"])
+    model.save(str(tmp_path))
+    spelled = SentenceTransformer(str(tmp_path), device="cpu").tokenizer.backend_tokenizer.normalizer.normalize_str
+    for text, read in {
+        "left ACL tear": "left a c l tear",
+        "CMT2A": "c m t 2 a",
+        "SCA17, COG5-CDG": "s c a 17, c o g 5-c d g",
+        "LAD III": "l a d iii",
+        "type IV, type IIIA": "type iv, type iii a",
+        "HIV": "h i v",
+        "X-linked": "x-linked",
+        "PNEUMONIA": "pneumonia",
+        "ACUTE MYELOID TUMOR": "acute myeloid tumor",
+    }.items():
+        assert spelled(text) == read
 
 
 def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, text_encoder, obo):
