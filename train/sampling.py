@@ -5,8 +5,9 @@ Decisions:
   the same on one process and on eight.
 - An epoch draws every case once, and on top, where asked, cases by disorder: a disorder uniformly, then one of its
   cases. So the tail comes more often and no case less.
-- Draws go in pools of some steps; within a pool the largest case comes first and each goes into the step where it fits
-  best, so that steps are filled evenly. Every step is split over the processes by slices, the largest case first.
+- Draws go in pools of some steps; within a pool the largest case comes first and each goes into the step that has least
+  yet, so that all have as many slices, the last of an epoch, too. Every step is split over the processes by slices, the
+  largest case first.
 - All follows from seed and epoch alone, and a draw carries what its augmentation is seeded with, so that a resumed run
   sees the very pictures that it would have seen. Every epoch and every process has the same number of steps.
 """
@@ -102,33 +103,33 @@ class StepSampler(Sampler[list[Draw]]):
         disorders = rng.integers(len(self._cases_of), size=self._extra) if self._extra else []
         by_disorder = [int(rng.choice(self._cases_of[disorder])) for disorder in disorders]
         draws = rng.permutation([*range(len(self._counts)), *by_disorder])
-        ends = np.flatnonzero(np.diff(np.cumsum(self._counts[draws]) // (POOL * self._budget))) + 1
-        steps, left = [], []
-        for pool in np.split(draws, ends):
-            *filled, left = sorted(self._best_fit([*left, *pool.tolist()]), key=self._size, reverse=True)
-            steps += filled
-        lone = [left, *(step for step in steps if len(step) < self._least)]
+        slices = np.cumsum(self._counts[draws].clip(max=self._budget))
+        pools = -(-slices[-1] // (POOL * self._budget))
+        ends = np.searchsorted(slices, slices[-1] * np.arange(1, pools) / pools)
+        steps = [step for pool in np.split(draws, ends) if len(pool) for step in self._evenly(pool.tolist())]
+        lone = [step for step in steps if len(step) < self._least]
         steps = [step for step in steps if len(step) >= self._least]
         for step in lone:
-            if len(step) >= self._least or not steps:
-                steps.append(step)
-            else:
+            if steps:
                 min(steps, key=self._size).extend(step)
+            else:
+                steps.append(step)
         return [steps[i] for i in rng.permutation(len(steps))]
 
-    def _best_fit(self, cases: list[int]) -> list[list[int]]:
-        steps: list[list[int]] = []
-        sizes: list[int] = []
-        for case in sorted(cases, key=lambda case: -self._counts[case]):
-            count = int(self._counts[case])
-            fitting = [i for i, size in enumerate(sizes) if size + count <= self._budget or len(steps[i]) < self._least]
-            if fitting:
-                best = max(fitting, key=lambda i: sizes[i])
-                steps[best].append(case)
-                sizes[best] += count
-            else:
-                steps.append([case])
-                sizes.append(count)
+    def _evenly(self, cases: list[int]) -> list[list[int]]:
+        """As few steps as hold the cases, and all alike: each case, the largest first, goes where there is least."""
+        cases = sorted(cases, key=lambda case: -self._counts[case])
+        most = max(len(cases) // self._least, 1)
+        fewest = -(-int(self._counts[cases].clip(max=self._budget).sum()) // self._budget)
+        for count in range(min(fewest, most), most + 1):
+            steps: list[list[int]] = [[] for _ in range(count)]
+            sizes = [0] * count
+            for case in cases:
+                emptiest = min(range(count), key=lambda i: (len(steps[i]) >= self._least, sizes[i]))
+                steps[emptiest].append(case)
+                sizes[emptiest] += int(self._counts[case])
+            if all(size <= self._budget or len(step) <= self._least for step, size in zip(steps, sizes, strict=True)):
+                break
         return steps
 
     def _size(self, step: list[int]) -> int:

@@ -24,6 +24,20 @@ def test_steps_keep_to_their_budget_and_fill_it():
     assert np.mean([slices(step) for step in steps]) > 0.93 * 300
 
 
+def test_steps_cost_alike_and_none_is_a_rest():
+    few = np.random.default_rng(1).integers(3, 12, size=200).tolist()  # 11.4 steps' worth
+    sizes = [sum(few[draw.case] for draw in step) for step in StepSampler(few, [[]] * 200, slices=128)]
+    assert len(sizes) == 12
+    assert max(sizes) - min(sizes) < 5
+
+
+def test_a_case_beyond_the_budget_costs_the_others_no_room():
+    counts = [3000, *[4] * 300]
+    sizes = sorted(sum(counts[draw.case] for draw in step) for step in StepSampler(counts, [[]] * 301, slices=100))
+    assert sizes[0] > 90
+    assert sizes[-2] <= 100
+
+
 def test_an_epoch_draws_every_case_once():
     drawn = [draw.case for step in StepSampler(COUNTS, LABELS, slices=300) for draw in step]
     assert sorted(drawn) == list(range(300))
