@@ -156,7 +156,10 @@ def questions(ontology: Ontology, held_out: int | None = 0, seen: Ontology | Non
     else:
         terms = [term for term in ontology if fold(term.id) == held_out]
     if not any(_answers(term) for term in terms):
-        raise ValueError(f"of {len(terms):,} terms to ask about none refers to ICD-10-CM")
+        which = f"of fold {held_out}" if seen is None else "that were not trained on"
+        linked = sorted({fold(term.id) for term in ontology if _answers(term)})
+        have = f"folds {', '.join(map(str, linked))} have some" if linked else "nor does any other of its terms"
+        raise ValueError(f"of the {len(terms):,} terms {which} none refers to ICD-10-CM; {have}")
     return Questions(terms, list(ontology), 0 if held_out is None else held_out)
 
 

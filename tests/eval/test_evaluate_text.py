@@ -123,5 +123,14 @@ def test_terms_that_another_file_has_are_not_asked_about(obo, tmp_path):
     asked = text.questions(known, seen=ontology.read(tmp_path / "seen.obo"))
     assert [term.id for term in asked.terms] == ["T:3", "T:4"]
     assert len(asked.candidates) == 4
-    with pytest.raises(ValueError, match="none refers to ICD-10-CM"):
+    with pytest.raises(ValueError, match="of the 0 terms that were not trained on none refers to ICD-10-CM"):
         text.questions(known, seen=known)
+
+
+def test_a_fold_without_codes_is_answered_with_those_that_have_some(tmp_path):
+    (tmp_path / "one.obo").write_text("format-version: 1.2\n\n[Term]\nid: T:3\nname: gout\nxref: ICD10CM:M10\n")
+    known = ontology.read(tmp_path / "one.obo")
+    own = ontology.fold("T:3")
+    other = (own + 1) % 5
+    with pytest.raises(ValueError, match=f"of the 0 terms of fold {other} none .*; folds {own} have some"):
+        text.questions(known, other)
