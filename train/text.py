@@ -94,6 +94,8 @@ def read_config(path: str | Path, changes: Sequence[str] = ()) -> TextTraining:
 def train(config: TextTraining) -> Path:
     """Trains, going on from the last checkpoint in `output` where there is one; returns the encoder's folder.
 
+    A run that has ended stays as it is.
+
     Raises:
         ValueError: A wrong config, ontology or base; the message says which.
         FileNotFoundError: There is no such ontology.
@@ -105,6 +107,14 @@ def train(config: TextTraining) -> Path:
     with arguments.main_process_first(local=False, desc="knowledge"):
         knowledge = [ontology.read(path) for path in config.ontologies]
     data = text_pairs(knowledge, config.knowledge, config.held_out, config.hierarchy_pairs, config.seed)
+    recipe = {
+        **without_folders(asdict(config)),
+        "ontologies": [{"name": o.name, "terms": len(o), **o.notice} for o in knowledge],
+        "icd10cm": icd10cm.edition(),
+        "pairs": {name: len(rows) for name, rows in data.items()},
+    }
+    if _has_ended(output, recipe):
+        return output
     model = load_encoder(config.base, config.max_tokens)
     model.model_card_data.generate_widget_examples = False  # of its own card, which radfm's replaces
     if config.spell_abbreviations:
@@ -135,13 +145,7 @@ def train(config: TextTraining) -> Path:
     if trainer.is_world_process_zero():
         _mix(output / "model.safetensors", start, config.base_share)
         (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no model needs
-        recipe = {
-            **without_folders(asdict(config)),
-            "ontologies": [{"name": o.name, "terms": len(o), **o.notice} for o in knowledge],
-            "icd10cm": icd10cm.edition(),
-            "pairs": {name: len(data[name]) for name in data},
-            "effort": effort(began, last is not None, arguments.world_size),
-        }
+        recipe["effort"] = effort(began, last is not None, arguments.world_size)
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     return output
 
@@ -163,6 +167,15 @@ def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTrans
         raise ValueError(f"{folder} cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
     model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
+
+
+def _has_ended(output: Path, recipe: dict) -> bool:
+    """Whether a run by this recipe has written its encoder."""
+    if not (output / RECIPE).is_file():
+        return False
+    found = json.loads((output / RECIPE).read_text(encoding="utf-8"))
+    found.pop("effort", None)
+    return found == json.loads(json.dumps(recipe))
 
 
 def _mix(file: Path, start: dict[str, torch.Tensor], share: float) -> None:
