@@ -5,7 +5,8 @@ Decisions:
   each is a hard negative of the other.
 - A batch is as wide as its longest text, so texts of like length go together: families are shuffled, put into pools of
   some batches, sorted by length within a pool, cut into batches, and these shuffled.
-- No text comes twice in a batch: a ranking loss would take the second for a wrong answer. What collides goes to a
+- No text comes twice in a batch, nor with another that it is paired with in any other row (two synonyms of one term,
+  each beside another of its names): a ranking loss would take the second for a wrong answer. What collides goes to a
   later batch, of the next pool where this one has none left. At the end of an epoch a few rows may be left over; whole
   batches come again in their place, so that every epoch has as many steps as it says.
 - The order follows from seed and epoch alone, so that a resumed run sees the batches that it would have seen.
@@ -31,6 +32,10 @@ class LengthBatchSampler(DefaultBatchSampler):
         texts = [dataset[:][name] for name in columns]
         self._texts = list(zip(*texts, strict=True))
         self._lengths = np.array([max(map(len, row)) for row in self._texts])
+        self._same = {text: set() for row in self._texts for text in row}  # text -> itself, and all it is paired with
+        for row in self._texts:
+            for text in row:
+                self._same[text].update(row)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed or 0, self.epoch])
@@ -55,10 +60,10 @@ class LengthBatchSampler(DefaultBatchSampler):
         while pool:
             batch, seen, later = [], set(), []
             for row in pool:
-                texts = set(self._texts[row])
+                texts = self._texts[row]
                 if len(batch) < self.batch_size and seen.isdisjoint(texts):
                     batch.append(row)
-                    seen |= texts
+                    seen.update(*(self._same[text] for text in texts))
                 else:
                     later.append(row)
             batches.append(batch)

@@ -138,6 +138,16 @@ def test_batches_hold_texts_of_like_length_and_none_twice():
     assert batches != list(sampler)
 
 
+def test_no_text_meets_another_of_its_names_in_a_batch():
+    names = [f"disease {i}" for i in range(64)]
+    pairs = [(f"{name}, otherwise {k}", name) for name in names for k in range(4)]
+    pairs += [(f"{name}, otherwise {k}", f"code of {name}") for name in names for k in range(4)]
+    anchors, positives = map(list, zip(*pairs, strict=True))
+    sampler = LengthBatchSampler(Dataset.from_dict({"anchor": anchors, "positive": positives}), 16, drop_last=True)
+    for batch in sampler:
+        assert len({pairs[i][1].removeprefix("code of ") for i in batch}) == 16
+
+
 def test_neighbours_meet_in_a_batch_more_often_than_by_chance():
     families = [f"{kind} {i}" for kind in ("goitre", "stroke", "asthma", "eczema") for i in range(64)]
     rows = Dataset.from_dict({"anchor": families, "positive": [f"{name}!" for name in families]})
@@ -205,6 +215,19 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
     assert losses(resumed) == losses(whole)
     expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path, text_encoder, obo):
+    def written() -> dict[str, int]:
+        return {str(file.relative_to(tmp_path)): file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")}
+
+    train(config(tmp_path, text_encoder, obo))
+    ended = written()
+    train(config(tmp_path, text_encoder, obo))
+    assert written() == ended
+    train(config(tmp_path, text_encoder, obo, training={"max_steps": 7}))
+    assert len(losses(tmp_path)) == 7
+    assert json.loads((tmp_path / "radfm_text.json").read_text())["training"]["max_steps"] == 7
 
 
 @pytest.mark.parametrize("strategy", ["DDP", "zero2"])
