@@ -142,8 +142,9 @@ class RadFMImageProcessor(BaseImageProcessor):
 
     def _slices(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(n, H, W) or (n, H, W, 3) -> (n, channels, size, size), one channel for each window or colour."""
+        whole = pixels.dtype.kind in "biu"  # numbers, which are always finite
         pixels = torch.from_numpy(pixels.astype(np.float32))
-        if not pixels.isfinite().all():
+        if not whole and not pixels.isfinite().all():
             raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
         grey = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
