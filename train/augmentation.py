@@ -6,6 +6,8 @@ Decisions:
 - Turned and moved in the plane only: a scan's slices lie millimetres apart, and turning them out of the plane would mix
   what was never beside each other. So a volume's slices are the channels of one 2D picture, which costs less than
   turning a volume; only bending is 3D.
+- Left and right are exchanged only where that is asked for: it is the cheapest way to more pictures, and wrong where
+  disorders differ by side.
 - A case keeps at least one scan. What is added to a case comes from cases that were found normal, of another part of
   the body: it changes no label (Zheng et al. 2024, who add normal scans to make cases of several).
 - Whether a change is made is drawn here, so that monai is asked only for those that are: most scans get one or none.
@@ -24,6 +26,7 @@ from monai.transforms import (
     Rand3DElastic,
     RandAdjustContrast,
     RandAffine,
+    RandFlip,
     RandGaussianNoise,
     Randomizable,
 )
@@ -41,6 +44,7 @@ class Augmentation:
 
     Attributes:
         affine, elastic, noise, contrast: of a scan: turned, moved and scaled; bent; noisier; another gamma.
+        mirror: of a scan: its left and right are exchanged.
         drop_scans: of a scan: it leaves its case.
         drop_modality: of a case: all scans of one modality leave it.
         add_normal: of a case: a normal scan of another part of the body joins it.
@@ -52,6 +56,7 @@ class Augmentation:
     elastic: float = 0.0
     noise: float = 0.0
     contrast: float = 0.0
+    mirror: float = 0.0
     drop_scans: float = 0.0
     drop_modality: float = 0.0
     add_normal: float = 0.0
@@ -67,7 +72,7 @@ class Augmentation:
 
     @property
     def changes_pixels(self) -> bool:
-        return max(self.affine, self.elastic, self.noise, self.contrast) > 0
+        return max(self.affine, self.elastic, self.noise, self.contrast, self.mirror) > 0
 
     def case(self, case: Case, rng: np.random.Generator, normal_scan: NormalScan | None = None) -> Case:
         """The case with some scans less, perhaps a normal one more, in another order.
@@ -103,7 +108,7 @@ class Augmentation:
         if size not in self._in_plane:
             self._in_plane[size] = _in_plane(size)
         bent = rng.random() < self.elastic
-        shares = (self.affine, self.contrast, self.noise)
+        shares = (self.affine, self.mirror, self.contrast, self.noise)
         drawn = [change for change, share in zip(self._in_plane[size], shares, strict=True) if rng.random() < share]
         if not bent and not drawn:
             return
@@ -119,7 +124,7 @@ class Augmentation:
             volumes = _applied(bend, volumes, rng) if volume else _applied(bend, volumes[:, 0], rng)[:, None]
         pictures, kept = volumes.flatten(0, 1), len(channels) * channels.shape[1]
         for change in drawn:
-            if change is self._in_plane[size][0]:  # moves; the others make brighter or noisier
+            if isinstance(change, RandAffine | RandFlip):  # the others make brighter or noisier
                 pictures = _applied(change, pictures, rng)
             else:
                 pictures = torch.cat([_applied(change, pictures[:kept], rng), pictures[kept:]])
@@ -163,11 +168,12 @@ def _bend(volume: bool, size: int) -> Rand2DElastic | Rand3DElastic:
     return Rand2DElastic((size / 4, size / 4), magnitude_range=(1, 2), prob=1, padding_mode="border")
 
 
-def _in_plane(size: int) -> tuple[RandAffine, RandAdjustContrast, RandGaussianNoise]:
+def _in_plane(size: int) -> tuple[RandAffine, RandFlip, RandAdjustContrast, RandGaussianNoise]:
     """Of (slices * C, H, W), all alike."""
     moved = {"translate_range": (size / 16, size / 16), "scale_range": (0.1, 0.1), "padding_mode": "border"}
     return (
-        RandAffine(1, rotate_range=0.2, **moved),  # radians
+        RandAffine(1, rotate_range=0.2, spatial_size=(size, size), cache_grid=True, **moved),  # radians
+        RandFlip(1, spatial_axis=1),
         RandAdjustContrast(1, gamma=(0.7, 1.5)),
         RandGaussianNoise(1, std=0.2),
     )

@@ -24,7 +24,7 @@ def picture(slices: int, channels: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("slices", [1, 5])
-@pytest.mark.parametrize("change", ["affine", "elastic", "noise", "contrast"])
+@pytest.mark.parametrize("change", ["affine", "elastic", "noise", "contrast", "mirror"])
 def test_each_change_alters_every_scan_it_is_asked_for_and_keeps_it_finite(change, slices):
     before, values = picture(slices), picture(slices)
     Augmentation(**{change: 1.0}).slices(values, np.random.default_rng(0))
@@ -36,7 +36,9 @@ def test_each_change_alters_every_scan_it_is_asked_for_and_keeps_it_finite(chang
 @pytest.mark.parametrize("slices", [1, 5])
 def test_where_no_change_is_drawn_nothing_changes(slices):
     before, values = picture(slices), picture(slices)
-    Augmentation(affine=1e-9, elastic=1e-9, noise=1e-9, contrast=1e-9).slices(values, np.random.default_rng(0))
+    Augmentation(affine=1e-9, elastic=1e-9, noise=1e-9, contrast=1e-9, mirror=1e-9).slices(
+        values, np.random.default_rng(0)
+    )
     assert torch.equal(values, before)
 
 
@@ -57,7 +59,7 @@ def test_the_windows_of_a_ct_move_together():
 
 
 @pytest.mark.parametrize("slices", [1, 5])
-@pytest.mark.parametrize("change", ["affine", "elastic"])
+@pytest.mark.parametrize("change", ["affine", "elastic", "mirror"])
 def test_masks_move_along_with_what_they_mark(change, slices):
     values = picture(slices).contiguous()
     alone, masks = values.clone(), torch.stack([values[:, 0], torch.zeros_like(values[:, 0])])
@@ -75,6 +77,13 @@ def test_masks_of_slices_that_are_not_drawn_are_left_out():
     drawn = some_slices(scan, 4, np.random.default_rng(0))
     assert np.array_equal(drawn.masks["Pneumonia"], drawn.pixels == 7)
     assert drawn.masks["Pneumonia"].any()
+
+
+def test_a_mirrored_scan_has_left_and_right_exchanged():
+    values = picture(3).contiguous()
+    before = values.clone()
+    Augmentation(mirror=1.0).slices(values, np.random.default_rng(0))
+    assert torch.equal(values, before.flip(-1))
 
 
 def test_slices_are_not_mixed_with_their_neighbours():
