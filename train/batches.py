@@ -29,7 +29,7 @@ class LengthBatchSampler(DefaultBatchSampler):
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **kwargs)
         self._size = len(dataset)
         columns = [name for name in dataset.column_names if isinstance(dataset[0][name], str)]
-        texts = [dataset[:][name] for name in columns]
+        texts = [[text.casefold() for text in dataset[:][name]] for name in columns]
         self._texts = list(zip(*texts, strict=True))
         self._lengths = np.array([max(map(len, row)) for row in self._texts])
         self._same = {text: set() for row in self._texts for text in row}  # text -> itself, and all it is paired with

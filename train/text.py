@@ -16,7 +16,10 @@ Decisions:
   attention pay on texts of ten tokens there, whose backward is half as fast as the plain one.
 - The tokenizer spells abbreviations, and its vocabulary is trimmed to what medicine writes before training, which
   halves the encoder (see `vocabulary`).
-- The weights at the end are averaged with those at the start (`base_share`), which keeps more of what the base knew of
+- Weights are averaged along the way (`average_from`), which finds more synonyms of terms never seen than any single
+  checkpoint does: Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI 2018. The
+  checkpoints are what is averaged, so that a resumed run has the same.
+- The result is averaged with the weights at the start (`base_share`), which keeps more of what the base knew of
   words that the knowledge does not have: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
 - The result is a SentenceTransformer's folder, which is a transformers checkpoint with a pooling beside it:
   `radfm.starting_points.untrained(text_encoder=folder)` makes it the text encoder of a model.
@@ -62,6 +65,7 @@ class TextTraining:
         hierarchy_pairs: How many pairs of codes to draw.
         scale: Inverse temperature of the ranking loss.
         hierarchy_scale: Of CoSENT.
+        average_from: Step from which on checkpoints are averaged; None: the last one is what comes out.
         base_share: Share of the base in the weights that are saved, 0 to 1.
         spell_abbreviations: Whether the tokenizer reads AHDS as the letters A H D S.
         trim: Whether to drop the word pieces that no text of the knowledge needs.
@@ -78,6 +82,7 @@ class TextTraining:
     hierarchy_pairs: int = 20_000
     scale: float = 20.0
     hierarchy_scale: float = 20.0
+    average_from: int | None = None
     base_share: float = 0.0
     spell_abbreviations: bool = True
     trim: bool = True
@@ -143,7 +148,8 @@ def train(config: TextTraining) -> Path:
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
-        _mix(output / "model.safetensors", start, config.base_share)
+        averaged = [output] if config.average_from is None else _checkpoints(output, config.average_from)
+        _mix(averaged, start, config.base_share, output / "model.safetensors")
         (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no model needs
         recipe["effort"] = effort(began, last is not None, arguments.world_size)
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
@@ -178,17 +184,26 @@ def _has_ended(output: Path, recipe: dict) -> bool:
     return found == json.loads(json.dumps(recipe))
 
 
-def _mix(file: Path, start: dict[str, torch.Tensor], share: float) -> None:
-    """Averages the weights of a file with others of the same names."""
+def _checkpoints(output: Path, first: int) -> list[Path]:
+    """Those of a run from a step on, in their order."""
+    folders = {int(folder.name.partition("-")[2]): folder for folder in output.glob("checkpoint-*")}
+    return [folders[step] for step in sorted(folders) if step >= first]
+
+
+def _mix(folders: Sequence[Path], start: dict[str, torch.Tensor], share: float, file: Path) -> None:
+    """Writes the mean of encoders' weights, with a share of those at the start."""
+    mean: dict[str, torch.Tensor] = {}
+    for folder in folders:
+        for name, tensor in load_file(folder / "model.safetensors").items():
+            mean[name] = mean.get(name, 0) + tensor / len(folders)
     if share:
-        trained = load_file(file)
-        save_file(
-            {name: torch.lerp(end, start[name].to(end), share) for name, end in trained.items()}, file, {"format": "pt"}
-        )
+        mean = {name: torch.lerp(end, start[name].to(end), share) for name, end in mean.items()}
+    save_file(mean, file, {"format": "pt"})
 
 
 def _arguments(config: TextTraining) -> SentenceTransformerTrainingArguments:
-    return trainer_arguments(
+    """Raises: ValueError for wrong ones, also where there would be no checkpoints to average."""
+    arguments = trainer_arguments(
         SentenceTransformerTrainingArguments,
         config.training,
         output_dir=config.output,
@@ -198,6 +213,12 @@ def _arguments(config: TextTraining) -> SentenceTransformerTrainingArguments:
         dataloader_drop_last=True,
         accelerator_config={"split_batches": True, "even_batches": True},
     )
+    if config.average_from is not None:
+        if arguments.save_strategy == "no" or arguments.save_total_limit is not None:
+            raise ValueError("average_from needs all checkpoints: leave out save_total_limit and save_strategy=no")
+        if 0 < arguments.max_steps < config.average_from:
+            raise ValueError(f"average_from: there is no step {config.average_from} of {arguments.max_steps}")
+    return arguments
 
 
 if __name__ == "__main__":

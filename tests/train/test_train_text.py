@@ -217,6 +217,33 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_checkpoints_are_averaged_from_a_step_on_and_with_the_base(tmp_path, text_encoder, obo):
+    averaged = train(config(tmp_path / "whole", text_encoder, obo, average_from=4, training={"save_steps": 2}))
+    ends = [load_file(averaged / f"checkpoint-{step}" / "model.safetensors") for step in (4, 6)]
+    found = load_file(averaged / "model.safetensors")
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
+    shutil.copytree(averaged / "checkpoint-4", tmp_path / "killed" / "checkpoint-4")
+    changes = {"average_from": 4, "base_share": 0.5, "training": {"save_steps": 2}}
+    half = load_file(train(config(tmp_path / "killed", text_encoder, obo, **changes)) / "model.safetensors")
+    base = load_file(text_encoder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    torch.testing.assert_close(half[name], (found[name] + base[name]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"save_total_limit": 2}, "needs all checkpoints"),
+        ({"save_strategy": "no"}, "all checkpoints"),
+        ({}, "no step 9"),
+    ],
+)
+def test_what_cannot_be_averaged_is_said_before_training(tmp_path, text_encoder, obo, training, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(tmp_path, text_encoder, obo, average_from=9, training=training))
+
+
 def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path, text_encoder, obo):
     def written() -> dict[str, int]:
         return {str(file.relative_to(tmp_path)): file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")}
