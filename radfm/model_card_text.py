@@ -124,7 +124,7 @@ def _method(recipe: dict) -> Iterator[str]:
     if steps := recipe.get("training", {}).get("max_steps"):
         yield f"{steps:,} steps"
     if (first := recipe.get("average_from")) is not None:
-        yield f"Its weights are the mean of its checkpoints from step {first:,} on"
+        yield f"Its weights are the mean of its checkpoints after {first:.0%} of the training"
     if share := recipe.get("base_share"):
         yield f"Its weights are averaged with those of the start, whose share is {share:g}"
     if longest := recipe.get("max_tokens"):

@@ -65,7 +65,7 @@ class TextTraining:
         hierarchy_pairs: How many pairs of codes to draw.
         scale: Inverse temperature of the ranking loss.
         hierarchy_scale: Of CoSENT.
-        average_from: Step from which on checkpoints are averaged; None: the last one is what comes out.
+        average_from: Share of the training, 0 to 1, after which checkpoints are averaged; None: the last one comes out.
         base_share: Share of the base in the weights that are saved, 0 to 1.
         spell_abbreviations: Whether the tokenizer reads AHDS as the letters A H D S.
         trim: Whether to drop the word pieces that no text of the knowledge needs.
@@ -82,7 +82,7 @@ class TextTraining:
     hierarchy_pairs: int = 20_000
     scale: float = 20.0
     hierarchy_scale: float = 20.0
-    average_from: int | None = None
+    average_from: float | None = None
     base_share: float = 0.0
     spell_abbreviations: bool = True
     trim: bool = True
@@ -148,8 +148,10 @@ def train(config: TextTraining) -> Path:
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
-        averaged = [output] if config.average_from is None else _checkpoints(output, config.average_from)
-        _mix(averaged, start, config.base_share, output / "model.safetensors")
+        averaged = []
+        if config.average_from is not None:
+            averaged = _checkpoints(output, config.average_from * trainer.state.max_steps)
+        _mix(averaged or [output], start, config.base_share, output / "model.safetensors")
         (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no model needs
         recipe["effort"] = effort(began, last is not None, arguments.world_size)
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
@@ -184,7 +186,7 @@ def _has_ended(output: Path, recipe: dict) -> bool:
     return found == json.loads(json.dumps(recipe))
 
 
-def _checkpoints(output: Path, first: int) -> list[Path]:
+def _checkpoints(output: Path, first: float) -> list[Path]:
     """Those of a run from a step on, in their order."""
     folders = {int(folder.name.partition("-")[2]): folder for folder in output.glob("checkpoint-*")}
     return [folders[step] for step in sorted(folders) if step >= first]
@@ -214,10 +216,10 @@ def _arguments(config: TextTraining) -> SentenceTransformerTrainingArguments:
         accelerator_config={"split_batches": True, "even_batches": True},
     )
     if config.average_from is not None:
+        if not 0 <= config.average_from <= 1:
+            raise ValueError(f"average_from is a share of the training, 0 to 1, not {config.average_from}")
         if arguments.save_strategy == "no" or arguments.save_total_limit is not None:
             raise ValueError("average_from needs all checkpoints: leave out save_total_limit and save_strategy=no")
-        if 0 < arguments.max_steps < config.average_from:
-            raise ValueError(f"average_from: there is no step {config.average_from} of {arguments.max_steps}")
     return arguments
 
 

@@ -310,7 +310,7 @@ def test_a_text_encoder_is_published_too(text_encoder, tmp_path):
 
     folder = shutil.copytree(text_encoder, tmp_path / "text")
     (folder / "radfm_text.json").write_text(
-        json.dumps({"output": "/tmp/runs/text", "base": None, "icd10cm": "1.5.0", "held_out": 4, "average_from": 400,
+        json.dumps({"output": "/tmp/runs/text", "base": None, "icd10cm": "1.5.0", "held_out": 4, "average_from": 0.33,
                     "ontologies": [{"name": "doid", "terms": 6061, "licence": "CC0"}], "pairs": {"names": 34594}})
     )  # fmt: skip
     figures = {space: {"A@1": 0.25, "B@1": 0.5} for space in ("TF-IDF", "all-MiniLM-L6-v2", "/home/me/text")}
@@ -320,7 +320,7 @@ def test_a_text_encoder_is_published_too(text_encoder, tmp_path):
     done = publish(Request(folder, "me/text", [tmp_path / "text.json"], "apache-2.0"), tmp_path / "out", upload=False)
     assert not hub.faults(done.card)
     assert "| doid | 6,061 terms | CC0 |" in done.card
-    assert "the mean of its checkpoints from step 400 on" in done.card
+    assert "the mean of its checkpoints after 33% of the training" in done.card
     assert "| **text** |" in done.card
     assert [r.metric_value for r in ModelCard(done.card).data.eval_results] == [0.25, 0.5]
     encoders = (SentenceTransformer(str(place), device="cpu") for place in (folder, tmp_path / "out"))

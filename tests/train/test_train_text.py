@@ -217,14 +217,14 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_checkpoints_are_averaged_from_a_step_on_and_with_the_base(tmp_path, text_encoder, obo):
-    averaged = train(config(tmp_path / "whole", text_encoder, obo, average_from=4, training={"save_steps": 2}))
+def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_base(tmp_path, text_encoder, obo):
+    averaged = train(config(tmp_path / "whole", text_encoder, obo, average_from=0.5, training={"save_steps": 2}))
     ends = [load_file(averaged / f"checkpoint-{step}" / "model.safetensors") for step in (4, 6)]
     found = load_file(averaged / "model.safetensors")
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
     shutil.copytree(averaged / "checkpoint-4", tmp_path / "killed" / "checkpoint-4")
-    changes = {"average_from": 4, "base_share": 0.5, "training": {"save_steps": 2}}
+    changes = {"average_from": 0.5, "base_share": 0.5, "training": {"save_steps": 2}}
     half = load_file(train(config(tmp_path / "killed", text_encoder, obo, **changes)) / "model.safetensors")
     base = load_file(text_encoder / "model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
@@ -232,16 +232,16 @@ def test_checkpoints_are_averaged_from_a_step_on_and_with_the_base(tmp_path, tex
 
 
 @pytest.mark.parametrize(
-    ("training", "message"),
+    ("share", "training", "message"),
     [
-        ({"save_total_limit": 2}, "needs all checkpoints"),
-        ({"save_strategy": "no"}, "all checkpoints"),
-        ({}, "no step 9"),
+        (0.5, {"save_total_limit": 2}, "needs all checkpoints"),
+        (0.5, {"save_strategy": "no"}, "all checkpoints"),
+        (400, {}, "share of the training, 0 to 1, not 400"),
     ],
 )
-def test_what_cannot_be_averaged_is_said_before_training(tmp_path, text_encoder, obo, training, message):
+def test_what_cannot_be_averaged_is_said_before_training(tmp_path, text_encoder, obo, share, training, message):
     with pytest.raises(ValueError, match=message):
-        train(config(tmp_path, text_encoder, obo, average_from=9, training=training))
+        train(config(tmp_path, text_encoder, obo, average_from=share, training=training))
 
 
 def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path, text_encoder, obo):
