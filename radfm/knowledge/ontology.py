@@ -143,7 +143,7 @@ def read(path: str | Path) -> Ontology:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{path} is not valid OBO: {str(error).splitlines()[0]}") from error
     terms = []
-    for term in parsed.terms():
+    for term in sorted(parsed.terms(), key=lambda term: term.id):  # pronto's order is another in each process
         if term.obsolete:
             continue
         if not term.name:

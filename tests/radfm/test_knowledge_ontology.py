@@ -128,3 +128,10 @@ def test_the_disease_ontology(shared):
     assert found["DOID:1686"].icd10cm == ("H40",)
     assert sum(bool(term.icd10cm) for term in found) > 1900
     assert all("is not in ICD-10-CM" in reason for _, reason in found.skipped)
+
+
+def test_terms_come_in_the_order_of_their_ids_in_every_process(write):
+    terms = "".join(f"\n[Term]\nid: T:{number}\nname: {number}\n" for number in (30, 4, 21, 15, 9, 2))
+    assert [term.id for term in ontology.read(write(HEADER + ANEURYSM + terms))] == sorted(
+        f"T:{number}" for number in (1, 2, 4, 9, 15, 21, 30)
+    )
