@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from radfm.console import one_line
 from radfm.memory import keep_freed_memory
@@ -139,6 +140,17 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
         "optim": "adamw_torch_fused",  # the same in a fifth of the time, on CPUs, too
     }
     return kind(**machine | defaults | given)
+
+
+def state_at_the_end(checkpoint: str | Path, arguments: TrainingArguments) -> TrainerState | None:
+    """The Trainer's state in a checkpoint with which its training ends; None: there is more to learn.
+
+    Of such a checkpoint the Trainer is not to go on: it asks after each step whether that was the last, not before.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    if arguments.max_steps > 0:
+        return state if state.global_step >= arguments.max_steps else None
+    return state if (state.epoch or 0) >= arguments.num_train_epochs else None
 
 
 def without_folders(value: Any) -> Any:

@@ -44,7 +44,7 @@ from radfm.data_prep.about import about
 from radfm.data_prep.dataset import load
 from radfm.eval.metrics import macro_auc, same_groups
 from radfm.train.augmentation import Augmentation
-from radfm.train.config import filled, run_module, trainer_arguments, without_folders
+from radfm.train.config import filled, run_module, state_at_the_end, trainer_arguments, without_folders
 from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
@@ -293,9 +293,12 @@ class DiagnosisTrainer(Trainer):
         loss = summed_over_processes(loss)
         return (loss, seen) if return_outputs else loss
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        if resume_from_checkpoint and (ended := state_at_the_end(resume_from_checkpoint, self.args)):
+            self.state = ended
+            return None
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except (RuntimeError, MemoryError) as error:  # in reading, a step or a validation
             if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
                 raise

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
-from radfm.train.config import run_module, trainer_arguments, without_folders
+from radfm.train.config import run_module, state_at_the_end, trainer_arguments, without_folders
 from radfm.train.lineage import effort
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
@@ -144,14 +144,20 @@ def train(config: TextTraining) -> Path:
     if trainer.is_world_process_zero():
         sizes = ", ".join(f"{len(rows):,} of {name}" for name, rows in data.items())
         print(f"Learning from {sizes}{f', going on from {last}' if last else ''}", file=sys.stderr)
-    trainer.train(resume_from_checkpoint=last)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(output))
+    if last and (ended := state_at_the_end(last, arguments)):
+        trainer.state, learned = ended, Path(last)
+        if trainer.is_world_process_zero():
+            model.save_pretrained(str(output))  # all but its weights
+    else:
+        trainer.train(resume_from_checkpoint=last)
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(output))
+        learned = output
     if trainer.is_world_process_zero():
         averaged = []
         if config.average_from is not None:
             averaged = _checkpoints(output, config.average_from * trainer.state.max_steps)
-        _mix(averaged or [output], start, config.base_share, output / "model.safetensors")
+        _mix(averaged or [learned], start, config.base_share, output / "model.safetensors")
         (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, which no model needs
         recipe["effort"] = effort(began, last is not None, arguments.world_size)
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")

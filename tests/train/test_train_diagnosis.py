@@ -193,6 +193,20 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
     assert torch.equal(found["radfm.text_encoder.encoder.encoder.layer.1.output.dense.weight"], text)
 
 
+def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(one_process, phantoms, text_encoder, tmp_path):
+    killed = shutil.copytree(one_process, tmp_path / one_process.name)
+    for result in ("model.safetensors", "radfm_diagnosis.json"):
+        (killed / result).unlink()
+    ended = run(tiny(phantoms, text_encoder, killed))
+    checkpoints = [{folder.name for folder in output.glob("checkpoint-*")} for output in (one_process, ended)]
+    assert checkpoints[0] == checkpoints[1]
+    expected, found = weights(one_process), weights(ended)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    recipes = [json.loads((output / "radfm_diagnosis.json").read_text()) for output in (one_process, ended)]
+    assert [recipe.pop("effort")["resumed"] for recipe in recipes] == [False, True]
+    assert recipes[0] == recipes[1]
+
+
 @pytest.mark.parametrize(("loss", "same"), [("sigmoid", True), ("focal", True), ("softmax", False)])
 def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
     loss, same, one_process, phantoms, tmp_path

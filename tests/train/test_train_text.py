@@ -217,6 +217,17 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path, text_encoder, obo):
+    whole = train(config(tmp_path / "whole", text_encoder, obo, base_share=0.5))
+    shutil.copytree(whole / "checkpoint-6", tmp_path / "killed" / "checkpoint-6")
+    ended = train(config(tmp_path / "killed", text_encoder, obo, base_share=0.5))
+    assert [folder.name for folder in ended.glob("checkpoint-*")] == ["checkpoint-6"]
+    expected, found = load_file(whole / "model.safetensors"), load_file(ended / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    kept = [{file.name for file in folder.iterdir()} - {"checkpoint-3", "runs"} for folder in (whole, ended)]
+    assert kept[0] == kept[1]
+
+
 def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_base(tmp_path, text_encoder, obo):
     averaged = train(config(tmp_path / "whole", text_encoder, obo, average_from=0.5, training={"save_steps": 2}))
     ends = [load_file(averaged / f"checkpoint-{step}" / "model.safetensors") for step in (4, 6)]
