@@ -275,13 +275,15 @@ def _by_confidence(found: dict[str, Seen]) -> list[tuple[str, Seen]]:
 
 
 def _kin(ranked: list[tuple[str, Seen]]) -> dict[str, Seen]:
-    """Other answers to the same: of the best code what is above it, and below it the child for what is unspecified; and
-    what the first three have in common, where none of them is surely meant."""
+    """Other answers to the same: of the best code all that is above it, the nearest first, and below it the child for
+    what is unspecified; and what the first three have in common, where none of them is surely meant."""
     kin: dict[str, Seen] = {}
     for code, seen in ranked[:1]:
         entry = icd10cm.get(code)
-        if entry.parent.kind in ("category", "subcategory"):
-            kin[entry.parent.code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"above {code}")
+        for steps, above in enumerate(entry.ancestors):
+            if above.kind in ("category", "subcategory"):
+                share = 0.7 * 0.85**steps
+                kin[above.code] = replace(seen, confidence=share * seen.confidence, evidence=f"above {code}")
         below = [child for child in entry.children if child.kind != "extension" and _UNSAID.search(child.description)]
         if below:
             kin[below[-1].code] = replace(seen, confidence=0.7 * seen.confidence, evidence=f"below {code}")

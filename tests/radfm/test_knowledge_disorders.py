@@ -115,6 +115,7 @@ def test_any_text_is_answered(text):
     ("name", "above"),
     [
         ("long QT syndrome 3", "I45.8"),  # above the best, I45.81, though the name says all that I45.81 does
+        ("methylmalonic acidemia", "E71.1"),  # two steps above E71.120
         ("gout of knee or elbow", "M10"),  # what the first three have in common
     ],
 )
