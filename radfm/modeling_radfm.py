@@ -679,15 +679,16 @@ def key_slice_divergences(slice_attentions: Tensor, slice_counts: list[int], key
         slice_counts: slices of each scan.
         key_slices: (scans,) int64, -1 where unknown.
     """
-    losses = []
-    for attention, key in zip(slice_attentions.float().split(slice_counts), key_slices.tolist(), strict=True):
-        if key < 0:
-            continue
-        distance = torch.arange(len(attention), device=attention.device) - key
-        target = torch.exp(-(distance**2) / (2 * 2.0**2))
-        target, attention = (target / target.sum()).clamp(min=1e-5), attention.clamp(min=1e-5)
-        losses.append(((target - attention) * (target.log() - attention.log())).sum() / 2)
-    return torch.stack(losses) if losses else slice_attentions[:0].float()
+    counts = torch.tensor(slice_counts, dtype=torch.int64, device=slice_attentions.device)
+    scan = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)  # of each slice
+    place = torch.arange(len(scan), device=counts.device) - (counts.cumsum(0) - counts)[scan]
+
+    def of_scans(values: Tensor) -> Tensor:
+        return values.new_zeros(len(counts)).index_add(0, scan, values)
+
+    target = torch.exp(-((place - key_slices[scan]) ** 2) / (2 * 2.0**2))
+    target, attention = (target / of_scans(target)[scan]).clamp(min=1e-5), slice_attentions.float().clamp(min=1e-5)
+    return of_scans((target - attention) * (target.log() - attention.log()))[key_slices >= 0] / 2
 
 
 def _projection(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
