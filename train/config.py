@@ -145,12 +145,16 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
 def state_at_the_end(checkpoint: str | Path, arguments: TrainingArguments) -> TrainerState | None:
     """The Trainer's state in a checkpoint with which its training ends; None: there is more to learn.
 
-    Of such a checkpoint the Trainer is not to go on: it asks after each step whether that was the last, not before.
+    Of such a checkpoint the Trainer is not to go on: it asks after each step whether that was the last, not before,
+    and forgets that it had stopped early.
     """
     state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    stopped = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop", False)
     if arguments.max_steps > 0:
-        return state if state.global_step >= arguments.max_steps else None
-    return state if (state.epoch or 0) >= arguments.num_train_epochs else None
+        learned = state.global_step >= arguments.max_steps
+    else:
+        learned = (state.epoch or 0) >= arguments.num_train_epochs
+    return state if learned or (stopped and state.global_step < state.max_steps) else None
 
 
 def without_folders(value: Any) -> Any:

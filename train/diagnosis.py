@@ -48,7 +48,7 @@ from radfm.train.config import filled, run_module, state_at_the_end, trainer_arg
 from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
-from radfm.train.lineage import effort, lineage
+from radfm.train.lineage import effort, has_ended, lineage
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.places import labels_of_scans, place_losses
 from radfm.train.sampling import StepSampler, steps_in_order
@@ -371,20 +371,19 @@ class DiagnosisTrainer(Trainer):
             print(f"Left out: case {case_id}: {reason}", file=sys.stderr)
 
     def save_result(self, spent: dict[str, Any]) -> Path:
-        """The best checkpoint's model, with its recipe and what it took (see `effort`), in `output`."""
+        """The best checkpoint's model, with its recipe and what it took (see `effort`), in `output`.
+
+        Where that is there already it stays, with what was calibrated since.
+        """
         output = Path(self.args.output_dir)
         best = self.state.best_model_checkpoint
         chosen = output / Path(best).name if best else last_checkpoint(output)
         if self.is_world_process_zero():
             if chosen is None:
                 raise ValueError(f"{output} holds no checkpoint to end with: set training.save_strategy=steps")
-            for file in sorted(chosen.iterdir()):
-                if file.suffix in _RESULT and file.name not in _NOT_RESULT:
-                    shutil.copyfile(file, output / f".{file.name}")
-                    os.replace(output / f".{file.name}", output / file.name)
-            (output / RECIPE).write_text(json.dumps(self._recipe(chosen, spent), indent=1) + "\n", encoding="utf-8")
-            for void in _OF_OTHER_WEIGHTS:
-                (output / void).unlink(missing_ok=True)
+            recipe = self._recipe(chosen)
+            if not has_ended(output, RECIPE, recipe):
+                _end_with(chosen, output, recipe | {"effort": spent})
         self.accelerator.wait_for_everyone()
         return output
 
@@ -457,14 +456,13 @@ class DiagnosisTrainer(Trainer):
                 f"on from {last.name if last else 'the beginning'}"
             ) from error
 
-    def _recipe(self, checkpoint: Path, spent: dict[str, Any]) -> dict[str, Any]:
+    def _recipe(self, checkpoint: Path) -> dict[str, Any]:
         history = [entry for entry in self.state.log_history if "eval_auc" in entry]
         step = int(checkpoint.name.rpartition("-")[2])
         return {
             "config": without_folders(asdict(self.config)),
             "data": about(self.train_dataset.cases, self.train_dataset.rows),
             "started_from": lineage(**{what: getattr(self.config, what) for what in _STARTS}),
-            "effort": spent,
             "cases": {"train": len(self.train_dataset), "validation": len(self.validation)},
             "left_out": dict(self.train_dataset.skipped + self.validation.skipped),
             "steps": self.state.global_step,
@@ -473,6 +471,16 @@ class DiagnosisTrainer(Trainer):
             "validations": history,
             "versions": {name: version(name) for name in ("radfm", "torch", "transformers", "timm")},
         }
+
+
+def _end_with(checkpoint: Path, output: Path, recipe: dict[str, Any]) -> None:
+    for file in sorted(checkpoint.iterdir()):
+        if file.suffix in _RESULT and file.name not in _NOT_RESULT:
+            shutil.copyfile(file, output / f".{file.name}")
+            os.replace(output / f".{file.name}", output / file.name)
+    (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    for void in _OF_OTHER_WEIGHTS:
+        (output / void).unlink(missing_ok=True)
 
 
 def embed_histories(model, processor, rows: list[dict]) -> Tensor:

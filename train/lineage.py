@@ -50,6 +50,20 @@ def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
     return {"seconds": seconds, "resumed": resumed, "processes": processes, "device": device}
 
 
+def has_ended(folder: Path, file: str, recipe: dict[str, Any]) -> bool:
+    """Whether a folder holds weights that were made by this recipe, whatever they took.
+
+    Args:
+        file: what a recipe of this kind is called there.
+        recipe: JSON-able.
+    """
+    if not (folder / file).is_file() or not (folder / "model.safetensors").is_file():
+        return False
+    found = json.loads((folder / file).read_text(encoding="utf-8"))
+    told = json.loads(json.dumps(recipe))
+    return all(found.get(key) == told.get(key) for key in (found.keys() | told.keys()) - {"effort", "versions"})
+
+
 def _told(folder: Path) -> dict[str, Any]:
     for name, keys in _TOLD.items():
         if (folder / name).is_file():

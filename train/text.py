@@ -36,7 +36,7 @@ import torch
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
 from radfm.train.config import run_module, state_at_the_end, trainer_arguments, without_folders
-from radfm.train.lineage import effort
+from radfm.train.lineage import effort, has_ended
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 from safetensors.torch import load_file, save_file
@@ -118,7 +118,7 @@ def train(config: TextTraining) -> Path:
         "icd10cm": icd10cm.edition(),
         "pairs": {name: len(rows) for name, rows in data.items()},
     }
-    if _has_ended(output, recipe):
+    if has_ended(output, RECIPE, recipe):
         return output
     model = load_encoder(config.base, config.max_tokens)
     model.model_card_data.generate_widget_examples = False  # of its own card, which radfm's replaces
@@ -181,15 +181,6 @@ def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTrans
         raise ValueError(f"{folder} cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
     model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
     return model
-
-
-def _has_ended(output: Path, recipe: dict) -> bool:
-    """Whether a run by this recipe has written its encoder."""
-    if not (output / RECIPE).is_file():
-        return False
-    found = json.loads((output / RECIPE).read_text(encoding="utf-8"))
-    found.pop("effort", None)
-    return found == json.loads(json.dumps(recipe))
 
 
 def _checkpoints(output: Path, first: float) -> list[Path]:

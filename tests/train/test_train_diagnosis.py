@@ -206,6 +206,11 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(one_proces
     assert [recipe.pop("effort")["resumed"] for recipe in recipes] == [False, True]
     assert recipes[0] == recipes[1]
 
+    (ended / "radfm_confidence.json").write_text("{}")  # calibrated since
+    before = {file.name: file.stat().st_mtime_ns for file in ended.iterdir() if file.is_file()}
+    run(tiny(phantoms, text_encoder, ended))
+    assert {file.name: file.stat().st_mtime_ns for file in ended.iterdir() if file.is_file()} == before
+
 
 @pytest.mark.parametrize(("loss", "same"), [("sigmoid", True), ("focal", True), ("softmax", False)])
 def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
