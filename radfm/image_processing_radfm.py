@@ -138,7 +138,7 @@ class RadFMImageProcessor(BaseImageProcessor):
             return float(pixels.min()), float(pixels.max())
         step = max(1, int((pixels.size / 1e6) ** 0.5))  # percentiles of a million pixels are those of all
         sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
-        return tuple(float(p) for p in np.percentile(sample, (low, high)))
+        return tuple(float(p) for p in _percentiles(sample, (low, high)))
 
     def _slices(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(n, H, W) or (n, H, W, 3) -> (n, channels, size, size), one channel for each window or colour."""
@@ -161,6 +161,19 @@ class RadFMImageProcessor(BaseImageProcessor):
         height, width = shape[0] * row_mm, shape[1] * column_mm
         scale = self.size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _percentiles(values: np.ndarray, which: Sequence[float]) -> np.ndarray:
+    """`np.percentile`, of whole numbers by counting them, which takes a fifth of the time."""
+    whole = values.dtype.kind in "biu" and values.dtype.itemsize <= 4
+    lowest = int(values.min()) if whole else 0
+    if not whole or int(values.max()) - lowest >= 1 << 16:
+        return np.percentile(values, which)
+    upto = np.bincount(values.ravel().astype(np.int64) - lowest).cumsum()  # how many are so small
+    places = np.asarray(which) / 100 * (values.size - 1)
+    below = np.floor(places)
+    first, second = (lowest + np.searchsorted(upto, at, side="right") for at in (below, np.ceil(places)))
+    return first + (second - first) * (places - below)
 
 
 RadFMImageProcessor.register_for_auto_class()
