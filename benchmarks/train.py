@@ -1,6 +1,6 @@
 """What training costs beyond the slice encoder: waiting for data, the rest of a step, a second process, memory.
 
-    python benchmarks/train.py [--data datasets/phantoms] [--config FILE] [--steps 40]
+    python benchmarks/train.py [--data datasets/phantoms] [--config FILE] [--steps 40] [KEY=VALUE ...]
 
 Targets, on two cores: slices per second at least 0.85 of the tower's own forward and backward pass, under 5% of the
 time waiting for data, two processes at least 0.9 x as fast as two towers side by side against one. The baseline is the
@@ -48,6 +48,7 @@ STEPS, PASSES = 4, 3  # in a turn: of training, of the tower alone
 class Setting(NamedTuple):
     data: Path
     config: Path
+    changes: list[str]  # of the config, KEY=VALUE
 
 
 def main() -> None:
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a prepared data set; unset, 200 phantoms are drawn")
     parser.add_argument("--config", type=Path, default=CONFIG, help="an experiment; unset, diagnosis.yaml")
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="of the experiment, another tower for one")
     parser.add_argument("--worker", choices=["turns", "steps", "tower"], help=argparse.SUPPRESS)
     parser.add_argument("--slices", type=int, default=0, help="of a step; 0: as the config says")
     arguments = parser.parse_args()
@@ -62,7 +64,8 @@ def main() -> None:
         keep_freed_memory()
         with tempfile.TemporaryDirectory() as scratch:
             work = {"turns": turns, "steps": steps, "tower": tower}[arguments.worker]
-            found = work(Setting(arguments.data, arguments.config), arguments.steps, arguments.slices, scratch)
+            setting = Setting(arguments.data, arguments.config, arguments.changes)
+            found = work(setting, arguments.steps, arguments.slices, scratch)
         if int(os.environ.get("RANK", 0)) == 0:
             print(json.dumps(found))
         return
@@ -71,12 +74,13 @@ def main() -> None:
         if data is None:
             data = Path(scratch) / "phantoms"
             prepare(Phantoms(200), data, Settings(size=96))
-        compare(Setting(data, arguments.config), arguments.steps)
+        compare(Setting(data, arguments.config, arguments.changes), arguments.steps)
 
 
 def compare(setting: Setting, count: int) -> None:
     both = os.cpu_count()
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {setting.config.name}")
+    named = " ".join([setting.config.name, *setting.changes])
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {named}")
     for threads in dict.fromkeys((both, 1)):
         found = measured("turns", setting, count, threads)
         print(f"on {threads} core{'s' if threads > 1 else ''}")
@@ -87,7 +91,7 @@ def compare(setting: Setting, count: int) -> None:
         print(f"  waiting for data                 {found['waiting']:7.1%} of the time (target 5%)")
 
     one, one_tower = measured("steps", setting, count, 1), measured("tower", setting, count, 1)
-    step = diagnosis.read_config(setting.config).slices_per_step
+    step = diagnosis.read_config(setting.config, setting.changes).slices_per_step
     cores = side_by_side(setting, count) / one_tower["slices_per_s"]
     for slices, how in ((2 * step, "a step each"), (step, "sharing one's step")):
         two = measured("steps", setting, count, 1, processes=2, slices=slices)
@@ -128,7 +132,7 @@ def start(
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), __file__, "--worker", work]
     command += ["--data", str(setting.data), "--config", str(setting.config)]
-    command += ["--steps", str(count), "--slices", str(slices)]
+    command += ["--steps", str(count), "--slices", str(slices), *setting.changes]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     environment |= {} if keep else {"MALLOC_MMAP_MAX_": "65536"}  # glibc's own
     run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -140,13 +144,14 @@ def start(
 def finished(run: subprocess.Popen) -> dict:
     out, error = run.communicate()
     if run.returncode:
-        sys.exit(error[-2000:])
+        sys.exit(error)
     return json.loads(out.strip().splitlines()[-1])
 
 
 def configured(setting: Setting, count: int, slices: int, output: str) -> diagnosis.DiagnosisTraining:
-    changes = [f"data={setting.data}", f"output={output}", f"training.max_steps={count}", "training.report_to=[]"]
-    changes += ["training.eval_strategy=no", "training.save_strategy=no", "training.disable_tqdm=true"]
+    changes = [*setting.changes, f"data={setting.data}", f"output={output}", f"training.max_steps={count}"]
+    changes += ["training.report_to=[]", "training.eval_strategy=no"]
+    changes += ["training.save_strategy=no", "training.disable_tqdm=true"]
     changes += [f"slices_per_step={slices}"] if slices else []
     return diagnosis.read_config(setting.config, changes)
 
