@@ -179,5 +179,7 @@ def run_module(work: Callable[[list[str]], Any], usage: str) -> None:
             raise ValueError(f"nothing was given; usage: {usage}")
         keep_freed_memory()
         work(given)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # NCCL complains of one that is open at exit
     except (ValueError, OSError) as error:
         sys.exit(f"radfm: {one_line(error)}")
