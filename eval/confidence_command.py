@@ -106,6 +106,10 @@ def uncertainty(
         int | None, typer.Option(min=2, help="Of one checkpoint, so many passes with dropout left on, in their place.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Of dropout, for a checkpoint that was trained without.")] = None,
+    log_odds: Annotated[
+        bool,
+        typer.Option("--log-odds", help="The mean of log odds, not of probabilities: for members of several kinds."),
+    ] = False,
     split: _Split = "test",
     out: Annotated[Path | None, typer.Option(help="File for the ensemble's table of scores, .parquet.")] = None,
     bootstraps: _Bootstraps = 1000,
@@ -130,9 +134,9 @@ def uncertainty(
     else:
         with step(f"Scoring with {model[0]}") as progress:
             members = dropout_scores(model[0], data, split, dropout, rate, seed, progress, device)
-    found = measure_uncertainty(members, bootstraps, seed)
+    found = measure_uncertainty(members, bootstraps, seed, log_odds)
     if out is not None:
-        ensemble(members).scores.save(out)
+        ensemble(members, log_odds).scores.save(out)
     if as_json:
         print(json.dumps(found, indent=2))
         return

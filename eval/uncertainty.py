@@ -4,10 +4,14 @@
     >>> both.scores.save("evaluation/ensemble.parquet")  # measured like any other model
     >>> measure_uncertainty([first, second, third])["disagreement"]["error_auc"]
 
-The members' mean probability is the ensemble's. Its entropy has two parts: what all members say they cannot know, and
-how far they disagree (mutual information), which more training cases would lessen.
+The members' mean probability is the ensemble's, or the mean of their log odds. The entropy of the first has two parts:
+what all members say they cannot know, and how far they disagree (mutual information), which more training cases would
+lessen.
 
 Decisions:
+- By the mean of probabilities a member that is sure decides, by that of log odds one that says no has its say, too
+  (linear and logarithmic pooling: Genest and Zidek, Combining probability distributions, Statistical Science 1:114,
+  1986). The first suits members of one kind; the second those that know different things, see docs/training.md.
 - What a case's uncertainty is worth is measured by whether it finds the cases that are wrong: those whose first-ranked
   disorder they do not have. Normal cases have no first rank that could be right, and are left out.
 - An uncertainty is compared with the plain one of a single model, which costs nothing more.
@@ -55,7 +59,7 @@ _POINTS = 101  # of a curve
 class Ensemble:
     """
     Attributes:
-        scores: the table of the mean probabilities, as log odds.
+        scores: the table of the mean, as log odds.
         disagreement: (cases, disorders) mutual information, in nats, from 0 to log 2.
         entropy: (cases, disorders) of the mean probabilities, in nats; disagreement is a part of it.
     """
@@ -65,9 +69,11 @@ class Ensemble:
     entropy: np.ndarray
 
 
-def ensemble(members: Sequence[Scores]) -> Ensemble:
+def ensemble(members: Sequence[Scores], log_odds: bool = False) -> Ensemble:
     """Several models' tables of the same cases and disorders as one.
 
+    Args:
+        log_odds: whether their mean is taken, in place of the probabilities'.
     Raises:
         ValueError: no table, or tables of other cases, labels or disorders.
     """
@@ -79,7 +85,10 @@ def ensemble(members: Sequence[Scores]) -> Ensemble:
     p = np.stack([expit(member.scores.astype(np.float64)) for member in members])  # (members, cases, disorders)
     mean = p.mean(0)
     entropy = _entropy(mean)
-    odds = table.scores if len(members) == 1 else logit(mean).clip(-700, 700)
+    if log_odds or len(members) == 1:
+        odds = np.mean([member.scores for member in members], axis=0, dtype=np.float64)
+    else:
+        odds = logit(mean).clip(-700, 700)
     about = table.about | {"model": "ensemble", "members": [member.about for member in members]}
     about.pop("checkpoint", None)
     scores = replace(table, scores=odds.astype(np.float32), logits=None, about=about)
@@ -127,9 +136,13 @@ def dropout_scores(
     return tables
 
 
-def measure_uncertainty(members: Sequence[Scores], bootstraps: int = 1000, seed: int = 0) -> dict[str, Any]:
+def measure_uncertainty(
+    members: Sequence[Scores], bootstraps: int = 1000, seed: int = 0, log_odds: bool = False
+) -> dict[str, Any]:
     """What the members say together is worth, and which uncertainty finds the cases that are wrong; JSON-able.
 
+    Args:
+        log_odds: as in `ensemble`.
     Returns:
         `members`: how many; `cases`: with a disorder; `wrong`: figure {value, low, high}, the share of them whose
         first-ranked disorder, by the mean, they do not have.
@@ -140,7 +153,7 @@ def measure_uncertainty(members: Sequence[Scores], bootstraps: int = 1000, seed:
     Raises:
         ValueError: as `ensemble`; no case with a disorder; all first ranks are right, or all wrong.
     """
-    both = ensemble(members)
+    both = ensemble(members, log_odds)
     scores, labels = checked(both.scores.scores, both.scores.labels)
     ill = labels.any(1)
     first = scores.argmax(1)

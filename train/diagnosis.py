@@ -49,6 +49,7 @@ from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
 from radfm.train.diagnosis_model import build
 from radfm.train.lineage import effort, has_ended, lineage
+from radfm.train.linear_start import LinearStart, fit_linear_start
 from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
 from radfm.train.places import labels_of_scans, place_losses
 from radfm.train.sampling import StepSampler, steps_in_order
@@ -90,6 +91,8 @@ class DiagnosisTraining:
         level: "case" (FM: a transformer over all scans) or "scan" (each learns alone, a case is their mean).
         text_whitening: Shrinkage with which the names' embeddings are made to vary alike in all directions, see
             `radfm.train.diagnosis_model.whiten_texts`; None: as the text encoder says them. For a new model.
+        linear_start: `penalty` and `power` of the regression from which what lies between tower and names starts, see
+            `radfm.train.linear_start`; None: from chance. For a new model whose tower knows something already.
         text_layers: How many of the text encoder's last layers learn; 0: none, "all": it learns as a whole.
         candidates: Disorders that are embedded in a step where the text encoder learns: those of its cases, and others
             up to so many; None: all.
@@ -125,6 +128,7 @@ class DiagnosisTraining:
     head: Literal["text", "mlp"] = "text"
     level: Literal["case", "scan"] = "case"
     text_whitening: float | None = None
+    linear_start: dict | None = None
     text_layers: int | Literal["all"] = 0
     candidates: int | None = None
     history: bool = False
@@ -165,6 +169,11 @@ class DiagnosisTraining:
             )
         if self.tower_places and self.tower_weights is None:
             raise ValueError("tower_places are those of a tower that was taught by masks: give it as tower_weights")
+        if self.linear_start is not None and (self.head == "mlp" or self.tower_places):
+            raise ValueError(
+                "linear_start is a regression to the names' embeddings: leave it out with an mlp head, which reads no "
+                "names, or with tower_places, which say them already"
+            )
         if self.place_weight and (self.frozen_tower or self.candidates is not None):
             raise ValueError(
                 "place_weight compares places with all disorders, by a tower that learns: leave it out, or set "
@@ -198,6 +207,10 @@ def train(config: DiagnosisTraining) -> Path:
     disorders, cases = sum(len(stored[0].rows[row]["labels"]) for row in chosen), max(len(chosen), 1)
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
     frozen = config.text_layers == 0
+    if config.linear_start is not None and config.model is None and last_checkpoint(config.output) is None:
+        start = DrawnCases(stored[0], processor, only=chosen)
+        start.features = slice_features(start.cases, start.rows, model, processor)
+        fit_linear_start(model, start, filled(LinearStart, config.linear_start, "linear_start"))
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
     one_scan, bound = config.level == "scan", config.slices_per_scan
     drawn = {"places": config.place_weight > 0}

@@ -203,6 +203,9 @@ def test_an_ensemble_is_the_mean_of_probabilities_and_disagreement_the_informati
     extreme = [replace(a, scores=np.full_like(a.scores, value)) for value in (-200, 200)]
     np.testing.assert_allclose(ensemble(extreme).disagreement, np.log(2), rtol=1e-6)
     np.testing.assert_array_equal(ensemble([a]).scores.scores, a.scores)
+    pooled = ensemble([a, b], log_odds=True)
+    np.testing.assert_allclose(pooled.scores.scores, (a.scores + b.scores) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(pooled.disagreement, both.disagreement)
 
 
 def test_an_ensemble_of_noisy_members_is_better_and_its_uncertainty_finds_what_is_wrong():
