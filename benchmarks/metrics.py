@@ -13,9 +13,10 @@ import time
 
 import numpy as np
 import torch
+from sklearn.metrics import average_precision_score, matthews_corrcoef, precision_recall_curve, roc_auc_score, roc_curve
+
 from radfm.eval.bootstrap import interval, measure_again, patient_weights
 from radfm.eval.metrics import macro
-from sklearn.metrics import average_precision_score, matthews_corrcoef, precision_recall_curve, roc_auc_score, roc_curve
 
 DISORDERS, DRAWS = 20, 3  # of the baseline
 

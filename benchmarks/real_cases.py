@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset, load
-from radfm.eval.predict import table_of
-from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.diagnosis_model import load_tower
-from radfm.train.sampling import steps_in_order
 from sentence_transformers import SentenceTransformer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from radfm.configuration_radfm import RadFMConfig
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import steps_in_order
+from radfm.data_prep.stored_cases import StoredCases, load
+from radfm.eval.predict import table_of
 from radfm.starting_points import minilm_folder, processor_for
 from radfm.towers_radfm import visual_tower
+from radfm.train.diagnosis_model import load_tower
 
 SIZE = 224
 SLICES = 8  # of a scan at most
@@ -48,7 +48,7 @@ def main() -> None:
     processor.image_processor.max_slices = SLICES
 
     parts = [load(arguments.data, split, labelled=True) for split in ("train", arguments.split)]
-    shown = [DrawnCases(part, processor) for part in parts]
+    shown = [CaseDataset(part, processor) for part in parts]
     features = [features_of(tower.eval(), data) for data in shown]
     scaler = StandardScaler().fit(features[0])
     train, test = (scaler.transform(part) for part in features)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def features_of(tower: torch.nn.Module, data: DrawnCases) -> np.ndarray:
+def features_of(tower: torch.nn.Module, data: CaseDataset) -> np.ndarray:
     """(cases, features) float32."""
     features = torch.empty(len(data), tower.num_features)
     steps = steps_in_order(data.slice_counts, 64)
@@ -85,7 +85,7 @@ def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, wanted: np
     return scores
 
 
-def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: CaseDataset) -> np.ndarray:
+def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: StoredCases) -> np.ndarray:
     """Cosines (cases, disorders)."""
     names = SentenceTransformer(str(minilm_folder()), device="cpu").encode(
         cases.vocabulary.names, normalize_embeddings=True
@@ -96,7 +96,7 @@ def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: CaseDa
     return seen / np.linalg.norm(seen, axis=1, keepdims=True) @ names.T
 
 
-def labels_of(data: DrawnCases) -> np.ndarray:
+def labels_of(data: CaseDataset) -> np.ndarray:
     """(cases, disorders) of 0 and 1."""
     return np.stack([data.cases.labels(row) for row in data.rows])
 

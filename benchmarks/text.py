@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 import torch
-from radfm.eval.text import fingerprint
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from radfm.checkpoints import resolve
+from radfm.eval.text import fingerprint
 from radfm.knowledge import icd10cm
 from radfm.knowledge.linking import Linker
 from radfm.starting_points import text_embedder

@@ -11,8 +11,8 @@ besides the tower is small operations, which two cores do no faster, and the dat
 the tower, the less that is: diagnosis.yaml has a small one. One process against two is held to one core, or it would
 read its data on the other. The two towers side by side have a step each, so the two processes have, too: a budget twice
 as large. What they make of sharing the step of the one stands below it: all that a process does once in a step, however
-small its share, is then done twice. All processes keep the memory that they free (`radfm.memory`), as radfm's commands
-do, the towers' too; the last line says what that changes.
+small its share, is then done twice. All processes keep the memory that they free (`radfm.cli.memory`), as radfm's
+commands do, the towers' too; the last line says what that changes.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from radfm.data_prep.dataset import load
-from radfm.data_prep.prepare import Settings, prepare
-from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.train import diagnosis
-from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.diagnosis_model import build
-from radfm.train.sampling import StepSampler
 from transformers import TrainerCallback
 
-from radfm.memory import keep_freed_memory
+from radfm.cli.memory import keep_freed_memory
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import StepSampler
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.stored_cases import load
+from radfm.train import diagnosis
+from radfm.train.diagnosis_model import build
 
 CONFIG = Path(diagnosis.__file__).parent / "configs" / "diagnosis.yaml"
 WARM_UP = 5  # steps
@@ -253,8 +253,8 @@ def prepared(config: diagnosis.DiagnosisTraining) -> tuple[diagnosis.DiagnosisTr
     stored = [load(config.data, split, labelled=True) for split in ("train", "validation")]
     model, processor = build(config, stored[0].vocabulary, 0.02)
     augmentation = diagnosis.filled(diagnosis.Augmentation, config.augmentation, "augmentation")
-    drawn = DrawnCases(stored[0], processor, augmentation, seed=config.seed, slices_per_scan=config.slices_per_scan)
-    trainer = diagnosis.DiagnosisTrainer(config, model, processor, drawn, DrawnCases(stored[1], processor))
+    drawn = CaseDataset(stored[0], processor, augmentation, seed=config.seed, slices_per_scan=config.slices_per_scan)
+    trainer = diagnosis.DiagnosisTrainer(config, model, processor, drawn, CaseDataset(stored[1], processor))
     watched = Watched(trainer.get_train_dataloader())
     trainer.get_train_dataloader = lambda: watched
     return trainer, watched
@@ -265,7 +265,7 @@ def tower(setting: Setting, count: int, slices: int, output: str) -> dict:
     config = configured(setting, count, slices, output)
     stored = load(setting.data, "train", labelled=True)
     model, processor = build(config, stored.vocabulary, 0.02)
-    drawn = DrawnCases(stored, processor, slices_per_scan=config.slices_per_scan)
+    drawn = CaseDataset(stored, processor, slices_per_scan=config.slices_per_scan)
     sampler = StepSampler(drawn.slice_counts, drawn.labels, config.slices_per_step, 0.0, 0)
     batches = iter(step_loader(drawn, sampler))
     pictures = [next(batches)["pixel_values"] for _ in range(4)]

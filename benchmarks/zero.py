@@ -16,10 +16,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from torch import Tensor, distributed
+
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.train import diagnosis
-from torch import Tensor, distributed
 
 CONFIGS = Path(diagnosis.__file__).parent / "configs"
 MODES = {"DDP": None, "ZeRO-1": "zero1.json", "ZeRO-2": "zero2.json", "ZeRO-3": "zero3.json"}

@@ -9,7 +9,7 @@ __all__ = ["load"]
 
 def __getattr__(name: str):
     if name == "load":
-        from radfm.data_prep.dataset import load
+        from radfm.data_prep.stored_cases import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

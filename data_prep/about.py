@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from radfm.data_prep.counts import UNKNOWN, count
-from radfm.data_prep.dataset import CaseDataset
+from radfm.data_prep.stored_cases import StoredCases
 
 AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # years, to below
 
 
-def about(cases: CaseDataset, rows: Sequence[int] | None = None) -> dict[str, Any]:
+def about(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[str, Any]:
     """
     Args:
         cases: of one split.

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from pydicom import dcmread
 from pydicom.uid import UID
-from radfm.data_prep.looks import grey_slice, shown_slice
 
 from radfm.cases import Scan
+from radfm.data_prep.looks import grey_slice, shown_slice
 from radfm.readers.errors import quiet_libraries
 
 _TAGS = ["BurnedInAnnotation", "SOPClassUID", "Modality", "RecognizableVisualFeatures"]

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+
 from radfm.data_prep import plots
 from radfm.data_prep.counts import BODY, GROUPS, HEAD, Counts, bytes_on_disk, count
 from radfm.data_prep.pages import environment
 from radfm.data_prep.tables import replacing, write_text
-
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radfm.console import needs
+from radfm.cli.console import needs
 
 if TYPE_CHECKING:
     from radfm.data_prep.plan import Source

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from radfm.data_prep.plan import SPLITS
-
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Disorder, Vocabulary
 

@@ -26,6 +26,7 @@ from dicomanonymizer.simpledicomanonymizer import (
 )
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+
 from radfm.data_prep.pseudonyms import Pseudonyms
 
 PROFILE = "dicomfields_2026c"  # edition of the table

@@ -15,12 +15,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-from radfm.data_prep.dataset import scan_of
+
 from radfm.data_prep.duplicates import groups_of
 from radfm.data_prep.looks import grey_slice, shown_slice
 from radfm.data_prep.plan import SPLITS, Listing, Source
 from radfm.data_prep.shard import WORK, record_file
 from radfm.data_prep.splits import assign, official_of
+from radfm.data_prep.stored_cases import scan_of
 from radfm.data_prep.tables import (
     CASES,
     FORMAT,
@@ -32,7 +33,6 @@ from radfm.data_prep.tables import (
     write_batches,
     write_text,
 )
-
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Coding, Disorder, Vocabulary
 

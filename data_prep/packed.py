@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset
 from torch.utils.data import Dataset, Sampler
+
+from radfm.data_prep.stored_cases import StoredCases
 
 
 class PackedCases(Dataset):
@@ -25,7 +26,7 @@ class PackedCases(Dataset):
         processor: a `RadFMProcessor`.
     """
 
-    def __init__(self, cases: CaseDataset, processor):
+    def __init__(self, cases: StoredCases, processor):
         if unlabelled := sum(not row["labelled"] for row in cases.rows):
             raise ValueError(f"{unlabelled:,} of {len(cases):,} cases have no label: load them with labelled=True")
         self.cases, self.processor = cases, processor
@@ -48,7 +49,7 @@ class SliceBudget(Sampler):
         rank, world_size: of several processes, each takes every world_size-th batch; all get equally many.
     """
 
-    def __init__(self, cases: CaseDataset, slices: int, seed: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(self, cases: StoredCases, slices: int, seed: int = 0, rank: int = 0, world_size: int = 1):
         if slices < 1:
             raise ValueError(f"a batch has at least 1 slice, not {slices}")
         self._counts = [cases.slices(i) for i in range(len(cases))]

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
-from radfm.data_prep.dataset import mask_of, scan_of
-from radfm.data_prep.looks import shown_slice
-from radfm.data_prep.tables import read_batches, shard_file
 from scipy.ndimage import binary_dilation
 
 from radfm.cases import Scan
+from radfm.data_prep.looks import shown_slice
+from radfm.data_prep.stored_cases import mask_of, scan_of
+from radfm.data_prep.tables import read_batches, shard_file
 
 SIDE, LARGE = 192, 288  # pixels of a picture
 _STRIP_SIDE = 64

@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
 from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts
 from radfm.data_prep.plan import SPLITS
 

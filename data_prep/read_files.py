@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from radfm.cases import Case, Scan
 from radfm.data_prep.burned_in import header_says_text
 from radfm.data_prep.guess import guess_modality, guess_plane
 from radfm.data_prep.plan import CasePlan, Found, Item, Notes
-
-from radfm.cases import Case, Scan, read_case
 from radfm.readers.dicom_headers import date_of, read_header
 from radfm.readers.errors import reason_for
+from radfm.readers.read_case import read_case
 
 
 def read_files(plan: CasePlan) -> Found:

@@ -20,7 +20,6 @@ from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.tables import write_text
-
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
 

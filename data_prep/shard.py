@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+
+from radfm.cases import Scan
 from radfm.data_prep.burned_in import text_in_borders
 from radfm.data_prep.checks import why_not
 from radfm.data_prep.looks import looks_of
 from radfm.data_prep.plan import CasePlan, Found, Notes, Rejected, Source
 from radfm.data_prep.stored import chosen_slices, stored_scan
 from radfm.data_prep.tables import SCANS, TRUTH, one_row, replacing, shard_file, write_batches, write_text
-
-from radfm.cases import Scan
 from radfm.readers.errors import quiet_libraries
 
 WORK = ".work"  # folder within the data set, gone when it is done

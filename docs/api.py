@@ -16,7 +16,12 @@ import radfm
 
 MODULES = (
     *("radfm", "radfm.checkpoints", "radfm.starting_points"),
-    *("radfm.data_prep.dataset", "radfm.data_prep.deidentify", "radfm.data_prep.packed", "radfm.data_prep.phantoms"),
+    *(
+        "radfm.data_prep.stored_cases",
+        "radfm.data_prep.deidentify",
+        "radfm.data_prep.packed",
+        "radfm.data_prep.phantoms",
+    ),
 )
 LEFT_OUT = r"!radfm\..*command"
 

@@ -13,6 +13,7 @@ Decisions:
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
 from radfm.eval.metrics import measure
 
 LEVEL = 0.95

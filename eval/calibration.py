@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from radfm.eval.bootstrap import patient_weights
-from radfm.eval.comparisons import figure
-from radfm.eval.metrics import checked
-from radfm.eval.scores import Scores
 from scipy.special import expit
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from radfm.eval.bootstrap import patient_weights
+from radfm.eval.comparisons import figure
+from radfm.eval.metrics import checked
+from radfm.eval.scores import Scores
 from radfm.modeling_radfm import competing_log_odds
 
 POSITIVES_FOR_OWN_THRESHOLD = 10

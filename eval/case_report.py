@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from radfm.data_prep.pages import environment
-from radfm.data_prep.pictures import ct_window, data_uri
-from radfm.data_prep.tables import write_text
-from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from transformers.utils import CONFIG_NAME, cached_file
 
 from radfm.cases import Case, Scan
 from radfm.checkpoints import resolve
-from radfm.console import DISCLAIMER
+from radfm.cli.console import DISCLAIMER
+from radfm.data_prep.pages import environment
+from radfm.data_prep.pictures import ct_window, data_uri
+from radfm.data_prep.tables import write_text
+from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
 from radfm.pipeline_radfm import DRAWN_ONLY, why_unlike
 from radfm.reference_radfm import weights_sha256

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from radfm.eval import confidence_command
 from typer.core import TyperGroup
 
-from radfm.console import A_CHECKPOINT, DISCLAIMER, Json, PlainCommand, needs, quiet_transformers, show, step, table
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, PlainCommand, needs, quiet_transformers, show, step, table
+from radfm.eval import confidence_command
 
 if TYPE_CHECKING:
     from radfm.eval.scores import Scores
@@ -225,7 +225,7 @@ def scores_of(
     one_scan: bool = False,
     history: bool = True,
 ) -> "Scores":
-    from radfm.data_prep.dataset import load
+    from radfm.data_prep.stored_cases import load
     from radfm.eval.predict import score
     from radfm.eval.scores import Scores
 

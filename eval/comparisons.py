@@ -12,9 +12,10 @@ Decisions:
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import false_discovery_control, norm, rankdata
+
 from radfm.eval.bootstrap import interval, measure_again
 from radfm.eval.metrics import LEAST, checked, macro
-from scipy.stats import false_discovery_control, norm, rankdata
 
 LEAST_CASES = 10  # of a subgroup that can be best or worst
 

@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from radfm.data_prep.dataset import load
+from scipy.special import expit
+from torch import Tensor
+
+from radfm.checkpoints import CONFIDENCE, NAMES, find
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.stored_cases import load
 from radfm.data_prep.tables import replacing, write_text
 from radfm.eval import calibration
 from radfm.eval.conformal import Guarantee, fit
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients, table_of
 from radfm.eval.refusal import fit_reference, looks_of
-from radfm.train.diagnosis_data import DrawnCases
-from scipy.special import expit
-from torch import Tensor
-
-from radfm.checkpoints import CONFIDENCE, NAMES, find
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import FILE, weights_sha256
@@ -75,7 +75,7 @@ def fit_confidence(
     everything, cases = load(data), labelled_cases(data, "validation")
     refuse_shared_patients(everything, "validation")
     names, rows = _shared(network, cases.vocabulary.names, data)
-    shown = DrawnCases(cases, processor)
+    shown = CaseDataset(cases, processor)
     logits, looks = _looked(network, shown, progress)
     old = affine(network, logits)[:, rows]
     table = table_of(shown, everything, network.log_odds(logits)[:, rows].numpy(), names)
@@ -161,7 +161,7 @@ def _points(fit: dict, logit: float) -> list[float]:
 
 
 @torch.inference_mode()
-def _looked(network: RadFMForDiagnosis, shown: DrawnCases, progress) -> tuple[Tensor, list[Tensor]]:
+def _looked(network: RadFMForDiagnosis, shown: CaseDataset, progress) -> tuple[Tensor, list[Tensor]]:
     """(cases, vocabulary) logits, and (scans, d + 4) of each case, as a reference reads them."""
     logits, looks = {}, {}
     for rows, batch, seen in outputs(network, shown, progress=progress):

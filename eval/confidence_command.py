@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 
 CHANGED = f"{A_CHECKPOINT}; unless --output is given, it is changed."
 _HUBS = 3  # names that are shown, lowered most and least

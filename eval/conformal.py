@@ -35,11 +35,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import expit
+
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import LEAST, bands, checked
 from radfm.eval.scores import Scores
-from scipy.special import expit
 
 GUARANTEES = ("share", "all")
 

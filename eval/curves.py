@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from radfm.eval.bootstrap import interval, patient_weights, seed_weights
 from radfm.eval.metrics import LEAST, bands, roc
 from radfm.eval.scores import Scores

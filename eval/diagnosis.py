@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from radfm.eval.bootstrap import interval, measure_again, patient_weights, seed_weights
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
 from radfm.eval.metrics import LEAST, METRICS, band_words, bands, macro, ranking, truth_ranks

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
+
 from radfm.eval.metrics import checked
 from radfm.eval.scores import Scores
-from scipy.stats import rankdata
 
 GROUPS = {"positive": "positive", "same": "negative, same anatomy", "other": "negative, other anatomy"}
 QUANTILES = {"low": 0.05, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0.95}

@@ -12,6 +12,7 @@ Decisions:
 from dataclasses import dataclass
 
 import numpy as np
+
 from radfm.eval.scores import Scores
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
 from radfm.data_prep.plots import FAINT, INK, STYLE, VARIABLES, axes_of
 from radfm.eval.curves import RATES, Curves
 from radfm.eval.distributions import GROUPS, Distribution

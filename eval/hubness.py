@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from radfm.eval.confidence import save_with, to_calibrate
-from radfm.eval.predict import labelled_cases, outputs
-from radfm.train.diagnosis_data import DrawnCases
 from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.eval.confidence import save_with, to_calibrate
+from radfm.eval.predict import labelled_cases, outputs
 
 NEAREST = 10  # training cases, as in the paper
 
@@ -55,7 +55,7 @@ def lower_hubs(
         raise ValueError(f"{model} has no names that cases could be near to: it needs a text head and a vocabulary")
     if config.calibration is not None and "nearest" not in config.calibration:
         raise ValueError(f"{model} was calibrated by fine-tuning, and its names stay as that left them")
-    shown = DrawnCases(labelled_cases(data, "train"), processor)
+    shown = CaseDataset(labelled_cases(data, "train"), processor)
     nearest = _nearest(network, shown, progress)
     if nearest.isnan().any():
         raise ValueError(f"{model} has scores that are no number")
@@ -69,7 +69,7 @@ def lower_hubs(
 
 
 @torch.inference_mode()
-def _nearest(network, shown: DrawnCases, progress) -> Tensor:
+def _nearest(network, shown: CaseDataset, progress) -> Tensor:
     """(at most 10, vocabulary) the highest logits of each name."""
     best = torch.empty(0, len(network.config.disorders))
     for _, _, seen in outputs(network, shown, progress=progress):

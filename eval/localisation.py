@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset, load, patient_of
+
+from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.bootstrap import interval, patient_weights
 from radfm.eval.metrics import bands
 from radfm.eval.predict import load_checkpoint, refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
-
 from radfm.modeling_radfm import RadFMForDiagnosis
 
 MEASURES = {
@@ -113,7 +113,7 @@ def with_random_vision(model: RadFMForDiagnosis, seed: int = 0) -> RadFMForDiagn
     return drawn.to(device=model.device, dtype=model.dtype)
 
 
-def _asked(network: RadFMForDiagnosis, cases: CaseDataset, index: int) -> tuple[list[str], set[str]]:
+def _asked(network: RadFMForDiagnosis, cases: StoredCases, index: int) -> tuple[list[str], set[str]]:
     """The disorders that the masks of a case show, and of these the ones that the model cannot be asked for."""
     shown = sorted({name for scan in cases.rows[index]["scan_rows"] for name in cases.masks(scan)})
     if network.config.head == "text":
@@ -123,7 +123,7 @@ def _asked(network: RadFMForDiagnosis, cases: CaseDataset, index: int) -> tuple[
 
 
 def _try(
-    models, processor, cases: CaseDataset, index: int, names: list[str], tries: dict[str, list[dict]]
+    models, processor, cases: StoredCases, index: int, names: list[str], tries: dict[str, list[dict]]
 ) -> list[str]:
     """Adds the tries of a case to those of each row; returns which disorder each asked for."""
     case, masks = cases[index], [cases.masks(scan) for scan in cases.rows[index]["scan_rows"]]
@@ -137,7 +137,7 @@ def _try(
     return [name for name in names for of_scan in masks if name in of_scan]
 
 
-def _of_bands(asked: list[str], training: CaseDataset) -> dict[str, list[int]]:
+def _of_bands(asked: list[str], training: StoredCases) -> dict[str, list[int]]:
     """head, body, tail -> which tries asked for such a disorder, by its training cases."""
     counts = np.zeros(len(training.vocabulary), int)
     for row in training.rows:

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.about import age_group
-from radfm.data_prep.dataset import CaseDataset, load, patient_of
-from radfm.eval.scores import Scores
-from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.sampling import steps_in_order
-from radfm.train.slice_features import slice_features
 from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, find
+from radfm.data_prep.about import age_group
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import steps_in_order
+from radfm.data_prep.batches.slice_features import slice_features
+from radfm.data_prep.stored_cases import StoredCases, load, patient_of
+from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.reference_radfm import weights_sha256
@@ -92,14 +92,14 @@ def score_with(
         embeds: (disorders, d) of the names, which the model is then asked with, even for a name that it knows.
         about: where the model comes from.
         keep_features: of each slice by the tower, for the next model that has the same, see
-            `radfm.train.slice_features`.
+            `radfm.data_prep.batches.slice_features`.
     """
     everything, cases = load(data), labelled_cases(data, split)
     refuse_shared_patients(everything, split)
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
-    shown = DrawnCases(cases, processor, one_scan=one_scan)
+    shown = CaseDataset(cases, processor, one_scan=one_scan)
     if keep_features:
         dtype = torch.bfloat16 if bf16 else torch.float32
         shown.features = slice_features(cases, shown.rows, network, processor, dtype)
@@ -115,7 +115,7 @@ def score_with(
     return table_of(shown, everything, scores, names, about, logits)
 
 
-def labelled_cases(data: str | Path, split: str) -> CaseDataset:
+def labelled_cases(data: str | Path, split: str) -> StoredCases:
     """Raises: ValueError, FileNotFoundError: there is no such data set, or no labelled case in the split."""
     cases = load(data, split, labelled=True)
     if not len(cases):
@@ -133,7 +133,7 @@ def load_checkpoint(folder: str | Path, device: str | None = None) -> tuple[RadF
 @torch.inference_mode()
 def outputs(
     network: RadFMForDiagnosis,
-    shown: DrawnCases,
+    shown: CaseDataset,
     bf16: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], RadFMDiagnosisOutput]]:
@@ -153,8 +153,8 @@ def outputs(
 
 
 def table_of(
-    shown: DrawnCases,
-    everything: CaseDataset,
+    shown: CaseDataset,
+    everything: StoredCases,
     scores: np.ndarray,
     names: Sequence[str] | None = None,
     about: dict | None = None,
@@ -199,7 +199,7 @@ def table_of(
 
 @torch.inference_mode()
 def _scores(
-    network, shown: DrawnCases, columns: list[int] | None, embeds: Tensor | None, bf16: bool, progress
+    network, shown: CaseDataset, columns: list[int] | None, embeds: Tensor | None, bf16: bool, progress
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(cases, disorders) scores, and logits where calibrating changes them: of the vocabulary, then of `embeds`.
 
@@ -250,7 +250,7 @@ def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Ten
     return [row_of[name.casefold()] for name in names], embed_texts(network, processor, others) if others else None
 
 
-def refuse_shared_patients(cases: CaseDataset, split: str) -> None:
+def refuse_shared_patients(cases: StoredCases, split: str) -> None:
     """Raises: ValueError with the list of the split's patients that are in another one, too."""
     splits: dict[str, set[str]] = {}
     for row in cases.rows:
@@ -264,12 +264,12 @@ def refuse_shared_patients(cases: CaseDataset, split: str) -> None:
         )
 
 
-def _as_in_the_data(name: str, cases: CaseDataset) -> str:
+def _as_in_the_data(name: str, cases: StoredCases) -> str:
     found = cases.vocabulary.find(name)
     return name if found is None else found.name
 
 
-def _attributes(cases: CaseDataset, rows: list[dict]) -> dict[str, list[list[str]]]:
+def _attributes(cases: StoredCases, rows: list[dict]) -> dict[str, list[list[str]]]:
     scans = [[cases.about(scan) for scan in row["scan_rows"]] for row in rows]
     return {
         "modality": [sorted({scan["modality"] for scan in mine if scan["modality"]}) for mine in scans],

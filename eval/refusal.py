@@ -18,20 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import load, patient_of
-from radfm.eval.bootstrap import patient_weights
-from radfm.eval.comparisons import figure
-from radfm.eval.metrics import measure
-from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients
-from radfm.train.diagnosis_data import DrawnCases
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from radfm.cases import Case, Scan, read_case
+from radfm.cases import Case, Scan
 from radfm.checkpoints import find
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.stored_cases import load, patient_of
+from radfm.eval.bootstrap import patient_weights
+from radfm.eval.comparisons import figure
+from radfm.eval.metrics import measure
+from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis, RadFMModelOutput
 from radfm.processing_radfm import RadFMProcessor
+from radfm.readers.read_case import read_case
 from radfm.reference_radfm import SHIFTS, TrainingReference, described
 
 TRAINING_CASES = 1000  # that the reference is made of, at most
@@ -61,7 +62,7 @@ def fit_reference(
     """
     cases = labelled_cases(data, "train")
     chosen = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
-    shown = DrawnCases(cases, processor, only=sorted(chosen.tolist()))
+    shown = CaseDataset(cases, processor, only=sorted(chosen.tolist()))
     scans = torch.cat(looks(network, shown, progress)).double()
     kinds = {cases.about(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
     parts = scans.split([scans.shape[1] - len(SHIFTS), len(SHIFTS)], dim=1)
@@ -81,7 +82,7 @@ def fit_reference(
         },
     )
     if validation is None:
-        validation = looks(network, DrawnCases(labelled_cases(data, "validation"), processor))
+        validation = looks(network, CaseDataset(labelled_cases(data, "validation"), processor))
     farthest = [reference.scan_distances(mine).max() for mine in validation]
     reference.distances = torch.stack(farthest).sort().values
     return reference
@@ -95,7 +96,7 @@ def _whitened(scans: Tensor) -> tuple[Tensor, float]:
     return whitening / ((scans - scans.mean(0)) @ whitening).norm(dim=1).median(), float(fitted.shrinkage_)
 
 
-def looks(network: RadFMForDiagnosis, shown: DrawnCases, progress: Progress = lambda done, of: None) -> list[Tensor]:
+def looks(network: RadFMForDiagnosis, shown: CaseDataset, progress: Progress = lambda done, of: None) -> list[Tensor]:
     """(scans, d + 4) float32 of each case, as `radfm.reference_radfm.described` has them."""
     found: dict[int, Tensor] = {}
     for rows, batch, seen in outputs(network, shown, progress=progress):

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from radfm.data_prep.dataset import CaseDataset, load
+
+from radfm.cli.console import DISCLAIMER
 from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plots import svg_file, within_page
+from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.data_prep.tables import write_text
 from radfm.eval import figures
 from radfm.eval.bootstrap import measure_again, patient_weights
@@ -39,8 +41,6 @@ from radfm.eval.metrics import BANDS, band_words, bands, macro
 from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
 from radfm.eval.scores import Scores, calibrated_on_them
-
-from radfm.console import DISCLAIMER
 from radfm.knowledge import icd10cm
 
 REPORT = "report.html"
@@ -259,7 +259,7 @@ def _attributes(result: dict) -> list[str]:
     ]
 
 
-def _dataset(cases: CaseDataset, result: dict, firsts: Mapping[str, Scores]) -> dict:
+def _dataset(cases: StoredCases, result: dict, firsts: Mapping[str, Scores]) -> dict:
     table = next(iter(firsts.values()))
     return {
         "name": table.about.get("dataset") or cases.folder.name,
@@ -300,7 +300,7 @@ def _notes(result: dict) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: CaseDataset) -> dict[str, list[dict]]:
+def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: StoredCases) -> dict[str, list[dict]]:
     """The errors of the first model with pictures, and the ranks that the other models gave."""
     first = next(iter(errors))
     pictures, row_of = Pictures(cases.folder), {row["case_id"]: row for row in cases.rows}
@@ -326,7 +326,7 @@ def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: CaseDataset)
     }
 
 
-def _picture(pictures: Pictures, cases: CaseDataset, scans: Sequence[int]) -> Picture:
+def _picture(pictures: Pictures, cases: StoredCases, scans: Sequence[int]) -> Picture:
     """Of the first scan whose key slice is known, or of the first."""
     known = (row for row in scans if cases.about(row)["key_slice"] is not None)
     return pictures.picture(next(known, scans[0]), LARGE)

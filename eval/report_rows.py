@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from radfm.eval.curves import FEW, RATES, Curves
 from radfm.eval.distributions import GROUPS, QUANTILES
 from radfm.eval.metrics import METRICS

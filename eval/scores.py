@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from radfm.data_prep.tables import replacing
 from radfm.eval.metrics import same_groups
-
 from radfm.knowledge import icd10cm
 
 OF_DISORDERS = ("thresholds", "prediction_sets")  # in `about`, and of no use at another level

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from radfm.checkpoints import resolve
+from radfm.checkpoints import TEXT_RECIPE, resolve
 from radfm.knowledge import icd10cm
 from radfm.knowledge.embedding import batches_of_one_length
 from radfm.knowledge.lexicon import Lexicon
@@ -268,7 +268,7 @@ def tfidf() -> Encode:
 
 def encoder(folder: str | Path | None) -> Encode:
     """Of a SentenceTransformer's folder or name; None: all-MiniLM-L6-v2, untrained. Each text is embedded once."""
-    from radfm.train.text import load_encoder
+    from radfm.starting_points.sentence_encoder import load_encoder
 
     model = load_encoder(folder).bfloat16()
     known: dict[str, np.ndarray] = {}
@@ -293,9 +293,7 @@ def fingerprint(folder: str | Path) -> str:
 
 def trained_on(folder: str | Path) -> dict | None:
     """The recipe beside an encoder that radfm trained, or None."""
-    from radfm.train.text import RECIPE
-
-    file = Path(resolve(folder)) / RECIPE
+    file = Path(resolve(folder)) / TEXT_RECIPE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 

@@ -33,6 +33,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import entr, expit, logit
+from torch import nn
+
+from radfm.encoder_radfm import RadFMEncoderLayer
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.calibration import calibration_error
 from radfm.eval.comparisons import figure
@@ -40,10 +44,6 @@ from radfm.eval.diagnosis import refuse_other
 from radfm.eval.metrics import checked, measure
 from radfm.eval.predict import load_checkpoint, score_with
 from radfm.eval.scores import Scores
-from scipy.special import entr, expit, logit
-from torch import nn
-
-from radfm.encoder_radfm import RadFMEncoderLayer
 
 KINDS = {
     "single": "first member, 1 - its highest probability",

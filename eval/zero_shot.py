@@ -26,11 +26,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from radfm.data_prep.dataset import load
-from radfm.eval.predict import about_checkpoint, load_checkpoint, score_with
-from radfm.eval.scores import OF_DISORDERS, Scores
 from torch import Tensor
 
+from radfm.data_prep.stored_cases import load
+from radfm.eval.predict import about_checkpoint, load_checkpoint, score_with
+from radfm.eval.scores import OF_DISORDERS, Scores
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts, from_open_clip

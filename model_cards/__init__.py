@@ -1,1 +1,1 @@
-"""The templates of model cards, and the cards of the checkpoints that radfm ships; see `radfm.model_card`."""
+"""The templates of model cards, and the cards of the checkpoints that radfm ships; see `radfm.publishing.card`."""

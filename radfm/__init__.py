@@ -14,7 +14,7 @@ from radfm import registration
 _HOME = {  # public name -> the module it lives in
     "Case": "cases",
     "Scan": "cases",
-    "read_case": "cases",
+    "read_case": "readers.read_case",
     "RadFMConfig": "configuration_radfm",
     "RadFMForDiagnosis": "modeling_radfm",
     "RadFMModel": "modeling_radfm",
@@ -22,7 +22,14 @@ _HOME = {  # public name -> the module it lives in
     "RadFMProcessor": "processing_radfm",
     "ZeroShotDiagnosisPipeline": "pipeline_radfm",
 }
-_MODULES = ("data_prep", "eval", "knowledge", "raddiag", "train")
+_MODULES = {
+    "data_prep": "data_prep",
+    "eval": "eval",
+    "knowledge": "knowledge",
+    "raddiag": "starting_points.raddiag",
+    "starting_points": "starting_points",
+    "train": "train",
+}
 
 __all__ = [*_HOME, *_MODULES]
 
@@ -38,7 +45,7 @@ def __getattr__(name: str):
     if name in _HOME:
         value = getattr(import_module(f"radfm.{_HOME[name]}"), name)
     elif name in _MODULES:
-        value = import_module(f"radfm.{name}")
+        value = import_module(f"radfm.{_MODULES[name]}")
     else:
         raise AttributeError(f"module 'radfm' has no attribute {name!r}")
     globals()[name] = value

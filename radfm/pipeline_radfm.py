@@ -23,8 +23,8 @@ from transformers.utils import cached_file
 from .reference_radfm import TrainingReference, described
 
 try:
-    from radfm.cases import read_case
     from radfm.knowledge.disorders import codes
+    from radfm.readers.read_case import read_case
 except ImportError:  # a checkpoint's own code, on a machine without radfm
     read_case = codes = None
 

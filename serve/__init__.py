@@ -38,7 +38,7 @@ def serve(
         ValueError: the checkpoint is not there, or has no vocabulary of its own; or gradio is missing.
         OSError: the port is taken.
     """
-    from radfm.console import needs
+    from radfm.cli.console import needs
 
     with needs("serve"):
         from radfm.serve.server import run

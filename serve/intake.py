@@ -21,9 +21,8 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
+from radfm.readers.natural_order import natural
 from radfm.serve.limits import Limits, Refused
-
-from radfm.cases import natural
 
 _NAME = re.compile(r"\d{1,6}(\.[a-z0-9]{1,8}){0,2}")
 _ENDING = re.compile(r"(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$")

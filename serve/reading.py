@@ -21,10 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
+from radfm.cases import Case, Scan
+from radfm.readers.read_case import read_case
 from radfm.serve.intake import unpack
 from radfm.serve.limits import Limits, Refused
-
-from radfm.cases import Case, Scan, read_case
 
 _SLICE, _LARGE_SLICE = 512 * 512, 2048 * 2048  # pixels
 _TOGETHER = 16  # slices that the model's processor prepares at a time, in full size

@@ -35,15 +35,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from radfm.checkpoints import find
+from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
+from radfm.modalities import MODALITIES
+from radfm.pipeline_radfm import DRAWN_ONLY
 from radfm.serve.intake import write_files
 from radfm.serve.limits import Limits
 from radfm.serve.studies import Studies
-from starlette.requests import ClientDisconnect
-
-from radfm.cases import MODALITIES
-from radfm.checkpoints import find
-from radfm.console import DISCLAIMER, one_line, quiet_transformers, show, step
-from radfm.pipeline_radfm import DRAWN_ONLY
 
 _JOIN, _LISTEN = "/gradio_api/queue/join", "/gradio_api/queue/data"
 _QUEUE = (_JOIN, _LISTEN, "/gradio_api/startup-events")

@@ -12,9 +12,9 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image
-from radfm.data_prep.pictures import ct_window
 
 from radfm.cases import Scan
+from radfm.data_prep.pictures import ct_window
 
 PER_SHEET = 16
 _COLUMNS = 4

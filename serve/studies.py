@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from radfm.cases import Case
+from radfm.cli.console import one_line
 from radfm.eval import case_report
 from radfm.eval.saliency import Explanation, explain
 from radfm.serve.limits import Limits, Refused
 from radfm.serve.reading import read_study
 from radfm.serve.sheets import PER_SHEET, Sheets, draw
-
-from radfm.cases import Case
-from radfm.console import one_line
 
 _LONGEST_NAME = 300  # characters
 _TIDY_SECONDS = 30

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.console import ON_THE_HUB, Json, PlainCommand, needs, quiet_transformers, show, table
+from radfm.cli.console import ON_THE_HUB, Json, PlainCommand, needs, quiet_transformers, show, table
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train an encoder or a model.")
 

@@ -23,8 +23,8 @@ import yaml
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from radfm.console import one_line
-from radfm.memory import keep_freed_memory
+from radfm.cli.console import one_line
+from radfm.cli.memory import keep_freed_memory
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for another, and warn that there is none

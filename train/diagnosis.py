@@ -40,29 +40,29 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from radfm.data_prep.about import about
-from radfm.data_prep.dataset import load
-from radfm.eval.metrics import macro_auc, same_groups
-from radfm.train.augmentation import Augmentation
-from radfm.train.config import filled, run_module, state_at_the_end, trainer_arguments, without_folders
-from radfm.train.config import read_config as read_yaml
-from radfm.train.diagnosis_data import DrawnCases, StepLoader, step_loader
-from radfm.train.diagnosis_model import build
-from radfm.train.lineage import effort, has_ended, lineage
-from radfm.train.linear_start import LinearStart, fit_linear_start
-from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
-from radfm.train.places import labels_of_scans, place_losses
-from radfm.train.sampling import StepSampler, steps_in_order
-from radfm.train.shots import few_shots
-from radfm.train.slice_features import slice_features
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from radfm.checkpoints import CONFIDENCE
+from radfm.data_prep.about import about
+from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.data_prep.batches.case_dataset import CaseDataset, StepLoader, step_loader
+from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
+from radfm.data_prep.batches.slice_features import slice_features
+from radfm.data_prep.stored_cases import load
+from radfm.eval.metrics import macro_auc, same_groups
 from radfm.modeling_radfm import key_slice_divergences
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.starting_points import embed_texts
+from radfm.train.config import filled, run_module, state_at_the_end, trainer_arguments, without_folders
+from radfm.train.config import read_config as read_yaml
+from radfm.train.diagnosis_model import build
+from radfm.train.lineage import effort, has_ended, lineage
+from radfm.train.linear_start import LinearStart, fit_linear_start
+from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
+from radfm.train.places import labels_of_scans, place_losses
+from radfm.train.shots import few_shots
 
 RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
 COMPLETE = "complete"  # a file in every checkpoint that counts
@@ -103,14 +103,14 @@ class DiagnosisTraining:
         slices_per_step: Of all processes together.
         slices_per_scan: Of a scan with more, so many are drawn, the key slice among them; None: as `max_slices`.
         max_slices: Of a scan with more, the validation and the model that comes out see so many; None: all.
-        by_disorder: Share of the draws that go by disorder, for the tail; see `radfm.train.sampling`.
+        by_disorder: Share of the draws that go by disorder, for the tail; see `radfm.data_prep.batches.sampling`.
         loss: `name`, and the arguments of that loss; see `radfm.train.losses`. Unset: sigmoid, with an mlp head bce.
         relatives: `strength` and `reach` of weak positives, see `radfm.train.losses.kinship`; None: none.
         logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
         key_slice_weight: Of the key-slice supervision; 0: off.
         lone_scan_weight: Of the same loss with each scan as a case of its own, under the labels of its case; 0: off.
         place_weight: Of the supervision of single places, where the data has masks, see `radfm.train.places`; 0: off.
-        augmentation: See `radfm.train.augmentation.Augmentation`.
+        augmentation: See `radfm.data_prep.batches.augmentation.Augmentation`.
         shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one.
         seed: Of everything.
@@ -208,14 +208,14 @@ def train(config: DiagnosisTraining) -> Path:
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
     frozen = config.text_layers == 0
     if config.linear_start is not None and config.model is None and last_checkpoint(config.output) is None:
-        start = DrawnCases(stored[0], processor, only=chosen)
+        start = CaseDataset(stored[0], processor, only=chosen)
         start.features = slice_features(start.cases, start.rows, model, processor)
         fit_linear_start(model, start, filled(LinearStart, config.linear_start, "linear_start"))
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
     one_scan, bound = config.level == "scan", config.slices_per_scan
     drawn = {"places": config.place_weight > 0}
-    data = DrawnCases(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound, **drawn)
-    validation = DrawnCases(stored[1], processor, history_embeds=histories[1])
+    data = CaseDataset(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound, **drawn)
+    validation = CaseDataset(stored[1], processor, history_embeds=histories[1])
     if config.frozen_tower:
         for part in (data, validation):
             dtype = torch.bfloat16 if config.training.get("bf16") else torch.float32
@@ -231,7 +231,7 @@ def train(config: DiagnosisTraining) -> Path:
 class DiagnosisTrainer(Trainer):
     """transformers' Trainer, with the step, the sampling, the measure and the checkpoints of this stage."""
 
-    def __init__(self, config: DiagnosisTraining, model, processor, data: DrawnCases, validation: DrawnCases):
+    def __init__(self, config: DiagnosisTraining, model, processor, data: CaseDataset, validation: CaseDataset):
         arguments = trainer_arguments(
             TrainingArguments,
             config.training,
@@ -426,7 +426,7 @@ class DiagnosisTrainer(Trainer):
         chosen = others[torch.from_numpy(order[: max(most - int(present.sum()), 0)])]
         return torch.cat([present.nonzero().flatten(), chosen]).sort().values
 
-    def _stop_naming_cases(self, data: DrawnCases, case_rows: Tensor | np.ndarray, what: str) -> None:
+    def _stop_naming_cases(self, data: CaseDataset, case_rows: Tensor | np.ndarray, what: str) -> None:
         names = [data.case_id(row) for row in case_rows.tolist()]
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         raise ValueError(
@@ -435,7 +435,7 @@ class DiagnosisTrainer(Trainer):
         )
 
     @torch.no_grad()
-    def _scores(self, data: DrawnCases) -> np.ndarray:
+    def _scores(self, data: CaseDataset) -> np.ndarray:
         """(cases, disorders) logits of whole cases, on every process."""
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         was_training = model.training

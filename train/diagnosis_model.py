@@ -5,7 +5,7 @@ Decisions:
 - An mlp head reads no text, so its model has no text encoder.
 - The bias starts at the log odds of a disorder in a case, so that the first steps do not go into learning that most
   cases have few disorders.
-- A frozen tower's features do not change, so they are computed once, see `radfm.train.slice_features`.
+- A frozen tower's features do not change, so they are computed once, see `radfm.data_prep.batches.slice_features`.
 - The weights of a published tower may bear other names than timm's, as long as they come in the same order and shapes.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from radfm.train.slice_features import refuse_without_features
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from radfm.checkpoints import find, resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
+from radfm.data_prep.batches.slice_features import refuse_without_features
 from radfm.knowledge.disorders import Vocabulary
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor

@@ -44,31 +44,31 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from radfm.data_prep.about import about
-from radfm.data_prep.dataset import CaseDataset, load, patient_of
-from radfm.data_prep.tables import write_text
-from radfm.eval import calibration
-from radfm.eval.metrics import macro_auc
-from radfm.train import probe
-from radfm.train.adapters import with_adapters
-from radfm.train.augmentation import Augmentation
-from radfm.train.class_weights import class_weights
-from radfm.train.config import changed, filled, without_folders
-from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint
-from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.diagnosis_model import learn_text
-from radfm.train.known import Known, starting_point
-from radfm.train.lineage import effort, lineage
-from radfm.train.losses import LOSSES
-from radfm.train.sampling import StepSampler, steps_in_order
-from radfm.train.shots import few_shots
-from radfm.train.wise_ft import SHARES, mixed_weights, smallest_share
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
+from radfm.data_prep.about import about
+from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
+from radfm.data_prep.stored_cases import StoredCases, load, patient_of
+from radfm.data_prep.tables import write_text
+from radfm.eval import calibration
+from radfm.eval.metrics import macro_auc
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.train import probe
+from radfm.train.adapters import with_adapters
+from radfm.train.class_weights import class_weights
+from radfm.train.config import changed, filled, without_folders
+from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_histories, last_checkpoint
+from radfm.train.diagnosis_model import learn_text
+from radfm.train.known import Known, starting_point
+from radfm.train.lineage import effort, lineage
+from radfm.train.losses import LOSSES
+from radfm.train.shots import few_shots
+from radfm.train.wise_ft import SHARES, mixed_weights, smallest_share
 
 RECIPE = "radfm_finetune.json"  # beside the weights: how they were made, and what was measured
 WORK = "training"  # in output: checkpoints and features, to go on from; can be deleted in the end
@@ -168,10 +168,10 @@ class _Run:
         histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
         varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
         one_scan = config.level == "scan"
-        self.data = DrawnCases(
+        self.data = CaseDataset(
             cases, processor, varied, one_scan, histories[0], config.seed, chosen, config.slices_per_scan
         )
-        self.validation = DrawnCases(validation, processor, history_embeds=histories[1])
+        self.validation = CaseDataset(validation, processor, history_embeds=histories[1])
         self.labels, self.truth = (
             torch.from_numpy(_labels(part.cases, part.rows)) for part in (self.data, self.validation)
         )
@@ -374,12 +374,12 @@ class _Trainer(DiagnosisTrainer):
         if self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(config.patience))
 
-    def _scores(self, data: DrawnCases) -> np.ndarray:
+    def _scores(self, data: CaseDataset) -> np.ndarray:
         return calibration.log_odds(torch.from_numpy(super()._scores(data)) + self.lacking, self.none).numpy()
 
 
 @torch.no_grad()
-def look(model: RadFMForDiagnosis, data: DrawnCases, config: FineTuning, what: str) -> Tensor:
+def look(model: RadFMForDiagnosis, data: CaseDataset, config: FineTuning, what: str) -> Tensor:
     """(cases, width) what is linear in the model's head reads, of every case as it is stored."""
     model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu").eval()
     loader = step_loader(
@@ -441,7 +441,7 @@ def _refuse_what_teaches_nothing(config: FineTuning, labels: np.ndarray, truth: 
             )
 
 
-def _labels(cases: CaseDataset, rows: Sequence[int] | None = None) -> np.ndarray:
+def _labels(cases: StoredCases, rows: Sequence[int] | None = None) -> np.ndarray:
     """(cases, disorders) float32."""
     wanted = range(len(cases)) if rows is None else rows
     return np.stack([cases.labels(row) for row in wanted]) if len(wanted) else np.zeros((0, len(cases.vocabulary)))

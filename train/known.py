@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from radfm.data_prep.dataset import CaseDataset
-from radfm.train import probe
 from torch import Tensor
 
 from radfm.checkpoints import find
+from radfm.data_prep.stored_cases import StoredCases
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts
+from radfm.train import probe
 
 if TYPE_CHECKING:
     from radfm.train.finetune import FineTuning
@@ -85,7 +85,7 @@ class Known:
         model.config.thresholds = kept + thresholds
 
 
-def starting_point(config: "FineTuning", cases: CaseDataset) -> tuple[Known, RadFMForDiagnosis, RadFMProcessor]:
+def starting_point(config: "FineTuning", cases: StoredCases) -> tuple[Known, RadFMForDiagnosis, RadFMProcessor]:
     """What the checkpoint knew, the zero-shot model of the data's disorders, and its processor.
 
     Raises:

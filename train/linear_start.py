@@ -1,6 +1,6 @@
 """What lies between the slice encoder and the names, fitted by regression before anything learns.
 
-    >>> fit_linear_start(model, DrawnCases(cases, processor), LinearStart(penalty=2.0))
+    >>> fit_linear_start(model, CaseDataset(cases, processor), LinearStart(penalty=2.0))
 
 A network that learns from pairs tells the disorders of its cases apart, and learns little of where others would lie. A
 ridge regression from what a pretrained tower says of a case to the embedding of its diagnosis knows less of the first
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from radfm.train.diagnosis_data import DrawnCases, step_loader
-from radfm.train.sampling import steps_in_order
 from torch import Tensor, nn
 
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.modeling_radfm import RadFMForDiagnosis
 
 FOLDS = 5
@@ -52,7 +52,7 @@ class LinearStart:
 
 
 @torch.no_grad()
-def fit_linear_start(model: RadFMForDiagnosis, data: DrawnCases, start: LinearStart) -> None:
+def fit_linear_start(model: RadFMForDiagnosis, data: CaseDataset, start: LinearStart) -> None:
     """Sets both projections, of slices and of cases, and the scale and bias of the logits.
 
     Args:
@@ -136,7 +136,7 @@ def _put(weight: Tensor, first: nn.Linear, second: nn.Linear | nn.Identity) -> N
         layer.weight.copy_(fitted * (layer.weight.double().std() / fitted.std()))
 
 
-def _cases_of(data: DrawnCases) -> tuple[Tensor, Tensor]:
+def _cases_of(data: CaseDataset) -> tuple[Tensor, Tensor]:
     """(cases, f) float64, (cases, disorders) float64."""
     features, labels = [], []
     for batch in step_loader(data, steps_in_order(data.slice_counts, _SLICES)):

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from radfm.data_prep.dataset import CaseDataset, patient_of
+
+from radfm.data_prep.stored_cases import StoredCases, patient_of
 
 
-def few_shots(cases: CaseDataset, shots: int | None, seed: int = 0) -> list[int]:
+def few_shots(cases: StoredCases, shots: int | None, seed: int = 0) -> list[int]:
     """Rows of the chosen cases, in order; says on standard error which classes have fewer. None: all of them.
 
     Raises:

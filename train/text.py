@@ -33,21 +33,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from radfm.knowledge import icd10cm, ontology
+from radfm.starting_points.sentence_encoder import load_encoder
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
 from radfm.train.config import run_module, state_at_the_end, trainer_arguments, without_folders
 from radfm.train.lineage import effort, has_ended
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
-from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
-
-from radfm.checkpoints import resolve
-from radfm.knowledge import icd10cm, ontology
-from radfm.starting_points import minilm_folder
 
 RECIPE = "radfm_text.json"  # beside the weights: how they were made
 
@@ -162,25 +161,6 @@ def train(config: TextTraining) -> Path:
         recipe["effort"] = effort(began, last is not None, arguments.world_size)
         (output / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     return output
-
-
-def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTransformer:
-    """A SentenceTransformer by folder or Hub name; None: all-MiniLM-L6-v2 from its package, checked.
-
-    Raises:
-        ValueError: it cannot be loaded, or the packaged weights are not the published ones.
-    """
-    folder = str(resolve(base) if base else minilm_folder())
-    try:
-        model = SentenceTransformer(
-            folder,
-            model_kwargs={} if torch.cuda.is_available() else {"attn_implementation": "eager"},
-            config_kwargs={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be loaded as a text encoder: {str(error).splitlines()[0]}") from error
-    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
-    return model
 
 
 def _checkpoints(output: Path, first: float) -> list[Path]:

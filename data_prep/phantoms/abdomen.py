@@ -1,6 +1,7 @@
 """The abdomen: liver, gallbladder, spleen, kidneys, pancreas, stomach, bowel, great vessels, spine, lung bases."""
 
 import numpy as np
+
 from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.torso import bowel, column, muscles_of_the_back, ribs, wall
 from radfm.data_prep.phantoms.volume import Volume

@@ -1,6 +1,7 @@
 """The chest: cage, lungs with lobes and vessels, heart and its chambers, great vessels, airways, diaphragm."""
 
 import numpy as np
+
 from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.torso import column, muscles_of_the_back, ribs
 from radfm.data_prep.phantoms.volume import Volume

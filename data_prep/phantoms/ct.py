@@ -1,10 +1,11 @@
 """Computed tomography: Hounsfield units, blurred by the point spread, with the correlated noise of a reconstruction."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from radfm.data_prep.phantoms.fields import solid_noise
 from radfm.data_prep.phantoms.tissues import PROPERTIES
 from radfm.data_prep.phantoms.views import Stack
-from scipy.ndimage import gaussian_filter
 
 HU, IODINE, GRAIN = (PROPERTIES.index(p) for p in ("hu", "iodine_hu", "grain"))
 

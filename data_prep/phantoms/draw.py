@@ -10,6 +10,7 @@ Decisions:
 from functools import lru_cache
 
 import numpy as np
+
 from radfm.data_prep.phantoms.disorders import Disorder, disorders
 from radfm.data_prep.phantoms.protocols import Protocol, protocols
 

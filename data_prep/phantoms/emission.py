@@ -1,9 +1,10 @@
 """Nuclear medicine: tracer uptake, blurred by the camera, with the noise of counting; tomographic or planar."""
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from radfm.data_prep.phantoms.tissues import PROPERTIES
 from radfm.data_prep.phantoms.views import Stack
-from scipy.ndimage import gaussian_filter
 
 
 class Emission(Stack):

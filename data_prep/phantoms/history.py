@@ -1,6 +1,7 @@
 """A line of clinical history, as a referral has it: age, sex and complaint, never the diagnosis."""
 
 import numpy as np
+
 from radfm.data_prep.phantoms.disorders import Disorder
 from radfm.data_prep.phantoms.person import Person
 

@@ -5,6 +5,7 @@ Decisions:
 """
 
 import numpy as np
+
 from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.volume import Volume
 

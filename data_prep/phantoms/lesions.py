@@ -7,11 +7,12 @@ Decisions:
 """
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
+
 from radfm.data_prep.phantoms.disorders import Disorder
 from radfm.data_prep.phantoms.fields import solid_noise
 from radfm.data_prep.phantoms.tissues import tissue
 from radfm.data_prep.phantoms.volume import Box, Volume, rotation
-from scipy.ndimage import distance_transform_edt
 
 ALL: Box = (slice(None),) * 3
 

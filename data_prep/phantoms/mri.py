@@ -8,10 +8,11 @@ Decisions:
 """
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from radfm.data_prep.phantoms.fields import sheet, solid_noise
 from radfm.data_prep.phantoms.tissues import PROPERTIES
 from radfm.data_prep.phantoms.views import Stack
-from scipy.ndimage import gaussian_filter
 
 T1, T2, PD, ADC, GD, GRAIN = (PROPERTIES.index(p) for p in ("t1_ms", "t2_ms", "pd", "adc", "gd_per_s", "grain"))
 

@@ -1,6 +1,7 @@
 """The pelvis: ilium, sacrum, hips and femora, bladder, rectum, prostate or uterus, muscles and vessels."""
 
 import numpy as np
+
 from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.torso import bowel, column, wall
 from radfm.data_prep.phantoms.volume import Volume

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
+
+from radfm.cases import Case, Scan
 from radfm.data_prep.phantoms import abdomen, brain, breast, chest, knee, pelvis, spine
 from radfm.data_prep.phantoms.ct import CT
 from radfm.data_prep.phantoms.disorders import Disorder
@@ -31,8 +33,6 @@ from radfm.data_prep.phantoms.projection import Projection
 from radfm.data_prep.phantoms.protocols import Protocol, protocols
 from radfm.data_prep.phantoms.ultrasound import Ultrasound
 from radfm.data_prep.phantoms.volume import Volume
-
-from radfm.cases import Case, Scan
 
 ANATOMIES: dict[str, ModuleType] = {
     m.__name__.rpartition(".")[2]: m for m in (chest, abdomen, brain, pelvis, knee, spine, breast)

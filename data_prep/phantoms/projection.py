@@ -8,10 +8,11 @@ Decisions:
 """
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
 from radfm.data_prep.phantoms.protocols import Protocol
 from radfm.data_prep.phantoms.tissues import PROPERTIES
 from radfm.data_prep.phantoms.volume import Volume
-from scipy.ndimage import gaussian_filter
 
 HU, MU20 = PROPERTIES.index("hu"), PROPERTIES.index("mu20_per_cm")
 WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+
 from radfm.data_prep.phantoms.person import Person
 from radfm.data_prep.phantoms.torso import column, muscles_of_the_back, wall
 from radfm.data_prep.phantoms.volume import Volume

@@ -8,10 +8,11 @@ Decisions:
 """
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
+
 from radfm.data_prep.phantoms.protocols import Protocol
 from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
 from radfm.data_prep.phantoms.volume import Volume
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
 ECHO, ATTENUATION, HU = (PROPERTIES.index(p) for p in ("echo_db", "attenuation_db_cm", "hu"))
 ORDINARY_DB_CM = 1.15

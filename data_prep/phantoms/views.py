@@ -13,6 +13,7 @@ Decisions:
 """
 
 import numpy as np
+
 from radfm.data_prep.phantoms.protocols import Protocol
 from radfm.data_prep.phantoms.volume import Volume
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 
 import numpy as np
+
 from radfm.data_prep.phantoms.fields import displacement, solid_noise
 from radfm.data_prep.phantoms.tissues import tissue
 

@@ -18,12 +18,12 @@ from typing import Any
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
+
 from radfm.data_prep.deidentify import deidentify, keyed_uid
 from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import read_files, walk_files
 from radfm.data_prep.sources.rows import read_rows, split_list
-
 from radfm.readers.dicom_files import text
 from radfm.readers.errors import Unreadable, quiet_libraries, reason_for
 from radfm.readers.formats import format_of

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+
 from radfm.data_prep.plan import CasePlan, Found, Listing
 from radfm.data_prep.read_files import read_files
 from radfm.data_prep.sources.layout import KEYS, list_cases
 from radfm.data_prep.sources.pickled_arrays import read_pickled
-
 from radfm.readers.errors import Unreadable
 
 SETS = (

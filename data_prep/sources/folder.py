@@ -19,9 +19,9 @@ from typing import Any
 from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejected, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
-
-from radfm.cases import modality_name, natural
+from radfm.modalities import modality_name
 from radfm.readers.formats import pixel_files
+from radfm.readers.natural_order import natural
 
 
 class FolderPerClass:

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from radfm.cases import Case
 from radfm.data_prep.guess import guess_modality
 from radfm.data_prep.plan import NORMAL, CasePlan, Found, Listing, Notes, known_split
-
-from radfm.cases import Case, modality_name, read_case
+from radfm.modalities import modality_name
+from radfm.readers.read_case import read_case
 
 
 class HubDataset:

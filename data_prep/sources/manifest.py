@@ -23,8 +23,7 @@ from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejecte
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.data_prep.sources.rows import read_rows, split_list
-
-from radfm.cases import modality_name
+from radfm.modalities import modality_name
 
 COLUMNS = {
     "case": "which case the file belongs to; required",

@@ -23,8 +23,7 @@ from radfm.data_prep.plan import (
     known_split,
 )
 from radfm.data_prep.read_files import list_files, read_files
-
-from radfm.cases import modality_name
+from radfm.modalities import modality_name
 
 _CASES, _IMAGES = "Case_topic.json", "Descriptions.json"
 _PICTURES = {".png", ".jpg", ".jpeg"}

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from radfm.cases import Case, Scan
 from radfm.data_prep.guess import guess_plane
 from radfm.data_prep.plan import (
     CasePlan,
@@ -30,9 +32,8 @@ from radfm.data_prep.plan import (
     known_sex,
     known_split,
 )
-
-from radfm.cases import Case, Scan, modality_name
 from radfm.knowledge import icd10cm
+from radfm.modalities import modality_name
 
 GRANULARITIES = ("disorder", "icd10cm")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from radfm.data_prep.phantoms import make_case
 
 SIZE = (1280, 622)

@@ -12,12 +12,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from PIL import Image
-from radfm.data_prep.phantoms.phantom import make_case
-from radfm.serve import Limits
-from radfm.serve.server import launch, open_studies
 from selenium import webdriver
 
 from radfm.cases import Scan
+from radfm.data_prep.phantoms.phantom import make_case
+from radfm.serve import Limits
+from radfm.serve.server import launch, open_studies
 
 KNEE = {"seed": 11, "index": 7001, "cases": 8000, "size": 192}  # osteoarthritis, a torn meniscus and an effusion
 ASKED = "Segond fracture; tear of lateral meniscus"

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from pydicom import config
 
-from radfm.cases import Scan, natural
+from radfm.cases import Scan
 from radfm.readers.dicom_files import all_numbers, has, items, number, text, texts
 from radfm.readers.dicom_headers import (
     Instance,
@@ -36,6 +36,7 @@ from radfm.readers.dicom_pixels import decodable, read_pixels
 from radfm.readers.dicom_series import Stack, stacks_of
 from radfm.readers.dicom_terms import KEY_OBJECTS
 from radfm.readers.errors import quiet_libraries, reason_for
+from radfm.readers.natural_order import natural
 from radfm.readers.orientation import lay_out
 from radfm.readers.pixels import tidy
 

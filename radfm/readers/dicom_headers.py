@@ -23,7 +23,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from radfm.cases import dicom_modality
+from radfm.modalities import dicom_modality
 from radfm.readers.dicom_files import (
     all_numbers,
     first,

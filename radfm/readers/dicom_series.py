@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from radfm.cases import natural
 from radfm.readers.dicom_files import number, text
 from radfm.readers.dicom_headers import TRAITS_OF_TIME, Frame, modality_of
 from radfm.readers.limits import chosen_volumes, left_out
+from radfm.readers.natural_order import natural
 from radfm.readers.orientation import plane_of
 
 _SAME_DIRECTION = 0.999

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from making import smooth
 from PIL import Image, ImageDraw, ImageFont
+
+from radfm.cases import Scan
 from radfm.data_prep.burned_in import text_in_borders
 from radfm.data_prep.sources.phantoms import Phantoms
-
-from radfm.cases import Scan, read_case
+from radfm.readers.read_case import read_case
 
 FOOTER = "c0ffee42-1f2a Uploader: J Doe, Source: Ward 3, taken 31-12-2006"
 

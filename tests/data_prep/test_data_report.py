@@ -10,12 +10,12 @@ import pytest
 import yaml
 from datasets import load_dataset
 from lxml import html
+
+from radfm.cases import Case, Scan
 from radfm.data_prep import load
 from radfm.data_prep.plan import SPLITS, CasePlan, Found, Listing, Notes, Rejected
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
-
-from radfm.cases import Case, Scan
 
 HOSTILE = "Bruch & \"Riss\" <script>alert('1')</script> | $x$"
 JAPANESE = "肺炎 — Pneumonie à l'œil"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from making import smooth
 from PIL import Image, ImageEnhance
+
+from radfm.cases import Scan
 from radfm.data_prep.duplicates import groups_of, same_picture
 from radfm.data_prep.looks import grey_slice, looks_of, shown_slice
 from radfm.data_prep.sources.phantoms import Phantoms
-
-from radfm.cases import Scan
 
 # Chests and knees of these patients had one perceptual hash and thumbnail.
 LOOK_ALIKES = (14, 33, 41, 46, 57, 83, 99, 123, 23, 115, 143, 146, 168)

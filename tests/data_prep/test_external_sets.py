@@ -12,14 +12,14 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pydicom.uid import generate_uid as uid
+
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.sources.external import ABOUT, ESTABLISHED, SETS, External, entry, table
 from radfm.data_prep.sources.layout import pattern
 from radfm.data_prep.sources.pickled_arrays import read_pickled
-
-from radfm.cases import MODALITIES
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
+from radfm.modalities import MODALITIES
 
 SIZE = 24
 DOC = Path(__file__).parents[2] / "docs" / "external_sets.md"

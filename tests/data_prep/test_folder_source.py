@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.folder import FolderPerClass
 

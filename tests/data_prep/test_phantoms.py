@@ -8,6 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
+
+from radfm.configuration_radfm import PLANES
 from radfm.data_prep.phantoms import disorders, make_case
 from radfm.data_prep.phantoms.disorders import GROUPS
 from radfm.data_prep.phantoms.draw import MOST_SCANS, draw_disorders
@@ -15,11 +18,8 @@ from radfm.data_prep.phantoms.fields import solid_noise
 from radfm.data_prep.phantoms.phantom import ANATOMIES, draw_phantom
 from radfm.data_prep.phantoms.protocols import protocols
 from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
-from scipy.ndimage import binary_dilation, binary_erosion
-
-from radfm.cases import MODALITIES
-from radfm.configuration_radfm import PLANES
 from radfm.knowledge import icd10cm
+from radfm.modalities import MODALITIES
 
 BY_NAME = {d.name: d for d in disorders()}
 

@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import picture, series, smooth, table
 from PIL import Image, ImageDraw, ImageFont
+
+from radfm import RadFMConfig, RadFMForDiagnosis, starting_points
 from radfm.data_prep import load
 from radfm.data_prep.finish import vocabulary_of
 from radfm.data_prep.packed import PackedCases, SliceBudget
@@ -27,8 +29,6 @@ from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.splits import assign
 from radfm.data_prep.tables import read_batches, shard_file
-
-from radfm import RadFMConfig, RadFMForDiagnosis, starting_points
 from radfm.knowledge.disorders import link
 
 OPEN = Pseudonyms(None)

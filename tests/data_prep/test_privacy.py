@@ -13,6 +13,7 @@ from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+
 from radfm.data_prep.deidentify import altered_by_profile, deidentify, keyed_uid
 from radfm.data_prep.pseudonyms import Pseudonyms, read_key
 

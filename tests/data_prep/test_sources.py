@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Nifti, Value
 from making import dicom, picture, series, smooth, table
 from pydicom import dcmread
 from pydicom.fileset import FileSet
+
 from radfm.data_prep.plan import Listing, Source
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms

@@ -91,10 +91,10 @@ def _pictures() -> bytes:
 def _serve(address: str) -> None:
     import torch  # noqa: F401  before the fork, as all that most commands import
     import transformers  # noqa: F401
-    from radfm.eval import diagnosis  # noqa: F401
-    from radfm.train import finetune  # noqa: F401
 
     from radfm import cli, modeling_radfm, pipeline_radfm, starting_points  # noqa: F401
+    from radfm.eval import diagnosis  # noqa: F401
+    from radfm.train import finetune  # noqa: F401
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

@@ -31,11 +31,11 @@ from pathlib import Path
 import pytest
 import typer
 from markdown_blocks import Block, blocks, commands
-from radfm.train import diagnosis, finetune, text
 from transformers import TrainingArguments
 from workplace import ROOT, fill_workplace, make_template, start_shell  # noqa: F401  fixtures
 
 from radfm.cli import app
+from radfm.train import diagnosis, finetune, text
 
 DOCUMENTS = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))]
 SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from radfm.eval.case_report import write_case
 from transformers import pipeline
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
 from radfm.cli import main
+from radfm.eval.case_report import write_case
 from radfm.pipeline_radfm import DRAWN_ONLY
 from radfm.starting_points import processor_for
 

@@ -17,6 +17,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from skimage.data import chelsea
+from transformers import pipeline
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
@@ -27,11 +32,6 @@ from radfm.eval.predict import score
 from radfm.eval.refusal import looks_of, measure_refusal
 from radfm.eval.uncertainty import dropout_scores, ensemble
 from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
-from safetensors.torch import load_file, save_file
-from skimage.data import chelsea
-from transformers import pipeline
-
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
 from radfm.knowledge.disorders import Vocabulary
 from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, described
 from radfm.starting_points import embed_texts, from_open_clip, processor_for

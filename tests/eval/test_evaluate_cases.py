@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
@@ -18,8 +20,6 @@ from radfm.eval.diagnosis import compare
 from radfm.eval.localisation import localise
 from radfm.eval.predict import recipe_of, score
 from radfm.eval.scores import Scores
-
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
 from radfm.starting_points import embed_texts, processor_for
 
 

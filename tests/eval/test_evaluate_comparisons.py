@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from radfm.eval.bootstrap import measure_again, patient_weights
-from radfm.eval.comparisons import adjusted, delong, macro_differences, subgroups
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
+
+from radfm.eval.bootstrap import measure_again, patient_weights
+from radfm.eval.comparisons import adjusted, delong, macro_differences, subgroups
 
 
 def by_definition(first, second, labels) -> tuple[float, float]:

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from radfm.eval.bootstrap import interval, measure_again, patient_weights
-from radfm.eval.metrics import METRICS, bands, macro, macro_auc, measure, ranking, truth_ranks
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score, roc_curve
+
+from radfm.eval.bootstrap import interval, measure_again, patient_weights
+from radfm.eval.metrics import METRICS, bands, macro, macro_auc, measure, ranking, truth_ranks
 
 
 def by_scikit_learn(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_curve
+
 from radfm.data_prep import load
-from radfm.data_prep.dataset import patient_of
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.stored_cases import patient_of
 from radfm.eval.command import as_given
 from radfm.eval.curves import FEW, RATES, roc_curves
 from radfm.eval.diagnosis import compare
@@ -20,7 +22,6 @@ from radfm.eval.errors import alarming, confused
 from radfm.eval.metrics import METRICS
 from radfm.eval.report import write_report
 from radfm.eval.scores import Scores
-from sklearn.metrics import roc_curve
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 

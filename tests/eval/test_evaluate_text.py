@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from radfm.eval import text
 
+from radfm.eval import text
 from radfm.knowledge import icd10cm, ontology
 from radfm.knowledge.linking import Candidate, Linker
 from radfm.knowledge.wording import read_table

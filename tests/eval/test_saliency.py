@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydicom.data import get_testdata_file
+
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, read_case
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval import command
 from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
-
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, read_case
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.starting_points import processor_for
 from radfm.towers_radfm import PlaceTower

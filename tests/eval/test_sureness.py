@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
 from radfm.eval import calibration
 from radfm.eval.calibration import before_and_after, calibration_error, measure_calibration
 from radfm.eval.conformal import SetRule, cross_fitted, fit, measure_sets
 from radfm.eval.distributions import distributions
 from radfm.eval.scores import Scores
 from radfm.eval.uncertainty import ensemble, measure_uncertainty
-from scipy.special import expit, logit
-from sklearn.metrics import roc_auc_score
 
 
 def drawn(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes) -> Scores:

@@ -11,7 +11,7 @@ from test_read_dicom import dicom, ramp, series
 
 import radfm
 from radfm import read_case
-from radfm.cases import MODALITIES, modality_name
+from radfm.modalities import MODALITIES, modality_name
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 CASES, DEMO = SHARED / "cases", SHARED / "rp3d_demo"

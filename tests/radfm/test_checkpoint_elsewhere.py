@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, checkpoints
-from radfm.publish import Request, publish
+from radfm.publishing.publish import Request, publish
 
 SCRIPT = """
 import importlib.util, json, sys

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pi
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, read_case
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import link
-from radfm.publish import Request, publish
+from radfm.publishing.publish import Request, publish
 from radfm.starting_points import embed_texts, text_embedder, untrained
 from tests.radfm.untrained import STUDY
 

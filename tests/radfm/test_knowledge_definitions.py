@@ -1,8 +1,8 @@
 """What a disorder is, by its name or its code."""
 
 import pytest
-from radfm.data_prep import phantoms
 
+from radfm.data_prep import phantoms
 from radfm.knowledge import definitions, wording
 
 ONTOLOGY = """format-version: 1.2

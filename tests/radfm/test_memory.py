@@ -11,7 +11,7 @@ import pytest
 CHURN = """
 import json, resource
 import numpy as np
-from radfm.memory import keep_freed_memory
+from radfm.cli.memory import keep_freed_memory
 
 kept = keep_freed_memory()
 for round in range(12):

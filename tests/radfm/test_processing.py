@@ -147,7 +147,7 @@ def test_a_ct_is_the_same_picture_after_saving(tmp_path):
 
 def test_readers_and_models_speak_of_the_same_modalities_and_planes():
     """Two tuples, since a checkpoint's files import nothing of radfm and reading a study imports no transformers."""
-    from radfm import cases
+    from radfm import modalities
 
-    assert cases.MODALITIES == MODALITIES
+    assert modalities.MODALITIES == MODALITIES
     assert {"axial", "coronal", "sagittal", "oblique", "PA", "AP", "lateral", "MLO", "CC"} < set(PLANES)

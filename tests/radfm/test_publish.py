@@ -16,12 +16,12 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from radfm.eval.diagnosis import compare
-from radfm.eval.scores import Scores
 from safetensors.torch import load_file, save_file
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
-from radfm.publish import Request, publish
+from radfm.eval.diagnosis import compare
+from radfm.eval.scores import Scores
+from radfm.publishing.publish import Request, publish
 from radfm.reference_radfm import FILE, TrainingReference, weights_sha256
 from radfm.starting_points import embed_texts
 
@@ -49,7 +49,7 @@ UPLOAD = """
 import hashlib, json, sys
 from pathlib import Path
 from huggingface_hub import ModelCard, snapshot_download
-from radfm.publish import Request, publish
+from radfm.publishing.publish import Request, publish
 
 model, evaluation = map(Path, sys.argv[1:])
 first = publish(Request(model, "me/small", [evaluation], "apache-2.0"))

@@ -28,13 +28,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
+from radfm.pipeline_radfm import DRAWN_ONLY
 from radfm.serve import Limits
 from radfm.serve.intake import unpack, write_files
 from radfm.serve.limits import Refused
 from radfm.serve.reading import read_study
-
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
-from radfm.pipeline_radfm import DRAWN_ONLY
 from tests.radfm.untrained import STUDY
 
 server = pytest.importorskip("radfm.serve.server", reason="needs gradio: pip install 'radfm[serve]'")

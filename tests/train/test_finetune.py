@@ -11,6 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+from transformers import pipeline
+
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, cli
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
@@ -18,6 +23,7 @@ from radfm.data_prep.sources.folder import FolderPerClass
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
+from radfm.starting_points import embed_texts
 from radfm.train import finetune as finetuning
 from radfm.train import shots
 from radfm.train.adapters import with_adapters
@@ -25,12 +31,6 @@ from radfm.train.class_weights import class_weights
 from radfm.train.finetune import finetune, settings
 from radfm.train.losses import OneOfLoss
 from radfm.train.wise_ft import smallest_share
-from safetensors.torch import load_file
-from sklearn.metrics import f1_score
-from transformers import pipeline
-
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, cli
-from radfm.starting_points import embed_texts
 
 KNEW = ["Pneumothorax", "Glioma", "Gallstones"]
 TRAINING = {"report_to": [], "disable_tqdm": True}

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression, Ridge
+
 from radfm.data_prep import load
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.train.diagnosis import DiagnosisTraining, train
-from radfm.train.diagnosis_data import DrawnCases
 from radfm.train.diagnosis_model import build
 from radfm.train.linear_start import LinearStart, fit_linear_start, logistic, ridge
-from radfm.train.slice_features import slice_features
-from safetensors.torch import load_file
-from sklearn.linear_model import LogisticRegression, Ridge
 
 PENALTY = 0.3
 
@@ -69,7 +70,7 @@ def test_a_model_begins_with_what_the_regression_says(hidden_size, phantoms, tex
     settings = config(phantoms, text_encoder, tmp_path, hidden_size)
     cases = load(phantoms, "train", labelled=True)
     model, processor = build(settings, cases.vocabulary, 0.01)
-    data = DrawnCases(cases, processor)
+    data = CaseDataset(cases, processor)
     data.features = slice_features(cases, data.rows, model, processor)
     fit_linear_start(model, data, LinearStart(PENALTY, power=1.0))
 
@@ -101,7 +102,7 @@ def test_more_cases_of_a_disorder_do_not_count_more(phantoms, text_encoder, tmp_
 
     def fitted(rows: list[int]) -> torch.Tensor:
         model, processor = build(config(phantoms, text_encoder, tmp_path), cases.vocabulary, 0.01)
-        data = DrawnCases(cases, processor, only=[*others, lone])
+        data = CaseDataset(cases, processor, only=[*others, lone])
         data.features = slice_features(cases, data.rows, model, processor)
         data.rows, data._slice_counts = [
             [*got, *[got[-1]] * (len(rows) - 1)] for got in (data.rows, data._slice_counts)

@@ -20,21 +20,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from radfm.data_prep import load
-from radfm.data_prep.prepare import Settings, prepare
-from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.eval.metrics import macro_auc
-from radfm.train.augmentation import Augmentation
-from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
-from radfm.train.diagnosis_data import DrawnCases
-from radfm.train.diagnosis_model import build, load_tower
-from radfm.train.places import labels_of_scans, place_losses
-from radfm.train.sampling import Draw
-from radfm.train.slice_features import slice_features
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
+from radfm.data_prep import load
+from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.batches.sampling import Draw
+from radfm.data_prep.batches.slice_features import slice_features
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.eval.metrics import macro_auc
+from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
+from radfm.train.diagnosis_model import build, load_tower
+from radfm.train.places import labels_of_scans, place_losses
 
 STEPS = 20
 NO_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated")
@@ -227,7 +227,7 @@ def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
     gradients = {}
     for halves in (1, 2):
         model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
-        data, validation = (DrawnCases(load(phantoms, split, True), processor) for split in ("train", "validation"))
+        data, validation = (CaseDataset(load(phantoms, split, True), processor) for split in ("train", "validation"))
         trainer = DiagnosisTrainer(config, model, processor, data, validation)
         trainer.current_gradient_accumulation_steps = halves
         for cases in np.split(np.arange(8), halves):
@@ -269,13 +269,13 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
 
 def test_the_result_as_loaded_is_as_good_as_its_validation_said(one_process, phantoms):
     model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
-    data = DrawnCases(load(phantoms, "validation", labelled=True), processor)
+    data = CaseDataset(load(phantoms, "validation", labelled=True), processor)
     batch = data.__getitems__([Draw(case) for case in range(len(data))])
     labels = batch.pop("labels")
     del batch["case_rows"], batch["key_slices"]
     with torch.no_grad():
         scores = model(**batch).logits
-    counts = DrawnCases(load(phantoms, "train", labelled=True), processor).label_counts
+    counts = CaseDataset(load(phantoms, "train", labelled=True), processor).label_counts
     said = json.loads((one_process / "radfm_diagnosis.json").read_text())["validation"]
     assert macro_auc(scores.numpy(), labels.numpy(), counts)["auc"] == pytest.approx(said["eval_auc"], abs=1e-3)
 
@@ -422,7 +422,7 @@ def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_enco
     processor.image_processor.size = 48
     cases = load(phantoms, "train", labelled=True)
     strong = Augmentation(affine=1, elastic=0.5, noise=1, contrast=1, drop_scans=0.3, add_normal=0.5)
-    data = DrawnCases(cases, processor, strong, seed=5)
+    data = CaseDataset(cases, processor, strong, seed=5)
     alone, together = data.__getitems__([Draw(3, 1, 0)]), data.__getitems__([Draw(0, 1, 0), Draw(3, 1, 0)])
     mine = len(alone["pixel_values"])
     assert torch.equal(together["pixel_values"][-mine:], alone["pixel_values"])
@@ -437,7 +437,7 @@ def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_enco
 def test_what_a_draw_costs_is_known_before_it_is_made(one_scan, phantoms, text_encoder):
     processor = build(tiny(phantoms, text_encoder, Path("unused")), load(phantoms).vocabulary, 0.02)[1]
     drops = Augmentation(drop_scans=0.5)
-    data = DrawnCases(load(phantoms, "train", labelled=True), processor, drops, one_scan, slices_per_scan=3)
+    data = CaseDataset(load(phantoms, "train", labelled=True), processor, drops, one_scan, slices_per_scan=3)
     draws = [Draw(row, epoch) for row in range(10) for epoch in range(2)]
     costs = [data.slices_of(draw) for draw in draws]
     assert costs == [len(data.__getitems__([draw])["pixel_values"]) for draw in draws]
@@ -448,7 +448,7 @@ def test_masks_of_a_draw_mark_what_its_slices_show(phantoms, text_encoder):
     _, processor = starting_points.untrained(text_encoder=text_encoder)
     processor.image_processor.size = 48
     cases = load(phantoms, "train", labelled=True)
-    data = DrawnCases(cases, processor, one_scan=True, slices_per_scan=2, places=True)
+    data = CaseDataset(cases, processor, one_scan=True, slices_per_scan=2, places=True)
     draws = [Draw(row, 1, 0) for row in range(len(cases))]
     drawn = data.__getitems__(draws)
     assert len(drawn["masks"]) == len(drawn["mask_rows"]) > 10
@@ -507,7 +507,7 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     assert slices == sum(everything.slices(i) for i in range(len(everything)))
 
     model, processor = RadFMForDiagnosis.from_pretrained(result), RadFMProcessor.from_pretrained(result)
-    data, seen = DrawnCases(load(phantoms, "validation", labelled=True), processor), []
+    data, seen = CaseDataset(load(phantoms, "validation", labelled=True), processor), []
     for features in (None, slice_features(data.cases, data.rows, model, processor)):
         data.features = features
         batch = data.__getitems__([Draw(case) for case in range(len(data))])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from radfm.train.augmentation import Augmentation, generator, some_slices
-from radfm.train.sampling import Draw
 
 from radfm import Case, Scan
+from radfm.data_prep.batches.augmentation import Augmentation, generator, some_slices
+from radfm.data_prep.batches.sampling import Draw
 
 STRONG = Augmentation(affine=1, elastic=1, noise=1, contrast=1)
 

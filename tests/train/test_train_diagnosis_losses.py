@@ -5,6 +5,8 @@ import math
 import open_clip
 import pytest
 import torch
+from torch.nn.functional import normalize
+
 from radfm.train.losses import (
     LOSSES,
     AsymmetricLoss,
@@ -16,7 +18,6 @@ from radfm.train.losses import (
     kinship,
     soft_labels,
 )
-from torch.nn.functional import normalize
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from radfm.train.diagnosis_data import StepLoader
-from radfm.train.sampling import StepSampler, steps_in_order
 from torch.utils.data import Dataset
+
+from radfm.data_prep.batches.case_dataset import StepLoader
+from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
 
 COUNTS = np.random.default_rng(0).integers(1, 120, size=300).tolist()
 LABELS = [[0] if case % 3 else [1] if case % 30 else [2] for case in range(300)]

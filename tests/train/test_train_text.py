@@ -12,15 +12,16 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from radfm.train.batches import LengthBatchSampler
-from radfm.train.text import TextTraining, load_encoder, read_config, train
-from radfm.train.text_pairs import text_pairs
-from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from radfm import starting_points
 from radfm.knowledge import icd10cm, ontology
+from radfm.starting_points.sentence_encoder import load_encoder
+from radfm.train.batches import LengthBatchSampler
+from radfm.train.text import TextTraining, read_config, train
+from radfm.train.text_pairs import text_pairs
+from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 
 ORGANS = ["lung", "liver", "kidney", "spleen", "brain", "heart", "bone", "skin", "eye", "ear", "colon", "breast"]
 

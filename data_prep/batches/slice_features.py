@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset
-from radfm.data_prep.tables import replacing
 from tqdm import tqdm
 
+from radfm.data_prep.stored_cases import StoredCases
+from radfm.data_prep.tables import replacing
 from radfm.knowledge.cache import cache_folder
 from radfm.modeling_radfm import RadFMForDiagnosis, RadFMSliceEncoder
 from radfm.processing_radfm import RadFMProcessor
@@ -53,7 +53,7 @@ class SliceFeatures:
 
 
 def slice_features(
-    cases: CaseDataset,
+    cases: StoredCases,
     only: Sequence[int],
     model: RadFMForDiagnosis,
     processor: RadFMProcessor,
@@ -98,7 +98,7 @@ def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
 
 
 @torch.inference_mode()
-def _compute(folder: Path, number: int, cases: CaseDataset, scan_rows, tower, images, device, dtype) -> None:
+def _compute(folder: Path, number: int, cases: StoredCases, scan_rows, tower, images, device, dtype) -> None:
     features, ends = [], []
     for row in scan_rows[number * SCANS_PER_FILE : (number + 1) * SCANS_PER_FILE]:
         scan = cases.scan(row)
@@ -121,7 +121,7 @@ def _ends(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.ends.npy"
 
 
-def _key(cases: CaseDataset, encoder: RadFMSliceEncoder, images, scan_rows: list[int], dtype) -> str:
+def _key(cases: StoredCases, encoder: RadFMSliceEncoder, images, scan_rows: list[int], dtype) -> str:
     settings = [getattr(images, name) for name in _SETTINGS]
     tower = [encoder.config.tower, encoder.config.tower_args, str(dtype)]
     digest = hashlib.sha256(json.dumps([cases.record["fingerprint"], settings, tower, scan_rows]).encode())

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from radfm.model_card import Facts, make_card
+from radfm.publishing.card import Facts, make_card
 
 _MINILM = "all-MiniLM-L6-v2"
 _FIGURES = {  # of `radfm evaluate text`: what is said of it, and what the Hub calls the metric

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from radfm.checkpoints import NAMES
-from radfm.console import DISCLAIMER
+from radfm.cli.console import DISCLAIMER
 
 _WATTS = {"CPU": 65, "GPU": 400}  # of a process, assumed
 _LICENCES = {"apache-2.0": "Apache-2.0", "cc0-1.0": "CC0 1.0", "mit": "MIT"}  # as the Hub calls them -> as people do
@@ -36,7 +36,7 @@ class Facts:
         recipe: What training left beside it; {} where there is none.
         learned: See `radfm.data_prep.about`; None where nobody recorded it.
         confidence: Of `radfm calibrate`; {} where there is none.
-        evaluations: Of these weights, see `radfm.publish`.
+        evaluations: Of these weights, see `radfm.publishing.publish`.
         licence: As the Hub calls it.
         notes: Words of the author, Markdown.
         radfm: Version that publishes.

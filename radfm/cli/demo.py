@@ -15,10 +15,10 @@ from pathlib import Path
 import datasets
 from transformers import pipeline
 
-from radfm.console import DISCLAIMER, quiet_transformers, show, step, table
-from radfm.data_prep.dataset import load
+from radfm.cli.console import DISCLAIMER, quiet_transformers, show, step, table
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.stored_cases import load
 from radfm.data_prep.tables import RECORD
 from radfm.eval.case_report import write_case
 from radfm.eval.diagnosis import compare

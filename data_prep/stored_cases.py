@@ -19,17 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+
+from radfm.cases import Case, Scan
 from radfm.data_prep.answers import without_answer
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_batches, shard_file
-
-from radfm.cases import Case, Scan
 from radfm.knowledge.disorders import Vocabulary
 
 
 def load(
     folder: str | Path, split: str | None = None, labelled: bool = False, without: Sequence[str] = ()
-) -> "CaseDataset":
+) -> "StoredCases":
     """The cases of a prepared data set.
 
     Args:
@@ -41,10 +41,10 @@ def load(
         FileNotFoundError: the folder holds no data set, or one that is not finished.
         ValueError: for a split or a disorder that is none, or another version of the format.
     """
-    return CaseDataset(folder, split, labelled, without)
+    return StoredCases(folder, split, labelled, without)
 
 
-class CaseDataset(Sequence[Case]):
+class StoredCases(Sequence[Case]):
     """Cases in order; `dataset[i]` is a `radfm.Case`.
 
     Attributes:

@@ -30,10 +30,10 @@ from monai.transforms import (
     RandGaussianNoise,
     Randomizable,
 )
-from radfm.train.sampling import Draw
 from torch import Tensor
 
 from radfm.cases import Case, Scan
+from radfm.data_prep.batches.sampling import Draw
 
 NormalScan = Callable[[np.random.Generator, set[str]], Scan | None]
 

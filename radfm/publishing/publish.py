@@ -9,7 +9,7 @@ Decisions:
 - Of recipes and evaluations goes what says nothing of a case: how many were left out, and not which.
 - What was published can be published again, elsewhere or by another name: its evaluation, licence and notes lie beside
   the weights and hold until others are given.
-- At the end every file is searched for what must not leave, see `radfm.publish_checks`; a folder with a fault goes.
+- At the end every file is searched for what must not leave, see `radfm.publishing.checks`; a folder with a fault goes.
 
 References:
     https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/models-uploading
@@ -29,8 +29,8 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, TEXT_RECIPE
-from radfm.model_card import Facts
-from radfm.publish_checks import metadata, read_json, refuse_pickle, refuse_unsafe, refuse_what_tells
+from radfm.publishing.card import Facts
+from radfm.publishing.checks import metadata, read_json, refuse_pickle, refuse_unsafe, refuse_what_tells
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.reference_radfm import TrainingReference, weights_sha256
 
@@ -408,9 +408,9 @@ def _learned(recipe: dict, given: dict | None) -> dict[str, Any] | None:
 
 def _card(facts: Facts, is_text: bool) -> str:
     if is_text:
-        from radfm.model_card_text import text_card as card
+        from radfm.publishing.text_card import text_card as card
     else:
-        from radfm.model_card_diagnosis import diagnosis_card as card
+        from radfm.publishing.diagnosis_card import diagnosis_card as card
     return str(card(facts))
 
 

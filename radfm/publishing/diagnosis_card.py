@@ -11,8 +11,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from radfm.model_card import Facts, cell, counted, figure, listed, make_card, many, percent
 from radfm.pipeline_radfm import drawn_only
+from radfm.publishing.card import Facts, cell, counted, figure, listed, make_card, many, percent
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
 _METRICS = {"auc": "AUC", "ap": "AP", "f1": "F1", "mcc": "MCC", "recall@fpr=0.05": "recall at FPR 5%"}

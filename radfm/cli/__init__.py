@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from radfm.console import (
+from radfm.cli.console import (
     DISCLAIMER,
     ON_THE_HUB,
     Json,
@@ -31,10 +31,10 @@ from radfm.console import (
     step,
     table,
 )
+from radfm.cli.memory import keep_freed_memory
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
 from radfm.eval.confidence_command import calibrate
-from radfm.memory import keep_freed_memory
 from radfm.train.command import app as train
 from radfm.train.command import finetune
 
@@ -133,7 +133,7 @@ def diagnose(
 
     Example: radfm diagnose study/ --model checkpoint/ --labels "Pneumothorax; Rib fracture"
     """
-    from radfm.cases import read_case
+    from radfm.readers.read_case import read_case
 
     names = _labels(labels, labels_file)
     asked = {what: to for what, to in {"Report": report, "Maps": maps}.items() if to is not None}
@@ -338,14 +338,14 @@ def publish(
     Example: radfm publish runs/mine me/mine --evaluation evaluation/ --license apache-2.0 --dry-run --out published/
     """
     from radfm.checkpoints import resolve
-    from radfm.publish import Request
-    from radfm.publish import publish as write
+    from radfm.publishing.publish import Request
+    from radfm.publishing.publish import publish as write
 
     quiet_transformers()
     learned = None
     if data is not None:
         from radfm.data_prep.about import about
-        from radfm.data_prep.dataset import load
+        from radfm.data_prep.stored_cases import load
 
         learned = about(load(data, "train", labelled=True))
     request = Request(Path(resolve(folder)), repo_id, evaluation or (), licence, notes, learned, max_shard_size)
@@ -375,7 +375,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for all that is made.")]
     Example: radfm demo
     """
     with step("Starting"):
-        from radfm.demo import run
+        from radfm.cli.demo import run
     run(out)
 
 

@@ -16,18 +16,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from radfm.data_prep.dataset import CaseDataset
-from radfm.train.augmentation import Augmentation, generator, some_slices
-from radfm.train.sampling import Draw
-from radfm.train.slice_features import SliceFeatures
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from radfm.cases import Case, Scan
+from radfm.data_prep.batches.augmentation import Augmentation, generator, some_slices
+from radfm.data_prep.batches.sampling import Draw
+from radfm.data_prep.batches.slice_features import SliceFeatures
+from radfm.data_prep.stored_cases import StoredCases
 from radfm.processing_radfm import RadFMProcessor
 
 
-class DrawnCases(Dataset):
+class CaseDataset(Dataset):
     """`data.__getitems__(draws)` is a packed batch, with `labels` (cases, disorders) and `case_rows` (cases,) int64.
 
     Args:
@@ -50,7 +50,7 @@ class DrawnCases(Dataset):
 
     def __init__(
         self,
-        cases: CaseDataset,
+        cases: StoredCases,
         processor: RadFMProcessor,
         augmentation: Augmentation | None = None,
         one_scan: bool = False,
@@ -232,7 +232,7 @@ def _compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def step_loader(data: DrawnCases, steps, workers: int = 0) -> StepLoader:
+def step_loader(data: CaseDataset, steps, workers: int = 0) -> StepLoader:
     """
     Args:
         steps: a `StepSampler`, or a list of steps.
@@ -245,7 +245,7 @@ def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _readable(cases: CaseDataset, wanted: Sequence[int]) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
+def _readable(cases: StoredCases, wanted: Sequence[int]) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
     """Rows of the wanted cases that can be read, the slices of their scans, and (case_id, reason) of all others."""
     rows, counts, skipped = [], [], []
     for row in wanted:
