@@ -497,7 +497,3 @@ def _title(paths: list[Path]) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "s")
-
-
-if __name__ == "__main__":
-    main()
