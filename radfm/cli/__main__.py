@@ -1,0 +1,5 @@
+"""`python -m radfm.cli`, as `radfm`."""
+
+from radfm.cli import main
+
+main()
