@@ -11,7 +11,7 @@ lessen.
 Decisions:
 - By the mean of probabilities a member that is sure decides, by that of log odds one that says no has its say, too
   (linear and logarithmic pooling: Genest and Zidek, Combining probability distributions, Statistical Science 1:114,
-  1986). The first suits members of one kind; the second those that know different things, see docs/training.md.
+  1986). The first suits members of one kind; the second those that know different things, see docs/results.md.
 - What a case's uncertainty is worth is measured by whether it finds the cases that are wrong: those whose first-ranked
   disorder they do not have. Normal cases have no first rank that could be right, and are left out.
 - An uncertainty is compared with the plain one of a single model, which costs nothing more.
