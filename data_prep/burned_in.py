@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 
 from radfm.cases import Scan
-from radfm.data_prep.looks import grey_slice, shown_slice
+from radfm.data_prep.image_fingerprint import grey_slice, representative_slice
 from radfm.readers.errors import quiet_libraries
 
 _TAGS = ["BurnedInAnnotation", "SOPClassUID", "Modality", "RecognizableVisualFeatures"]
@@ -51,7 +51,7 @@ def header_says_text(path: Path) -> str | None:
 
 def text_in_borders(scan: Scan) -> bool:
     """Whether the shown slice seems to have writing near its borders."""
-    picture = grey_slice(scan, shown_slice(scan))
+    picture = grey_slice(scan, representative_slice(scan))
     if min(picture.shape) < 64:
         return False
     height, width = (round(side * _BAND) for side in picture.shape)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from radfm.data_prep.duplicates import groups_of
-from radfm.data_prep.looks import grey_slice, shown_slice
+from radfm.data_prep.image_fingerprint import grey_slice, representative_slice
 from radfm.data_prep.plan import SPLITS, Listing, Source
 from radfm.data_prep.shard import WORK, record_file
 from radfm.data_prep.splits import assign, official_of
@@ -184,9 +184,9 @@ def _duplicates(rows: list[dict], scans: list[dict], stored: StoredScans) -> lis
 
     def picture_of(row: int) -> np.ndarray:
         scan = scan_of(stored[row])
-        return grey_slice(scan, shown_slice(scan))
+        return grey_slice(scan, representative_slice(scan))
 
-    for group in groups_of([scan["looks"] for scan in scans], picture_of):
+    for group in groups_of([scan["image_fingerprint"] for scan in scans], picture_of):
         cases = [case_of[scan] for scan in group]
         if len({case["patient_id"] for case in cases}) < 2:
             continue

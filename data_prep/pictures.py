@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from radfm.cases import Scan
-from radfm.data_prep.looks import shown_slice
+from radfm.data_prep.image_fingerprint import representative_slice
 from radfm.data_prep.stored_cases import mask_of, scan_of
 from radfm.data_prep.tables import read_batches, shard_file
 
@@ -77,7 +77,7 @@ class Pictures:
     def picture(self, row: int, side: int = SIDE, *, plain: bool = False) -> Picture:
         """Of the key slice, or else of the middle one; a plain one has neither strip nor outlines."""
         scan = self.scan(row)
-        shown = shown_slice(scan)
+        shown = representative_slice(scan)
         window = ct_window(scan)
         masks = {} if plain else self._masks(row, shown)
         image = _fit(_slice(scan, shown, window), side, enlarge=bool(masks))

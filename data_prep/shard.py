@@ -19,7 +19,7 @@ from PIL import Image
 from radfm.cases import Scan
 from radfm.data_prep.burned_in import text_in_borders
 from radfm.data_prep.checks import why_not
-from radfm.data_prep.looks import looks_of
+from radfm.data_prep.image_fingerprint import image_fingerprint
 from radfm.data_prep.plan import CasePlan, Found, Notes, Rejected, Source
 from radfm.data_prep.stored import chosen_slices, stored_scan
 from radfm.data_prep.tables import SCANS, TRUTH, one_row, replacing, shard_file, write_batches, write_text
@@ -34,7 +34,8 @@ class ShardRecord:
 
     Attributes:
         cases: plans of the cases that are in the data set, with `scans`: how many each has.
-        scans: of each scan in order: modality, its source of knowledge, slices, body part, looks, text in pixels.
+        scans: of each scan in order: modality, its source of knowledge, slices, body part, image fingerprint, text in
+            pixels.
         counts: "cases", "files", "scans", each with "in", "out" and "rejected".
     """
 
@@ -124,7 +125,7 @@ def _key_slice(stored: Scan) -> int | None:
 
 
 def _note(stored: Scan, notes: Notes, text: str | None) -> dict:
-    looks = looks_of(stored)
+    fingerprint = image_fingerprint(stored)
     return {
         "modality": stored.modality,
         "modality_from": notes.modality_from,
@@ -135,7 +136,7 @@ def _note(stored: Scan, notes: Notes, text: str | None) -> dict:
         "slices": len(stored.pixels),
         "bytes": stored.pixels.nbytes,
         "source": stored.source,
-        "looks": looks and [looks.hash, looks.thumbnail],
+        "image_fingerprint": fingerprint and [fingerprint.hash, fingerprint.thumbnail],
     }
 
 

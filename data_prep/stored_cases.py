@@ -97,25 +97,26 @@ class StoredCases(Sequence[Case]):
         """By its row in the table of scans; pixels (slices, H, W[, 3]) are a read-only view of the file."""
         return scan_of(self._scans[row])
 
-    def about(self, row: int) -> dict:
+    def scan_header(self, row: int) -> dict:
         """All that the table of scans says of a scan, without its pixels."""
-        return about_of(self._scans[row])
+        return header_of(self._scans[row])
 
     def masks(self, row: int) -> dict[str, np.ndarray]:
         """Disorder -> (slices, H, W) bool, where the source knows what is to be seen; else empty."""
-        about = self.about(row)
-        return {truth["disorder"]: mask_of(truth) for truth in self._truth.get((about["case_id"], about["number"]), ())}
+        header = self.scan_header(row)
+        masks = self._truth.get((header["case_id"], header["number"]), ())
+        return {truth["disorder"]: mask_of(truth) for truth in masks}
 
     def located(self, index: int) -> np.ndarray:
         """(disorders,) bool: those of the case of which a mask says where they are to be seen."""
         row = self.rows[index]
-        scans = [self.about(scan) for scan in row["scan_rows"]]
+        scans = [self.scan_header(scan) for scan in row["scan_rows"]]
         shown = {t["disorder"] for scan in scans for t in self._truth.get((scan["case_id"], scan["number"]), ())}
         return np.array([disorder.name in shown for disorder in self.vocabulary])
 
     def slices(self, index: int) -> int:
         """How many slices a case has, without reading them."""
-        return sum(self.about(row)["shape"][0] for row in self.rows[index]["scan_rows"])
+        return sum(self.scan_header(row)["shape"][0] for row in self.rows[index]["scan_rows"])
 
     def labels(self, index: int) -> np.ndarray:
         """(disorders,) float32: 1 for those of the case, in the order of the vocabulary."""
@@ -174,24 +175,24 @@ def patient_of(row: dict) -> str:
 
 def scan_of(batch: pa.RecordBatch) -> Scan:
     """A row of the table of scans; its pixels are a read-only view of the file that the batch is mapped from."""
-    about = about_of(batch)
-    shape = about["shape"]
+    header = header_of(batch)
+    shape = header["shape"]
     # The column's own buffer: a scalar taken of it would be a copy.
-    pixels = np.frombuffer(batch["pixels"].buffers()[2], about["dtype"], count=math.prod(shape)).reshape(shape)
-    spacing = about["spacing_mm"]
+    pixels = np.frombuffer(batch["pixels"].buffers()[2], header["dtype"], count=math.prod(shape)).reshape(shape)
+    spacing = header["spacing_mm"]
     return Scan(
         pixels,
-        about["modality"],
-        about["plane"],
+        header["modality"],
+        header["plane"],
         None if spacing is None else tuple(spacing),
-        about["days"],
-        about["body_part"],
-        about["key_slice"],
-        about["source"],
+        header["days"],
+        header["body_part"],
+        header["key_slice"],
+        header["source"],
     )
 
 
-def about_of(batch: pa.RecordBatch) -> dict:
+def header_of(batch: pa.RecordBatch) -> dict:
     """All of a row of the table of scans but its pixels."""
     return {name: batch[name][0].as_py() for name in batch.schema.names if name != "pixels"}
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, find
-from radfm.data_prep.about import age_group
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
+from radfm.data_prep.data_summary import age_group
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
@@ -270,7 +270,7 @@ def _as_in_the_data(name: str, cases: StoredCases) -> str:
 
 
 def _attributes(cases: StoredCases, rows: list[dict]) -> dict[str, list[list[str]]]:
-    scans = [[cases.about(scan) for scan in row["scan_rows"]] for row in rows]
+    scans = [[cases.scan_header(scan) for scan in row["scan_rows"]] for row in rows]
     return {
         "modality": [sorted({scan["modality"] for scan in mine if scan["modality"]}) for mine in scans],
         "body part": [sorted({scan["body_part"] for scan in mine if scan["body_part"]}) for mine in scans],

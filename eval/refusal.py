@@ -64,7 +64,7 @@ def fit_reference(
     chosen = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
     shown = CaseDataset(cases, processor, only=sorted(chosen.tolist()))
     scans = torch.cat(looks(network, shown, progress)).double()
-    kinds = {cases.about(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
+    kinds = {cases.scan_header(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
     parts = scans.split([scans.shape[1] - len(SHIFTS), len(SHIFTS)], dim=1)
     (whitening, shrinkage), (of_smoothness, _) = map(_whitened, parts)
     reference = TrainingReference(

@@ -328,7 +328,7 @@ def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: StoredCases)
 
 def _picture(pictures: Pictures, cases: StoredCases, scans: Sequence[int]) -> Picture:
     """Of the first scan whose key slice is known, or of the first."""
-    known = (row for row in scans if cases.about(row)["key_slice"] is not None)
+    known = (row for row in scans if cases.scan_header(row)["key_slice"] is not None)
     return pictures.picture(next(known, scans[0]), LARGE)
 
 

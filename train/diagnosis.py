@@ -45,11 +45,11 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from radfm.checkpoints import CONFIDENCE
-from radfm.data_prep.about import about
 from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.batches.case_dataset import CaseDataset, StepLoader, step_loader
 from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
+from radfm.data_prep.data_summary import data_summary
 from radfm.data_prep.stored_cases import load
 from radfm.eval.metrics import macro_auc, same_groups
 from radfm.modeling_radfm import key_slice_divergences
@@ -474,7 +474,7 @@ class DiagnosisTrainer(Trainer):
         step = int(checkpoint.name.rpartition("-")[2])
         return {
             "config": without_folders(asdict(self.config)),
-            "data": about(self.train_dataset.cases, self.train_dataset.rows),
+            "data": data_summary(self.train_dataset.cases, self.train_dataset.rows),
             "started_from": lineage(**{what: getattr(self.config, what) for what in _STARTS}),
             "cases": {"train": len(self.train_dataset), "validation": len(self.validation)},
             "left_out": dict(self.train_dataset.skipped + self.validation.skipped),

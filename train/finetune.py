@@ -49,10 +49,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
-from radfm.data_prep.about import about
 from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
+from radfm.data_prep.data_summary import data_summary
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.data_prep.tables import write_text
 from radfm.eval import calibration
@@ -202,7 +202,7 @@ class _Run:
         by_others = calibration.calibrated_by_others(logits, self.truth, self.none, self._patients())
         recipe = {
             "key": self.key,
-            "data": about(self.data.cases, self.data.rows),
+            "data": data_summary(self.data.cases, self.data.rows),
             "started_from": lineage(model=self.config.model),
             "effort": effort(self.began, self.resumed, int(os.environ.get("WORLD_SIZE", 1))),
             "method": self.config.method,

@@ -28,8 +28,8 @@ def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
     Args:
         folders: what it starts from -> folder or file; None: it does not.
     Returns:
-        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.about`), `started_from`,
-        `effort` or, of a text encoder, `ontologies` and more; nothing else where there is no recipe.
+        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.data_summary`),
+        `started_from`, `effort` or, of a text encoder, `ontologies` and more; nothing else where there is no recipe.
     """
     given = {what: folder for what, folder in folders.items() if folder}
     return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in given.items()}

@@ -104,7 +104,7 @@ class CaseDataset(Dataset):
     def body_parts(self, case: int) -> list[str]:
         """The parts of the body that a case shows, as far as its scans say."""
         scans = self.cases.rows[self.rows[case]]["scan_rows"]
-        return sorted({part for scan in scans if (part := self.cases.about(scan)["body_part"])})
+        return sorted({part for scan in scans if (part := self.cases.scan_header(scan)["body_part"])})
 
     def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
         generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
@@ -200,7 +200,7 @@ class CaseDataset(Dataset):
         scans: dict[str, list[int]] = {}
         for case in map(self.cases.rows.__getitem__, self.rows):
             for scan in () if case["labels"] else case["scan_rows"]:
-                if part := self.cases.about(scan)["body_part"]:
+                if part := self.cases.scan_header(scan)["body_part"]:
                     scans.setdefault(part, []).append(scan)
         return scans
 
@@ -251,7 +251,7 @@ def _readable(cases: StoredCases, wanted: Sequence[int]) -> tuple[list[int], lis
     for row in wanted:
         case = cases.rows[row]
         try:
-            counts.append([cases.about(scan)["shape"][0] for scan in case["scan_rows"]])
+            counts.append([cases.scan_header(scan)["shape"][0] for scan in case["scan_rows"]])
             rows.append(row)
         except (ValueError, OSError, EOFError) as error:
             skipped.append((case["case_id"], " ".join(str(error).split())))

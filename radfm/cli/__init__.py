@@ -344,10 +344,10 @@ def publish(
     quiet_transformers()
     learned = None
     if data is not None:
-        from radfm.data_prep.about import about
+        from radfm.data_prep.data_summary import data_summary
         from radfm.data_prep.stored_cases import load
 
-        learned = about(load(data, "train", labelled=True))
+        learned = data_summary(load(data, "train", labelled=True))
     request = Request(Path(resolve(folder)), repo_id, evaluation or (), licence, notes, learned, max_shard_size)
     with step(f"Publishing {folder}"):
         done = write(request, out, not dry_run, private)

@@ -34,7 +34,7 @@ class Facts:
         weights: SHA-256 of the weights, bytes and parameters: `sha256`, `bytes`, `parameters`, `dtype`.
         config: Of the model, as in config.json.
         recipe: What training left beside it; {} where there is none.
-        learned: See `radfm.data_prep.about`; None where nobody recorded it.
+        learned: See `radfm.data_prep.data_summary`; None where nobody recorded it.
         confidence: Of `radfm calibrate`; {} where there is none.
         evaluations: Of these weights, see `radfm.publishing.publish`.
         licence: As the Hub calls it.

@@ -23,7 +23,7 @@ _CALIBRATION = {
     "brier": "Brier score",
     "log_loss": "log loss",
 }
-_GROUPS = {  # of `radfm.data_prep.about`
+_GROUPS = {  # of `radfm.data_prep.data_summary`
     "scans by modality": "modalities",
     "scans by part of the body": "body_parts",
     "patients by age, years": "ages",

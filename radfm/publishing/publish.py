@@ -72,7 +72,7 @@ class Request:
     evaluations: Sequence[Path] = ()
     licence: str | None = None
     notes: Path | None = None
-    learned: dict[str, Any] | None = field(default=None, repr=False)  # of `radfm.data_prep.about`
+    learned: dict[str, Any] | None = field(default=None, repr=False)  # of `radfm.data_prep.data_summary`
     max_shard_size: str | int = "5GB"
 
 

@@ -133,7 +133,7 @@ def test_the_report_loads_nothing(name, request):
 def test_numbers_of_the_report_are_those_of_the_data_set(name, request):
     out = request.getfixturevalue(name)
     page, cases = page_of(out), load(out)
-    scans = [(row, cases.about(i)) for row in cases.rows for i in row["scan_rows"]]
+    scans = [(row, cases.scan_header(i)) for row in cases.rows for i in row["scan_rows"]]
     said = {
         one: page.get_element_by_id(f"n-{one}").text for one in ("cases", "patients", "scans", "slices", "disorders")
     }
@@ -230,7 +230,7 @@ def test_pictures_are_described_without_anybody_s_name(wrong):
 
 def test_examples_show_every_modality_with_its_key_slice(phantoms):
     page, cases = page_of(phantoms), load(phantoms)
-    abouts = [cases.about(i) for row in cases.rows for i in row["scan_rows"]]
+    abouts = [cases.scan_header(i) for row in cases.rows for i in row["scan_rows"]]
     assert set(page.xpath("//h3[@class='modality']/text()")) == {about["modality"] for about in abouts}
     said = re.findall(r"key slice (\d+) of (\d+).*?case (\w+)", " ".join(page.xpath("//figcaption//text()")), re.S)
     keys = {
@@ -320,7 +320,7 @@ def test_the_card_says_what_the_data_set_is(wrong):
     assert "\\|" in text  # a name with a bar does not break the table
     for plot in re.findall(r"\]\((plots/[\w.]+)\)", text):
         assert (wrong / plot).read_bytes().startswith(b"\x89PNG")
-    for column in load(wrong).about(0):
+    for column in load(wrong).scan_header(0):
         assert f"`{column}`" in text
 
 

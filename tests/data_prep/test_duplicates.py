@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 
 from radfm.cases import Scan
 from radfm.data_prep.duplicates import groups_of, same_picture
-from radfm.data_prep.looks import grey_slice, looks_of, shown_slice
+from radfm.data_prep.image_fingerprint import grey_slice, image_fingerprint, representative_slice
 from radfm.data_prep.sources.phantoms import Phantoms
 
 # Chests and knees of these patients had one perceptual hash and thumbnail.
@@ -24,11 +24,11 @@ def alike() -> tuple[list[np.ndarray], list[int]]:
     plans = source.listing().plans
     found = source.read([plans[i] for i in LOOK_ALIKES])
     pairs = [(scan, i) for i, one in enumerate(found) for scan in one.case.scans]
-    return [grey_slice(scan, shown_slice(scan)) for scan, _ in pairs], [i for _, i in pairs]
+    return [grey_slice(scan, representative_slice(scan)) for scan, _ in pairs], [i for _, i in pairs]
 
 
 def looks(pictures: list[np.ndarray]) -> list[list[str] | None]:
-    found = (looks_of(Scan(picture[None], "X-ray")) for picture in pictures)
+    found = (image_fingerprint(Scan(picture[None], "X-ray")) for picture in pictures)
     return [look and [look.hash, look.thumbnail] for look in found]
 
 

@@ -192,7 +192,7 @@ def test_modality_and_plane_are_guessed_only_where_nothing_says_and_marked_so(tm
     ]
     prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
     cases = load(tmp_path / "out")
-    said = [(a["modality"], a["modality_from"], a["plane"], a["plane_from"]) for a in map(cases.about, range(3))]
+    said = [(a["modality"], a["modality_from"], a["plane"], a["plane_from"]) for a in map(cases.scan_header, range(3))]
     assert said == [
         ("MRI", "guess", "sagittal", "guess"),
         ("CT", "source", "sagittal", "guess"),
@@ -211,7 +211,7 @@ def test_writing_at_the_borders_is_warned_of(tmp_path):
     rows = [{"case": n, "path": f"{n}.png", "modality": "X-ray", "disorders": "Gout"} for n in ("clean", "marked")]
     record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings())
     cases = load(tmp_path / "out")
-    assert [cases.about(i)["text_in_pixels"] for i in range(2)] == [None, "writing at its borders"]
+    assert [cases.scan_header(i)["text_in_pixels"] for i in range(2)] == [None, "writing at its borders"]
     assert record["text_in_pixels"] == 1
 
 

@@ -135,4 +135,4 @@ def test_a_header_that_warns_of_burned_in_text_is_listed(tmp_path):
         dicom(tmp_path / "in" / f"{i}.dcm", i, StudyInstanceUID=f"1.2.{i}", BurnedInAnnotation=said)
     prepare(Dicom(tmp_path / "in", Pseudonyms(KEY)), tmp_path / "out", Settings(size=64))
     cases = load(tmp_path / "out")
-    assert sorted(str(cases.about(i)["text_in_pixels"]) for i in range(2)) == ["None", "header says so"]
+    assert sorted(str(cases.scan_header(i)["text_in_pixels"]) for i in range(2)) == ["None", "header says so"]

@@ -36,7 +36,7 @@ def phantoms(tmp_path_factory) -> Path:
 def scored(data: Path, seed: int = 0, skill: float = 2.0, **changes) -> Scores:
     """The test split of a data set, with scores drawn at random that know its labels a little."""
     cases, everything = load(data, "test", labelled=True), load(data)
-    scans = [[cases.about(scan) for scan in row["scan_rows"]] for row in cases.rows]
+    scans = [[cases.scan_header(scan) for scan in row["scan_rows"]] for row in cases.rows]
     given = {
         "names": cases.vocabulary.names,
         "icd10cm": [disorder.icd10cm for disorder in cases.vocabulary],

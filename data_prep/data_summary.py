@@ -1,4 +1,4 @@
-"""What may be told of a data set wherever a model goes that learned from it: whose it is, its licence, its numbers.
+"""A summary of a data set that may go wherever a model goes that was trained on it: origin, licence and numbers.
 
 Decisions:
 - Numbers and nothing else: no case, patient, file or folder is named.
@@ -15,7 +15,7 @@ from radfm.data_prep.stored_cases import StoredCases
 AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # years, to below
 
 
-def about(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[str, Any]:
+def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[str, Any]:
     """
     Args:
         cases: of one split.
@@ -25,8 +25,9 @@ def about(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[str, An
         whole data set; `patients`, `cases`, `normal`, `scans`, `slices`; `disorders`: those that occur; `modalities`,
         `body_parts` (name -> scans), `ages`, `sexes` (group -> patients), "not stated" among them.
     """
-    mine = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
-    found = count(mine, {row: _scan(cases.about(row)) for case in mine for row in case["scan_rows"]}, cases.vocabulary)
+    chosen = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
+    scans = {row: _scan(cases.scan_header(row)) for case in chosen for row in case["scan_rows"]}
+    found = count(chosen, scans, cases.vocabulary)
     ages = Counter(age_group(age) for age in found.ages)
     if unstated := found.patients - len(found.ages):
         ages[UNKNOWN] = unstated
