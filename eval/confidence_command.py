@@ -11,19 +11,30 @@ from typing import Annotated
 import typer
 
 from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.eval.command_inputs import (
+    NAMED_MODEL,
+    Bfloat16,
+    Bootstraps,
+    Data,
+    Device,
+    Limit,
+    Names,
+    Split,
+    load_or_compute_scores,
+    named_models,
+    names_of_option,
+    read_names,
+)
+from radfm.eval.comparison_tables import interval_cell, interval_text, show_comparison
+from radfm.eval.results_folder import save_tables
 
 CHANGED = f"{A_CHECKPOINT}; unless --output is given, it is changed."
 _HUBS = 3  # names that are shown, lowered most and least
 
-_Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
-_Split = Annotated[str, typer.Option(help="train, validation or test.")]
-_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; unset, a GPU where there is one.")]
-_Bootstraps = Annotated[int, typer.Option(min=1, help="How many times the patients are drawn.")]
-
 
 @needs("train")
 def calibrate(
-    data: _Data,
+    data: Data,
     model: Annotated[Path, typer.Option(help=CHANGED)],
     output: Annotated[Path | None, typer.Option(help="Folder for a calibrated copy.")] = None,
     coverage: Annotated[float, typer.Option(help="Of the prediction sets.")] = 0.9,
@@ -38,7 +49,7 @@ def calibrate(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the cases that the reference is made of.")] = 0,
-    device: _Device = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Fit probabilities, thresholds, prediction sets and refusal.
@@ -67,7 +78,7 @@ def calibrate(
         "brier": "Brier score",
         "log_loss": "log loss",
     }.items():
-        rows.add_row(what, *(_cell(found[when][name], ".4f") for when in ("before", "after")))
+        rows.add_row(what, *(interval_cell(found[when][name], ".4f") for when in ("before", "after")))
     show(rows)
     disorders, sets, reference = found["disorders"], found["prediction_sets"], found["reference"]
     show(
@@ -97,10 +108,10 @@ def _show_hubs(found: dict, model: Path, data: Path, as_json: bool) -> None:
 
 @needs("train")
 def uncertainty(
-    data: _Data,
+    data: Data,
     model: Annotated[
         list[str],
-        typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}, or a table of scores; several times: an ensemble."),
+        typer.Option(metavar="MODEL", help=f"{NAMED_MODEL}; several times: an ensemble."),
     ],
     dropout: Annotated[
         int | None, typer.Option(min=2, help="Of one checkpoint, so many passes with dropout left on, in their place.")
@@ -110,18 +121,17 @@ def uncertainty(
         bool,
         typer.Option("--log-odds", help="The mean of log odds, not of probabilities: for members of several kinds."),
     ] = False,
-    split: _Split = "test",
+    split: Split = "test",
     out: Annotated[Path | None, typer.Option(help="File for the ensemble's table of scores, .parquet.")] = None,
-    bootstraps: _Bootstraps = 1000,
+    bootstraps: Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws, and of what is dropped.")] = 0,
-    device: _Device = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Measure an ensemble, and what its disagreement tells.
 
     Example: radfm evaluate uncertainty datasets/mine --model runs/mine0 --model runs/mine1 --model runs/mine2
     """
-    from radfm.eval.command import scores_of
     from radfm.eval.uncertainty import KINDS, dropout_scores, ensemble, measure_uncertainty
 
     quiet_transformers()
@@ -130,7 +140,7 @@ def uncertainty(
     if dropout is not None and len(model) > 1:
         raise ValueError(f"--dropout takes one checkpoint, not {len(model)}")
     if dropout is None:
-        members = [scores_of(Path(one), data, split, device=device) for one in model]
+        members = [load_or_compute_scores(Path(one), data, split, device=device) for one in model]
     else:
         with step(f"Scoring with {model[0]}") as progress:
             members = dropout_scores(model[0], data, split, dropout, rate, seed, progress, device)
@@ -140,7 +150,8 @@ def uncertainty(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    show(f"{found['cases']:,} cases with a disorder, split {split}; first rank wrong: {_line(found['wrong'], '.1%')}")
+    wrong = interval_text(found["wrong"], ".1%")
+    show(f"{found['cases']:,} cases with a disorder, split {split}; first rank wrong: {wrong}")
     rows = table(f"{found['members']} members", ">macro AUC", ">log loss", ">calibration error")
     for name, what in {"single": "the first", "mean": "their mean"}.items():
         auc, loss, ece = (found[name][figure] for figure in ("auc", "log_loss", "ece"))
@@ -148,25 +159,25 @@ def uncertainty(
     show(rows)
     rows = table("uncertainty", ">AUC for wrong cases", ">mean error over coverages")
     for kind, worth in found["uncertainties"].items():
-        rows.add_row(KINDS[kind], _cell(worth["error_auc"], ".3f"), f"{worth['aurc']:.3f}")
+        rows.add_row(KINDS[kind], interval_cell(worth["error_auc"], ".3f"), f"{worth['aurc']:.3f}")
     show(rows)
     show(f"[dim]{DISCLAIMER}[/]")
 
 
 @needs("train")
 def refusal(
-    data: _Data,
+    data: Data,
     model: Annotated[Path, typer.Option(help="Folder of a checkpoint that radfm calibrate has seen.")],
     picture: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A file that no hospital would send, such as a photograph; several times."),
     ] = None,
-    split: _Split = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases, evenly spaced.")] = None,
+    split: Split = "test",
+    limit: Limit = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the ROC curves, as roc.svg or roc.png.")] = None,
-    bootstraps: _Bootstraps = 1000,
+    bootstraps: Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, the crops and the draws.")] = 0,
-    device: _Device = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Measure whether cases unlike the training data are found.
@@ -190,21 +201,21 @@ def refusal(
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    alarms = _line(found["false_alarms"], ".1%")
+    alarms = interval_text(found["false_alarms"], ".1%")
     show(
         f"{found['cases']:,} cases, split {split}: {alarms} refused, meant to be {found['promised']:.1%}",
         highlight=False,
     )
     rows = table("unlike", ">cases", ">AUC", ">refused")
     for kind, told in found["strangers"].items():
-        rows.add_row(kind, f"{told['cases']:,}", _cell(told["auc"], ".3f"), f"{told['refused']:.0%}")
+        rows.add_row(kind, f"{told['cases']:,}", interval_cell(told["auc"], ".3f"), f"{told['refused']:.0%}")
     show(rows)
     show(f"[dim]{DISCLAIMER}[/]")
 
 
 @needs("train")
 def zero_shot(
-    data: _Data,
+    data: Data,
     model: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]MODEL", help=f"{A_CHECKPOINT}; several times.")
     ] = None,
@@ -214,9 +225,7 @@ def zero_shot(
             metavar="ARCHITECTURE=FILE", help="Architecture and file of weights, or local-dir:FOLDER; several times."
         ),
     ] = None,
-    names: Annotated[
-        Path | None, typer.Option(help="File of disorder names to score, one per line, in place of the data set's.")
-    ] = None,
+    names: Names = None,
     only: Annotated[
         str | None, typer.Option(help="Disorders to measure: a file, or names split by commas, as those withheld.")
     ] = None,
@@ -228,19 +237,18 @@ def zero_shot(
         bool, typer.Option("--normal", help="Measure whether a case is normal, by its likeliest disorder.")
     ] = False,
     within: Annotated[str | None, typer.Option(help="As in radfm evaluate cases.")] = None,
-    split: _Split = "test",
+    split: Split = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the tables of scores, to be compared further.")] = None,
-    bootstraps: _Bootstraps = 1000,
+    bootstraps: Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16, where that is faster.")] = False,
-    device: _Device = None,
+    bf16: Bfloat16 = False,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Compare models by text alone, open_clip models too.
 
     Example: radfm evaluate zero-shot datasets/mine --model runs/mine --open-clip ViT-B-32=weights.pt
     """
-    from radfm.eval.command import lines, named, names_of, show_comparison
     from radfm.eval.diagnosis import compare
     from radfm.eval.zero_shot import abnormal, open_clip_scores, zero_shot_scores
 
@@ -249,9 +257,9 @@ def zero_shot(
         raise ValueError("give --model or --open-clip, or both")
     if normal and only is not None:
         raise ValueError("--normal asks whether a case has any disorder: leave out --only, or measure in two commands")
-    asked = {"names": None if names is None else lines(names), "templates": template or ["{}"], "bf16": bf16}
+    asked = {"names": None if names is None else read_names(names), "templates": template or ["{}"], "bf16": bf16}
     recipes = {}
-    for name, path in named(model or []):
+    for name, path in named_models(model or []):
         with step(f"Asking {path}") as progress:
             table_ = zero_shot_scores(path, data, split, device=device, progress=progress, **asked)
         recipes.setdefault(name, []).append(table_)
@@ -264,11 +272,10 @@ def zero_shot(
         recipes[table_.about["model"]] = [table_]
     if out is not None:
         for name, tables in recipes.items():
-            for number, one in enumerate(tables):
-                one.save(out / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}-{number}.parquet")
+            save_tables(out, name, tables)
     if normal:
         recipes = {name: [abnormal(one) for one in tables] for name, tables in recipes.items()}
-    chosen = None if only is None else names_of(only)
+    chosen = None if only is None else names_of_option(only)
     with step("Measuring") as progress:
         result = compare(recipes, chosen, within=within, bootstraps=bootstraps, seed=seed, progress=progress)
     if as_json:
@@ -281,11 +288,3 @@ def _promise(sets: dict) -> str:
     if sets["guarantee"] == "all":
         return f"all disorders of a case in {sets['coverage']:.0%} of cases"
     return f"{sets['coverage']:.0%} of a case's disorders on average"
-
-
-def _cell(figure: dict, digits: str) -> str:
-    return f"{figure['value']:{digits}}\n{figure['low']:{digits}} to {figure['high']:{digits}}"
-
-
-def _line(figure: dict, digits: str) -> str:
-    return f"{figure['value']:{digits}} ({figure['low']:{digits}} to {figure['high']:{digits}})"

@@ -38,9 +38,10 @@ from radfm.eval.curves import Curves, roc_curves
 from radfm.eval.distributions import GROUPS, Distribution, distributions
 from radfm.eval.errors import alarming, confused, ranks_of
 from radfm.eval.metrics import BANDS, band_words, bands, macro
+from radfm.eval.notes import table_notes
 from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
-from radfm.eval.scores import Scores, calibrated_on_them
+from radfm.eval.scores import Scores
 from radfm.knowledge import icd10cm
 
 REPORT = "report.html"
@@ -288,16 +289,8 @@ def _notes(result: dict) -> list[str]:
             "and their intervals too narrow."
         )
     for name, model in result["models"].items():
-        for about in model["tables"]:
-            if left_out := about.get("left_out"):
-                notes.append(f"{name}: {len(left_out):,} cases could not be read, and are left out.")
-            if about.get("trained_on") not in (None, about.get("data")):
-                notes.append(f"{name} was trained on another data set; whether it shares patients is not known.")
-            if calibrated_on_them(about):
-                notes.append(f"{name} was calibrated on these cases, which flatters its ranks: measure a test split.")
-            if withheld := about.get("withheld"):
-                notes.append(f"{name}: {len(withheld):,} disorders were withheld from its training.")
-    return list(dict.fromkeys(notes))
+        notes += table_notes(name, model["tables"])
+    return notes
 
 
 def _pictured(errors: Mapping, firsts: Mapping[str, Scores], cases: StoredCases) -> dict[str, list[dict]]:

@@ -202,7 +202,7 @@ class Scores:
             raise ValueError(f"{path} is no table of scores that this radfm reads: {error}") from error
 
 
-def calibrated_on_them(about: Mapping[str, Any]) -> bool:
+def calibrated_on_these_cases(about: Mapping[str, Any]) -> bool:
     """Whether a checkpoint was calibrated on the very cases that it scored, by what its table says of itself."""
     return about.get("split") == "validation" and about.get("calibrated_on", "") == about.get("data")
 

@@ -109,7 +109,7 @@ def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, cal
 
 
 def test_who_measures_on_the_cases_of_the_calibration_is_told(radfm, plain, calibrated, phantoms):
-    said = "calibrated on these cases, which flatters its ranks"
+    said = "calibrated on these cases, so its ranks are optimistic"
     for folder, split, told in (
         (calibrated, "validation", True),
         (calibrated, "test", False),
@@ -483,7 +483,7 @@ def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, 
     assert status == 0
     assert "open_clip tiny" in out
     assert "Difference to ours" in out
-    assert {file.name for file in tmp_path.glob("*.parquet")} == {"ours-0.parquet", "open_clip_tiny-0.parquet"}
+    assert {file.name for file in tmp_path.glob("*.parquet")} == {"ours.parquet", "open_clip_tiny.parquet"}
     status, out, _ = radfm("evaluate", "zero-shot", phantoms, *models, "--normal", "--bootstraps", 20)
     assert status == 0
     assert "1 of 1" in out

@@ -15,12 +15,12 @@ from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.stored_cases import patient_of
-from radfm.eval.command import as_given
 from radfm.eval.curves import FEW, RATES, roc_curves
 from radfm.eval.diagnosis import compare
 from radfm.eval.errors import alarming, confused
 from radfm.eval.metrics import METRICS
 from radfm.eval.report import write_report
+from radfm.eval.results_folder import reproducible_command
 from radfm.eval.scores import Scores
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -295,5 +295,5 @@ def test_scores_of_cases_that_the_data_set_lacks_are_refused(phantoms, tables, t
 def test_a_command_is_told_without_places_of_the_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["evaluate", f"{tmp_path}/data", "--model", "KE=/home/doe/runs/ke", "--only", "a, b", "--out=/home/doe/out"]
-    told = as_given(given)
+    told = reproducible_command(given)
     assert told == "radfm evaluate data --model 'KE=…/ke' --only 'a, b' '--out=…/out'"

@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, read_case
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.eval import command
+from radfm.eval.command import saliency as saliency_command
 from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
 from radfm.image_processing_radfm import RadFMImageProcessor
@@ -282,7 +282,7 @@ def test_maps_are_measured_against_masks_beside_centre_and_chance(tiny, tmp_path
     assert whole == pytest.approx(found["rows"]["model"]["inside"]["value"])
     assert localise(tmp_path / "model", tmp_path / "data", limit=3) == found
     monkeypatch.setenv("COLUMNS", "80")
-    command.saliency(tmp_path / "data", tmp_path / "model", limit=3)
+    saliency_command(tmp_path / "data", tmp_path / "model", limit=3)
     shown = capsys.readouterr().out
     assert shown.count("–") == 5 * (3 + 2 * len(of_bands))  # no interval is cut off
     assert "weights" in shown
