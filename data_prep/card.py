@@ -57,7 +57,7 @@ COLUMNS = {
         "pixels": "bytes of all slices, in order",
         "shape": "(slices, height, width), or (slices, height, width, 3) in colour",
         "dtype": "uint8 or float16; CT in float16 is in Hounsfield units",
-        "modality": "one of radfm's ten modalities; null where unknown",
+        "modality": "one of radfm's modalities; null where unknown",
         "modality_from": "who said so: header, source, guess or unknown",
         "plane": "axial, coronal, sagittal, oblique; a radiograph's view; null where unknown",
         "plane_from": "who said so",

@@ -1,24 +1,18 @@
-"""Modality and plane from names of files and from values, for scans whose header and source are silent.
+"""Modality and plane from the names of files and from pixel values, for scans whose header and source state neither.
 
 Decisions:
-- Only whole words count ("chest_CT_12.png", not "direct.png"), and where two modalities are named, none is believed.
-- A guess is marked as one in the data set (`modality_from`, `plane_from`), so it can be left out again.
+- Only whole words count ("chest_CT_12.png", not "direct.png"). Where a name holds words of two modalities, the guess is
+  None, except that a dental X-ray is dental: a narrower modality goes before its broader one.
+- The words of a modality are those of radfm/modalities.csv.
+- A guess is marked as one in the data set (`modality_from`, `plane_from`), so that it can be left out again.
 """
 
 import re
 
 import numpy as np
 
-_MODALITY_WORDS = {
-    "CT": "ct cta hrct",
-    "MRI": "mr mri flair t1 t1w t1c t2 t2w dwi adc mra",
-    "X-ray": "xray xr cxr radiograph dx cr rx",
-    "ultrasound": "us ultrasound sonography echo",
-    "mammography": "mammo mammogram mammography mg",
-    "nuclear medicine": "pet spect scintigraphy nm",
-    "fluoroscopy": "fluoroscopy rf",
-    "angiography": "angiography dsa xa",
-}
+from radfm.modalities import MODALITIES
+
 _PLANE_WORDS = {
     "axial": "axial ax tra transverse",
     "coronal": "coronal cor",
@@ -29,17 +23,17 @@ _PLANE_WORDS = {
     "MLO": "mlo",
     "CC": "cc",
 }
-_MODALITIES = {word: name for name, words in _MODALITY_WORDS.items() for word in words.split()}
-_PLANES = {word: name for name, words in _PLANE_WORDS.items() for word in words.split()}
-_RADIOGRAPHIC = ("X-ray", "mammography")
+_MODALITY_OF_WORD = {word: name for name, modality in MODALITIES.items() for word in modality.file_name_words}
+_PLANE_OF_WORD = {word: plane for plane, words in _PLANE_WORDS.items() for word in words.split()}
 
 
 def guess_modality(name: str, pixels: np.ndarray | None = None) -> str | None:
     """By the words of a file's name; else CT where the values (slices, H, W) can only be Hounsfield units."""
-    found = {_MODALITIES[word] for word in _words(name) if word in _MODALITIES}
-    if len(found) == 1:
-        return found.pop()
-    if not found and pixels is not None and pixels.dtype.kind in "if" and pixels.ndim == 3:
+    named = {_MODALITY_OF_WORD[word] for word in _words(name) if word in _MODALITY_OF_WORD}
+    narrowest = named - {MODALITIES[modality].broader for modality in named}
+    if len(narrowest) == 1:
+        return narrowest.pop()
+    if not named and pixels is not None and pixels.dtype.kind in "if" and pixels.ndim == 3:
         low, high = float(pixels.min()), float(pixels.max())
         if -4096 <= low <= -900 and 200 <= high <= 32767:
             return "CT"
@@ -47,11 +41,11 @@ def guess_modality(name: str, pixels: np.ndarray | None = None) -> str | None:
 
 
 def guess_plane(name: str, modality: str | None) -> str | None:
-    """By the words of a file's name; views of radiographs only for radiographs, planes only for the others."""
-    found = {_PLANES[word] for word in _words(name) if word in _PLANES}
-    of_radiographs = modality in _RADIOGRAPHIC
-    found = {plane for plane in found if (plane in ("axial", "coronal", "sagittal")) != of_radiographs}
-    return found.pop() if len(found) == 1 else None
+    """By the words of a file's name: a view for modalities that have `named_views`, a plane for the others."""
+    named_views = modality in MODALITIES and MODALITIES[modality].named_views
+    named = {_PLANE_OF_WORD[word] for word in _words(name) if word in _PLANE_OF_WORD}
+    named = {plane for plane in named if (plane in ("axial", "coronal", "sagittal")) != named_views}
+    return named.pop() if len(named) == 1 else None
 
 
 def _words(name: str) -> list[str]:

@@ -11,7 +11,7 @@ class Scan:
 
     Attributes:
         pixels: (slices, H, W), or (slices, H, W, 3) where the file is in colour. Hounsfield units for CT.
-        modality: one of `MODALITIES`, or None where neither the header nor the caller says.
+        modality: a name of modalities.csv; None where neither the header nor the caller states it.
         plane: "axial", "coronal", "sagittal", "oblique", or a radiograph's view ("PA", "AP", "lateral", "MLO", "CC").
         spacing_mm: distance between slices, rows and columns; None where unknown. The first is 0.0 where a header
             tells rows and columns but no distance between slices, as for a radiograph or an ultrasound clip.

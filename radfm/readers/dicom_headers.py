@@ -23,7 +23,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from radfm.modalities import dicom_modality
+from radfm.modalities import Modality, dicom_modality
 from radfm.readers.dicom_files import (
     all_numbers,
     first,
@@ -260,7 +260,7 @@ def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
     return tuple(abs(delta) * 10 for delta in deltas) if all(deltas) else None
 
 
-def modality_of(header: Dataset) -> str | None:
+def modality_of(header: Dataset) -> Modality | None:
     return dicom_modality(text(header, "Modality"))
 
 

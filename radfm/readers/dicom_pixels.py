@@ -2,10 +2,10 @@
 
 Decisions:
 - Modality LUT or rescale slope and intercept are applied, frame by frame: Hounsfield units for CT, activity for PET.
-- For projections (radiography, mammography, fluoroscopy, angiography) the header's first VOI LUT or window is applied:
-  stored values differ by detector and processing, and the window is the picture the vendor means to be read. One that
-  leaves no contrast is ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
-- MONOCHROME1 is inverted, so that more is brighter; not in CT and nuclear medicine, whose values are quantities.
+- For projections (the column of modalities.csv) the header's first VOI LUT or window is applied: stored values differ
+  by detector and processing, and the window is the picture the vendor means to be read. One that leaves no contrast is
+  ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
+- MONOCHROME1 is inverted, so that more is brighter; not where values are a quantity, as in CT and nuclear medicine.
 - YBR becomes RGB, a palette is looked up, deeper colours are reduced to 8 bits.
 - Uncompressed grey pictures of 16 bits, as most of CT and MRI, are taken straight from the file's bytes: pydicom's
   decoder gives the same values, but first asks dozens of things of each file. It decodes everything else.
@@ -29,8 +29,6 @@ from radfm.readers.dicom_headers import Frame, Instance, modality_of
 from radfm.readers.errors import NO_PICTURE, Unreadable
 from radfm.readers.pixels import compact, rescaled
 
-_WINDOWED = ("X-ray", "mammography", "fluoroscopy", "angiography")
-_QUANTITIES = ("CT", "nuclear medicine")
 _PIXELS = 0x7FE00010
 
 
@@ -169,9 +167,9 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
     else:
         values = rescaled(values, frame.slope, frame.intercept)
         ends = None
-    if modality in _WINDOWED:
+    if modality and modality.projection:
         values = _windowed(values, dataset)
-    if photometric == "MONOCHROME1" and modality not in _QUANTITIES:
+    if photometric == "MONOCHROME1" and not (modality and modality.quantity):
         ends = ends or [end * frame.slope + frame.intercept for end in _stored_range(dataset)]
         values = rescaled(values, -1, sum(ends))
     return values

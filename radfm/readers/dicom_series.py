@@ -8,8 +8,8 @@ Decisions:
 - Frames of a stack that share a position are told apart by the first of these that does: echo, b-value, image type,
   kernel, inversion time, gradient, temporal position, acquisition, trigger time; last, by instance order.
 - If all are at one position, time makes them a clip: one scan, its slices in instance order.
-- Pictures without position are a stack in CT, MRI and nuclear medicine; in all other modalities (radiographs,
-  ultrasound, screen captures) each file is its own view, and so its own scan. Frames of one file stay together.
+- Pictures without position are a stack where the modality is stackable (modalities.csv: CT, MRI, nuclear medicine,
+  OCT). In all other modalities each file is its own view, and so its own scan. Frames of one file stay together.
 - Of a series in more than 16 volumes, 16 evenly spaced ones are read, as for NIfTI.
 - The distance between slices is the median of the distances found; gaps are read as they are.
 """
@@ -27,7 +27,6 @@ from radfm.readers.orientation import plane_of
 
 _SAME_DIRECTION = 0.999
 _SAME_PLACE_MM = 0.01
-_STACKED_WITHOUT_POSITION = ("CT", "MRI", "nuclear medicine")
 
 
 @dataclass(eq=False)
@@ -65,10 +64,11 @@ def _series_key(frame: Frame) -> tuple:
     header, path = frame.instance.header, frame.instance.path
     modality, placed = modality_of(header), _placed(frame)
     series = text(header, "SeriesInstanceUID") or (str(path.parent), text(header, "SeriesNumber"))
-    alone = not placed and (frame.instance.frames > 1 or modality not in _STACKED_WITHOUT_POSITION)
+    stackable = modality is not None and modality.stackable
+    alone = not placed and (frame.instance.frames > 1 or not stackable)
     shape = tuple(number(header, keyword) for keyword in ("Rows", "Columns", "SamplesPerPixel"))
     palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"
-    return series, modality, shape, palette, placed, frame.instance.name if alone else ""
+    return series, modality and modality.name, shape, palette, placed, frame.instance.name if alone else ""
 
 
 def _placed(frame: Frame) -> bool:

@@ -11,7 +11,6 @@ from test_read_dicom import dicom, ramp, series
 
 import radfm
 from radfm import read_case
-from radfm.modalities import MODALITIES, modality_name
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 CASES, DEMO = SHARED / "cases", SHARED / "rp3d_demo"
@@ -111,17 +110,6 @@ def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name(tmp_path):
     case = read_case(tmp_path)
     assert [scan.modality for scan in case.scans] == ["CT", None]
     assert case.skipped == []
-
-
-def test_modalities_are_known_by_their_usual_names():
-    names = {"MR": "MRI", "pet": "nuclear medicine", "x ray": "X-ray", "XR": "X-ray", "dsa": "angiography"}
-    names |= {"Mammo": "mammography", "US": "ultrasound", "X_RAY": "X-ray", "fluoro": "fluoroscopy", " ct ": "CT"}
-    assert {name: modality_name(name) for name in names} == names
-    assert [modality_name(name) for name in MODALITIES] == list(MODALITIES)
-    with pytest.raises(ValueError, match=r"unknown modality 'sonar': use one of other, CT, MRI"):
-        modality_name("sonar")
-    with pytest.raises(ValueError, match="unknown modality"):
-        read_case(".", modality="sonar")
 
 
 def test_reading_imports_no_torch_and_only_the_library_it_needs(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from radfm import Case, RadFMImageProcessor, RadFMProcessor, Scan
-from radfm.configuration_radfm import MODALITIES, PLANES
+from radfm.configuration_radfm import DEFAULT_MODALITIES, PLANES
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_packed_batch_has_the_contract_s_keys_shapes_and_types(processor):
     assert batch["pixel_values"].dtype == torch.float32
     assert batch["slices_per_scan"].tolist() == [3, 1, 2]
     assert batch["scans_per_case"].tolist() == [2, 1]
-    assert batch["modality_ids"].tolist() == [MODALITIES.index(m) for m in ("CT", "X-ray", "MRI")]
+    assert batch["modality_ids"].tolist() == [DEFAULT_MODALITIES.index(m) for m in ("CT", "X-ray", "MRI")]
     assert batch["plane_ids"].tolist() == [PLANES.index(p) for p in ("axial", "PA", "sagittal")]
     assert batch["days"][0] == 0
     assert batch["days"][1].isnan()
@@ -145,9 +145,11 @@ def test_a_ct_is_the_same_picture_after_saving(tmp_path):
     assert torch.equal(again, images(hounsfield, modality="CT")["pixel_values"])
 
 
-def test_readers_and_models_speak_of_the_same_modalities_and_planes():
-    """Two tuples, since a checkpoint's files import nothing of radfm and reading a study imports no transformers."""
-    from radfm import modalities
-
-    assert modalities.MODALITIES == MODALITIES
+def test_the_planes_of_readers_are_planes_of_the_model():
     assert {"axial", "coronal", "sagittal", "oblique", "PA", "AP", "lateral", "MLO", "CC"} < set(PLANES)
+
+
+def test_a_modality_that_the_model_lacks_is_the_broader_one_or_other(processor):
+    scans = [Scan(np.zeros((1, 8, 8), np.uint8), name) for name in ("dental radiography", "dermoscopy", None)]
+    batch = processor(cases=[Case(scans)], return_tensors="pt")
+    assert [DEFAULT_MODALITIES[i] for i in batch["modality_ids"]] == ["X-ray", "other", "other"]
