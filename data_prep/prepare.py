@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -24,8 +23,7 @@ from radfm.data_prep.finish import finish
 from radfm.data_prep.plan import CasePlan, Listing, Source
 from radfm.data_prep.shard import WORK, make_shard, record_file
 from radfm.data_prep.tables import FORMAT, RECORD, write_text
-
-Progress = Callable[[int, int], None]
+from radfm.progress import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def prepare(
     *,
     processes: int = 1,
     part: tuple[int, int] = (0, 1),
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> dict | None:
     """Makes the data set, or goes on with it.
 
@@ -86,8 +84,7 @@ def prepare(
     done = len(missing)
     for made in _make(out, missing, source, settings, processes):
         done = made
-        if progress:
-            progress(shards - len(missing) + done, shards)
+        progress(shards - len(missing) + done, shards)
     if (out / RECORD).exists():  # a run of the same shards was faster
         return _finished(out, fingerprint)
     if not all(record_file(out, i).exists() for i in range(shards)):

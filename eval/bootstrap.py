@@ -10,11 +10,12 @@ Decisions:
 - Of a disorder with a handful of positive patients intervals are too narrow: a draw knows no patients but these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from radfm.eval.metrics import measure
+from radfm.progress import Progress, no_progress
 
 LEVEL = 0.95
 
@@ -74,7 +75,7 @@ def measure_again(
     labels: np.ndarray,
     weights: np.ndarray,
     metrics: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
     seed: int = 0,
     counted: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:

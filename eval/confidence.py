@@ -18,7 +18,6 @@ Decisions:
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_
 from radfm.eval.refusal import fit_reference, looks_of
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.progress import Progress, no_progress
 from radfm.reference_radfm import FILE, weights_sha256
 
 KEYS = ("calibration", "thresholds", "prediction_sets")  # of the configuration
@@ -51,7 +51,7 @@ def fit_confidence(
     bootstraps: int = 1000,
     seed: int = 0,
     device: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Fits all, saves it with the checkpoint, and returns what it brought; JSON-able.
 

@@ -10,7 +10,7 @@ Decisions:
   metrics are measured in.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from radfm.eval.bootstrap import interval, patient_weights, seed_weights
 from radfm.eval.metrics import LEAST, bands, roc
 from radfm.eval.scores import Scores
+from radfm.progress import Progress, no_progress
 
 RATES = np.round(np.r_[np.arange(11) / 100, np.arange(5, 41) / 40], 3)  # false positive rates
 FEW = np.flatnonzero(np.isin(RATES, [0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]))
@@ -42,7 +43,7 @@ def roc_curves(
     seed: int = 0,
     within: str | None = None,
     least: tuple[int, int] = LEAST,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Curves]:
     """Name -> its curves; a recipe of several tables has the mean of theirs.
 

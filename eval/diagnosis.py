@@ -8,7 +8,7 @@ Decisions:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from radfm.eval.bootstrap import interval, measure_again, patient_weights, seed_
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
 from radfm.eval.metrics import LEAST, METRICS, band_words, bands, macro, ranking, truth_ranks
 from radfm.eval.scores import Scores
+from radfm.progress import Progress, no_progress
 
 Again = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), draws (disorders, draws)
 
@@ -29,7 +30,7 @@ def compare(
     least: tuple[int, int] = LEAST,
     bootstraps: int = 1000,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """All figures as a JSON-able dictionary; a figure is {value, low, high}, None where there is none.
 

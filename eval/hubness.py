@@ -14,7 +14,6 @@ Decisions:
   `radfm calibrate` goes on from there; what it fitted before is undone, for it was fitted to other scores.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from radfm.checkpoints import CONFIDENCE
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.eval.confidence import save_with, to_calibrate
 from radfm.eval.predict import labelled_cases, outputs
+from radfm.progress import Progress, no_progress
 
 NEAREST = 10  # training cases, as in the paper
 
@@ -34,7 +34,7 @@ def lower_hubs(
     data: str | Path,
     output: str | Path | None = None,
     device: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Saves the shifts with the checkpoint, and returns what they are; JSON-able.
 

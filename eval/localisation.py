@@ -15,7 +15,7 @@ Decisions:
 - Intervals are from draws of patients, as everywhere in `radfm evaluate`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from radfm.eval.metrics import bands
 from radfm.eval.predict import load_checkpoint, refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.progress import Progress, no_progress
 
 MEASURES = {
     "point": "pointing game",
@@ -49,7 +50,7 @@ def localise(
     limit: int | None = None,
     seed: int = 0,
     device: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict:
     """Measures the maps of a checkpoint against the masks of a data set.
 

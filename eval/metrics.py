@@ -34,6 +34,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from radfm.progress import Progress, no_progress
+
 BANDS = ("head", "body", "tail")
 LEAST = (100, 30)  # training cases of a disorder of the head, and of the body
 TOP = (1, 5, 10)
@@ -46,7 +48,7 @@ def measure(
     labels: np.ndarray,
     weights: np.ndarray | None = None,
     metrics: Sequence[str] | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
     counted: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Metric -> (disorders,) float64, or with weights (disorders, draws) float32; nan where there is one class only.

@@ -12,7 +12,7 @@ Decisions:
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.progress import Progress, no_progress
 from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts
 
@@ -47,7 +48,7 @@ def score(
     device: str | None = None,
     one_scan: bool = False,
     history: bool = True,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Scores:
     """Logits of all labelled cases of a split, calibrated where the checkpoint is.
 
@@ -82,7 +83,7 @@ def score_with(
     embeds: Tensor | None = None,
     bf16: bool = False,
     one_scan: bool = False,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
     about: dict | None = None,
     keep_features: bool = False,
 ) -> Scores:
@@ -135,7 +136,7 @@ def outputs(
     network: RadFMForDiagnosis,
     shown: CaseDataset,
     bf16: bool = False,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], RadFMDiagnosisOutput]]:
     """What the model says of all cases, step by step: their rows (cases,), the packed batch, and the output."""
     done, steps = 0, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)

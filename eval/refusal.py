@@ -10,7 +10,7 @@ Decisions:
 - A picture is shown in crops, as a photograph by accident would be; it is one picture, so they count as one patient.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,14 +32,13 @@ from radfm.eval.metrics import measure
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients
 from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis, RadFMModelOutput
 from radfm.processing_radfm import RadFMProcessor
+from radfm.progress import Progress, no_progress
 from radfm.readers.read_case import read_case
 from radfm.reference_radfm import SHIFTS, TrainingReference, described
 
 TRAINING_CASES = 1000  # that the reference is made of, at most
 CROPS = 20
 _CASES_PER_STEP = 8
-
-Progress = Callable[[int, int], None]
 
 
 def fit_reference(
@@ -48,7 +47,7 @@ def fit_reference(
     data: str | Path,
     validation: Iterable[Tensor] | None = None,
     seed: int = 0,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> TrainingReference:
     """What is kept of a data set's training split: of at most 1,000 cases, drawn by `seed`.
 
@@ -96,7 +95,7 @@ def _whitened(scans: Tensor) -> tuple[Tensor, float]:
     return whitening / ((scans - scans.mean(0)) @ whitening).norm(dim=1).median(), float(fitted.shrinkage_)
 
 
-def looks(network: RadFMForDiagnosis, shown: CaseDataset, progress: Progress = lambda done, of: None) -> list[Tensor]:
+def looks(network: RadFMForDiagnosis, shown: CaseDataset, progress: Progress = no_progress) -> list[Tensor]:
     """(scans, d + 4) float32 of each case, as `radfm.reference_radfm.described` has them."""
     found: dict[int, Tensor] = {}
     for rows, batch, seen in outputs(network, shown, progress=progress):
@@ -119,7 +118,7 @@ def measure_refusal(
     bootstraps: int = 1000,
     seed: int = 0,
     device: str | None = None,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """How well the distance tells strange cases from those of a split; JSON-able.
 

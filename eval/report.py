@@ -15,7 +15,7 @@ Decisions:
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +43,7 @@ from radfm.eval.report_rows import METRIC_NAMES, page_rows
 from radfm.eval.report_tables import write_tables
 from radfm.eval.scores import Scores
 from radfm.knowledge import icd10cm
+from radfm.progress import Progress, no_progress
 
 REPORT = "report.html"
 CALIBRATION = "calibration.json"  # of each model, before and after: the errors that the page shows
@@ -64,7 +65,7 @@ def write_report(
     result: dict[str, Any],
     command: str | None = None,
     files: Mapping[str, Sequence[Path]] | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Path:
     """Writes report.html, figures/*.svg, tables/*.csv and calibration.json into a folder; returns the page's path.
 

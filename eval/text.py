@@ -38,6 +38,7 @@ from radfm.knowledge.lexicon import Lexicon
 from radfm.knowledge.linking import Linker
 from radfm.knowledge.ontology import Ontology, Term, fold, read
 from radfm.knowledge.wording import read_table
+from radfm.progress import Progress, no_progress
 
 Hits = dict[str, tuple[np.ndarray, np.ndarray]]  # figure -> of each question, whose it is, and whether it was right
 Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse where TF-IDF
@@ -66,7 +67,7 @@ def evaluate(
     unseen_by: str | Path | None = None,
     link: bool = True,
     prompts: bool = False,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> dict:
     """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model: {"figures": {space: {figure: value}}, ...},
     with the SHA-256 of each model's weights as "checkpoints".

@@ -26,7 +26,7 @@ References:
     Selective classification for deep neural networks, NeurIPS 2017, https://arxiv.org/abs/1705.08500 (risk, coverage)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from radfm.eval.diagnosis import refuse_other
 from radfm.eval.metrics import checked, measure
 from radfm.eval.predict import load_checkpoint, score_with
 from radfm.eval.scores import Scores
+from radfm.progress import Progress, no_progress
 
 KINDS = {
     "single": "first member, 1 - its highest probability",
@@ -102,7 +103,7 @@ def dropout_scores(
     passes: int = 10,
     rate: float | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Progress = no_progress,
     device: str | None = None,
     bf16: bool = False,
 ) -> list[Scores]:

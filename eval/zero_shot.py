@@ -20,7 +20,7 @@ References:
     https://arxiv.org/abs/2103.00020, section 3.1.4 (templates and ensembling)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from radfm.eval.predict import about_checkpoint, load_checkpoint, score_with
 from radfm.eval.scores import OF_DISORDERS, Scores
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.progress import Progress, no_progress
 from radfm.starting_points import embed_texts, from_open_clip
 
 ABNORMAL = "Abnormal"
@@ -40,8 +41,6 @@ PROMPTS = {  # of a case as a whole
     "normal": ("normal", "no abnormality", "a normal study", "a healthy patient"),
     "abnormal": ("abnormal", "an abnormality", "an abnormal study", "a patient with a disease"),
 }
-
-Progress = Callable[[int, int], None]
 
 
 def prompt_embeds(
@@ -70,7 +69,7 @@ def zero_shot_scores(
     templates: Sequence[str] = ("{}",),
     device: str | None = None,
     bf16: bool = False,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Scores:
     """A checkpoint's logits of all labelled cases of a split, asked by text.
 
@@ -94,7 +93,7 @@ def open_clip_scores(
     templates: Sequence[str] = ("{}",),
     device: str | None = None,
     bf16: bool = False,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Scores:
     """The same of an open_clip model: a table to compare with any other.
 
@@ -130,7 +129,7 @@ def abnormal_by_prompts(
     normal: Sequence[str] = PROMPTS["normal"],
     abnormal: Sequence[str] = PROMPTS["abnormal"],
     device: str | None = None,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = no_progress,
 ) -> Scores:
     """The same by two prompts, each an ensemble: how much nearer a case is to abnormal than to normal.
 

@@ -4,12 +4,14 @@ Decisions:
 - Nothing is imported before it is needed, so that `radfm --help` stays quick.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from typer.core import TyperArgument, TyperCommand
+
+from radfm.progress import Progress
 
 DISCLAIMER = "Research use only, not a medical device."
 
@@ -63,13 +65,13 @@ def show(what, **options) -> None:
 
 
 @contextmanager
-def step(what: str) -> Iterator[Callable[[int, int], None]]:
+def step(what: str) -> Iterator[Progress]:
     """A progress bar on a terminal, gone when done; what it yields is told how much of how much is done."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with ProgressBar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
 

@@ -12,7 +12,6 @@ Decisions:
 
 import hmac
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from pydicom import config
 
 from radfm.cases import Scan
+from radfm.progress import Progress
 from radfm.readers.dicom_files import all_numbers, has, items, number, text, texts
 from radfm.readers.dicom_headers import (
     Instance,
@@ -54,7 +54,7 @@ class Study:
 
 
 def read_dicom(
-    files: list[tuple[str, Path]], modality: str | None, patient_key: bytes | None, progress: Callable[[int, int], None]
+    files: list[tuple[str, Path]], modality: str | None, patient_key: bytes | None, progress: Progress
 ) -> Study:
     """Arguments as for `read_case`; files: (the name shown, the path)."""
     validation = config.settings.reading_validation_mode

@@ -10,11 +10,12 @@ Decisions:
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from radfm.cases import Case
 from radfm.modalities import modality_name
+from radfm.progress import Progress, no_progress
 from radfm.readers.errors import Unreadable, reason_for
 from radfm.readers.formats import KINDS, format_of, pixel_files, read_scans
 from radfm.readers.natural_order import natural
@@ -28,7 +29,7 @@ def read_case(
     disorders: Iterable[str] = (),
     case_id: str | None = None,
     patient_key: str | bytes | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Case:
     """Read all scans of one patient.
 
@@ -61,7 +62,7 @@ def read_case(
         case_id=case_id,
     )
     files = _files(path, case.skipped)
-    _read_files(files, case, modality, patient_key, progress or (lambda done, of: None))
+    _read_files(files, case, modality, patient_key, progress)
     return case
 
 
