@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, matthews_corrcoef, precision_recall_curve, roc_auc_score, roc_curve
 
-from radfm.eval.bootstrap import interval, measure_again, patient_weights
-from radfm.eval.metrics import macro
+from radfm.eval.bands import macro
+from radfm.eval.bootstrap import interval, measure_with_resamples, patient_weights
 
 DISORDERS, DRAWS = 20, 3  # of the baseline
 
@@ -34,7 +34,7 @@ def main() -> None:
     before = peak()
     started = time.perf_counter()
     weights = patient_weights(range(arguments.cases), arguments.draws)
-    again = measure_again([scores], labels, weights)
+    again = measure_with_resamples([scores], labels, weights)
     for values, draws in again.values():
         interval(draws, values, (0, 1))
         macro(draws, labels.sum(0))

@@ -1,13 +1,14 @@
-"""How sure a figure is: draw patients again, and look how far it moves.
+"""Confidence intervals by bootstrap: patients are resampled with replacement, and figures measured in each resample.
 
 Decisions:
-- Patients are drawn, not cases: cases of one patient are alike, and come or stay away together.
-- A draw is how often each case counts (`weights`), so one set of draws serves all metrics, models and subgroups. Two
-  models that are measured in the same draws are compared pair by pair.
-- Intervals are percentiles of the draws (Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter 13),
-  moved to have the measured value as their mean. A draw that has a positive case twice has two positives at one score,
-  which flatters average precision and best thresholds: unmoved, an interval of those can lie above what was measured.
-- Of a disorder with a handful of positive patients intervals are too narrow: a draw knows no patients but these.
+- Patients are resampled, not cases: cases of one patient are alike, and enter or leave a resample together.
+- A resample is how often each case counts (`weights`), so one set of resamples serves all metrics, models and
+  subgroups. Two models that are measured in the same resamples are compared in pairs.
+- Intervals are percentiles of the resamples (Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapter
+  13), moved to have the measured value as their mean. A resample that has a positive case twice has two positives at
+  one score, which raises average precision and best thresholds: unmoved, an interval of those can lie above the
+  measured value.
+- For a disorder with a handful of positive patients, intervals are too narrow: no resample has other patients.
 """
 
 from collections.abc import Sequence
@@ -15,21 +16,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from radfm.eval.metrics import measure
-from radfm.progress import Progress, no_progress
+from radfm.progress import Progress, no_progress, part_of
 
 LEVEL = 0.95
 
 
 def patient_weights(patients: Sequence, draws: int = 1000, seed: int = 0) -> np.ndarray:
-    """(cases, draws) float32: how often each draw counts each case. As many patients are drawn as there are.
+    """(cases, resamples) float32: how often each resample counts each case. Each has as many patients as there are.
 
     Args:
-        patients: (cases,) whose case it is.
+        patients: (cases,) the patient of each case.
+        draws: number of resamples.
     Raises:
-        ValueError: no cases, or fewer than one draw.
+        ValueError: no cases, or fewer than one resample.
     """
     if not len(patients) or draws < 1:
-        raise ValueError(f"{draws} draws of {len(patients)} cases: there must be one of either at least")
+        raise ValueError(f"{draws} resamples of {len(patients)} cases: there must be at least one of each")
     _, patient_of = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     n = int(patient_of.max()) + 1
     rng = np.random.default_rng(seed)
@@ -40,28 +42,28 @@ def patient_weights(patients: Sequence, draws: int = 1000, seed: int = 0) -> np.
 
 
 def seed_weights(models: int, draws: int, seed: int = 0) -> np.ndarray:
-    """(models, draws) float64, summing to 1 in each draw: seeds of one recipe, drawn as patients are."""
-    drawn = np.random.default_rng([seed, models]).multinomial(models, np.full(models, 1 / models), size=draws)
-    return drawn.T / models
+    """(models, resamples) float64, summing to 1 in each resample: the seeds of one model, resampled as patients are."""
+    counts = np.random.default_rng([seed, models]).multinomial(models, np.full(models, 1 / models), size=draws)
+    return counts.T / models
 
 
 def interval(
-    draws: np.ndarray, value: np.ndarray | float | None = None, within: tuple[float, float] = (-np.inf, np.inf)
+    resamples: np.ndarray, value: np.ndarray | float | None = None, within: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(..., draws) -> (low, high), (...) each, of the draws that are not nan; nan where all are.
+    """(..., resamples) -> (low, high), (...) each, of the resamples that are not nan; nan where all are.
 
     Args:
-        value: (...) what was measured; the draws are moved to have it as their mean. None: they stay.
-        within: what the figure cannot leave.
+        value: (...) the measured value; the resamples are moved to have it as their mean. None: they are not moved.
+        within: the range of the figure, to which the interval is clipped.
     """
-    ordered = np.sort(draws, axis=-1)  # nan comes last
+    ordered = np.sort(resamples, axis=-1)  # nan comes last
     known = (~np.isnan(ordered)).sum(-1, keepdims=True)
 
     def quantile(share: float) -> np.ndarray:
-        place = share * np.maximum(known - 1, 0)
-        low, high = np.floor(place).astype(int), np.ceil(place).astype(int)
+        position = share * np.maximum(known - 1, 0)
+        low, high = np.floor(position).astype(int), np.ceil(position).astype(int)
         below, above = np.take_along_axis(ordered, low, -1), np.take_along_axis(ordered, high, -1)
-        return (below + (above - below) * (place - low))[..., 0]
+        return (below + (above - below) * (position - low))[..., 0]
 
     ends = quantile((1 - LEVEL) / 2), quantile((1 + LEVEL) / 2)
     if value is not None:
@@ -70,7 +72,7 @@ def interval(
     return tuple(np.clip(end, *within) for end in ends)
 
 
-def measure_again(
+def measure_with_resamples(
     seeds: Sequence[np.ndarray],
     labels: np.ndarray,
     weights: np.ndarray,
@@ -79,26 +81,22 @@ def measure_again(
     seed: int = 0,
     counted: np.ndarray | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Metric -> its values (disorders,) and draws (disorders, draws), of a recipe: the mean over its seeds.
+    """Metric -> values (disorders,) and resamples (disorders, resamples) of a model, averaged over its seeds.
 
-    A draw takes patients by `weights` and, where there are several seeds, as many of them, some twice and some not.
+    Each resample takes patients by `weights` and, if there are several seeds, seeds with replacement.
 
     Args:
-        seeds: (cases, disorders) scores of each model that the recipe gave with another seed.
+        seeds: (cases, disorders) scores by the model trained with each seed.
         labels, weights, metrics, counted: as in `radfm.eval.metrics.measure`.
+        seed: of the resampling of seeds.
     """
-    share = seed_weights(len(seeds), weights.shape[1], seed)
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    shares = seed_weights(len(seeds), weights.shape[1], seed)
+    totals: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for number, scores in enumerate(seeds):
-
-        def say(done: int, of: int, before: int = number) -> None:
-            progress(before * of + done, len(seeds) * of)
-
         values = measure(scores, labels, metrics=metrics, counted=counted)
-        draws = measure(scores, labels, weights, metrics, say, counted)
+        resamples = measure(scores, labels, weights, metrics, part_of(progress, number, len(seeds)), counted)
         for name in values:
-            drawn = draws[name] * np.float32(share[number])
-            before = found.get(name)
-            value = values[name] / len(seeds)
-            found[name] = (value, drawn) if before is None else (before[0] + value, before[1] + drawn)
-    return found
+            value, weighted = values[name] / len(seeds), resamples[name] * np.float32(shares[number])
+            total = totals.get(name)
+            totals[name] = (value, weighted) if total is None else (total[0] + value, total[1] + weighted)
+    return totals

@@ -1,12 +1,13 @@
-"""Which of two models is better, on which disorders, and for whom a model is worse.
+"""Differences between two models, and between subgroups of cases.
 
 Decisions:
-- Two models are compared on the same cases and in the same draws, so what is hard about a case hurts both.
-- Disorder by disorder it is DeLong's test, where a patient's cases count as one cluster. It knows the cases, and not
-  that another seed would have given another model: it is for two models, not for two recipes.
-- Many disorders are many tests: p values are adjusted, by Holm (no false alarm at all) or Benjamini-Hochberg (few).
-- A gap between subgroups is that of the two groups that are best and worst as measured, the same in every draw. Groups
-  have other disorders, so the gap is also given over the disorders that both have.
+- Two models are compared on the same cases and in the same resamples, so the difficulty of a case affects both.
+- The test for each disorder is DeLong's, with the cases of a patient as one cluster. It accounts for the sampling of
+  cases, and not for that of seeds: it is for two trained models, not for two ways to train.
+- Many disorders are many tests: p values are adjusted by Holm (chance of any false positive) or Benjamini-Hochberg
+  (false discovery rate).
+- The gap between subgroups is that between the best and the worst measured group, which are the same in all resamples.
+  Groups differ in their disorders, so the gap is also given over the disorders that both have.
 """
 
 from collections.abc import Sequence
@@ -14,17 +15,18 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import false_discovery_control, norm, rankdata
 
-from radfm.eval.bootstrap import interval, measure_again
-from radfm.eval.metrics import LEAST, checked, macro
+from radfm.eval.bands import BAND_MINIMA, macro
+from radfm.eval.bootstrap import interval, measure_with_resamples
+from radfm.eval.metrics import checked
 
-LEAST_CASES = 10  # of a subgroup that can be best or worst
+LEAST_CASES = 10  # that a subgroup has to have to be best or worst
 
 Figure = dict[str, float]  # value, low, high
 
 
-def figure(value: float, draws: np.ndarray, within: tuple[float, float] = (0, 1)) -> Figure:
-    """A value with the interval of its draws (draws,)."""
-    low, high = interval(draws, value, within)
+def figure(value: float, resamples: np.ndarray, within: tuple[float, float] = (0, 1)) -> Figure:
+    """A value with the interval of its resamples (resamples,)."""
+    low, high = interval(resamples, value, within)
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
@@ -32,18 +34,18 @@ def macro_differences(
     first: tuple[np.ndarray, np.ndarray],
     second: tuple[np.ndarray, np.ndarray],
     training_counts: np.ndarray,
-    least: tuple[int, int] = LEAST,
+    minima: tuple[int, int] = BAND_MINIMA,
 ) -> dict[str, Figure]:
     """By how much the second's macro average is higher: "all", "head", "body", "tail" -> value, low, high.
 
     Args:
-        first, second: (disorders,) values and (disorders, draws) draws of one metric, with the same weights; see
-            `radfm.eval.bootstrap.measure_again`.
-        training_counts, least: as in `radfm.eval.metrics.macro`.
+        first, second: values (disorders,) and resamples (disorders, resamples) of one metric with the same weights, see
+            `radfm.eval.bootstrap.measure_with_resamples`.
+        training_counts, minima: as in `radfm.eval.bands.macro`.
     """
-    values = macro(second[0] - first[0], training_counts, least)
-    draws = macro(second[1] - first[1], training_counts, least)
-    return {band: figure(values[band], draws[band], (-np.inf, np.inf)) for band in values}
+    values = macro(second[0] - first[0], training_counts, minima)
+    resamples = macro(second[1] - first[1], training_counts, minima)
+    return {band: figure(values[band], resamples[band], (-np.inf, np.inf)) for band in values}
 
 
 def delong(
@@ -53,7 +55,7 @@ def delong(
     patients: Sequence,
     counted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By how much the second's AUC is higher, disorder by disorder, and the two-sided p value: (disorders,) each.
+    """By how much the second model's AUC is higher for each disorder, and the two-sided p value: (disorders,) each.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44:837, 1988, by ranks as Sun and Xu (IEEE Signal Processing Letters
     21:1389, 2014); with patients as clusters, Obuchowski, Biometrics 53:567, 1997, which is the same where each patient
@@ -62,11 +64,11 @@ def delong(
     Args:
         first, second: (cases, disorders) scores.
         labels: (cases, disorders) of 0 and 1.
-        patients: (cases,) whose case it is.
+        patients: (cases,) the patient of each case.
         counted: as in `radfm.eval.metrics.measure`.
     Returns:
-        p is nan where it cannot be told: a class has fewer than two patients, or a difference has no variance. Where
-        both models rank alike, it is 1.
+        p is nan where it is not defined: a class has fewer than two patients, or a difference has no variance. It is 1
+        where both models rank alike.
     Raises:
         ValueError: as `radfm.eval.metrics.measure`, or shapes that differ.
     """
@@ -86,9 +88,9 @@ def delong(
                 _placements(first[rows, disorder], positive), _placements(second[rows, disorder], positive), strict=True
             )
         )
-        mine = clusters[rows]
+        of_rows = clusters[rows]
         difference = of_positives.mean()
-        variance = _variance(of_positives, of_negatives, mine[positive], mine[~positive])
+        variance = _variance(of_positives, of_negatives, of_rows[positive], of_rows[~positive])
         differences[disorder] = difference
         if not of_positives.any() and not of_negatives.any():
             p[disorder] = 1
@@ -101,8 +103,8 @@ def adjusted(p: np.ndarray, method: str = "holm") -> np.ndarray:
     """P values of many tests, adjusted; nan stays nan and does not count as a test.
 
     Args:
-        method: "holm" (Holm, Scandinavian Journal of Statistics 6:65, 1979: the chance of any false alarm) or "bh"
-            (Benjamini and Hochberg, JRSS B 57:289, 1995: the share of false alarms).
+        method: "holm" (Holm, Scandinavian Journal of Statistics 6:65, 1979: family-wise error rate) or "bh"
+            (Benjamini and Hochberg, JRSS B 57:289, 1995: false discovery rate).
     """
     if method not in ("holm", "bh"):
         raise ValueError(f"there is no adjustment {method!r}: there are holm and bh")
@@ -125,10 +127,10 @@ def subgroups(
     weights: np.ndarray,
     seed: int = 0,
 ) -> dict:
-    """The macro AUC within each group of cases, and how far the best is from the worst.
+    """The macro AUC within each group of cases, and the gap between the best and the worst group.
 
     Args:
-        seeds, labels, weights: as in `radfm.eval.bootstrap.measure_again`.
+        seeds, labels, weights: as in `radfm.eval.bootstrap.measure_with_resamples`.
         groups: (cases,) the groups of each: none, one, or several, such as the modalities of its scans.
     Returns:
         `groups`: group -> `cases`, `disorders` that can be measured, `auc` {value, low, high} or None; `gap`: `best`,
@@ -136,34 +138,35 @@ def subgroups(
         where fewer than two groups of at least `LEAST_CASES` can be measured.
     """
     members: dict[str, list[int]] = {}
-    for case, mine in enumerate(groups):
-        for group in mine:
+    for case, of_case in enumerate(groups):
+        for group in of_case:
             members.setdefault(group, []).append(case)
-    told, found = {}, {}
+    rows, areas = {}, {}
     for group, cases in sorted(members.items()):
-        told[group] = {"cases": len(cases), "disorders": 0, "auc": None}
+        rows[group] = {"cases": len(cases), "disorders": 0, "auc": None}
         has = labels[cases].sum(0)
         if not ((has > 0) & (has < len(cases))).any():
             continue
-        again = measure_again([scores[cases] for scores in seeds], labels[cases], weights[cases], ["auc"], seed=seed)
-        values, draws = found[group] = again["auc"]
-        told[group] |= {"disorders": int((~np.isnan(values)).sum()), "auc": figure(*_means(values, draws))}
-    large = [group for group in found if told[group]["cases"] >= LEAST_CASES]
+        of_group = [scores[cases] for scores in seeds]
+        measured = measure_with_resamples(of_group, labels[cases], weights[cases], ["auc"], seed=seed)
+        values, resamples = areas[group] = measured["auc"]
+        rows[group] |= {"disorders": int((~np.isnan(values)).sum()), "auc": figure(*_means(values, resamples))}
+    large = [group for group in areas if rows[group]["cases"] >= LEAST_CASES]
     if len(large) < 2:
-        return {"groups": told, "gap": None}
-    best, worst = (choose(large, key=lambda g: told[g]["auc"]["value"]) for choose in (max, min))
-    gap = {"best": best, "worst": worst, "auc": figure(*_gap(found[best], found[worst]), (-1, 1))}
-    shared = ~np.isnan(found[best][0] + found[worst][0])
+        return {"groups": rows, "gap": None}
+    best, worst = (choose(large, key=lambda g: rows[g]["auc"]["value"]) for choose in (max, min))
+    gap = {"best": best, "worst": worst, "auc": figure(*_gap(areas[best], areas[worst]), (-1, 1))}
+    shared = ~np.isnan(areas[best][0] + areas[worst][0])
     gap |= {"shared_disorders": int(shared.sum()), "shared_auc": None}
     if shared.any():
-        of_both = [(values[shared], draws[shared]) for values, draws in (found[best], found[worst])]
+        of_both = [(values[shared], resamples[shared]) for values, resamples in (areas[best], areas[worst])]
         gap["shared_auc"] = figure(*_gap(*of_both), (-1, 1))
-    return {"groups": told, "gap": gap}
+    return {"groups": rows, "gap": gap}
 
 
-def _means(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    everywhere = np.zeros(len(values))
-    return macro(values, everywhere)["all"], macro(draws, everywhere)["all"]
+def _means(values: np.ndarray, resamples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.zeros(len(values))  # the mean over all disorders does not depend on their bands
+    return macro(values, counts)["all"], macro(resamples, counts)["all"]
 
 
 def _gap(best: tuple[np.ndarray, np.ndarray], worst: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -171,11 +174,11 @@ def _gap(best: tuple[np.ndarray, np.ndarray], worst: tuple[np.ndarray, np.ndarra
 
 
 def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of negatives that each positive outranks, and of positives that each negative is outranked by."""
-    everywhere = rankdata(scores)
+    """Share of the negatives below each positive, and of the positives above each negative."""
+    ranks = rankdata(scores)
     p, n = positive.sum(), (~positive).sum()
-    of_positives = (everywhere[positive] - rankdata(scores[positive])) / n
-    of_negatives = 1 - (everywhere[~positive] - rankdata(scores[~positive])) / p
+    of_positives = (ranks[positive] - rankdata(scores[positive])) / n
+    of_negatives = 1 - (ranks[~positive] - rankdata(scores[~positive])) / p
     return of_positives, of_negatives
 
 

@@ -37,9 +37,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import expit
 
+from radfm.eval.bands import BAND_MINIMA, bands
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
-from radfm.eval.metrics import LEAST, bands, checked
+from radfm.eval.metrics import checked
 from radfm.eval.scores import Scores
 
 GUARANTEES = ("share", "all")
@@ -116,12 +117,12 @@ def fit(
 
 
 def measure_sets(
-    table: Scores, rule: SetRule, bootstraps: int = 1000, seed: int = 0, least: tuple[int, int] = LEAST
+    table: Scores, rule: SetRule, bootstraps: int = 1000, seed: int = 0, minima: tuple[int, int] = BAND_MINIMA
 ) -> dict[str, Any]:
     """What a rule's sets cover and how large they are, on the cases of a table; JSON-able.
 
     Args:
-        least: of the bands, as in `radfm.eval.metrics.macro`.
+        minima: as in `radfm.eval.bands.macro`.
 
     Returns:
         `rule`: as `SetRule.to_dict`; `cases` (with a disorder) and `patients`.
@@ -160,7 +161,7 @@ def measure_sets(
                 "pairs": int(labels[:, rows].sum()),
                 "covered": _ratio((sets & labels)[:, rows].sum(1), labels[:, rows].sum(1), weights),
             }
-            for band, rows in bands(table.training_counts, least).items()
+            for band, rows in bands(table.training_counts, minima).items()
             if band != "all"
         },
     }

@@ -1,13 +1,13 @@
-"""ROC curves of recipes, of each disorder and averaged over head, body and tail, with intervals.
+"""ROC curves with intervals, of each disorder and averaged over head, body and tail.
 
-    >>> found = roc_curves({"KE": [table]}, draws=200)["KE"]
-    >>> found.macro["tail"]  # (rates, 3): recall, low, high at each of RATES
+    >>> curves = roc_curves({"KE": [table]}, draws=200)["KE"]
+    >>> curves.macro["tail"]  # (rates, 3): recall, low, high at each of RATES
 
 Decisions:
-- A curve is recall at given false positive rates, as `radfm.eval.metrics.roc` has it, so it goes through the recalls of
-  the tables. The macro curve is the mean over disorders at each rate.
-- Intervals hold at each rate by itself, not for the curve as a whole, and come from the first draws of those that the
-  metrics are measured in.
+- A curve is recall at given false positive rates, as in `radfm.eval.metrics.roc`, so it agrees with the recall of the
+  tables. The macro curve is the mean over disorders at each rate.
+- Intervals hold at each rate by itself, not for the curve as a whole. They come from the first resamples of those that
+  the metrics are measured in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radfm.eval.bands import BAND_MINIMA, bands
 from radfm.eval.bootstrap import interval, patient_weights, seed_weights
-from radfm.eval.metrics import LEAST, bands, roc
+from radfm.eval.metrics import roc
 from radfm.eval.scores import Scores
-from radfm.progress import Progress, no_progress
+from radfm.progress import Progress, no_progress, part_of
 
 RATES = np.round(np.r_[np.arange(11) / 100, np.arange(5, 41) / 40], 3)  # false positive rates
 FEW = np.flatnonzero(np.isin(RATES, [0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]))
@@ -38,39 +39,39 @@ class Curves:
 
 
 def roc_curves(
-    recipes: Mapping[str, Sequence[Scores]],
+    models: Mapping[str, Sequence[Scores]],
     draws: int = 200,
     seed: int = 0,
     within: str | None = None,
-    least: tuple[int, int] = LEAST,
+    minima: tuple[int, int] = BAND_MINIMA,
     progress: Progress = no_progress,
 ) -> dict[str, Curves]:
-    """Name -> its curves; a recipe of several tables has the mean of theirs.
+    """Name -> its curves; a model of several tables has the mean of theirs.
 
     Args:
-        recipes, seed, within, least: as in `radfm.eval.diagnosis.compare`.
+        models, seed, within: as in `radfm.eval.diagnosis.compare`.
+        draws: number of resamples of the patients.
+        minima: as in `radfm.eval.bands.macro`.
     """
-    found = {}
-    for number, (name, tables) in enumerate(recipes.items()):
-
-        def say(done: int, of: int, before: int = number) -> None:
-            progress(before * of + done, len(recipes) * of)
-
-        found[name] = _curves(tables, draws, seed, within, least, say)
-    return found
+    return {
+        name: _curves(tables, draws, seed, within, minima, part_of(progress, number, len(models)))
+        for number, (name, tables) in enumerate(models.items())
+    }
 
 
-def _curves(tables: Sequence[Scores], draws: int, seed: int, within: str | None, least, progress) -> Curves:
+def _curves(
+    tables: Sequence[Scores], draws: int, seed: int, within: str | None, minima: tuple[int, int], progress: Progress
+) -> Curves:
     table = tables[0]
     weights = np.c_[np.ones(len(table.case_ids), np.float32), patient_weights(table.patients, draws, seed)]
     share = np.c_[np.full(len(tables), 1 / len(tables)), seed_weights(len(tables), draws, seed)]
     counted = None if within is None else table.within(within)
-    inside = bands(table.training_counts, least)
+    inside = bands(table.training_counts, minima)
     sums = {band: np.zeros((len(RATES), draws + 1)) for band in inside}
     counts = {band: np.zeros((len(RATES), draws + 1)) for band in inside}
     disorders = np.full((len(table.names), len(FEW), 3), np.nan, np.float32)
-    each = [roc(one.scores, one.labels, RATES, weights, counted) for one in tables]
-    for of_seeds in zip(*each, strict=True):
+    of_tables = [roc(one.scores, one.labels, RATES, weights, counted) for one in tables]
+    for of_seeds in zip(*of_tables, strict=True):
         row = of_seeds[0][0]
         recall = sum(part * one for part, (_, one) in zip(share, of_seeds, strict=True))  # (rates, 1 + draws)
         disorders[row] = _with_interval(recall[FEW])

@@ -1,55 +1,61 @@
-"""Tables of scores -> what each model is worth, beside the first.
+"""Compares models by their tables of scores: each model with intervals, and beside the first model.
+
+    >>> compare({"KE": [Scores.load("scores/KE.parquet")], "baseline": [Scores.load("scores/baseline.parquet")]})
 
 Decisions:
-- A row is a recipe: one table, or several of other seeds, of which it is the mean. Intervals cover patients, and where
-  there are several seeds those, too; with two or three seeds they are still too narrow.
-- All rows are measured on the same cases in the same draws, and compared with the first in them.
+- A model is one table, or several tables of other seeds, whose figures are averaged. Intervals cover the sampling of
+  patients and, where there are several seeds, that of seeds; with two or three seeds they are still too narrow.
+- All models are measured on the same cases in the same resamples, and compared with the first in each resample.
 - Restricted to some disorders, those alone are measured, among all that were scored: a rank is a rank among all.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from radfm.eval.bootstrap import interval, measure_again, patient_weights, seed_weights
+from radfm.eval.bands import BAND_MINIMA, band_limits, bands, macro
+from radfm.eval.bootstrap import interval, measure_with_resamples, patient_weights, seed_weights
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
-from radfm.eval.metrics import LEAST, METRICS, band_words, bands, macro, ranking, truth_ranks
+from radfm.eval.metrics import METRICS
+from radfm.eval.ranking import ranking, truth_ranks
 from radfm.eval.scores import Scores
-from radfm.progress import Progress, no_progress
+from radfm.progress import Progress, no_progress, part_of
 
-Again = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), draws (disorders, draws)
+Measured = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), resamples (disorders, resamples)
 
 
 def compare(
-    recipes: Mapping[str, Sequence[Scores]],
+    models: Mapping[str, Sequence[Scores]],
     only: Sequence[str] | None = None,
     level: str = "disorder",
     within: str | None = None,
-    least: tuple[int, int] = LEAST,
+    least: tuple[int, int] = BAND_MINIMA,
     bootstraps: int = 1000,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """All figures as a JSON-able dictionary; a figure is {value, low, high}, None where there is none.
+    """All figures as a JSON-able dictionary; a figure is {value, low, high}, None where it cannot be computed.
 
     Args:
-        recipes: name -> its tables, one for each seed, all of the same cases and disorders.
+        models: name -> its tables, one for each seed, all of the same cases and disorders.
         only: measure these disorders alone.
         level: of ICD-10-CM, see `radfm.eval.scores.Scores.at_level`.
-        within: an attribute, see `radfm.eval.scores.Scores.attributes`: a disorder is told from cases of the groups in
-            which it occurs, and no others. So nobody gains by telling the groups apart, such as the sources of a set.
-        least: how many training cases a disorder of the head has at least, and one of the body.
-        bootstraps: how many times the patients are drawn.
+        within: an attribute, see `radfm.eval.scores.Scores.attributes`: the negatives of a disorder are only the cases
+            of the groups in which it occurs. So a model gains nothing by discriminating the groups, such as the sources
+            of a data set.
+        least: least number of training cases of a disorder of the head, and of the body.
+        bootstraps: number of resamples of the patients.
     Returns:
-        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `bands`: band -> `disorders`, those
-        `measured`, and how many `training_cases` they have, in words; `models`: name -> `tables` (where each comes
-        from), `macro` (metric -> band -> figure), `ranking`, `ranking_unseen` (of cases whose diagnosis no training
-        case has), `subgroups` (attribute -> see `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as
-        figures);
-        `differences`: name of a later row -> `macro` (as above, that row less the first), `disorders` (a list: the
-        difference in AUC, `p`, `p_holm`, `p_bh`; without p where a row has several seeds).
+        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `metrics`: key -> name, range and
+        direction; `bands`: band -> `disorders`, those `measured`, and how many `training_cases` they have, in words;
+        `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`,
+        `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
+        `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
+        `differences`: name of a later model -> `macro` (as above, that model less the first), `disorders` (a list: the
+        difference in AUC, `p`, `p_holm`, `p_bh`; without p where a model has several seeds).
     Raises:
         ValueError: no table, tables of other cases, labels or disorders, a disorder that was not scored, nothing to
             measure, or a head that is not above the body.
@@ -59,148 +65,193 @@ def compare(
             f"a disorder of the head has more training cases than one of the body, not {least[0]:,} and "
             f"{least[1]:,}: write --least 100 30"
         )
-    recipes = {name: [table.at_level(level) for table in tables] for name, tables in recipes.items() if tables}
-    if not recipes:
+    models = {name: [table.at_level(level) for table in tables] for name, tables in models.items() if tables}
+    if not models:
         raise ValueError("there is no table of scores to measure")
-    table = next(iter(recipes.values()))[0]
-    for name, tables in recipes.items():
+    table = next(iter(models.values()))[0]
+    for name, tables in models.items():
         for other in tables:
-            refuse_other(table, other, name)
-    measured = np.full(len(table.names), True) if only is None else table.rows_of(only)
-    labels, counts = table.labels[:, measured], table.training_counts[measured]
-    names = [name for name, wanted in zip(table.names, measured, strict=True) if wanted]
-    codes = [mine for mine, wanted in zip(table.icd10cm, measured, strict=True) if wanted]
-    positives = labels.sum(0)
-    counted = None if within is None else table.within(within)[:, measured]
-    inside = np.ones(labels.shape, bool) if counted is None else counted
-    with_it = ((labels > 0) & inside).sum(0)
-    measurable = (with_it > 0) & (with_it < inside.sum(0))
-    if not measurable.any():
-        where = f" that have the same {within}" if within else ""
-        raise ValueError(
-            f"none of {len(names):,} disorders occurs in some and not in all of {len(labels):,} cases{where}"
-        )
-    weights = patient_weights(table.patients, bootstraps, seed)
-
-    models, differences, first = {}, {}, None
-    for number, (name, tables) in enumerate(recipes.items()):
-
-        def say(done: int, of: int, before: int = number) -> None:
-            progress(before * of + done, len(recipes) * of)
-
-        scores = [other.scores[:, measured] for other in tables]
-        again = measure_again(scores, labels, weights, progress=say, seed=seed, counted=counted)
-        about = [
-            {"disorder": n, "icd10cm": c, "training_cases": int(t), "cases": int(p)}
-            for n, c, t, p in zip(names, codes, counts, positives, strict=True)
-        ]
-        models[name] = {
-            "tables": [other.about for other in tables],
-            "macro": _macros(again, counts, least),
-            "ranking": _ranking(tables, measured, weights, seed),
-            "ranking_unseen": _ranking(tables, measured & (table.training_counts == 0), weights, seed),
-            "subgroups": {
-                attribute: subgroups(scores, labels, groups, weights, seed)
-                for attribute, groups in table.attributes.items()
-            },
-            "disorders": _disorders(again, about),
-        }
+            require_same_cases(table, other, name)
+    task = _Task.of(table, only, within, least, bootstraps, seed)
+    reports, differences, first = {}, {}, None
+    for number, (name, tables) in enumerate(models.items()):
+        scores = [one.scores[:, task.chosen] for one in tables]
+        of_model = part_of(progress, number, len(models))
+        measured = measure_with_resamples(scores, task.labels, task.weights, None, of_model, seed, task.counted)
+        reports[name] = _report(tables, scores, measured, task)
         if first is None:
-            first = (again, scores)
+            first = scores, measured
         else:
             differences[name] = {
                 "macro": {
-                    metric: macro_differences(first[0][metric], again[metric], counts, least) for metric in METRICS
+                    metric: macro_differences(first[1][metric], measured[metric], task.training_counts, least)
+                    for metric in METRICS
                 },
-                "disorders": _differences(first, (again, scores), labels, table.patients, names, counted),
+                "disorders": _differences(first, (scores, measured), task),
             }
-    words = {band: {"training_cases": said} for band, said in band_words(least).items()}
     result = {
         "data": table.about.get("data"),
         "split": table.about.get("split"),
         "level": level,
-        "only": None if only is None else names,
+        "only": None if only is None else task.names,
         "within": within,
         "least": list(least),
-        "cases": len(labels),
+        "cases": len(task.labels),
         "patients": len(set(table.patients)),
         "bootstraps": bootstraps,
         "seed": seed,
-        "bands": {
-            band: {"disorders": int(rows.sum()), "measured": int((rows & measurable).sum())} | words.get(band, {})
-            for band, rows in bands(counts, least).items()
-        },
-        "models": models,
+        "metrics": {key: metric.to_dict() for key, metric in METRICS.items()},
+        "bands": _band_counts(task),
+        "models": reports,
         "differences": differences,
     }
     return _without_nan(result)
 
 
-def refuse_other(table: Scores, other: Scores, name: str) -> None:
+def require_same_cases(table: Scores, other: Scores, name: str) -> None:
     """Raises: ValueError where the second table is not of the same cases, labels and disorders."""
-    for what in ("data", "split"):
-        if table.about.get(what) != other.about.get(what):
-            raise ValueError(f"{name} was scored on other data: {what} {other.about.get(what)}")
+    for key in ("data", "split"):
+        if table.about.get(key) != other.about.get(key):
+            raise ValueError(f"{name} was scored on other data: {key} {other.about.get(key)}")
     if other.case_ids != table.case_ids or other.disorders != table.disorders or other.patients != table.patients:
         raise ValueError(f"{name} was scored on other cases, or with other labels: score all models on one data set")
     if other.names != table.names:
-        unlike = sorted(set(table.names) ^ set(other.names)) or ["their order"]
-        raise ValueError(f"{name} was scored with another vocabulary: {', '.join(unlike[:5])}")
+        different = sorted(set(table.names) ^ set(other.names)) or ["their order"]
+        raise ValueError(f"{name} was scored with another vocabulary: {', '.join(different[:5])}")
 
 
-def _macros(again: Again, counts: np.ndarray, least: tuple[int, int]) -> dict:
-    found = {}
-    for metric, (values, draws) in again.items():
-        means, drawn = macro(values, counts, least), macro(draws, counts, least)
-        found[metric] = {band: figure(means[band], drawn[band], _range(metric)) for band in means}
-    return found
+@dataclass(frozen=True)
+class _Task:
+    """What all models are measured on.
+
+    Attributes:
+        table: of the first model.
+        chosen: (all disorders,) bool: those that are measured; what follows is of these.
+        labels: (cases, disorders) bool.
+        counted: (cases, disorders) bool, as in `radfm.eval.metrics.measure`; None: all.
+        measurable: (disorders,) bool: some counted cases have the disorder, and some do not.
+        weights: (cases, resamples).
+        minima, seed: as `least` and `seed` of `compare`.
+    """
+
+    table: Scores
+    chosen: np.ndarray
+    labels: np.ndarray
+    counted: np.ndarray | None
+    measurable: np.ndarray
+    weights: np.ndarray
+    minima: tuple[int, int]
+    seed: int
+
+    @classmethod
+    def of(cls, table: Scores, only, within: str | None, minima, bootstraps: int, seed: int) -> "_Task":
+        chosen = np.full(len(table.names), True) if only is None else table.rows_of(only)
+        labels = table.labels[:, chosen]
+        counted = None if within is None else table.within(within)[:, chosen]
+        inside = np.ones(labels.shape, bool) if counted is None else counted
+        positives = ((labels > 0) & inside).sum(0)
+        measurable = (positives > 0) & (positives < inside.sum(0))
+        if not measurable.any():
+            where = f" that have the same {within}" if within else ""
+            raise ValueError(
+                f"none of {labels.shape[1]:,} disorders occurs in some and not in all of {len(labels):,} cases{where}"
+            )
+        weights = patient_weights(table.patients, bootstraps, seed)
+        return cls(table, chosen, labels, counted, measurable, weights, minima, seed)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, chosen in zip(self.table.names, self.chosen, strict=True) if chosen]
+
+    @property
+    def training_counts(self) -> np.ndarray:
+        return self.table.training_counts[self.chosen]
 
 
-def _disorders(again: Again, about: list[dict]) -> list[dict]:
-    rows = [dict(row) for row in about]
-    for metric, (values, draws) in again.items():
-        lows, highs = interval(draws, values, _range(metric))
+def _report(tables: Sequence[Scores], scores: list[np.ndarray], measured: Measured, task: _Task) -> dict[str, Any]:
+    """The figures of one model, see `compare`."""
+    unseen = task.chosen & (task.table.training_counts == 0)
+    return {
+        "tables": [table.about for table in tables],
+        "macro": _macros(measured, task),
+        "ranking": _ranking(tables, task.chosen, task),
+        "ranking_unseen": _ranking(tables, unseen, task),
+        "subgroups": {
+            attribute: subgroups(scores, task.labels, groups, task.weights, task.seed)
+            for attribute, groups in task.table.attributes.items()
+        },
+        "disorders": _disorders(measured, task),
+    }
+
+
+def _band_counts(task: _Task) -> dict[str, dict]:
+    limits = {band: {"training_cases": words} for band, words in band_limits(task.minima).items()}
+    return {
+        band: {"disorders": int(rows.sum()), "measured": int((rows & task.measurable).sum())} | limits.get(band, {})
+        for band, rows in bands(task.training_counts, task.minima).items()
+    }
+
+
+def _macros(measured: Measured, task: _Task) -> dict:
+    figures = {}
+    for metric, (values, resamples) in measured.items():
+        means, of_resamples = (macro(part, task.training_counts, task.minima) for part in (values, resamples))
+        figures[metric] = {band: figure(means[band], of_resamples[band], METRICS[metric].range) for band in means}
+    return figures
+
+
+def _disorders(measured: Measured, task: _Task) -> list[dict]:
+    codes = [codes for codes, chosen in zip(task.table.icd10cm, task.chosen, strict=True) if chosen]
+    rows = [
+        {"disorder": name, "icd10cm": of_name, "training_cases": int(training), "cases": int(positives)}
+        for name, of_name, training, positives in zip(
+            task.names, codes, task.training_counts, task.labels.sum(0), strict=True
+        )
+    ]
+    for metric, (values, resamples) in measured.items():
+        lows, highs = interval(resamples, values, METRICS[metric].range)
         for row, value, low, high in zip(rows, values, lows, highs, strict=True):
             row[metric] = {"value": float(value), "low": float(low), "high": float(high)}
     return rows
 
 
-def _ranking(tables: Sequence[Scores], measured: np.ndarray, weights: np.ndarray, seed: int) -> dict:
-    """Over cases with one diagnosis, which is among the measured ones. Draws are not moved: a median jumps."""
-    share = seed_weights(len(tables), weights.shape[1], seed)
-    found, draws = {}, {}
-    for table, part in zip(tables, share, strict=True):
+def _ranking(tables: Sequence[Scores], chosen: np.ndarray, task: _Task) -> dict:
+    """Over the cases whose only diagnosis is among the chosen disorders.
+
+    Intervals are not moved to have the measured value as their mean, because a median changes in steps.
+    """
+    shares = seed_weights(len(tables), task.weights.shape[1], task.seed)
+    single = np.array([len(names) == 1 for names in task.table.disorders])
+    values, resamples = {}, {}
+    for table, share in zip(tables, shares, strict=True):
         ranks = truth_ranks(table.scores, table.labels)
-        asked = np.array([len(names) == 1 for names in table.disorders]) & (table.labels & measured).any(1)
-        ranks[~asked] = np.nan
-        for name, values in ranking(ranks, weights).items():
-            draws[name] = draws.get(name, 0) + part * values
+        included = single & (table.labels & chosen).any(1)
+        ranks[~included] = np.nan
+        for name, of_resamples in ranking(ranks, task.weights).items():
+            resamples[name] = resamples.get(name, 0) + share * of_resamples
         for name, value in ranking(ranks).items():
-            found[name] = found.get(name, 0) + value / len(tables)
-    result: dict[str, Any] = {"cases": int(asked.sum())}
-    for name, value in found.items():
-        low, high = interval(draws[name])
+            values[name] = values.get(name, 0) + value / len(tables)
+    result: dict[str, Any] = {"cases": int(included.sum())}
+    for name, value in values.items():
+        low, high = interval(resamples[name])
         result[name] = {"value": float(value), "low": float(low), "high": float(high)}
     return result
 
 
-def _differences(first, second, labels, patients: Sequence[str], names: list[str], counted) -> list[dict]:
-    (values, draws), (others, other_draws) = first[0]["auc"], second[0]["auc"]
-    lows, highs = interval(other_draws - draws, others - values, (-1, 1))
+def _differences(first: tuple[list, Measured], second: tuple[list, Measured], task: _Task) -> list[dict]:
+    """By how much the second model's AUC is higher, for each disorder. A model is given by its scores and figures."""
+    (values, resamples), (others, other_resamples) = (measured["auc"] for _, measured in (first, second))
+    lows, highs = interval(other_resamples - resamples, others - values, (-1, 1))
     rows = [
         {"disorder": name, "auc": {"value": float(value), "low": float(low), "high": float(high)}}
-        for name, value, low, high in zip(names, others - values, lows, highs, strict=True)
+        for name, value, low, high in zip(task.names, others - values, lows, highs, strict=True)
     ]
-    if len(first[1]) == len(second[1]) == 1:
-        p = delong(first[1][0], second[1][0], labels, patients, counted)[1]
+    if len(first[0]) == len(second[0]) == 1:
+        p = delong(first[0][0], second[0][0], task.labels, task.table.patients, task.counted)[1]
         tests = {"p": p, "p_holm": adjusted(p, "holm"), "p_bh": adjusted(p, "bh")}
         for i, row in enumerate(rows):
-            row |= {name: float(values[i]) for name, values in tests.items()}
+            row |= {name: float(of_test[i]) for name, of_test in tests.items()}
     return rows
-
-
-def _range(metric: str) -> tuple[float, float]:
-    return (-1, 1) if metric == "mcc" else (0, 1)
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,26 +1,30 @@
-"""What scores a disorder gets where it is, where its part of the body is without it, and elsewhere (RadDiag, figure 4).
+"""Scores of positive cases, and of negative cases of the same and of other anatomy (RadDiag, figure 4).
 
-    >>> found = distributions(table)  # a list, the most common disorders first
-    >>> found[0].positive, found[0].same, found[0].other  # scores of cases, to be drawn
-    >>> found[0].summary()["same"]["median"]
+    >>> of_disorders = distributions(table)  # a list, the disorders with the most training cases first
+    >>> of_disorders[0].positive, of_disorders[0].same, of_disorders[0].other  # scores of cases
+    >>> of_disorders[0].summary()["same"]["median"]
 
 Decisions:
-- Scores are as in the table: log odds, calibrated where the checkpoint is. Models are compared by how far groups lie
-  apart rather than by where they lie.
-- The negatives are split by a disorder's own groups: "same anatomy" are the cases of any part of the body in which the
-  disorder occurs in this table. A case of which no part is known is in neither.
-- A model that tells parts of the body and nothing else has positives where the same anatomy's negatives are.
+- Scores are as in the table: log odds, calibrated if the checkpoint is. Models are compared by how far groups are apart
+  and not by where they lie.
+- The negatives are split by the anatomy in which a disorder occurs: "same anatomy" are the cases of any body part in
+  which it occurs in this table. A case whose body part is not known is in neither group.
+- A model that recognises body parts and nothing else gives positives and negatives of the same anatomy the same scores.
 
 References:
     Zheng et al., Large-scale long-tailed disease diagnosis on radiology images, Nature Communications 15:10147, 2024
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
+from radfm.eval.bands import macro
+from radfm.eval.bootstrap import measure_with_resamples, patient_weights
+from radfm.eval.comparisons import figure
 from radfm.eval.metrics import checked
 from radfm.eval.scores import Scores
 
@@ -30,13 +34,13 @@ QUANTILES = {"low": 0.05, "lower": 0.25, "median": 0.5, "upper": 0.75, "high": 0
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of one disorder; scores are float64 log odds, (cases,) each and sorted.
+    """Scores of one disorder: float64 log odds, (cases,) each and sorted.
 
     Attributes:
-        disorder, icd10cm, training_cases: which, its codes, and how many cases of training have it.
+        disorder, icd10cm, training_cases: its name, its codes, and how many training cases have it.
         positive: scores of the cases that have it.
-        same: of those that have not, and show a part of the body in which it occurs.
-        other: of those that show other parts of the body only.
+        same: of those that do not, and show a body part in which it occurs.
+        other: of those that show other body parts only.
     """
 
     disorder: str
@@ -48,22 +52,22 @@ class Distribution:
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: `disorder`, `icd10cm`, `training_cases`; of each group in `GROUPS` {`cases`, and the quantiles of
-        `QUANTILES`}; `auc_same`, `auc_other`: how often a positive case outranks one of these. None where a group is
-        empty."""
-        found = {"disorder": self.disorder, "icd10cm": self.icd10cm, "training_cases": self.training_cases}
+        `QUANTILES`}; `auc_same`, `auc_other`: how often a positive case has a higher score than one of these. None
+        where a group is empty."""
+        summary = {"disorder": self.disorder, "icd10cm": self.icd10cm, "training_cases": self.training_cases}
         for group in GROUPS:
-            values, found[group] = getattr(self, group), None
-            if len(values):
-                at = np.quantile(values, list(QUANTILES.values())).tolist()
-                found[group] = {"cases": len(values), **dict(zip(QUANTILES, at, strict=True))}
-        return found | {"auc_same": _auc(self.positive, self.same), "auc_other": _auc(self.positive, self.other)}
+            scores, summary[group] = getattr(self, group), None
+            if len(scores):
+                quantiles = np.quantile(scores, list(QUANTILES.values())).tolist()
+                summary[group] = {"cases": len(scores), **dict(zip(QUANTILES, quantiles, strict=True))}
+        return summary | {f"auc_{group}": _auc(self.positive, getattr(self, group)) for group in ("same", "other")}
 
 
 def distributions(table: Scores, attribute: str = "body part", least: int = 1) -> list[Distribution]:
-    """Of each disorder with at least so many positive cases, by how many of training have it, the most first.
+    """Of each disorder with at least so many positive cases, those with the most training cases first.
 
     Args:
-        attribute: what "same" goes by, of `table.attributes`.
+        attribute: whose groups are the anatomy, of `table.attributes`.
         least: positive cases of a disorder.
     Raises:
         ValueError: no such attribute, or no case has any of the disorders.
@@ -85,8 +89,39 @@ def distributions(table: Scores, attribute: str = "body part", least: int = 1) -
     ]
 
 
+def auc_by_anatomy(
+    tables: Sequence[Scores], resamples: int, seed: int = 0, attribute: str = "body part"
+) -> dict[str, Any] | None:
+    """The macro AUC against negatives of the `same` and of `other` anatomy as figures, over the `disorders` (their
+    number) that have both; None where no anatomy is known, or no disorder has both.
+
+    Args:
+        tables: of one model, one for each seed.
+        resamples: of the patients.
+    """
+    table = tables[0]
+    if not any(table.attributes.get(attribute, ())):
+        return None
+    same, labels = table.within(attribute), table.labels
+    known = np.array([bool(groups) for groups in table.attributes[attribute]])[:, None]
+    weights = patient_weights(table.patients, resamples, seed)
+    seeds = [one.scores for one in tables]
+    areas = [
+        measure_with_resamples(seeds, labels, weights, ["auc"], seed=seed, counted=labels | negatives)["auc"]
+        for negatives in (same, ~same & known)
+    ]
+    both = ~np.isnan(areas[0][0] + areas[1][0])
+    if not both.any():
+        return None
+    counts = np.zeros(both.sum())  # the mean over all disorders does not depend on their bands
+    means = [[macro(part[both], counts)["all"] for part in of_negatives] for of_negatives in areas]
+    return {"disorders": int(both.sum())} | {
+        name: figure(*mean) for name, mean in zip(("same", "other"), means, strict=True)
+    }
+
+
 def _auc(positive: np.ndarray, negative: np.ndarray) -> float | None:
     if not (len(positive) and len(negative)):
         return None
-    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
-    return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    return float(roc_auc_score(labels, np.concatenate([positive, negative])))

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
+from radfm.eval.bands import bands
 from radfm.eval.bootstrap import interval, patient_weights
-from radfm.eval.metrics import bands
 from radfm.eval.predict import load_checkpoint, refuse_shared_patients
 from radfm.eval.saliency import Explanation, explain
 from radfm.modeling_radfm import RadFMForDiagnosis

@@ -1,46 +1,96 @@
-"""How well scores tell who has a disorder: disorder by disorder, over head, body and tail, and by rank.
+"""How well scores discriminate the cases that have a disorder from those that do not, for each disorder.
 
-    >>> found = measure(scores, labels)  # (cases, disorders) each
-    >>> found["auc"][3], macro(found["auc"], training_counts)["tail"]
-    >>> draws = measure(scores, labels, patient_weights(patients, 1000))  # (disorders, draws) each
+    >>> values = measure(scores, labels)  # (cases, disorders) each
+    >>> values["auc"][3], macro(values["auc"], training_counts)["tail"]  # radfm.eval.bands
+    >>> resamples = measure(scores, labels, patient_weights(patients, 1000))  # (disorders, resamples) each
 
-A threshold calls all cases positive whose score reaches it: TP of the P cases that have the disorder, and FP of the N
-that have not.
+At a threshold, all cases whose score reaches it are called positive: TP of the P cases that have the disorder, and FP
+of the N cases that do not.
 
 | metric | definition | in scikit-learn |
 |---|---|---|
-| auc | how often a positive case outranks a negative one; a tie is half | `roc_auc_score` |
-| ap | over falling thresholds, the sum of what recall gains times precision, nothing interpolated | `average_precision_score` |
+| auc | how often a positive case has a higher score than a negative one; a tie counts half | `roc_auc_score` |
+| ap | over falling thresholds, the sum of gain in recall times precision, without interpolation | `average_precision_score` |
 | f1 | the best 2 TP / (P + TP + FP) of all thresholds | the best `f1_score` |
 | mcc | Matthews' correlation at that threshold, the highest if several are best; 0 if all cases reach it | `matthews_corrcoef` |
-| recall@fpr=0.01 | the best TP / P of all thresholds with FP / N at most 0.01, nothing interpolated; also 0.05, 0.1 | `roc_curve` |
+| recall@fpr=0.01 | the best TP / P of all thresholds with FP / N at most 0.01, without interpolation; also 0.05, 0.1 | `roc_curve` |
 
 Decisions:
-- The metrics are those of RadDiag (Nature Communications 15:10147, 2024). The threshold of f1 and mcc is chosen on the cases it
-  is measured on, in every draw anew: they say how well a threshold can do, not how well one chosen before will do.
-- A disorder that all of the cases have, or none, has no value: nan. A macro average leaves it out.
-- Only scores of positive cases matter as thresholds: any other adds false alarms and nothing else. So each case falls
-  into a segment, on one of those scores or between two; a draw of the bootstrap is how often each case counts; and
-  adding up by segment measures a disorder in all draws at once, after one sort of its positives.
-- Counts are whole numbers in float32, exact to 16 million cases; they are divided in float64.
+- A metric is one entry of `METRICS`: reports, tables, figures and model cards read its name and range from there.
+- The metrics are those of RadDiag (Nature Communications 15:10147, 2024). The threshold of f1 and mcc is chosen on the
+  cases that it is measured on, anew in every resample: they tell how well the best threshold does, not how well a
+  threshold does that was chosen before.
+- A disorder that all or none of the cases have has no value: nan.
+- Only scores of positive cases matter as thresholds: any other threshold only adds false positives. So each case falls
+  into a segment, either at one of those scores or between two. A resample of the bootstrap is how often each case
+  counts. Summing these counts by segment measures a disorder in all resamples at once, after one sort.
+- Counts are whole numbers in float32, exact up to 16 million cases; they are divided in float64.
 """  # noqa: E501
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from radfm.eval.bands import macro
 from radfm.progress import Progress, no_progress
 
-BANDS = ("head", "body", "tail")
-LEAST = (100, 30)  # training cases of a disorder of the head, and of the body
-TOP = (1, 5, 10)
+_CELLS = 250_000  # thresholds x resamples that are computed together
 
-_CELLS = 250_000  # thresholds x draws that are looked at together
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one disorder.
+
+    Attributes:
+        compute: curve of a disorder -> (resamples,) values, nan in a resample without positives or negatives.
+        name: for tables and figures.
+        range: lowest and highest value that it can have.
+        higher_is_better: its direction.
+        chance: expected value of random scores; None where it depends on how frequent a disorder is.
+        hub_name: the metric's name in model cards of the Hugging Face Hub; None: it is not part of a model-index.
+        in_card: whether the table of a model card shows it.
+    """
+
+    compute: Callable[["Curve"], Tensor]
+    name: str
+    range: tuple[float, float] = (0, 1)
+    higher_is_better: bool = True
+    chance: float | None = None
+    hub_name: str | None = None
+    in_card: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: all but the function."""
+        return {key: value for key, value in asdict(self).items() if key != "compute"} | {"range": list(self.range)}
+
+
+@dataclass
+class Curve:
+    """Counts of one disorder at the scores of its positive cases, from the highest: (thresholds, resamples) float64.
+
+    Attributes:
+        hits: positive cases whose score equals the threshold.
+        tp, fp: positive and negative cases whose score reaches the threshold.
+        fp_above: negative cases whose score is above it.
+        p, n: (resamples,) all positive and all negative cases.
+    """
+
+    hits: Tensor
+    tp: Tensor
+    fp: Tensor
+    fp_above: Tensor
+    p: Tensor
+    n: Tensor
+
+    @cached_property
+    def f1(self) -> Tensor:
+        return 2 * self.tp / (self.p + self.tp + self.fp)
 
 
 def measure(
@@ -51,13 +101,13 @@ def measure(
     progress: Progress = no_progress,
     counted: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Metric -> (disorders,) float64, or with weights (disorders, draws) float32; nan where there is one class only.
+    """Metric -> (disorders,) float64, or with weights (disorders, resamples) float32; nan where a class is empty.
 
     Args:
-        scores: (cases, disorders), the higher the likelier; infinite ones can be ranked, too.
+        scores: (cases, disorders), the higher the more likely; infinite scores are allowed.
         labels: (cases, disorders) of 0 and 1.
-        weights: (cases, draws) whole numbers: how often a draw counts each case. None: once.
-        metrics: of `METRICS`; None: all.
+        weights: (cases, resamples) whole numbers: how often a resample counts each case. None: once.
+        metrics: keys of `METRICS`; None: all.
         counted: (cases, disorders) bool: the cases that a disorder is measured on. None: all.
     Raises:
         ValueError: shapes that differ, no cases, scores that are nan, labels other than 0 and 1, no positive at all.
@@ -69,8 +119,8 @@ def measure(
     if unknown := sorted(set(names) - set(METRICS)):
         raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")
     counts = torch.ones(len(scores), 1) if weights is None else torch.from_numpy(np.float32(weights))
-    kind = np.float64 if weights is None else np.float32
-    found = {name: np.full((scores.shape[1], counts.shape[1]), np.nan, kind) for name in names}
+    dtype = np.float64 if weights is None else np.float32
+    values = {name: np.full((scores.shape[1], counts.shape[1]), np.nan, dtype) for name in names}
     ranked = np.ascontiguousarray(-scores.T)
     with _one_thread():
         for disorder in range(len(ranked)):
@@ -78,10 +128,10 @@ def measure(
             rows = slice(None) if counted is None else np.flatnonzero(counted[:, disorder])
             positive = np.flatnonzero(labels[rows, disorder])
             if 0 < len(positive) < len(labels[rows]):
-                for draws, curve in _curves(ranked[disorder][rows], positive, counts[rows]):
+                for part, curve in _curves(ranked[disorder][rows], positive, counts[rows]):
                     for name in names:
-                        found[name][disorder, draws] = METRICS[name](curve)
-    return {name: values[:, 0] for name, values in found.items()} if weights is None else found
+                        values[name][disorder, part] = METRICS[name].compute(curve)
+    return {name: value[:, 0] for name, value in values.items()} if weights is None else values
 
 
 def roc(
@@ -91,10 +141,10 @@ def roc(
     weights: np.ndarray,
     counted: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The ROC curves of the disorders that can be measured, one after another: row, and recall (rates, draws) float64.
+    """The ROC curves of the disorders that can be measured, one after another: row, and recall (rates, resamples).
 
-    Recall is that of the metrics above: the best of all thresholds whose false positive rate is at most so much. It is
-    nan in a draw without positive or without negative cases.
+    As in the metrics above, recall is the best of all thresholds whose false positive rate is at most the given one. It
+    is nan in a resample without positive or without negative cases.
 
     Args:
         scores, labels, weights, counted: as in `measure`.
@@ -103,7 +153,7 @@ def roc(
         ValueError: as `measure`.
     """
     scores, labels = checked(scores, labels)
-    counts, asked = torch.from_numpy(np.float32(weights)), torch.as_tensor(rates, dtype=torch.float64)
+    counts, rates = torch.from_numpy(np.float32(weights)), torch.as_tensor(rates, dtype=torch.float64)
     for disorder in range(scores.shape[1]):
         rows = slice(None) if counted is None else np.flatnonzero(counted[:, disorder])
         positive = np.flatnonzero(labels[rows, disorder])
@@ -111,45 +161,9 @@ def roc(
             continue
         recall = np.empty((len(rates), counts.shape[1]))
         with _one_thread():
-            for draws, curve in _curves(-scores[rows, disorder], positive, counts[rows]):
-                recall[:, draws] = _recall_at(asked, curve)
+            for part, curve in _curves(-scores[rows, disorder], positive, counts[rows]):
+                recall[:, part] = _recall_at(rates, curve)
         yield disorder, recall
-
-
-def macro(values: np.ndarray, training_counts: np.ndarray, least: tuple[int, int] = LEAST) -> dict[str, np.ndarray]:
-    """The mean over the disorders that have a value: "all", "head", "body", "tail" -> (...), nan where none has.
-
-    Args:
-        values: (disorders, ...), of one metric; of several draws, each is averaged over what can be measured in it.
-        training_counts: (disorders,) training cases of each, which decide on the band.
-        least: how many a disorder of the head has at least, and one of the body.
-    """
-    return {band: _mean(values[rows]) for band, rows in bands(training_counts, least).items()}
-
-
-def bands(training_counts: np.ndarray, least: tuple[int, int] = LEAST) -> dict[str, np.ndarray]:
-    """ "all", "head", "body", "tail" -> (disorders,) bool."""
-    counts, (head, body) = np.asarray(training_counts), least
-    inside = {"head": counts >= head, "body": (counts >= body) & (counts < head), "tail": counts < body}
-    return {"all": np.full(len(counts), True)} | inside
-
-
-def band_words(least: Sequence[int] = LEAST) -> dict[str, str]:
-    """ "head", "body", "tail" -> how many training cases, in words."""
-    head, body = least
-    return {"head": f"at least {head:,}", "body": f"{body:,} to {head - 1:,}", "tail": f"fewer than {body:,}"}
-
-
-def same_groups(groups: Sequence[Sequence[str]], labels: np.ndarray) -> np.ndarray:
-    """(cases, disorders) bool: the case is in a group in which the disorder occurs, to be `counted` by `measure`.
-
-    Args:
-        groups: (cases,) the groups of each: none, one, or several, such as the parts of the body that it shows.
-        labels: (cases, disorders) of 0 and 1.
-    """
-    names = sorted({group for mine in groups for group in mine})
-    belongs = np.array([[name in mine for name in names] for mine in groups], int).reshape(len(groups), len(names))
-    return belongs @ (belongs.T @ labels > 0) > 0
 
 
 def macro_auc(
@@ -158,7 +172,8 @@ def macro_auc(
     """The mean AUC over the disorders that some of these cases have and some have not, for a training log.
 
     Args:
-        counted: as in `measure`.
+        scores, labels, counted: as in `measure`.
+        training_counts: (disorders,) training cases of each.
     Returns:
         `auc`, and `auc_head`, `auc_body`, `auc_tail` where the band has such a disorder; `disorders`: how many count.
     Raises:
@@ -172,37 +187,17 @@ def macro_auc(
     return result | {f"auc_{band}": mean for band, mean in means.items()}
 
 
-def truth_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(cases,) the rank of a case's only disorder among all, from 1; a tie counts against it.
-
-    Nan for cases with several disorders or none: which should come first is not known.
-    """
-    scores, labels = checked(scores, labels)
-    single = labels.sum(1) == 1
-    of_truth = np.where(labels, scores, -np.inf).max(1, keepdims=True)
-    return np.where(single, (scores >= of_truth).sum(1), np.nan)
-
-
-def ranking(ranks: np.ndarray, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """ "top1", "top5", "top10": share of cases whose rank is at most that; "median_rank". Each () or (draws,).
+def same_groups(groups: Sequence[Sequence[str]], labels: np.ndarray) -> np.ndarray:
+    """(cases, disorders) bool: the case is in a group in which the disorder occurs, to be `counted` by `measure`.
 
     Args:
-        ranks: (cases,) from `truth_ranks`; nan is left out.
-        weights: (cases, draws) as in `measure`.
+        groups: (cases,) the groups of each: none, one, or several, such as the body parts that it shows.
+        labels: (cases, disorders) of 0 and 1.
     """
-    known = ~np.isnan(ranks)
-    order = np.argsort(ranks[known], kind="stable")
-    ranks = ranks[known][order]
-    counts = np.ones((len(ranks), 1)) if weights is None else np.float64(weights[known][order])
-    total = counts.sum(0)
-    with np.errstate(invalid="ignore"):
-        found = {f"top{k}": counts[ranks <= k].sum(0) / total for k in TOP}
-    so_far = counts.cumsum(0)
-    found["median_rank"] = np.full(counts.shape[1], np.nan)
-    if len(ranks):
-        lower, upper = (so_far >= total / 2).argmax(0), (so_far > total / 2).argmax(0)
-        found["median_rank"] = np.where(total > 0, (ranks[lower] + ranks[upper]) / 2, np.nan)
-    return {name: values[0] for name, values in found.items()} if weights is None else found
+    names = sorted({group for of_case in groups for group in of_case})
+    membership = np.array([[name in of_case for name in names] for of_case in groups], int)
+    membership = membership.reshape(len(groups), len(names))
+    return membership @ (membership.T @ labels > 0) > 0
 
 
 def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,61 +223,39 @@ def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return scores, labels
 
 
-@dataclass
-class _Curve:
-    """Of one disorder, at the scores of its positive cases, from the highest: (thresholds, draws) float64.
-
-    Attributes:
-        hits: positive cases whose score is the threshold; `tp` and `fp` also those above it.
-        fp_above: negative cases above it.
-        p, n: (draws,) all positive and all negative cases.
-    """
-
-    hits: Tensor
-    tp: Tensor
-    fp: Tensor
-    fp_above: Tensor
-    p: Tensor
-    n: Tensor
-
-    @cached_property
-    def f1(self) -> Tensor:
-        return 2 * self.tp / (self.p + self.tp + self.fp)
-
-
-def _curves(ranked: np.ndarray, positive: np.ndarray, weights: Tensor) -> Iterator[tuple[slice, _Curve]]:
-    """The draws in blocks. `ranked` (cases,) rises as scores fall; `positive` are rows of cases."""
+def _curves(ranked: np.ndarray, positive: np.ndarray, weights: Tensor) -> Iterator[tuple[slice, Curve]]:
+    """The curve in blocks of resamples. `ranked` (cases,) rises as scores fall; `positive` are rows of cases."""
     thresholds, hit = np.unique(ranked[positive], return_inverse=True)
     # Segment 2k lies between threshold k - 1 and k, segment 2k + 1 on threshold k.
     segments = np.searchsorted(thresholds, ranked, "left") + np.searchsorted(thresholds, ranked, "right")
     segments, hit, positive = map(torch.from_numpy, (segments, hit, positive))
     size = max(1, _CELLS // (2 * len(thresholds) + 1))
     for start in range(0, weights.shape[1], size):
-        draws = slice(start, start + size)
-        part = weights if size >= weights.shape[1] else weights[:, draws].contiguous()
+        block = slice(start, start + size)
+        part = weights if size >= weights.shape[1] else weights[:, block].contiguous()
         empty = part.new_zeros(2 * len(thresholds) + 1, part.shape[1])
-        so_far = empty.index_add(0, segments, part).double().cumsum(0)
+        cumulative = empty.index_add(0, segments, part).double().cumsum(0)
         hits = empty[: len(thresholds)].index_add(0, hit, part[positive]).double()
         tp = hits.cumsum(0)
         p = tp[-1]
-        yield draws, _Curve(hits, tp, so_far[1::2] - tp, so_far[:-1:2] - (tp - hits), p, so_far[-1] - p)
+        yield block, Curve(hits, tp, cumulative[1::2] - tp, cumulative[:-1:2] - (tp - hits), p, cumulative[-1] - p)
 
 
-def _auc(curve: _Curve) -> Tensor:
+def _auc(curve: Curve) -> Tensor:
     outranked = curve.n - (curve.fp + curve.fp_above) / 2
     return (curve.hits * outranked).sum(0) / (curve.p * curve.n)  # 0 / 0 is nan
 
 
-def _ap(curve: _Curve) -> Tensor:
-    precision = (curve.tp / (curve.tp + curve.fp)).nan_to_num(0)  # a draw may have no case up to here
+def _ap(curve: Curve) -> Tensor:
+    precision = (curve.tp / (curve.tp + curve.fp)).nan_to_num(0)  # a resample may have no case up to here
     return _of_two_classes(curve, (curve.hits * precision).sum(0) / curve.p)
 
 
-def _f1(curve: _Curve) -> Tensor:
+def _f1(curve: Curve) -> Tensor:
     return _of_two_classes(curve, curve.f1.amax(0))
 
 
-def _mcc(curve: _Curve) -> Tensor:
+def _mcc(curve: Curve) -> Tensor:
     best = curve.f1.argmax(0), torch.arange(curve.f1.shape[1])
     tp, fp = curve.tp[best], curve.fp[best]
     fn, tn = curve.p - tp, curve.n - fp
@@ -290,20 +263,20 @@ def _mcc(curve: _Curve) -> Tensor:
     return _of_two_classes(curve, ((tp * tn - fp * fn) / scale).nan_to_num(0))
 
 
-def _recall(at_fpr: float, curve: _Curve) -> Tensor:
+def _recall(at_fpr: float, curve: Curve) -> Tensor:
     return _recall_at(torch.tensor([at_fpr], dtype=torch.float64), curve)[0]
 
 
-def _recall_at(rates: Tensor, curve: _Curve) -> Tensor:
-    """(rates, draws)"""
+def _recall_at(rates: Tensor, curve: Curve) -> Tensor:
+    """(rates, resamples)"""
     most = (rates[:, None] * curve.n).ceil()
-    most -= (most / curve.n > rates[:, None]).double()  # the most false alarms whose rate, as divided here, is within
-    within = torch.searchsorted(curve.fp.T.contiguous(), most.T.contiguous(), right=True)  # (draws, rates) thresholds
+    most -= (most / curve.n > rates[:, None]).double()  # the most false positives whose rate, after rounding, is within
+    within = torch.searchsorted(curve.fp.T.contiguous(), most.T.contiguous(), right=True)  # (resamples, rates)
     tp = torch.cat([torch.zeros_like(curve.tp[:1]), curve.tp]).T
     return _of_two_classes(curve, tp.gather(1, within).T / curve.p)
 
 
-def _of_two_classes(curve: _Curve, values: Tensor) -> Tensor:
+def _of_two_classes(curve: Curve, values: Tensor) -> Tensor:
     return torch.where((curve.p > 0) & (curve.n > 0), values, torch.nan)
 
 
@@ -318,16 +291,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(0, dtype=np.float64) / known.sum(0)
-
-
-METRICS: dict[str, Callable[[_Curve], Tensor]] = {
-    "auc": _auc,
-    "ap": _ap,
-    "f1": _f1,
-    "mcc": _mcc,
-    **{f"recall@fpr={rate}": partial(_recall, rate) for rate in (0.01, 0.05, 0.1)},
+METRICS: dict[str, Metric] = {
+    "auc": Metric(_auc, "AUC", chance=0.5, hub_name="roc_auc"),
+    "ap": Metric(_ap, "AP", hub_name="average_precision"),
+    "f1": Metric(_f1, "F1"),
+    "mcc": Metric(_mcc, "MCC", range=(-1, 1), chance=0.0),
+    "recall@fpr=0.01": Metric(partial(_recall, 0.01), "recall at FPR 1%", in_card=False),
+    "recall@fpr=0.05": Metric(partial(_recall, 0.05), "recall at FPR 5%"),
+    "recall@fpr=0.1": Metric(partial(_recall, 0.1), "recall at FPR 10%", in_card=False),
 }

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation are drawn from, as CSV: a row for each figure with its interval."""
+"""The data of the figures of a report as CSV: one row for each figure with its interval."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,25 @@ from pathlib import Path
 from radfm.data_prep.tables import replacing
 from radfm.eval.curves import RATES, Curves
 from radfm.eval.distributions import GROUPS
-from radfm.eval.errors import Wrong
+from radfm.eval.errors import Error
 
 
 def write_tables(
     folder: Path,
     result: dict,
     curves: Mapping[str, Curves],
-    spread: Mapping[str, Sequence[dict]],
+    scores: Mapping[str, Sequence[dict]],
     calibrated: Mapping[str, dict | None],
-    errors: Mapping[str, tuple[list[Wrong], list[Wrong]]],
+    errors: Mapping[str, tuple[list[Error], list[Error]]],
 ) -> None:
     """Writes a CSV for each table that has rows.
 
     Args:
         result: of `radfm.eval.diagnosis.compare`.
-        curves, spread, calibrated, errors: by model, see `radfm.eval.report.write_report`.
+        curves: model -> its curves.
+        scores: model -> the `Distribution.summary` of its disorders.
+        calibrated: model -> `radfm.eval.calibration.before_and_after`, or None.
+        errors: model -> confused cases, and false alarms.
     """
     models = result["models"].items()
     tables = {
@@ -32,8 +35,8 @@ def write_tables(
             for metric, of_bands in model["macro"].items() for band, figure in of_bands.items()
         ] + [
             {"model": name, "less": next(iter(result["models"])), "band": band, "metric": metric} | (figure or {})
-            for name, found in result["differences"].items()
-            for metric, of_bands in found["macro"].items() for band, figure in of_bands.items()
+            for name, difference in result["differences"].items()
+            for metric, of_bands in difference["macro"].items() for band, figure in of_bands.items()
         ],
         "ranking": [
             {"model": name, "of": what, "cases": model[key]["cases"], "measure": measure} | (figure or {})
@@ -44,12 +47,12 @@ def write_tables(
         "subgroups": [
             {"model": name, "attribute": attribute, "group": group, "cases": row["cases"],
              "disorders": row["disorders"]} | (row["auc"] or {})
-            for name, model in models for attribute, found in model["subgroups"].items()
-            for group, row in found["groups"].items()
+            for name, model in models for attribute, by in model["subgroups"].items()
+            for group, row in by["groups"].items()
         ],
         "roc": [
             {"model": name, "band": band, "false_positive_rate": rate, "value": value, "low": low, "high": high}
-            for name, found in curves.items() for band, macro in found.macro.items()
+            for name, of_model in curves.items() for band, macro in of_model.macro.items()
             for rate, (value, low, high) in zip(RATES.tolist(), macro.tolist(), strict=True)
         ],
         "reliability": [
@@ -60,14 +63,14 @@ def write_tables(
         ],
         "distributions": [
             {"model": name, "disorder": one["disorder"], "group": group} | (one[group] or {"cases": 0})
-            for name, found in spread.items() for one in found for group in GROUPS
+            for name, of_model in scores.items() for one in of_model for group in GROUPS
         ],
         "errors": [_error(name, kind, one) for name, both in errors.items()
-                   for kind, found in zip(("confused", "normal"), both, strict=True) for one in found],
+                   for kind, of_kind in zip(("confused", "normal"), both, strict=True) for one in of_kind],
         "differences": [
             {"model": name, "disorder": row["disorder"]} | (row["auc"] or {})
             | {p: row.get(p) for p in ("p", "p_holm", "p_bh")}
-            for name, found in result["differences"].items() for row in found["disorders"]
+            for name, difference in result["differences"].items() for row in difference["disorders"]
         ],
     }  # fmt: skip
     for name, rows in tables.items():
@@ -75,11 +78,11 @@ def write_tables(
             _write_csv(folder / f"{name}.csv", rows)
 
 
-def _error(model: str, kind: str, one: Wrong) -> dict:
-    names, scores, ranks = zip(*one.disorders, strict=True) if one.disorders else ((), (), ())
+def _error(model: str, kind: str, error: Error) -> dict:
+    names, scores, ranks = zip(*error.disorders, strict=True) if error.disorders else ((), (), ())
     own = {"disorders": "; ".join(names), "scores": "; ".join(f"{s:.6g}" for s in scores),
            "ranks": "; ".join(map(str, ranks))}  # fmt: skip
-    return {"model": model, "kind": kind, "case_id": one.case_id, "named": one.named, "score": one.score} | own
+    return {"model": model, "kind": kind, "case_id": error.case_id, "named": error.named, "score": error.score} | own
 
 
 def _write_csv(path: Path, rows: Sequence[dict]) -> None:

@@ -1,13 +1,14 @@
-"""A table of scores: what a model said of each case, and all that is needed to measure it.
+"""A table of scores: the scores that a model gave to each case, and all that is needed to measure them.
 
     >>> table = Scores.load("evaluation/mine.parquet")
     >>> table.scores.shape, table.labels.sum(), table.at_level("category").names[:3]
 
 Decisions:
-- A table is one Parquet file, a row for each case, with the rest in its metadata as JSON: anything can read it, nothing
-  is a pickle, and it can be measured where neither data set nor model are.
-- It keeps all disorders of a case, also those that were not scored: then such a case has not one diagnosis.
-- Disorders become codes by the highest score and by any label; a disorder with several codes counts for each of them.
+- A table is one Parquet file with a row for each case, and the rest as JSON in its metadata. Any program can read it,
+  nothing is a pickle, and it can be measured without the data set and the model.
+- It keeps all disorders of a case, also those that were not scored, because such a case does not have one diagnosis.
+- At a level of ICD-10-CM, the score of a code is the highest score of its disorders, and its label is that of any of
+  them; a disorder with several codes counts for each of them.
 """
 
 import json
@@ -25,7 +26,7 @@ from radfm.data_prep.tables import replacing
 from radfm.eval.metrics import same_groups
 from radfm.knowledge import icd10cm
 
-OF_DISORDERS = ("thresholds", "prediction_sets")  # in `about`, and of no use at another level
+OF_DISORDERS = ("thresholds", "prediction_sets")  # keys of `about` that are not valid at another level
 LEVELS = ("disorder", "chapter", "block", "category", "4", "5", "6")
 
 _FORMAT = 1
@@ -36,12 +37,12 @@ _KEY = b"radfm scores"
 class Scores:
     """
     Attributes:
-        scores: (cases, disorders) float32, the higher the likelier.
+        scores: (cases, disorders) float32, the higher the more likely.
         names, icd10cm: (disorders,) names, and lists of codes.
         case_ids, patients: (cases,).
-        disorders: (cases,) names of all that a case has.
-        training: for each training case that has any, the rows of its disorders.
-        attributes: what subgroups are made of: name -> (cases,) lists of groups.
+        disorders: (cases,) the names of all disorders of each case.
+        training: for each training case that has any disorder, the columns of its disorders.
+        attributes: for subgroups: name -> (cases,) lists of groups.
         about: where the scores come from: "model", "checkpoint", "data", "split" and more, see `radfm.eval.predict`.
         logits: (cases, disorders) float32, the scores before they were calibrated; None where they were not.
     Raises:
@@ -75,7 +76,8 @@ class Scores:
                 twice = next(value for i, value in enumerate(values) if value in values[:i])
                 raise ValueError(f"the {what} {twice!r} comes twice")
         if (bad := np.isnan(self.scores).any(1)).any():
-            raise ValueError(f"{bad.sum():,} cases have scores that are no number: {_some(self.case_ids, bad)}")
+            names = _listed([self.case_ids[i] for i in np.flatnonzero(bad)])
+            raise ValueError(f"{bad.sum():,} cases have scores that are nan: {names}")
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -100,7 +102,7 @@ class Scores:
         return same_groups(self.attributes[attribute], self.labels)
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
-        """(disorders,) bool: those that are named, whatever their capitals. Raises: ValueError for names not scored."""
+        """(disorders,) bool: the named disorders, ignoring case. Raises: ValueError for names that were not scored."""
         row_of = {name.casefold(): row for row, name in enumerate(self.names)}
         if missing := [name for name in names if name.casefold() not in row_of]:
             raise ValueError(f"there are no scores of {_listed(missing)}")
@@ -109,7 +111,7 @@ class Scores:
         return chosen
 
     def at_level(self, level: str) -> "Scores":
-        """The same by ICD-10-CM code; disorders without a code are left out.
+        """The same table by ICD-10-CM code; disorders without a code are left out.
 
         Args:
             level: "disorder" changes nothing; "chapter", "block" or "category" (3 characters); "4", "5", "6": codes of
@@ -129,7 +131,7 @@ class Scores:
         if not rows_of:
             raise ValueError("no disorder has an ICD-10-CM code")
         codes = sorted(rows_of)
-        place = {code: i for i, code in enumerate(codes)}
+        column = {code: i for i, code in enumerate(codes)}
         name_of = {code: f"{code} {icd10cm.get(code).description}" for code in codes}
         codes_by_name = dict(zip(self.names, codes_of, strict=True))
         disorders = [
@@ -137,7 +139,7 @@ class Scores:
             + [name for name in names if not codes_by_name.get(name)]
             for names in self.disorders
         ]
-        training = [sorted({place[code] for row in rows for code in codes_of[row]}) for rows in self.training]
+        training = [sorted({column[code] for row in rows for code in codes_of[row]}) for rows in self.training]
         without = sum(not codes for codes in codes_of)
         highest = [
             None if values is None else np.stack([values[:, rows_of[code]].max(1) for code in codes], 1)
@@ -156,6 +158,7 @@ class Scores:
         )
 
     def save(self, path: str | Path) -> Path:
+        """Writes the table as a Parquet file, and returns its path."""
         columns: dict[str, pa.Array] = {
             "case_id": pa.array(self.case_ids, pa.string()),
             "patient_id": pa.array(self.patients, pa.string()),
@@ -176,7 +179,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
-        """What `save` wrote. Raises: FileNotFoundError, or ValueError for another file."""
+        """Reads a table that `save` wrote. Raises: FileNotFoundError, or ValueError for another file."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such table of scores")
         try:
@@ -203,7 +206,7 @@ class Scores:
 
 
 def calibrated_on_these_cases(about: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint was calibrated on the very cases that it scored, by what its table says of itself."""
+    """Whether a checkpoint was calibrated on the cases that it scored, according to the `about` of its table."""
     return about.get("split") == "validation" and about.get("calibrated_on", "") == about.get("data")
 
 
@@ -218,17 +221,13 @@ def _values(column: pa.ChunkedArray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _above(code: str, level: str) -> str | None:
-    """The code itself or the one above it that the level asks for; None where there is none."""
+    """The code itself or its ancestor at the level; None where there is none."""
     entry = icd10cm.get(code)
     if level in ("chapter", "block"):
         return next((above.code for above in (entry, *entry.ancestors) if above.kind == level), None)
     most = 3 if level == "category" else int(level)
     codes = (above.code for above in (entry, *entry.ancestors) if above.category is not None)
     return next((code for code in codes if len(code.replace(".", "")) <= most), None)
-
-
-def _some(names: Sequence[str], chosen: np.ndarray) -> str:
-    return _listed([names[i] for i in np.flatnonzero(chosen)])
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -40,7 +40,7 @@ from radfm.encoder_radfm import RadFMEncoderLayer
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.calibration import calibration_error
 from radfm.eval.comparisons import figure
-from radfm.eval.diagnosis import refuse_other
+from radfm.eval.diagnosis import require_same_cases
 from radfm.eval.metrics import checked, measure
 from radfm.eval.predict import load_checkpoint, score_with
 from radfm.eval.scores import Scores
@@ -82,7 +82,7 @@ def ensemble(members: Sequence[Scores], log_odds: bool = False) -> Ensemble:
         raise ValueError("an ensemble needs at least one table of scores")
     table = members[0]
     for other in members[1:]:
-        refuse_other(table, other, str(other.about.get("model", "a member")))
+        require_same_cases(table, other, str(other.about.get("model", "a member")))
     p = np.stack([expit(member.scores.astype(np.float64)) for member in members])  # (members, cases, disorders)
     mean = p.mean(0)
     entropy = _entropy(mean)

@@ -1,12 +1,12 @@
 "use strict";
 const all = JSON.parse(document.getElementById("rows").textContent);
-const {models, metrics, rates} = all, several = models.length > 1, rivals = Object.keys(all.differences);
+const {models, metrics, rates} = all, several = models.length > 1, others = Object.keys(all.differences);
 const FEW = 100;
 const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-const curves = all.curves.map(bytes), spread = all.spread.map(one => one && {...one, bytes: bytes(one.bytes)});
+const curves = all.curves.map(bytes), scores = all.scores.map(one => one && {...one, bytes: bytes(one.bytes)});
 const bandOf = cases => cases >= all.least[0] ? "head" : cases >= all.least[1] ? "body" : "tail";
-const rows = all.rows.map(([name, codes, training, cases, figures], place) =>
-  ({place, name, codes, training, cases, figures, band: bandOf(training), words: `${name} ${codes}`.toLowerCase()}));
+const rows = all.rows.map(([name, codes, training, cases, figures], position) =>
+  ({position, name, codes, training, cases, figures, band: bandOf(training), words: `${name} ${codes}`.toLowerCase()}));
 
 const element = (tag, text, attributes = {}) => {
   const made = document.createElement(tag);
@@ -14,7 +14,7 @@ const element = (tag, text, attributes = {}) => {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 };
-const drawn = (tag, attributes, text) => {
+const svg = (tag, attributes, text) => {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
@@ -23,17 +23,17 @@ const drawn = (tag, attributes, text) => {
 const minus = text => text.replaceAll("-", "−");
 const share = thousandths => (thousandths / 1000).toFixed(3);
 const signed = thousandths => minus((thousandths > 0 ? "+" : "") + share(thousandths));
-const colour = model => `var(--model${model % 6})`;
+const colour = model => `var(--model${model % all.colours})`;
 
-function figureCell(figure, show = share, between = "–", sure = false) {
+function figureCell(figure, show = share, between = "–", significant = false) {
   const cell = element("td", undefined, {class: "n"});
   if (!figure) { cell.textContent = "–"; return cell }
-  cell.append(element("span", minus(show(figure[0])), sure ? {class: "sure"} : {}), element("br"),
+  cell.append(element("span", minus(show(figure[0])), significant ? {class: "significant"} : {}), element("br"),
               element("small", minus(show(figure[1])) + between + minus(show(figure[2]))));
   return cell;
 }
 
-// Columns: what they are called, what they are sorted by, and their cell.
+// A column has a name, a key that rows are sorted by, and a function that makes its cell.
 function columns(metric) {
   const first = [
     {name: "disorder", text: true, key: row => row.name},
@@ -41,18 +41,18 @@ function columns(metric) {
     {name: "cases", key: row => row.cases, cell: row => element("td", row.cases.toLocaleString("en"), {class: "n"})},
   ];
   const value = (model, which) => ({
-    name: several ? models[model] : metrics[which].replace(", ", "\n"),
+    name: several ? models[model] : metrics[which].replace(" at ", "\nat "),
     key: row => row.figures[model][which]?.[0] ?? null,
     cell: row => figureCell(row.figures[model][which]),
   });
   if (!several) return [...first, ...metrics.map((_, which) => value(0, which))];
-  const differences = metric ? [] : rivals.map(name => ({
+  const differences = metric ? [] : others.map(name => ({
     name: `Δ ${name}`,
-    key: row => all.differences[name][row.place]?.[0] ?? null,
+    key: row => all.differences[name][row.position]?.[0] ?? null,
     cell: row => {
-      const found = all.differences[name][row.place];
-      const cell = figureCell(found, signed, " to ", found && found[3] !== null && found[3] < .05);
-      if (found && found[3] !== null) cell.title = `p ${found[3]} by DeLong's test, at a false discovery rate`;
+      const difference = all.differences[name][row.position], p = difference ? difference[3] : null;
+      const cell = figureCell(difference, signed, " to ", p !== null && p < .05);
+      if (p !== null) cell.title = `p ${p} by DeLong's test, adjusted for the false discovery rate`;
       return cell;
     },
   }));
@@ -70,24 +70,24 @@ function order() {
   state.rows = rows.filter(row => (!band.value || row.band === band.value) && words.every(word => row.words.includes(word)));
   state.rows.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    if (x === null || y === null) return (x === null) - (y === null) || a.place - b.place;  // without a value: last
-    return way * (text ? x.localeCompare(y) : x - y) || a.place - b.place;
+    if (x === null || y === null) return (x === null) - (y === null) || a.position - b.position;  // without a value: last
+    return way * (text ? x.localeCompare(y) : x - y) || a.position - b.position;
   });
-  document.getElementById("found").textContent =
+  document.getElementById("count").textContent =
     state.rows.length < rows.length ? `${state.rows.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")}` : "";
 }
 
 function drawHead() {
   const line = element("tr");
-  state.columns.forEach((column, place) => {
-    const sort = place !== state.by ? "none" : state.down ? "descending" : "ascending";
+  state.columns.forEach((column, position) => {
+    const sort = position !== state.by ? "none" : state.down ? "descending" : "ascending";
     const cell = element("th", undefined, {"aria-sort": sort, scope: "col", ...(column.text ? {} : {class: "n"})});
     const button = element("button", column.name, {type: "button"});
     button.addEventListener("click", () => {
-      state.down = place === state.by ? !state.down : !column.text;
-      state.by = place;
+      state.down = position === state.by ? !state.down : !column.text;
+      state.by = position;
       drawAll();
-      head.rows[0].cells[place].firstChild.focus();
+      head.rows[0].cells[position].firstChild.focus();
     });
     cell.append(button);
     line.append(cell);
@@ -136,23 +136,23 @@ function detail(row) {
 function rocOf(row) {
   const part = element("div"), side = 200, left = 38, top = 6, each = 3 * rates.length;
   part.append(element("h4", "ROC curve"));
-  const picture = drawn("svg", {viewBox: `0 0 ${left + side + 10} ${top + side + 34}`, role: "img", "aria-label": `ROC curve of ${row.name}`});
+  const picture = svg("svg", {viewBox: `0 0 ${left + side + 10} ${top + side + 34}`, role: "img", "aria-label": `ROC curve of ${row.name}`});
   const x = rate => left + side * rate, y = recall => top + side * (1 - recall / 254);
   for (const tick of [0, .5, 1]) {
-    picture.append(drawn("text", {x: x(tick), y: top + side + 14, "text-anchor": "middle"}, `${100 * tick}%`),
-                   drawn("text", {x: left - 5, y: y(254 * tick) + 4, "text-anchor": "end"}, `${100 * tick}%`));
+    picture.append(svg("text", {x: x(tick), y: top + side + 14, "text-anchor": "middle"}, `${100 * tick}%`),
+                   svg("text", {x: left - 5, y: y(254 * tick) + 4, "text-anchor": "end"}, `${100 * tick}%`));
   }
-  picture.append(drawn("text", {x: x(.5), y: top + side + 29, "text-anchor": "middle"}, "false positive rate"),
-                 drawn("path", {d: `M${x(0)},${y(254)}V${y(0)}H${x(1)}`, fill: "none", stroke: "var(--faint)"}),
-                 drawn("path", {d: `M${x(0)},${y(0)}L${x(1)},${y(254)}`, stroke: "var(--faint)", "stroke-dasharray": "4 3"}));
-  const none = curves.every(curve => curve[row.place * each] === 255);
+  picture.append(svg("text", {x: x(.5), y: top + side + 29, "text-anchor": "middle"}, "false positive rate"),
+                 svg("path", {d: `M${x(0)},${y(254)}V${y(0)}H${x(1)}`, fill: "none", stroke: "var(--faint)"}),
+                 svg("path", {d: `M${x(0)},${y(0)}L${x(1)},${y(254)}`, stroke: "var(--faint)", "stroke-dasharray": "4 3"}));
+  const none = curves.every(curve => curve[row.position * each] === 255);
   curves.forEach((curve, model) => {
-    const at = (place, which) => curve[row.place * each + 3 * place + which];
+    const at = (position, which) => curve[row.position * each + 3 * position + which];
     if (at(0, 0) === 255) return;
-    const path = which => rates.map((rate, place) => `${x(rate).toFixed(1)},${y(at(place, which)).toFixed(1)}`);
+    const path = which => rates.map((rate, position) => `${x(rate).toFixed(1)},${y(at(position, which)).toFixed(1)}`);
     picture.append(
-      drawn("polygon", {points: [...path(1), ...path(2).reverse()].join(" "), fill: colour(model), opacity: .16}),
-      drawn("polyline", {points: path(0).join(" "), fill: "none", stroke: colour(model), "stroke-width": 1.8}));
+      svg("polygon", {points: [...path(1), ...path(2).reverse()].join(" "), fill: colour(model), opacity: .16}),
+      svg("polyline", {points: path(0).join(" "), fill: "none", stroke: colour(model), "stroke-width": 1.8}));
   });
   if (none) part.append(element("p", "Cannot be measured here.", {class: "soft"}));
   else part.append(picture);
@@ -162,9 +162,9 @@ function rocOf(row) {
 
 function keyOf(names, colourOf) {
   const key = element("div", undefined, {class: "key"});
-  names.forEach((name, place) => {
+  names.forEach((name, position) => {
     const one = element("span", name), mark = element("i");
-    mark.style.background = colourOf(name, place);
+    mark.style.background = colourOf(name, position);
     one.prepend(mark);
     key.append(one);
   });
@@ -174,32 +174,32 @@ function keyOf(names, colourOf) {
 const COLOURS = ["var(--group-positive)", "var(--group-same)", "var(--group-other)"];
 
 function scoresOf(row) {
-  const part = element("div"), groups = all.groups, known = models.map((_, i) => i).filter(i => spread[i] && spread[i].counts[row.place][0]);
+  const part = element("div"), groups = all.groups, known = models.map((_, i) => i).filter(i => scores[i] && scores[i].counts[row.position][0]);
   if (!known.length) return part;
-  part.append(element("h4", "Scores of its cases and of others"));
+  part.append(element("h4", "Scores of positive and negative cases"));
   for (const model of known) {
-    const {ends, counts, bytes: values} = spread[model], [low, high] = ends[row.place];
+    const {ends, counts, bytes: values} = scores[model], [low, high] = ends[row.position];
     const width = 420, height = 22 * groups.length + 24;
-    const picture = drawn("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Scores of ${row.name} by ${models[model]}`});
+    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Scores of ${row.name} by ${models[model]}`});
     groups.forEach((_, group) => {
-      const at = which => values[(row.place * groups.length + group) * 5 + which], middle = 12 + 22 * group;
+      const at = which => values[(row.position * groups.length + group) * 5 + which], middle = 12 + 22 * group;
       if (at(0) === 255) return;
       const x = which => (8 + (width - 70) * at(which) / 254).toFixed(1);
       picture.append(
-        drawn("path", {d: `M${x(0)},${middle}H${x(4)}`, stroke: COLOURS[group], "stroke-width": 1.5}),
-        drawn("path", {d: `M${x(1)},${middle}H${x(3)}`, stroke: COLOURS[group], "stroke-width": 9}),
-        drawn("circle", {cx: x(2), cy: middle, r: 3.2, fill: "var(--page)", stroke: COLOURS[group], "stroke-width": 1.5}),
-        drawn("text", {x: width, y: middle + 4, "text-anchor": "end"}, `${counts[row.place][group].toLocaleString("en")}`));
+        svg("path", {d: `M${x(0)},${middle}H${x(4)}`, stroke: COLOURS[group], "stroke-width": 1.5}),
+        svg("path", {d: `M${x(1)},${middle}H${x(3)}`, stroke: COLOURS[group], "stroke-width": 9}),
+        svg("circle", {cx: x(2), cy: middle, r: 3.2, fill: "var(--page)", stroke: COLOURS[group], "stroke-width": 1.5}),
+        svg("text", {x: width, y: middle + 4, "text-anchor": "end"}, `${counts[row.position][group].toLocaleString("en")}`));
     });
     const foot = height - 4, digits = number => minus(String(Number(number.toPrecision(3))));
-    picture.append(drawn("path", {d: `M8,${foot - 13}H${width - 62}`, stroke: "var(--faint)"}),
-                   drawn("text", {x: 8, y: foot}, digits(low)),
-                   drawn("text", {x: width - 62, y: foot, "text-anchor": "end"}, digits(high)));
+    picture.append(svg("path", {d: `M8,${foot - 13}H${width - 62}`, stroke: "var(--faint)"}),
+                   svg("text", {x: 8, y: foot}, digits(low)),
+                   svg("text", {x: width - 62, y: foot, "text-anchor": "end"}, digits(high)));
     if (several) part.append(element("small", models[model]));
     part.append(picture);
   }
   part.append(keyOf(groups, (_, group) => COLOURS[group]),
-              element("small", "Line: 5% to 95%; bar: the middle half; dot: the median; at the right the cases."));
+              element("small", "Line: 5% to 95%; bar: 25% to 75%; dot: the median; at the right the number of cases."));
   return part;
 }
 
@@ -209,9 +209,9 @@ function metricsOf(row) {
   grid.append(element("thead"), element("tbody"));
   grid.tHead.append(line);
   models.forEach((name, model) => {
-    const mine = element("tr");
-    mine.append(element("th", name), ...row.figures[model].map(figure => figureCell(figure)));
-    grid.tBodies[0].append(mine);
+    const ofModel = element("tr");
+    ofModel.append(element("th", name), ...row.figures[model].map(figure => figureCell(figure)));
+    grid.tBodies[0].append(ofModel);
   });
   part.append(grid);
   return part;

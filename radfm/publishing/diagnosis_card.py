@@ -15,8 +15,6 @@ from radfm.pipeline_radfm import drawn_only
 from radfm.publishing.card import Facts, cell, counted, figure, listed, make_card, many, percent
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
-_METRICS = {"auc": "AUC", "ap": "AP", "f1": "F1", "mcc": "MCC", "recall@fpr=0.05": "recall at FPR 5%"}
-_HUB_METRICS = {"auc": ("roc_auc", "Macro AUC"), "ap": ("average_precision", "Macro AP")}
 _CALIBRATION = {
     "ece": "calibration error (ECE)",
     "ece_first": "ECE of first ranks",
@@ -52,7 +50,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=["radfm", "radiology", "medical", "icd-10-cm", "zero-shot", "custom_code", *["synthetic"] * synthetic],
-        metrics=sorted(hub for hub, _ in _HUB_METRICS.values()) if facts.evaluations else None,
+        metrics=sorted({hub for one in facts.evaluations for hub, _ in _hub_metrics(one).values()}) or None,
         model_name=facts.name if facts.evaluations else None,
         eval_results=[result for one in facts.evaluations for result in _results(one, learned)] or None,
     )
@@ -104,7 +102,8 @@ def _evaluation(one: dict) -> dict[str, Any]:
     """What the template shows of an evaluation."""
     bands, groups = one["bands"], one["subgroups"]
     words = {"all": "all"} | {band: f"{band}: {bands[band]['training_cases']}" for band in ("head", "body", "tail")}
-    shown = {name: what for name, what in _METRICS.items() if one["macro"].get(name, {}).get("all")}
+    metrics = {key: metric["name"] for key, metric in _metrics(one).items() if metric["in_card"]}
+    shown = {key: name for key, name in metrics.items() if one["macro"].get(key, {}).get("all")}
     known = [row for row in one["disorders"] if row["cases"] >= _LEAST_CASES and row["auc"]]
     worst = sorted(known, key=lambda row: row["auc"]["value"])[:_WORST]
     return {
@@ -205,10 +204,24 @@ def _results(one: dict, learned: Mapping) -> list[EvalResult]:
             metric_value=round(found["value"], 4),
             metric_args={"low": round(found["low"], 4), "high": round(found["high"], 4), "interval": 0.95},
         )
-        for metric, (hub, said) in _HUB_METRICS.items()
+        for metric, (hub, said) in _hub_metrics(one).items()
         for band, found in one["macro"].get(metric, {}).items()
         if found is not None
     ]
+
+
+def _hub_metrics(one: dict) -> dict[str, tuple[str, str]]:
+    """Key of a metric -> its name on the Hub, and in the model-index; of those that the Hub knows."""
+    return {
+        key: (metric["hub_name"], f"Macro {metric['name']}")
+        for key, metric in _metrics(one).items()
+        if metric["hub_name"]
+    }
+
+
+def _metrics(one: dict) -> dict[str, dict]:
+    """Key -> name and other properties of a metric; evaluations that do not describe their metrics have keys alone."""
+    return one.get("metrics") or {key: {"name": key, "hub_name": None, "in_card": True} for key in one["macro"]}
 
 
 def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: dict) -> Iterator[str]:

@@ -348,6 +348,7 @@ def _of_model(found: dict, calibration: dict, sha256: str) -> dict[str, Any]:
             subgroups = {what: groups for what, groups in model["subgroups"].items() if what != "folder"}
             return {
                 **{key: found[key] for key in _OF_EVALUATION},
+                "metrics": found.get("metrics"),  # none in evaluations by radfm 0.1
                 "about": {key: value for key, value in about.items() if key not in ("model", "checkpoint")},
                 **{key: model[key] for key in _OF_MODEL},
                 "subgroups": subgroups,

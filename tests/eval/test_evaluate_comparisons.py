@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from radfm.eval.bootstrap import measure_again, patient_weights
+from radfm.eval.bootstrap import measure_with_resamples, patient_weights
 from radfm.eval.comparisons import adjusted, delong, macro_differences, subgroups
 
 
@@ -60,7 +60,7 @@ def test_delong_is_nearly_what_the_bootstrap_of_patients_says():
     second = (seen[patients] + 0.5 * ill[patients] + 0.5 * rng.normal(size=240))[:, None]
     differences, p = delong(first, second, labels, patients)
     weights = patient_weights(patients, 2000)
-    draws = [measure_again([scores], labels, weights, ["auc"])["auc"][1] for scores in (first, second)]
+    draws = [measure_with_resamples([scores], labels, weights, ["auc"])["auc"][1] for scores in (first, second)]
     deviation = abs(differences[0]) / norm.isf(p[0] / 2)
     assert deviation == pytest.approx((draws[1] - draws[0]).std(), rel=0.1)
 
@@ -93,7 +93,7 @@ def test_many_tests_are_adjusted_and_those_that_were_none_do_not_count():
 def test_a_paired_difference_is_surer_than_two_intervals(two_models):
     first, second, labels = two_models
     weights = patient_weights(range(len(labels)), 400)
-    again = [measure_again([scores], labels, weights, ["auc"])["auc"] for scores in (first, second)]
+    again = [measure_with_resamples([scores], labels, weights, ["auc"])["auc"] for scores in (first, second)]
     counts = np.array([200, 200, 50, 50, 5, 5])
     found = macro_differences(*again, counts)
     assert found["all"]["low"] <= found["all"]["value"] <= found["all"]["high"]

@@ -8,8 +8,10 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score, roc_curve
 
-from radfm.eval.bootstrap import interval, measure_again, patient_weights
-from radfm.eval.metrics import METRICS, bands, macro, macro_auc, measure, ranking, truth_ranks
+from radfm.eval.bands import bands, macro
+from radfm.eval.bootstrap import interval, measure_with_resamples, patient_weights
+from radfm.eval.metrics import METRICS, macro_auc, measure
+from radfm.eval.ranking import ranking, truth_ranks
 
 
 def by_scikit_learn(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -65,7 +67,7 @@ def test_many_draws_of_many_positives_are_measured_in_blocks_and_stay_the_same(m
 def test_scores_of_shuffled_labels_are_worth_half():
     rng = np.random.default_rng(1)
     scores, labels = rng.normal(size=(400, 30)), rng.random((400, 30)) < 0.1
-    values, draws = measure_again([scores], labels, patient_weights(range(400), 300), ["auc"])["auc"]
+    values, draws = measure_with_resamples([scores], labels, patient_weights(range(400), 300), ["auc"])["auc"]
     counts = np.zeros(30)
     low, high = interval(macro(draws, counts)["all"], macro(values, counts)["all"])
     assert low < 0.5 < high
@@ -78,7 +80,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     labels[:40] = True
     scores = rng.normal(size=labels.shape) + labels  # 400 times the same experiment
     truth = norm.cdf(1 / np.sqrt(2))
-    values, draws = measure_again([scores], labels, patient_weights(range(120), 300), ["auc"])["auc"]
+    values, draws = measure_with_resamples([scores], labels, patient_weights(range(120), 300), ["auc"])["auc"]
     low, high = interval(draws, values, (0, 1))
     assert 0.9 < ((low < truth) & (truth < high)).mean() < 0.98
 
@@ -87,7 +89,7 @@ def test_an_interval_surrounds_what_was_measured_though_copies_flatter_the_draws
     rng = np.random.default_rng(3)
     labels = rng.random((300, 100)) < 0.01
     scores = rng.normal(size=labels.shape) + labels
-    again = measure_again([scores], labels, patient_weights(range(300), 200))
+    again = measure_with_resamples([scores], labels, patient_weights(range(300), 200))
     for name, (values, draws) in again.items():
         value = macro(values, np.zeros(100))["all"]
         low, high = interval(macro(draws, np.zeros(100))["all"], value)
@@ -120,8 +122,8 @@ def test_several_seeds_are_averaged_and_make_intervals_wider():
     labels = rng.random((400, 1)) < 0.5
     seeds = [rng.normal(size=labels.shape) + shift * labels for shift in (0.2, 1.0, 2.5)]
     weights = patient_weights(range(400), 400)
-    values, draws = measure_again(seeds, labels, weights, ["auc"])["auc"]
-    alone = [measure_again([scores], labels, weights, ["auc"])["auc"] for scores in seeds]
+    values, draws = measure_with_resamples(seeds, labels, weights, ["auc"])["auc"]
+    alone = [measure_with_resamples([scores], labels, weights, ["auc"])["auc"] for scores in seeds]
     np.testing.assert_allclose(values, np.mean([value for value, _ in alone], axis=0))
     assert draws.std() > 2 * max(mine.std() for _, mine in alone)
 
@@ -177,5 +179,5 @@ def test_unknown_metrics_and_weights_of_other_cases_are_refused():
         measure(scores, labels, metrics=["accuracy"])
     with pytest.raises(ValueError, match="weights are"):
         measure(scores, labels, np.ones((3, 5)))
-    with pytest.raises(ValueError, match="there must be one of either"):
+    with pytest.raises(ValueError, match="there must be at least one of each"):
         patient_weights([], 10)

@@ -17,7 +17,7 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.stored_cases import patient_of
 from radfm.eval.curves import FEW, RATES, roc_curves
 from radfm.eval.diagnosis import compare
-from radfm.eval.errors import alarming, confused
+from radfm.eval.errors import confused, false_alarms
 from radfm.eval.metrics import METRICS
 from radfm.eval.report import write_report
 from radfm.eval.results_folder import reproducible_command
@@ -185,7 +185,7 @@ def test_the_table_of_disorders_can_be_sorted_searched_and_opened(browser, folde
     word = names[0].split()[0]
     element("find").send_keys(word.upper())
     assert set(shown()) == {name for name in names if word.casefold() in name.casefold()}
-    assert element("found").text == f"{len(shown())} of {len(names)}"
+    assert element("count").text == f"{len(shown())} of {len(names)}"
     element("find").send_keys(" nowhere")
     assert shown() == []
     element("find").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE)
@@ -272,7 +272,7 @@ def test_the_worst_errors_are_those_furthest_above_the_right_one_one_of_each_pat
     found = confused(table)
     assert [(one.case_id, one.named) for one in found] == [("c3", "Gout"), ("c1", "Scurvy")]
     assert found[1].disorders == [("Rickets", 4.0, 2), ("Gout", 3.0, 3)]
-    assert [(one.case_id, one.named, one.score, one.disorders) for one in alarming(table, 1)] == [
+    assert [(one.case_id, one.named, one.score, one.disorders) for one in false_alarms(table, 1)] == [
         ("c4", "Rickets", 7, [])
     ]
 
@@ -282,7 +282,7 @@ def test_errors_are_shown_as_the_data_set_has_them(folder, tables):
     for one in confused(tables["KE"][0], 8):
         assert f"case {one.case_id}" in text
     assert (folder / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") == len(
-        confused(tables["KE"][0], 8) + alarming(tables["KE"][0], 4)
+        confused(tables["KE"][0], 8) + false_alarms(tables["KE"][0], 4)
     )
 
 
