@@ -1,4 +1,4 @@
-"""A case: all scans of one patient's question."""
+"""Scans and cases: the data that readers return and processors take."""
 
 from dataclasses import dataclass, field
 
@@ -7,21 +7,22 @@ import numpy as np
 
 @dataclass
 class Scan:
-    """One acquisition: slices in order.
+    """One acquisition: a stack of slices, or a single image.
 
     Attributes:
         pixels: (slices, H, W), or (slices, H, W, 3) where the file is in colour. Hounsfield units for CT.
         modality: a name of modalities.csv; None where neither the header nor the caller states it.
-        plane: "axial", "coronal", "sagittal", "oblique", or a radiograph's view ("PA", "AP", "lateral", "MLO", "CC").
-        spacing_mm: distance between slices, rows and columns; None where unknown. The first is 0.0 where a header
-            tells rows and columns but no distance between slices, as for a radiograph or an ultrasound clip.
-        days: days before the newest scan of the case, 0.0 for the newest; None where unknown.
-        body_part: as the header names it, in lower case; None where unknown.
+        plane: "axial", "coronal", "sagittal" or "oblique"; or the view of a radiograph ("PA", "AP", "lateral", "MLO",
+            "CC"); None where unknown.
+        spacing_mm: distance between slices, rows and columns; None where unknown. The first is 0.0 where the header
+            states the pixel spacing but no distance between slices, as for a radiograph or an ultrasound clip.
+        days: days between this scan and the newest scan of the case, 0.0 for the newest; None where unknown.
+        body_part: as in the header, in lower case; None where unknown.
         key_slice: index of the slice that shows the finding; None where unknown.
-        source: the file or folder it was read from, relative to what was given to `read_case`.
-        masks: disorder -> (slices, H, W) bool, where it is to be seen; None where nobody says.
-        affine: (4, 4) from (slice, row, column, 1) to the patient's left, back and head in mm, as in DICOM; None where
-            unknown.
+        source: the file or folder that it was read from, relative to the path given to `read_case`.
+        masks: disorder -> (slices, H, W) bool, the voxels that show it; None without annotation.
+        affine: (4, 4) from (slice, row, column, 1) to patient coordinates in mm (left, posterior, superior, as in
+            DICOM); None where unknown.
     """
 
     pixels: np.ndarray
@@ -38,11 +39,19 @@ class Scan:
 
 @dataclass
 class Case:
-    """All scans of one patient's question, with the history where known and the disorders as labels."""
+    """All scans of one patient that belong to one diagnostic question.
+
+    Attributes:
+        scans: in any order; their order does not change the model's output.
+        history: the clinical history that was known before the scans were read; None where unknown.
+        disorders: labels, names of the diagnoses; empty where there are none or they are unknown.
+        case_id, patient_id: identifiers, None where unknown; `read_case` gives pseudonyms of patients only.
+        skipped: (file, reason) of each file that was not read.
+    """
 
     scans: list[Scan] = field(default_factory=list)
     history: str | None = None
     disorders: list[str] = field(default_factory=list)
     case_id: str | None = None
     patient_id: str | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    skipped: list[tuple[str, str]] = field(default_factory=list)

@@ -12,7 +12,7 @@ A new modality is one row of the table. Its columns:
 | named_views | whether pictures have a view (PA, lateral, MLO) in place of a plane (axial, coronal, sagittal) |
 | quantity | what the pixel values measure; empty where they have no unit |
 | stackable | whether single pictures of a series that have no position are the slices of a volume |
-| broader | the modality that a model uses in place of this one where it lacks this one; "other" where empty |
+| broader | the modality that a model without this one uses; "other" where empty |
 | default | whether it is one of the modalities of a model that names none itself, in this order |
 
 Decisions:

@@ -1,1 +1,1 @@
-"""One reader for each family of files. `radfm.cases.read_case` is the only door; the libraries load on first need."""
+"""Readers of image files, one module per family of formats. `read_case` calls them; libraries load on first use."""

@@ -1,4 +1,4 @@
-"""NPY and NPZ: numbers without a header, so the shape must say what the axes are.
+"""NPY and NPZ arrays. They have no header, so the axes are inferred from the shape.
 
 The rules, in this order:
 
@@ -13,7 +13,7 @@ The rules, in this order:
 | (slices, H, W, 1) | slices |
 | (1, a, b, c), (3, a, b, c) | one channel, or three equal ones (as RadDiag stores scans): the rules for (a, b, c) |
 
-Every array of an NPZ is a scan. Pickled objects are refused: they can run code.
+Every array of an NPZ is one scan. Pickled objects are refused, because unpickling can run code.
 """
 
 import zipfile
@@ -28,7 +28,11 @@ from radfm.readers.pixels import tidy
 
 
 def read_npy(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """One scan."""
+    """Read an NPY file.
+
+    Returns: a list of one scan, and an empty list, as nothing is left out. Raises: Unreadable for a damaged file, an
+    array of objects and a shape that no rule covers.
+    """
     with open(path, "rb") as file:
         shape, dtype = _header(file)
         check_size(n_bytes(shape, dtype.itemsize), path.stat().st_size - file.tell(), compressed=False)
@@ -36,14 +40,18 @@ def read_npy(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
 
 
 def read_npz(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """One scan for each array, and (array, reason) for those that cannot be one."""
+    """Read an NPZ file.
+
+    Returns: one scan per array, and (part of the file, reason) of each array that cannot be read. Raises: Unreadable
+    where the file holds no array.
+    """
     scans, left_out = [], []
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             part = "/" + member.filename.removesuffix(".npy")
             try:
                 scans.append(Scan(slices_of(_member(archive, member)), source=part))
-            except Exception as error:  # one bad array must not cost the others
+            except Exception as error:  # one damaged array does not prevent reading the others
                 left_out.append((part, reason_for(error, "a NumPy array")))
     if not scans and not left_out:
         raise Unreadable("holds no array: save it again")
@@ -61,7 +69,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def slices_of(array: np.ndarray) -> np.ndarray:
-    """Any array -> a scan's pixels, by the rules above. Raises: Unreadable where none fits."""
+    """An array -> the pixels of a scan, by the rules above. Raises: Unreadable where no rule fits the shape."""
     shape = array.shape
     if array.ndim == 4 and shape[-1] == 1:
         return tidy(array[..., 0])
@@ -75,8 +83,8 @@ def slices_of(array: np.ndarray) -> np.ndarray:
         first, second, last = shape
         slices_last = (first == second != last) or 4 * last <= min(first, second)
         return tidy(np.moveaxis(array, -1, 0) if slices_last else array)
-    wanted = "(H, W), (slices, H, W) or (slices, H, W, 3)"
-    raise Unreadable(f"has the shape {shape}, which no rule of radfm covers: save it as {wanted}")
+    supported = "(H, W), (slices, H, W) or (slices, H, W, 3)"
+    raise Unreadable(f"has the shape {shape}, which no rule of radfm covers: save it as {supported}")
 
 
 def _header(file) -> tuple[tuple[int, ...], np.dtype]:

@@ -1,13 +1,13 @@
-"""DICOM studies: files in any order and number -> the scans of one patient.
+"""Reads DICOM files, in any order and number, into the scans of one patient.
 
 Decisions:
-- Headers first, all of them; then grouping (`dicom_series`), then the pictures, one scan at a time.
-- A case is one patient's. Files with the same PatientID or the same study are of one patient, files with neither join
-  the others. Of several patients, the one with the most images is read.
+- All headers are read first, then frames are grouped (`dicom_series`), then pixels are decoded, one scan at a time.
+- A case is of one patient. Files with the same PatientID or the same study belong to one patient; files with neither
+  join the others. Of several patients, the one with the most images is read.
 - A file is a copy of another if SOPInstanceUID, instance number, frames and position agree; the first by name is read.
-- A DICOMDIR given alone is read through its records; in a folder, it only tells which files are missing.
-- Key images (a KO object) mark the key slice of the scans they point to.
-- `modality` given by the caller stands for headers that name none: OT, SC, and damaged ones.
+- Of a DICOMDIR that is given alone, the files that it names are read. In a folder it only shows which are missing.
+- A Key Object Selection (KO) marks the key slice of the scans that it refers to.
+- The caller's `modality` is used where the header states none: OT, SC, and damaged headers.
 """
 
 import hmac
@@ -17,6 +17,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from pydicom import config
 
 from radfm.cases import Scan
@@ -45,7 +46,14 @@ _KIND = "a DICOM image"
 
 @dataclass
 class Study:
-    """What was read: scans, (file, reason) of the rest, the patient's pseudonym, and how many files hold the scans."""
+    """The result of reading.
+
+    Attributes:
+        scans: in the order of date, series number and name.
+        skipped: (file, reason) of all files that are in no scan.
+        patient_id: the patient's pseudonym; None without a key or PatientID.
+        images: number of files that hold the scans.
+    """
 
     scans: list[Scan] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -56,9 +64,14 @@ class Study:
 def read_dicom(
     files: list[tuple[str, Path]], modality: str | None, patient_key: bytes | None, progress: Progress
 ) -> Study:
-    """Arguments as for `read_case`; files: (the name shown, the path)."""
+    """Read the scans of one patient.
+
+    Args:
+        files: (displayed name, path) of each file.
+        modality, patient_key, progress: as for `read_case`; progress is called once per image file.
+    """
     validation = config.settings.reading_validation_mode
-    config.settings.reading_validation_mode = config.IGNORE  # a value that breaks a rule is still a value
+    config.settings.reading_validation_mode = config.IGNORE  # use values that break a rule of the standard
     try:
         with quiet_libraries():
             return _read(files, modality, patient_key, progress)
@@ -70,22 +83,30 @@ def _read(files, modality, patient_key, progress) -> Study:
     study = Study()
     headers = _headers(files, study)
     key_images = {reference for header in headers for reference in _key_images(header)}
-    images = _one_patient(_once(_images(headers, study), study), study)
+    images = _one_patient(_without_copies(_images(headers, study), study), study)
     study.images = len(images)
     if patient_key is not None:
         study.patient_id = _pseudonym(images, patient_key)
     stacks = sorted(stacks_of([frame for image in images for frame in frames_of(image)]), key=_order)
+    _read_stacks(stacks, study, modality, key_images, progress)
+    return study
+
+
+def _read_stacks(
+    stacks: list[Stack], study: Study, modality: str | None, key_images: set[str], progress: Progress
+) -> None:
+    """Decode the stacks, one after the other, into `study.scans`; files that fail go to `study.skipped`."""
     open_dataset = lru_cache(maxsize=1)(decodable)  # one multi-frame file may hold several stacks
     failed: dict[Instance, BaseException] = {}
     decoded: set[Instance] = set()
     dates = []
+
+    def count(instance: Instance) -> None:
+        decoded.add(instance)
+        progress(len(decoded), study.images)
+
     for stack in stacks:
-
-        def done(instance: Instance) -> None:
-            decoded.add(instance)
-            progress(len(decoded), study.images)
-
-        pixels, stack.frames = read_pixels(stack.frames, open_dataset, failed, done)
+        pixels, stack.frames = read_pixels(stack.frames, open_dataset, failed, count)
         if pixels is None:
             continue
         try:
@@ -100,11 +121,10 @@ def _read(files, modality, patient_key, progress) -> Study:
     for scan, day in zip(study.scans, dates, strict=True):
         scan.days = float((newest - day).days) if day else None
     study.skipped += [(instance.name, reason_for(error, _KIND)) for instance, error in failed.items()]
-    return study
 
 
 def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
-    """The headers of all files, and of those that a DICOMDIR names; directories themselves are left out."""
+    """The headers of all files and of those that a DICOMDIR names, without the DICOMDIRs themselves."""
     headers, directories = [], []
     for name, path in files:
         try:
@@ -113,16 +133,16 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
             study.skipped.append((name, reason_for(error, _KIND)))
             continue
         (directories if has(header.header, "DirectoryRecordSequence") else headers).append(header)
-    known = {path.resolve() for _, path in files} if directories else set()
+    known_paths = {path.resolve() for _, path in files} if directories else set()
     for directory in directories:
         named, missing = _named_files(directory)
         if not named and not missing:
             study.skipped.append((directory.name, "is a DICOMDIR that names no files: give the folder it lies in"))
         study.skipped += [(file, "is named in the DICOMDIR but is not there: copy the whole disc") for file in missing]
         for name, path in named:
-            if path.resolve() in known:
+            if path.resolve() in known_paths:
                 continue
-            known.add(path.resolve())
+            known_paths.add(path.resolve())
             try:
                 headers.append(read_header(name, path))
             except Exception as error:
@@ -131,37 +151,36 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
 
 
 def _named_files(directory: Instance) -> tuple[list[tuple[str, Path]], list[str]]:
-    """(name, path) of the files that a DICOMDIR names and that are there, and the names of those that are not."""
-    found, missing = {}, []
+    """(name, path) of the existing files that a DICOMDIR names, and the names of the missing ones."""
+    existing, missing = {}, []
     for record in items(directory.header, "DirectoryRecordSequence"):
         parts = texts(record, "ReferencedFileID")
         if not parts or any(part in ("", ".", "..") or "/" in part or "\\" in part for part in parts):
-            continue  # a record without a file, or one that would lead out of the folder
+            continue  # the record has no file, or a path that leads out of the folder
         name = str(PurePosixPath(directory.name).parent / PurePosixPath(*parts))
-        path = _on_disc(directory.path.parent, parts)
+        path = _ignoring_case(directory.path.parent, parts)
         if path is None:
             missing.append(name)
         else:
-            found[name] = path
-    return list(found.items()), missing
+            existing[name] = path
+    return list(existing.items()), missing
 
 
-def _on_disc(folder: Path, parts: list[str]) -> Path | None:
-    """A DICOMDIR names files in capitals; a copied disc may have them in small letters."""
+def _ignoring_case(folder: Path, parts: list[str]) -> Path | None:
+    """The file at a path below a folder. A DICOMDIR has capitals, where a copied disc may have small letters."""
     for part in parts:
         path = folder / part
         if not path.exists():
-            alike = (
-                [entry for entry in folder.iterdir() if entry.name.lower() == part.lower()] if folder.is_dir() else []
-            )
-            if not alike:
+            entries = folder.iterdir() if folder.is_dir() else ()
+            path = next((entry for entry in entries if entry.name.lower() == part.lower()), None)
+            if path is None:
                 return None
-            path = alike[0]
         folder = path
     return folder if folder.is_file() else None
 
 
 def _images(headers: list[Instance], study: Study) -> list[Instance]:
+    """The files that hold an image of the patient; the others are added to `study.skipped`."""
     images = []
     for instance in headers:
         try:
@@ -172,37 +191,35 @@ def _images(headers: list[Instance], study: Study) -> list[Instance]:
     return images
 
 
-def _once(images: list[Instance], study: Study) -> list[Instance]:
-    """Each picture once."""
-    seen: dict[tuple, Instance] = {}
+def _without_copies(images: list[Instance], study: Study) -> list[Instance]:
+    """The images without copies, which are added to `study.skipped`."""
+    first_of: dict[tuple, Instance] = {}
     for image in sorted(images, key=lambda image: natural(image.name)):
-        words = (text(image.header, keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
-        places = ("InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
-        identity = *words, *(tuple(all_numbers(image.header, key)) or text(image.header, key) for key in places)
-        first = seen.setdefault(identity if identity[0] else (image.name,), image)
+        uids = (text(image.header, keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
+        numeric = ("InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
+        identity = *uids, *(tuple(all_numbers(image.header, key)) or text(image.header, key) for key in numeric)
+        first = first_of.setdefault(identity if identity[0] else (image.name,), image)
         if first is not image:
             study.skipped.append((image.name, f"is a copy of {first.name}: read once"))
-    return list(seen.values())
+    return list(first_of.values())
 
 
 def _one_patient(images: list[Instance], study: Study) -> list[Instance]:
-    """The images of the patient with the most of them."""
-    group_of: dict[tuple[str, str], set] = {}  # patient or study -> all patients and studies known to be of one person
+    """The images of the patient with the most images; those of other patients are added to `study.skipped`."""
+    group_of: dict[tuple[str, str], set] = {}  # patient or study -> all identifiers that belong to the same patient
     for image in images:
-        marks = {(kind, text(image.header, kind)) for kind in ("PatientID", "StudyInstanceUID")}
-        marks = {mark for mark in marks if mark[1]}
-        person = set().union(marks, *(group_of.get(mark, ()) for mark in marks))
-        group_of.update((mark, person) for mark in person)
-    people: dict[int, list[Instance]] = {}
+        identifiers = set(_identifiers(image))
+        patient = set().union(identifiers, *(group_of.get(identifier, ()) for identifier in identifiers))
+        group_of.update((identifier, patient) for identifier in patient)
+    images_of: dict[int, list[Instance]] = {}
     for image in images:
-        mark = next((m for k in ("PatientID", "StudyInstanceUID") if (m := (k, text(image.header, k)))[1]), None)
-        person = group_of.get(mark, set())
-        if any(kind == "PatientID" for kind, _ in person):
-            people.setdefault(id(person), []).append(image)
-    if len(people) < 2:
+        patient = group_of.get(next(iter(_identifiers(image)), None), set())
+        if any(keyword == "PatientID" for keyword, _ in patient):
+            images_of.setdefault(id(patient), []).append(image)
+    if len(images_of) < 2:
         return images
-    kept = max(people.values(), key=len)
-    others = {image for person in people.values() if person is not kept for image in person}
+    kept = max(images_of.values(), key=len)
+    others = {image for group in images_of.values() if group is not kept for image in group}
     reason = (
         f"belongs to another patient than the other {len(images) - len(others)} files: read it as a case of its own"
     )
@@ -210,13 +227,21 @@ def _one_patient(images: list[Instance], study: Study) -> list[Instance]:
     return [image for image in images if image not in others]
 
 
+def _identifiers(image: Instance) -> list[tuple[str, str]]:
+    """(keyword, value) of the patient and the study of an image, where the header states them."""
+    identifiers = ((keyword, text(image.header, keyword)) for keyword in ("PatientID", "StudyInstanceUID"))
+    return [(keyword, value) for keyword, value in identifiers if value]
+
+
 def _pseudonym(images: list[Instance], key: bytes) -> str | None:
-    numbers = Counter(sorted(filter(None, (text(image.header, "PatientID") for image in images))))
-    return hmac.new(key, numbers.most_common(1)[0][0].encode(), "sha256").hexdigest()[:16] if numbers else None
+    patient_ids = Counter(sorted(filter(None, (text(image.header, "PatientID") for image in images))))
+    if not patient_ids:
+        return None
+    return hmac.new(key, patient_ids.most_common(1)[0][0].encode(), "sha256").hexdigest()[:16]
 
 
 def _key_images(instance: Instance) -> list[str]:
-    """SOPInstanceUIDs that a Key Object Selection points to."""
+    """The SOPInstanceUIDs that a Key Object Selection refers to; none for any other object."""
     if text(instance.header, "SOPClassUID") != KEY_OBJECTS:
         return []
     return [
@@ -228,34 +253,37 @@ def _key_images(instance: Instance) -> list[str]:
 
 
 def _order(stack: Stack) -> tuple:
+    """The sorting key of the scans of a case: date, series number, name."""
     header = stack.frames[0].instance.header
     return date_of(header) or date.min, number(header, "SeriesNumber") or 0, natural(stack.frames[0].instance.name)
 
 
-def _scan(stack: Stack, pixels, modality: str | None, key_images: set[str]) -> Scan:
+def _scan(stack: Stack, pixels: np.ndarray, modality: str | None, key_images: set[str]) -> Scan:
     instances = list(dict.fromkeys(frame.instance for frame in stack.frames))
     header = instances[0].header
-    own_modality = modality_of(header)
+    header_modality = modality_of(header)
     plane, spacing_mm, affine = view_of(header), stack.spacing_mm, None
     if stack.axes is not None:
         laid_out = lay_out(pixels, stack.axes, 0, stack.origin)
         pixels, plane, affine = laid_out.pixels, laid_out.plane, laid_out.affine
         spacing_mm = spacing_mm and (spacing_mm[0], *laid_out.spacing_mm[1:])
-    keys = [i for i, frame in enumerate(stack.frames) if text(frame.instance.header, "SOPInstanceUID") in key_images]
+    uids = [text(frame.instance.header, "SOPInstanceUID") for frame in stack.frames]
+    keys = [i for i, uid in enumerate(uids) if uid in key_images]
+    one_frame_per_file = len(instances) == len(stack.frames)  # a KO object names files, not frames
     return Scan(
         tidy(pixels),
-        modality=own_modality.name if own_modality else modality,
+        modality=header_modality.name if header_modality else modality,
         plane=plane,
         spacing_mm=spacing_mm,
         body_part=body_part_of(header),
-        key_slice=keys[len(keys) // 2] if keys and len(instances) == len(stack.frames) else None,
+        key_slice=keys[len(keys) // 2] if keys and one_frame_per_file else None,
         source=_source([instance.name for instance in instances]),
         affine=affine,
     )
 
 
 def _source(names: list[str]) -> str:
-    """The file, or the folder that holds all of them."""
+    """The name of the one file, or of the folder that holds all of them."""
     if len(names) == 1:
         return names[0]
     folders = [PurePosixPath(name).parent.parts for name in names]

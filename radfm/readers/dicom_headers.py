@@ -1,10 +1,10 @@
-"""What a DICOM file says about its frames: headers only, and of them only the elements that are needed.
+"""Reads DICOM headers: which files hold images of the patient, and the position, spacing and values of their frames.
 
 Decisions:
-- A header is parsed once: it also holds what decoding needs, and where in the file the pixels begin.
+- A header is parsed once, and only the elements that are needed: those of the case, and those that decoding takes.
 - Objects that are not images of the patient (reports, plans, doses, ...), localisers and dose screens are set aside.
-- An enhanced multi-frame file tells place and spacing frame by frame; any other file once for all its frames.
-- Text from a header becomes part of a case only if it is one of the terms listed here.
+- An enhanced multi-frame file has a position and spacing for each frame. Any other file has one for all its frames.
+- Text of a header becomes part of a case only if it is a term of `dicom_terms`.
 """
 
 import re
@@ -56,19 +56,26 @@ GreenPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableData Segmente
 BluePaletteColorLookupTableDescriptor BluePaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
 AlphaPaletteColorLookupTableDescriptor AlphaPaletteColorLookupTableData
 """
-# As numbers: pydicom looks each element of a file up among them, and its own tags compare slowly.
+# As integers, because pydicom looks up each element of a file among them, and its tag objects compare slowly.
 _NEEDED_TAGS = [tag_for_keyword(keyword) for keyword in _NEEDED.split()]
 _PIXEL_TAGS = frozenset(map(tag_for_keyword, ("FloatPixelData", "DoubleFloatPixelData", "PixelData")))
 
 _MOST_HEADERS_BYTES = 2**15
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CENTIMETRES = 3  # DICOM PS3.3 C.8.5.5.1.15
-TRAITS_OF_TIME = 4  # how many of a frame's traits, the last ones, are times
+TRAITS_OF_TIME = 4  # the last so many traits of a frame are times
 
 
 @dataclass(eq=False)
 class Instance:
-    """One file: its header's needed elements, and at which byte its pixels begin (None: not to be said)."""
+    """One file (a SOP instance).
+
+    Attributes:
+        name: as displayed in `Case.skipped` and `Scan.source`.
+        header: the needed elements only.
+        pixels_at: the byte at which the element of the pixels begins; None where that is unknown.
+        frames: how many the file holds; set by `check_image`.
+    """
 
     name: str
     path: Path
@@ -79,24 +86,34 @@ class Instance:
 
 @dataclass(eq=False)
 class Frame:
-    """One picture of one file, with its place in the patient where known (mm, in L, P, S)."""
+    """One frame of one file, with its position in the patient where known.
+
+    Attributes:
+        index: of the frame in the file.
+        position: (3,) of the first pixel, mm in L, P, S.
+        orientation: (6,) direction along the rows, then down the columns, in L, P, S.
+        pixel_mm: distance between rows, between columns.
+        slice_mm: distance to the next slice, or the thickness, as the header states it.
+        slope, intercept: of the modality transformation.
+        traits: values by which frames at one position may differ, see `dicom_series`.
+    """
 
     instance: Instance
     index: int
     position: np.ndarray | None = None
-    orientation: np.ndarray | None = None  # (6,) directions along the rows and down the columns
-    pixel_mm: tuple[float, float] | None = None  # between rows, between columns
+    orientation: np.ndarray | None = None
+    pixel_mm: tuple[float, float] | None = None
     slice_mm: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
-    traits: tuple = ()  # what may tell apart frames at one position, see dicom_series
+    traits: tuple = ()
 
 
 def read_header(name: str, path: Path) -> Instance:
-    """Raises: Unreadable for what is not DICOM."""
+    """Read a header up to the pixels. Raises: Unreadable for a file that is not DICOM."""
     with open_clamped(path) as file:
         pixels_at = None
-        with suppress(Exception):  # from memory first, for parsing asks for a few bytes at a time; most headers fit
+        with suppress(Exception):  # parsing from memory is faster, and most headers fit
             header, pixels_at = _until_pixels(BytesIO(file.read(_MOST_HEADERS_BYTES)))
         if pixels_at is None:
             file.seek(0)
@@ -107,60 +124,67 @@ def read_header(name: str, path: Path) -> Instance:
 
 
 def _until_pixels(file: BinaryIO) -> tuple[Dataset, int | None]:
-    """The header's needed elements, and where the pixels begin; None where they were not met."""
-    met = False
+    """The needed elements of the header, and the byte at which the pixels begin; None where that is unknown."""
+    reached = False
 
     def at_pixels(tag: BaseTag, *_) -> bool:
-        nonlocal met
-        met = tag in _PIXEL_TAGS
-        return met
+        nonlocal reached
+        reached = tag in _PIXEL_TAGS
+        return reached
 
     header = read_partial(file, at_pixels, force=True, specific_tags=_NEEDED_TAGS)
-    inflated = header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian  # the place is in there
-    return header, file.tell() if met and not inflated else None
+    inflated = (
+        header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    )  # the byte is in the inflated data
+    return header, file.tell() if reached and not inflated else None
 
 
 def check_image(instance: Instance) -> None:
-    """Raises: Unreadable where there is no picture to read, or one that cannot be so large."""
+    """Check that a file holds an image of the patient of a plausible size, and set `instance.frames`.
+
+    Raises: Unreadable for other objects, for a file without pixels, and where the file is too short for the size that
+    its header states.
+    """
     header = instance.header
-    reason = _set_aside(header)
-    if reason:
-        raise Unreadable(f"is {reason}, not an image of the patient: set aside")
+    other_object = _other_object(header)
+    if other_object:
+        raise Unreadable(f"is {other_object}, not an image of the patient: set aside")
     rows, columns = number(header, "Rows"), number(header, "Columns")
     if not rows or not columns:
         raise Unreadable(NO_PICTURE)
     frames = number(header, "NumberOfFrames")
     instance.frames = 1 if frames is None else int(frames)
     if instance.frames < 1:
-        raise Unreadable("has no frames, says its header: export it again")
+        raise Unreadable("has no frames by its header: export it again")
     samples, bits = int(number(header, "SamplesPerPixel") or 1), int(number(header, "BitsAllocated") or 16)
     syntax = transfer_syntax(header)
     compressed = syntax is not None and (syntax.is_compressed or syntax.is_deflated)
     stored = instance.path.stat().st_size
     n = n_bytes((instance.frames, int(rows), int(columns), samples), 1)
-    halved = text(header, "PhotometricInterpretation") == "YBR_FULL_422"  # colours for every second pixel
+    halved = text(header, "PhotometricInterpretation") == "YBR_FULL_422"  # one colour for two pixels
     n = n * bits // 8 * (2 if halved and not compressed else 3) // 3
     check_size(n, stored, compressed=compressed)
     if compressed and not syntax.is_deflated and 8 * instance.frames > stored + 64:
         raise Unreadable(f"holds fewer frames than its header says, so it {CUT_SHORT}")
 
 
-def _set_aside(header: Dataset) -> str | None:
-    kinds = tuple(kind.upper() for kind in texts(header, "ImageType"))
+def _other_object(header: Dataset) -> str | None:
+    """What the file is, where it is not an image of the patient that can be read."""
+    image_type = tuple(value.upper() for value in texts(header, "ImageType"))
     title = text(header, "SeriesDescription").lower()
-    reason = _no_image(text(header, "SOPClassUID"), text(header, "Modality").upper(), kinds, title)
-    if reason is None and (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
+    described = _described_object(text(header, "SOPClassUID"), text(header, "Modality").upper(), image_type, title)
+    if described is None and (number(header, "TotalPixelMatrixColumns") or 0) > (number(header, "Columns") or 0):
         return "one level of a tiled whole-slide picture (export the region you mean as PNG or TIFF)"
-    return reason
+    return described
 
 
-@lru_cache(maxsize=64)  # the files of a series say the same
-def _no_image(sop_class: str, modality: str, image_type: tuple[str, ...], title: str) -> str | None:
+@lru_cache(maxsize=64)  # the files of a series have the same values
+def _described_object(sop_class: str, modality: str, image_type: tuple[str, ...], title: str) -> str | None:
     if sop_class == KEY_OBJECTS:
         return "a list of key images"
-    for uid, what in SET_ASIDE.items():
+    for uid, description in SET_ASIDE.items():
         if sop_class == uid or (uid.endswith(".") and sop_class.startswith(uid)):
-            return what
+            return description
     if modality in SET_ASIDE_MODALITIES:
         return SET_ASIDE_MODALITIES[modality]
     if "LOCALIZER" in image_type:
@@ -172,6 +196,7 @@ def _no_image(sop_class: str, modality: str, image_type: tuple[str, ...], title:
 
 
 def frames_of(instance: Instance) -> list[Frame]:
+    """The frames of a file that `check_image` has accepted."""
     header = instance.header
     shared = first(header, "SharedFunctionalGroupsSequence")
     per_frame = items(header, "PerFrameFunctionalGroupsSequence")
@@ -193,13 +218,14 @@ def _classic_frames(instance: Instance) -> list[Frame]:
 
 
 def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
+    """groups: functional groups that describe the frame, its own before the shared one; none for a classic file."""
     header = instance.header
 
     def of(sequence: str) -> Dataset:
         if not groups:
             return header
-        found = (first(group, sequence) for group in groups)
-        return next((item for item in found if item is not None), header)
+        candidates = (first(group, sequence) for group in groups)
+        return next((item for item in candidates if item is not None), header)
 
     detector = first(header, "DetectorInformationSequence")
     orientation = numbers(of("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
@@ -226,7 +252,7 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
 
 
 def _traits(header: Dataset, of) -> tuple:
-    """What may tell apart two frames at one position; in the order in which it is asked."""
+    """The values by which two frames at one position may differ, in the order in which `dicom_series` compares them."""
     content, echo, diffusion = of("FrameContentSequence"), of("MREchoSequence"), of("MRDiffusionSequence")
     kind = of("MRImageFrameTypeSequence")
     if kind is header:
@@ -252,6 +278,7 @@ def _orthonormal(orientation: np.ndarray) -> bool:
 
 
 def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
+    """Pixel spacing in mm of the first region of an ultrasound image."""
     region = first(header, "SequenceOfUltrasoundRegions")
     units = ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")
     if region is None or any(number(region, unit) != _CENTIMETRES for unit in units):
@@ -261,17 +288,18 @@ def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
 
 
 def modality_of(header: Dataset) -> Modality | None:
+    """The modality by the header's Modality; None for OT, SC and unknown codes."""
     return dicom_modality(text(header, "Modality"))
 
 
 def view_of(header: Dataset) -> str | None:
-    """A radiograph's view, of those that `Scan.plane` knows."""
+    """The view of a radiograph by ViewPosition or ViewCodeSequence, as `Scan.plane` names it; None where unknown."""
     code = first(header, "ViewCodeSequence")
     return VIEWS.get(text(header, "ViewPosition").upper()) or VIEW_CODES.get(text(code, "CodeValue") if code else "")
 
 
 def body_part_of(header: Dataset) -> str | None:
-    """BodyPartExamined in lower case, if each of its words is one of anatomy: it is free text on many machines."""
+    """BodyPartExamined in lower case, where all its words are anatomical terms. It is free text on many machines."""
     part = " ".join(text(header, "BodyPartExamined").lower().split())
     words = re.findall(r"[a-z]+", part)
     known = bool(words) and re.fullmatch(r"[a-z _/,&-]{1,40}", part) and BODY_WORDS.issuperset(words)
@@ -279,6 +307,7 @@ def body_part_of(header: Dataset) -> str | None:
 
 
 def date_of(header: Dataset) -> date | None:
+    """The date of the acquisition, else of the series, else of the study; None where none is valid."""
     for keyword in ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate", "StudyDate"):
         digits = text(header, keyword).replace(".", "").replace("-", "")[:8]
         try:

@@ -1,15 +1,15 @@
-"""The pictures of a DICOM stack, as one array.
+"""Decodes the pixels of a DICOM stack into one array.
 
 Decisions:
 - Modality LUT or rescale slope and intercept are applied, frame by frame: Hounsfield units for CT, activity for PET.
 - For projections (the column of modalities.csv) the header's first VOI LUT or window is applied: stored values differ
-  by detector and processing, and the window is the picture the vendor means to be read. One that leaves no contrast is
-  ignored. It is never applied to CT, whose units would be lost, nor to the other modalities.
+  by detector and processing, and the window gives the image that the vendor intends to be read. A window that leaves
+  no contrast is ignored. It is never applied to CT, whose units would be lost, nor to other modalities.
 - MONOCHROME1 is inverted, so that more is brighter; not where values are a quantity, as in CT and nuclear medicine.
-- YBR becomes RGB, a palette is looked up, deeper colours are reduced to 8 bits.
-- Uncompressed grey pictures of 16 bits, as most of CT and MRI, are taken straight from the file's bytes: pydicom's
-  decoder gives the same values, but first asks dozens of things of each file. It decodes everything else.
-- One file after the other: two and four threads were tried on raw and JPEG 2000 series, and gained nothing.
+- YBR becomes RGB, palettes are applied, and colours of more than 8 bits are reduced to 8.
+- Uncompressed grey images of 16 bits, as most of CT and MRI, are viewed in the file's bytes directly. pydicom's decoder
+  gives the same values, but checks dozens of elements of each file first. It decodes everything else.
+- Files are decoded one after the other: two and four threads were no faster on raw and JPEG 2000 series.
 """
 
 from collections import defaultdict
@@ -38,13 +38,15 @@ def read_pixels(
     failed: dict[Instance, BaseException],
     done: Callable[[Instance], None],
 ) -> tuple[np.ndarray | None, list[Frame]]:
-    """The pictures of a stack, (slices, H, W) or (slices, H, W, 3), and the frames they are of.
+    """Decode the frames of a stack.
 
     Args:
         frames: in the order of the slices.
-        open_dataset: `decodable`, or what remembers its answers.
-        failed: takes the files that cannot be decoded, and why; their frames are left out.
-        done: called after each file, with it.
+        open_dataset: `decodable`, perhaps cached.
+        failed: receives the files that cannot be decoded, with the exception; their frames are left out.
+        done: called with each file when it was decoded or failed.
+    Returns:
+        (slices, H, W) or (slices, H, W, 3) pixels, None where no frame was decoded; and the frames of these slices.
     """
     slots: dict[Instance, list[int]] = defaultdict(list)
     for slot in sorted(range(len(frames)), key=lambda slot: frames[slot].index):
@@ -52,11 +54,11 @@ def read_pixels(
     pixels = None
     for instance, own in slots.items():
         try:
-            pictures = _pictures(open_dataset(instance), instance, [frames[slot] for slot in own])
-            for slot, picture in zip(own, pictures, strict=True):
-                pixels = _with_room(pixels, len(frames), picture)
-                pixels[slot] = picture
-        except Exception as error:  # decoders raise anything on damaged files; the reason is told
+            images = _decoded(open_dataset(instance), instance, [frames[slot] for slot in own])
+            for slot, image in zip(own, images, strict=True):
+                pixels = _with_room(pixels, len(frames), image)
+                pixels[slot] = image
+        except Exception as error:  # decoders raise any exception on damaged files; the caller lists the reason
             failed[instance] = error
         done(instance)
     kept = [slot for slot, frame in enumerate(frames) if frame.instance not in failed]
@@ -65,20 +67,23 @@ def read_pixels(
     return (pixels[kept] if kept else None), [frames[slot] for slot in kept]
 
 
-def _with_room(pixels: np.ndarray | None, slices: int, picture: np.ndarray) -> np.ndarray:
-    """An array for all slices whose type also holds this picture exactly."""
+def _with_room(pixels: np.ndarray | None, slices: int, image: np.ndarray) -> np.ndarray:
+    """The array of all slices, in a type that also holds this image exactly."""
     if pixels is None:
-        return np.empty((slices, *picture.shape), picture.dtype)
-    if pixels.shape[1:] != picture.shape:
+        return np.empty((slices, *image.shape), image.dtype)
+    if pixels.shape[1:] != image.shape:
         raise Unreadable("has another matrix size than the rest of its series: read it alone")
-    if pixels.dtype == picture.dtype:
+    if pixels.dtype == image.dtype:
         return pixels
-    holds_both = np.promote_types(pixels.dtype, picture.dtype)
+    holds_both = np.promote_types(pixels.dtype, image.dtype)
     return pixels.astype(np.float32 if holds_both.itemsize > 2 else holds_both, copy=False)
 
 
 def decodable(instance: Instance) -> Dataset:
-    """The header with the pixels, checked so that decoding them cannot need more than the header says."""
+    """The data set of a file with its pixels, checked so that decoding allocates no more than the header states.
+
+    Raises: Unreadable for a file without pixels, and for a compressed frame that is damaged or of another size.
+    """
     if instance.pixels_at is None:
         with open_clamped(instance.path) as file:
             dataset = pydicom.dcmread(file, force=True)
@@ -106,12 +111,12 @@ def _with_pixels(header: Dataset, file: BinaryIO, pixels_at: int) -> Dataset:
     return dataset
 
 
-def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
-    """One picture for each frame; the frames are those of one file, in its order."""
+def _decoded(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iterator[np.ndarray]:
+    """The image of each frame; the frames are of one file and in its order."""
     syntax = dataset.file_meta.TransferSyntaxUID
     plugin = decoder_for(syntax, dataset)
     if instance.frames == 1:
-        values = _plain_values(dataset, syntax)
+        values = _uncompressed_values(dataset, syntax)
         if values is None:
             values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin, view_only=True)
         yield _values(values, dataset, frames[0])
@@ -121,8 +126,8 @@ def _pictures(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Iter
         yield _values(values, dataset, frame)
 
 
-def _plain_values(dataset: Dataset, syntax: UID) -> np.ndarray | None:
-    """(rows, columns) stored values of an uncompressed grey picture of 16 bits; None for any other, and any damaged."""
+def _uncompressed_values(dataset: Dataset, syntax: UID) -> np.ndarray | None:
+    """(rows, columns) stored values of an uncompressed grey image of 16 bits; None for any other or damaged one."""
     layout = [number(dataset, keyword) for keyword in ("SamplesPerPixel", "BitsAllocated", "Rows", "Columns")]
     grey = text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
     stored_bits, signed = number(dataset, "BitsStored"), number(dataset, "PixelRepresentation")
@@ -135,24 +140,24 @@ def _plain_values(dataset: Dataset, syntax: UID) -> np.ndarray | None:
     if len(data) != 2 * rows * columns:
         return None
     values = np.frombuffer(data, "<i2" if signed else "<u2").reshape(rows, columns)
-    unused = 16 - int(stored_bits)  # may hold anything (PS3.5, 8.1.1)
+    unused = 16 - int(stored_bits)  # these bits may have any value (PS3.5, 8.1.1)
     return values if not unused else (values << unused) >> unused
 
 
 def _uncompressed_syntax(dataset: Dataset) -> UID:
-    """Of a file without meta header: as it was found to be encoded."""
+    """The transfer syntax of a file without meta header, by the encoding that pydicom recognised."""
     implicit, little = dataset.original_encoding
     syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
     if dataset["PixelData"].is_undefined_length:
-        raise Unreadable("does not say how its pixels are compressed: export it again")
+        raise Unreadable("does not state how its pixels are compressed: export it again")
     dataset.file_meta.TransferSyntaxUID = syntax
     return syntax
 
 
 def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
-    """Stored values -> what a scan keeps."""
+    """Stored values of a frame -> the values of its slice in a scan."""
     photometric = text(dataset, "PhotometricInterpretation")
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
@@ -177,15 +182,17 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
 
 def _windowed(values: np.ndarray, dataset: Dataset) -> np.ndarray:
     try:
-        seen = apply_voi_lut(values, dataset)
-    except Exception:  # a damaged window says nothing: the picture is shown without
+        windowed = apply_voi_lut(values, dataset)
+    except Exception:  # a damaged window is ignored
         return values
-    if seen is values or seen.min() == seen.max():
+    if windowed is values or windowed.min() == windowed.max():
         return values
-    return compact(np.rint(seen).astype(np.int32)) if np.ptp(seen) >= 255 else seen.astype(np.float32)
+    if np.ptp(windowed) >= 255:
+        return compact(np.rint(windowed).astype(np.int32))
+    return windowed.astype(np.float32)
 
 
 def _stored_range(dataset: Dataset) -> tuple[int, int]:
-    """The smallest and largest value that the pixels' bits can be."""
+    """The smallest and the largest value that the stored bits can represent."""
     bits = int(number(dataset, "BitsStored") or number(dataset, "BitsAllocated") or 16)
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if number(dataset, "PixelRepresentation") else (0, 2**bits - 1)

@@ -1,17 +1,17 @@
-"""Frames -> stacks: which pictures make one scan, and in which order.
+"""Groups frames into stacks: which frames form one scan, and in which order.
 
 Decisions:
-- A stack is one series (SeriesInstanceUID) at one matrix size, one orientation (within 2.6 degrees) and pixel spacing
-  (within 1%). Where a file has no series, its folder stands for it.
-- Frames lie in the order of their positions along the normal; where a position is missing, in the order of
-  InstanceNumber, then of names. Names never decide over positions.
-- Frames of a stack that share a position are told apart by the first of these that does: echo, b-value, image type,
-  kernel, inversion time, gradient, temporal position, acquisition, trigger time; last, by instance order.
-- If all are at one position, time makes them a clip: one scan, its slices in instance order.
-- Pictures without position are a stack where the modality is stackable (modalities.csv: CT, MRI, nuclear medicine,
-  OCT). In all other modalities each file is its own view, and so its own scan. Frames of one file stay together.
-- Of a series in more than 16 volumes, 16 evenly spaced ones are read, as for NIfTI.
-- The distance between slices is the median of the distances found; gaps are read as they are.
+- A stack has one series (SeriesInstanceUID), one matrix size, one orientation (within 2.6 degrees) and one pixel
+  spacing (within 1%). For a file without series, its folder and series number are used.
+- Frames are ordered by their positions along the normal. Where positions are missing, they are ordered by
+  InstanceNumber, then by name. Names are never used where positions are known.
+- Frames at the same position are separated by the first of these traits that differs: echo, b-value, image type,
+  kernel, inversion time, gradient, temporal position, acquisition, trigger time; at last by instance order.
+- If all frames are at one position and differ in time only, they are a clip: one scan, its slices in instance order.
+- Frames without position are a stack where the modality is stackable (modalities.csv: CT, MRI, nuclear medicine, OCT).
+  In all other modalities each file is one view, and so one scan. Frames of one file stay together.
+- Of a series with more than 16 volumes, 16 evenly spaced ones are read, as of NIfTI.
+- The distance between slices is the median distance; slices next to a gap are not interpolated.
 """
 
 from collections import defaultdict
@@ -26,13 +26,19 @@ from radfm.readers.natural_order import natural
 from radfm.readers.orientation import plane_of
 
 _SAME_DIRECTION = 0.999
-_SAME_PLACE_MM = 0.01
+_SAME_POSITION_MM = 0.01
 
 
 @dataclass(eq=False)
 class Stack:
-    """Frames of one scan, in order. axes: (3, 3) as `orientation.lay_out` takes them, for (slices, rows, columns);
-    origin: (3,), None where the place in the patient or a distance between voxels is unknown."""
+    """The frames of one scan, in order.
+
+    Attributes:
+        axes: (3, 3) as `orientation.lay_out` takes them, for (slices, rows, columns); None without orientation.
+        origin: (3,) position of the first voxel; None where the position or a distance between voxels is unknown.
+        spacing_mm: between slices, rows and columns; None where the pixel spacing is unknown.
+        left_out: (part, reason) of volumes of the same series that are not read.
+    """
 
     frames: list[Frame]
     axes: np.ndarray | None = None
@@ -46,37 +52,38 @@ class Stack:
 
 
 def stacks_of(frames: list[Frame]) -> list[Stack]:
+    """Group the frames of a study by series, grid and volume. Every frame is in at most one stack."""
     series = defaultdict(list)
     for frame in frames:
         series[_series_key(frame)].append(frame)
     stacks = []
     for members in series.values():
-        for alike in _alike(members):
-            volumes = _volumes(alike)
-            chosen = chosen_volumes(len(volumes))
-            some = [_stack(volumes[i]) for i in chosen]
-            some[0].left_out = left_out(len(volumes))
-            stacks += some
+        for same_grid in _by_grid(members):
+            volumes = _volumes(same_grid)
+            chosen = [_stack(volumes[i]) for i in chosen_volumes(len(volumes))]
+            chosen[0].left_out = left_out(len(volumes))
+            stacks += chosen
     return stacks
 
 
 def _series_key(frame: Frame) -> tuple:
+    """Frames with different keys are never in one stack."""
     header, path = frame.instance.header, frame.instance.path
-    modality, placed = modality_of(header), _placed(frame)
+    modality, has_position = modality_of(header), _has_position(frame)
     series = text(header, "SeriesInstanceUID") or (str(path.parent), text(header, "SeriesNumber"))
     stackable = modality is not None and modality.stackable
-    alone = not placed and (frame.instance.frames > 1 or not stackable)
+    own_scan = not has_position and (frame.instance.frames > 1 or not stackable)
     shape = tuple(number(header, keyword) for keyword in ("Rows", "Columns", "SamplesPerPixel"))
     palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"
-    return series, modality and modality.name, shape, palette, placed, frame.instance.name if alone else ""
+    return series, modality and modality.name, shape, palette, has_position, frame.instance.name if own_scan else ""
 
 
-def _placed(frame: Frame) -> bool:
+def _has_position(frame: Frame) -> bool:
     return frame.position is not None and frame.orientation is not None
 
 
-def _alike(frames: list[Frame]) -> list[list[Frame]]:
-    """Frames of one series, by orientation and pixel spacing."""
+def _by_grid(frames: list[Frame]) -> list[list[Frame]]:
+    """The frames of one series, grouped by orientation and pixel spacing."""
     groups: list[list[Frame]] = []
     for frame in frames:
         group = next((group for group in groups if _same_grid(group[0], frame)), None)
@@ -99,33 +106,36 @@ def _same_grid(a: Frame, b: Frame) -> bool:
 
 
 def _volumes(frames: list[Frame]) -> list[list[Frame]]:
-    """Frames of one grid -> stacks with one frame at each position, each in order."""
+    """The frames of one grid, grouped into volumes with one frame at each position, each in order."""
     frames = sorted(frames, key=_instance_order)
-    if not _placed(frames[0]):
+    if not _has_position(frames[0]):
         return [frames]
-    places = np.round(_distances(frames) / _SAME_PLACE_MM).astype(int)
-    at_one_place = len(set(places)) == 1
-    volumes = _without_repeats(list(zip(places, frames, strict=True)), 0, at_one_place)
+    positions = np.round(_distances(frames) / _SAME_POSITION_MM).astype(int)
+    single_position = len(set(positions)) == 1
+    volumes = _split_by_traits(list(zip(positions, frames, strict=True)), 0, single_position)
     return [[frame for _, frame in sorted(volume, key=lambda pair: pair[0])] for volume in volumes]
 
 
-def _without_repeats(placed: list[tuple[int, Frame]], trait: int, at_one_place: bool) -> list[list[tuple[int, Frame]]]:
-    """Splits by one trait after the other until no two frames share a place."""
-    places = defaultdict(list)
-    for place, frame in placed:
-        places[place].append((place, frame))
-    most = max(map(len, places.values()))
-    traits = len(placed[0][1].traits)
-    if most == 1 or (at_one_place and trait >= traits - TRAITS_OF_TIME):
-        return [placed]
+_Positioned = list[tuple[int, Frame]]  # position along the normal, frame
+
+
+def _split_by_traits(positioned: _Positioned, trait: int, single_position: bool) -> list[_Positioned]:
+    """Split by one trait after the other, from number `trait` on, until each position has one frame."""
+    at_position = defaultdict(list)
+    for position, frame in positioned:
+        at_position[position].append((position, frame))
+    most = max(map(len, at_position.values()))
+    traits = len(positioned[0][1].traits)
+    if most == 1 or (single_position and trait >= traits - TRAITS_OF_TIME):
+        return [positioned]
     if trait == traits:
-        return [[same[i] for same in places.values() if i < len(same)] for i in range(most)]
+        return [[same[i] for same in at_position.values() if i < len(same)] for i in range(most)]
     groups = defaultdict(list)
-    for place, frame in placed:
-        groups[frame.traits[trait]].append((place, frame))
-    # A trait that differs from slice to slice (a time, a counter) would shatter the volume: it tells none apart.
-    split = list(groups.values()) if len(groups) <= most else [placed]
-    return [volume for group in split for volume in _without_repeats(group, trait + 1, at_one_place)]
+    for position, frame in positioned:
+        groups[frame.traits[trait]].append((position, frame))
+    # A trait that differs from slice to slice (a time, a counter) would split one volume, so it is not used.
+    split = list(groups.values()) if len(groups) <= most else [positioned]
+    return [volume for group in split for volume in _split_by_traits(group, trait + 1, single_position)]
 
 
 def _instance_order(frame: Frame) -> tuple:
@@ -135,25 +145,26 @@ def _instance_order(frame: Frame) -> tuple:
 
 
 def _normal(frame: Frame) -> np.ndarray:
-    """Unit normal of a frame, pointing to the patient's left, back or head, whichever is nearest."""
+    """Unit normal of a frame that points to the patient's left, back or head, whichever is nearest."""
     normal = np.cross(frame.orientation[:3], frame.orientation[3:])
     normal /= np.linalg.norm(normal)
     return normal * np.sign(normal[np.argmax(np.abs(normal))])
 
 
 def _distances(frames: list[Frame]) -> np.ndarray:
-    """(frames,) places along the common normal, mm."""
+    """(frames,) positions along the common normal, mm."""
     normal = _normal(frames[0])
     return np.array([frame.position @ normal for frame in frames])
 
 
 def _stack(frames: list[Frame]) -> Stack:
+    """The geometry of a volume, from its first frame and the distances between the frames."""
     frame = frames[0]
     slice_mm = frame.slice_mm
-    if len(frames) > 1 and _placed(frame):
+    if len(frames) > 1 and _has_position(frame):
         steps = np.diff(_distances(frames))
-        steps = steps[steps > _SAME_PLACE_MM]
-        slice_mm = float(np.median(steps)) if steps.size else None  # None: a clip at one place
+        steps = steps[steps > _SAME_POSITION_MM]
+        slice_mm = float(np.median(steps)) if steps.size else None  # None: a clip at one position
     spacing_mm = None if frame.pixel_mm is None else tuple(round(mm, 4) for mm in (slice_mm or 0.0, *frame.pixel_mm))
     axes = origin = None
     if frame.orientation is not None:

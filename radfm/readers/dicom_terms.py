@@ -1,6 +1,6 @@
-"""The terms of DICOM that radfm knows: what is set aside, how views are called, words of anatomy."""
+"""Tables of DICOM terms: objects that are not images of the patient, views of radiographs, words of anatomy."""
 
-SET_ASIDE = {  # SOP class UID, or how it begins -> what it is
+SET_ASIDE = {  # SOP class UID, or a prefix that ends with a dot -> what the object is
     "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
     "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",

@@ -1,9 +1,10 @@
-"""Why a file was not read, in words that a person can act on.
+"""The reasons why a file was not read, each with what the user can do about it.
 
 Decisions:
-- A decoder may raise anything on a damaged file, and its message may quote the header: a name, a birth date, a path.
-  So no foreign message reaches a reason. Only an `Unreadable`, whose words are written in radfm, speaks for itself.
-- What pydicom, nibabel and Pillow log or warn about while reading quotes headers too, and is silenced.
+- A decoder may raise any exception on a damaged file, and its message may quote the header: a name, a birth date, a
+  path. So a reason never contains the message of a library. Only the messages of `Unreadable`, which are written in
+  radfm, are shown.
+- Logs and warnings of pydicom, nibabel and Pillow quote headers too, and are silenced while a file is read.
 """
 
 import errno
@@ -24,11 +25,12 @@ _LIBRARIES = ("pydicom", "nibabel", "PIL", "pylibjpeg", "openjpeg", "libjpeg", "
 
 
 class Unreadable(ValueError):
-    """A file that cannot be read, or is set aside. The message is the reason, and quotes nothing from the file."""
+    """A file that cannot be read, or that is not an image of the patient. The message is the reason; it quotes nothing
+    from the file."""
 
 
 def reason_for(error: BaseException, kind: str) -> str:
-    """One line for `Case.skipped`. kind: what the file was taken for, "a DICOM image" and the like."""
+    """The line for `Case.skipped` that explains an exception. kind: the expected content, such as "a DICOM image"."""
     if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, PermissionError):
@@ -38,10 +40,10 @@ def reason_for(error: BaseException, kind: str) -> str:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "needs more memory than this machine has free: read it alone or on a larger machine"
     damaged = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, struct.error)
-    words = str(error).lower()
-    if "unable to decode" in words or "no pixel data decoders" in words:
+    message = str(error).lower()
+    if "unable to decode" in message or "no pixel data decoders" in message:
         return "is damaged, or is compressed in a way that no decoder here reads: export it again, uncompressed"
-    if isinstance(error, damaged) or any(hint in words for hint in _CUT_SHORT_HINTS):
+    if isinstance(error, damaged) or any(hint in message for hint in _CUT_SHORT_HINTS):
         return CUT_SHORT
     return f"is damaged, or is not {kind}: open it in a viewer and export it again"
 
@@ -57,10 +59,11 @@ _SILENT = logging.CRITICAL + 1
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While it lasts, no decoding library warns or logs. Enter it after the import: pydicom sets its level then.
+    """A context in which no decoding library logs or warns.
 
-    Setting a level empties the caches of all loggers, which costs more than reading a small file: around many files,
-    enter it once, and within it costs nothing.
+    Enter it after importing the library, because pydicom sets its logging level on import. Setting a level empties the
+    caches of all loggers, which takes longer than reading a small file. So enter the context once around many files;
+    entering it again inside is free.
     """
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""Which format a file has, and who reads it."""
+"""Recognises the format of a file and calls the reader for it."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from radfm.cases import Scan
 from radfm.readers.errors import Unreadable, quiet_libraries
 
-KINDS = {  # format -> what a file is said not to be, if it cannot be read
+KINDS = {  # format -> how messages call a file of it
     "DICOM": "a DICOM image",
     "picture": "a picture",
     "NPY": "a NumPy array",
@@ -17,7 +17,7 @@ KINDS = {  # format -> what a file is said not to be, if it cannot be read
     "nibabel": "a NIfTI, Analyze or MGH volume",
     "SimpleITK": "an NRRD or MetaImage volume",
 }
-_READERS = {  # a module is imported when its first file comes
+_READERS = {  # format -> (module, function); a module is imported when its first file is read
     "picture": ("pictures", "read_picture"),
     "NPY": ("arrays", "read_npy"),
     "NPZ": ("arrays", "read_npz"),
@@ -39,7 +39,10 @@ _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"BZh")
 
 
 def format_of(path: Path) -> str:
-    """A key of `KINDS`. Raises: Unreadable for what radfm does not read, OSError for what cannot be opened."""
+    """The format of a file, a key of `KINDS`, by its first bytes and then its name.
+
+    Raises: Unreadable for a format that radfm does not read, OSError for a file that cannot be opened.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise Unreadable("is not a file but a device or pipe: copy its contents to a file")
@@ -69,7 +72,7 @@ def format_of(path: Path) -> str:
 
 
 def _starts_like_dicom(start: bytes, size: int) -> bool:
-    """A data set without the 128 bytes and "DICM" before it: begins with an element of group 2 or 8."""
+    """Whether the bytes are a DICOM data set without preamble: its first element is of group 2 or 8."""
     for order in ("little", "big"):
         group, element = (int.from_bytes(start[i : i + 2], order) for i in (0, 2))
         if group in (0x0002, 0x0008) and element <= 0x1200:
@@ -79,8 +82,11 @@ def _starts_like_dicom(start: bytes, size: int) -> bool:
 
 
 def read_scans(path: Path, format: str) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """The scans of one file, each with the part of the file it is as `source` ("" for the whole), and what was left
-    out of it: (part, reason)."""
+    """Read a file that holds whole scans: any format but DICOM.
+
+    Returns: the scans, whose `source` names the part of the file ("" for the whole file), and (part, reason) of each
+    part that was left out. Raises: Unreadable, and whatever a library raises on a damaged file.
+    """
     module, name = _READERS[format]
     reader = getattr(import_module(f"radfm.readers.{module}"), name)
     with quiet_libraries():
@@ -88,7 +94,7 @@ def read_scans(path: Path, format: str) -> tuple[list[Scan], list[tuple[str, str
 
 
 def pixel_files(path: Path) -> set[Path]:
-    """The files that hold the pixels of a header (.hdr, .mhd, .nhdr), and are read with it."""
+    """The files that hold the pixels of a header file (.hdr, .mhd, .nhdr); they are read together with it."""
     if not path.name.lower().endswith((".hdr", ".hdr.gz", ".mhd", ".nhdr")) or not os.path.isfile(path):
         return set()
     from radfm.readers.volumes import companions

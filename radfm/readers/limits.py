@@ -1,9 +1,9 @@
-"""Headers are believed only as far as the file can bear: nothing is allocated for a picture that cannot be there.
+"""Limits on the size that a header may state, checked before memory is allocated.
 
 Decisions:
-- A scan is refused above 4 GiB of pixels; no clinical series is larger.
-- Uncompressed pixels cannot be more than the file holds.
-- Compressed ones above 64 MiB may be 1,032 times as large as the file, which is the most that deflate reaches.
+- A scan of more than 4 GiB of pixels is refused; no clinical series is larger.
+- Uncompressed pixels cannot take more bytes than the file has.
+- Compressed pixels of more than 64 MiB may take 1,032 times the bytes of the file, the highest ratio of deflate.
 """
 
 import math
@@ -18,7 +18,7 @@ _MOST_DEFLATED = 1032
 
 
 def check_size(pixel_bytes: int, file_bytes: int, *, compressed: bool) -> None:
-    """Raises: Unreadable where pixels of so many bytes are too many, or cannot be in so large a file."""
+    """Raises: Unreadable where the pixels take too many bytes, or more than a file of this size can hold."""
     if pixel_bytes > MOST_BYTES:
         raise Unreadable(
             f"has a header that asks for {pixel_bytes / 2**30:,.0f} GiB of pixels, and radfm reads at most "
@@ -34,14 +34,14 @@ def check_size(pixel_bytes: int, file_bytes: int, *, compressed: bool) -> None:
 
 
 def chosen_volumes(volumes: int) -> list[int]:
-    """Of a series of volumes at least the first and at most `MOST_VOLUMES`, evenly spaced."""
+    """The indices of the volumes that are read of a series: all, or `MOST_VOLUMES` evenly spaced ones."""
     if volumes <= MOST_VOLUMES:
         return list(range(volumes))
     return [round(i * (volumes - 1) / (MOST_VOLUMES - 1)) for i in range(MOST_VOLUMES)]
 
 
 def left_out(volumes: int) -> list[tuple[str, str]]:
-    """What `Case.skipped` says of the volumes that `chosen_volumes` did not choose."""
+    """The entries of `Case.skipped` for the volumes that `chosen_volumes` leaves out: at most one (part, reason)."""
     if volumes <= MOST_VOLUMES:
         return []
     of = f"{volumes - MOST_VOLUMES} of {volumes} volumes were left out: {MOST_VOLUMES}, evenly spaced, were read"
@@ -49,11 +49,12 @@ def left_out(volumes: int) -> list[tuple[str, str]]:
 
 
 def n_bytes(shape, itemsize: int) -> int:
+    """Bytes of an array. Python integers, so that no header makes the product overflow."""
     return math.prod(int(n) for n in shape) * itemsize
 
 
 def check_gzip(path: Path, pixel_bytes: int) -> None:
-    """The same for a file that may be gzipped, by its first bytes."""
+    """`check_size` for a file that may be gzipped; its first bytes show whether it is."""
     with open(path, "rb") as file:
         gzipped = file.read(2) == b"\x1f\x8b"
     check_size(pixel_bytes, path.stat().st_size, compressed=gzipped)

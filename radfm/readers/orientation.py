@@ -1,10 +1,10 @@
-"""One way to lay out slices, whatever file they come from, so that the same volume is always the same scan.
+"""Puts volumes into one slice order and orientation, so that the same volume gives the same scan from any format.
 
-Decisions, in the patient's axes (L: left, P: posterior, S: superior, as in DICOM):
+Decisions, in patient coordinates (L: left, P: posterior, S: superior, as in DICOM):
 - Slices follow each other from right to left (sagittal), front to back (coronal), feet to head (axial).
-- Within a slice a radiologist's view: the patient's right on the left of an axial or coronal picture, the front on the
-  left of a sagittal one; the front at the top of an axial picture, the head at the top of the others.
-- Only axes are swapped and flipped; nothing is resampled. An oblique volume is laid out as the nearest upright one.
+- Slices are displayed by radiological convention: the patient's right is on the left of axial and coronal slices, the
+  front on the left of sagittal ones. The front is at the top of axial slices, the head at the top of the others.
+- Axes are swapped and flipped only; nothing is resampled. An oblique volume is treated as the nearest orthogonal one.
 - A plane further than 37 degrees (cosine 0.8) from the nearest anatomical one is called "oblique".
 """
 
@@ -13,19 +13,19 @@ from itertools import permutations
 
 import numpy as np
 
-_PLANES = ("sagittal", "coronal", "axial")  # by the patient axis the slices follow: L, P, S
-_ROWS_AND_COLUMNS = ((2, 1), (2, 0), (1, 0))  # patient axes along a picture's rows and columns, for each of them
+_PLANES = ("sagittal", "coronal", "axial")  # by the patient axis nearest to the slice normal: L, P, S
+_ROWS_AND_COLUMNS = ((2, 1), (2, 0), (1, 0))  # for each plane, the patient axes down the rows and along the columns
 _OBLIQUE_BELOW = 0.8
 _ANISOTROPIC_ABOVE = 1.05
 
 
 @dataclass
 class Slices:
-    """A volume as a scan's slices.
+    """A volume in the slice order and orientation of a scan.
 
     Attributes:
         pixels: a view, (slices, H, W) or (slices, H, W, 3).
-        plane: as a `Scan` has it.
+        plane: "axial", "coronal", "sagittal" or "oblique".
         spacing_mm: between slices, rows and columns.
         affine: (4, 4) from (slice, row, column, 1) to L, P, S in mm; None where the volume's origin is unknown.
     """
@@ -37,12 +37,13 @@ class Slices:
 
 
 def lay_out(volume: np.ndarray, axes: np.ndarray, slice_axis: int, origin: np.ndarray | None = None) -> Slices:
-    """
+    """Reorder and flip the axes of a volume.
+
     Args:
-        volume: three spatial axes in any order and direction, perhaps colour after them.
+        volume: three spatial axes in any order and direction; a fourth one of colours may follow.
         axes: (3, 3); column i is the step along axis i in mm, in L, P, S.
-        slice_axis: the axis of the volume along which slices are counted.
-        origin: (3,) where the volume's first voxel is, in L, P, S; None where unknown.
+        slice_axis: the axis of the volume along which the slices follow each other.
+        origin: (3,) position of the volume's first voxel in mm, in L, P, S; None where unknown.
     """
     spacing = np.linalg.norm(axes, axis=0)
     directions = axes / spacing
@@ -71,10 +72,11 @@ def plane_of(normal: np.ndarray) -> str:
 
 
 def acquired_axis(shape: tuple[int, ...], axes: np.ndarray, hint: int | None = None) -> int:
-    """Which axis of a volume counts the slices.
+    """The axis of a volume along which its slices were acquired.
 
-    A lone slice's axis; else the axis with the largest spacing, if it is 5% above the next; else `hint`, what the
-    header says; else the axis nearest to feet-head, so that an isotropic volume is read in axial slices.
+    The axis of length 1 where there is exactly one; else the axis with the largest spacing, if it is 5% above the next;
+    else `hint`, the axis that the header states; else the axis nearest to feet-head, so that an isotropic volume is
+    read in axial slices.
     """
     if sum(n == 1 for n in shape[:3]) == 1:
         return shape.index(1)

@@ -1,11 +1,11 @@
-"""PNG, JPEG, TIFF and what else Pillow reads.
+"""PNG, JPEG, TIFF and the other image formats that Pillow reads.
 
 Decisions:
-- Each file is one scan: nothing in a picture says that the next one continues it. A folder of slices as pictures is
-  better given as one TIFF or array.
-- The pages of a TIFF and the frames of an animation are slices; pages of another size than the first are left out.
-- Transparency is dropped, a palette is looked up, a photograph is turned upright by its EXIF orientation.
-- 16-bit grey stays 16-bit. TIFFs that store white as zero are inverted.
+- Each file is one scan, because nothing in it states that another file continues it. Save slices of one volume as one
+  TIFF or array instead.
+- The pages of a TIFF and the frames of an animation are slices. Pages of another size than the first are left out.
+- Transparency is dropped, palettes are applied, and the EXIF orientation is applied.
+- 16-bit grey stays 16-bit. TIFFs in which zero is white are inverted.
 """
 
 from pathlib import Path
@@ -18,12 +18,16 @@ from radfm.readers.errors import Unreadable
 from radfm.readers.limits import check_size
 from radfm.readers.pixels import tidy
 
-_KEPT_MODES = ("L", "I", "F")  # and all of I;16
+_KEPT_MODES = ("L", "I", "F")  # and every I;16; all other modes are converted
 _WHITE_IS_ZERO = (262, 0)  # TIFF tag PhotometricInterpretation
 
 
 def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """One scan, and which pages were left out."""
+    """Read an image file with Pillow.
+
+    Returns: a list of one scan, and ("", reason) where pages were left out. Raises: Unreadable for a size that is not
+    plausible, and whatever Pillow raises on a damaged file.
+    """
     try:
         image = Image.open(path)
     except Image.DecompressionBombError:
@@ -33,13 +37,15 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     with image:
         pages, bands = getattr(image, "n_frames", 1), len(image.getbands())
         check_size(pages * bands * image.width * image.height, path.stat().st_size, compressed=True)
-        slices, others = [], 0
+        slices, pages_left_out = [], 0
         for page in ImageSequence.Iterator(image):
             if page.size == image.size and (not slices or page.size == slices[0].shape[1::-1]):
                 slices.append(_values(page))
             else:
-                others += 1
-    left_out = [("", f"{others} of its {pages} pages have another size and were left out")] if others else []
+                pages_left_out += 1
+    left_out = []
+    if pages_left_out:
+        left_out = [("", f"{pages_left_out} of its {pages} pages have another size and were left out")]
     return [Scan(tidy(np.stack(_same_depth(slices))))], left_out
 
 
@@ -58,7 +64,7 @@ def _values(page: Image.Image) -> np.ndarray:
 
 
 def _same_depth(slices: list[np.ndarray]) -> list[np.ndarray]:
-    """All in colour, if one is."""
+    """All slices in colour if one of them is."""
     if len({values.ndim for values in slices}) == 1:
         return slices
     return [values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=-1) for values in slices]

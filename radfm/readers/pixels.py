@@ -1,11 +1,12 @@
-"""Pixel values as a scan keeps them: exact, small, finite.
+"""The types of pixel values that a scan holds: values are exact where possible, compact and finite.
 
 Decisions:
-- uint8, uint16 and int16 stay; other integers become the first of uint8, int16, uint16 that holds them all; everything
-  else is float32. Hounsfield units from integer slopes are int16.
-- NaN and infinities become the smallest finite value of the scan, its background. A scan without one is refused.
-- Colour is (slices, H, W, 3) uint8; where the three channels are equal it was grey, and becomes (slices, H, W).
-- Complex numbers (raw MR reconstructions) become their magnitude.
+- uint8, uint16 and int16 are kept. Other integers become the first of uint8, int16 and uint16 that holds all values.
+  All other types become float32. Hounsfield units with an integer slope are int16.
+- NaN and infinities are replaced by the smallest finite value of the scan, its background. A scan without a finite
+  value is refused.
+- Colour is (slices, H, W, 3) uint8. Where the three channels are equal, the scan is grey: (slices, H, W).
+- Of complex numbers (MR reconstructions), the magnitude is taken.
 """
 
 import numpy as np
@@ -16,7 +17,13 @@ _KEPT = (np.uint8, np.int16, np.uint16)
 
 
 def tidy(pixels: np.ndarray) -> np.ndarray:
-    """A whole scan -> the same values, contiguous, in the types above. Raises: Unreadable without one finite value."""
+    """The pixels of a scan, contiguous and in the types above.
+
+    Args:
+        pixels: (slices, H, W) or (slices, H, W, 3).
+    Raises:
+        Unreadable: the array is empty or has no finite value.
+    """
     if pixels.size == 0:
         raise Unreadable("holds no pixels, one of its dimensions is zero: export it again")
     if pixels.ndim == 4:
@@ -30,7 +37,7 @@ def tidy(pixels: np.ndarray) -> np.ndarray:
 
 
 def compact(values: np.ndarray) -> np.ndarray:
-    """The smallest of the types above that holds the values exactly; float32 for the rest."""
+    """The values in the smallest of the types above that holds them exactly, else in float32."""
     if values.dtype.kind == "c":
         values = np.abs(values)
     if values.dtype.kind not in "buif":
@@ -57,7 +64,7 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         ends = sorted(int(v) * int(slope) + int(intercept) for v in (values.min(), values.max()))
         for kept in (np.int16, np.uint16):
             if np.iinfo(kept).min <= ends[0] and ends[1] <= np.iinfo(kept).max:
-                # Numbers of 16 bits wrap around, and come back where the outcome fits.
+                # Intermediate results may wrap around in 16 bits; the final values fit, so they are right.
                 scale, offset = (np.array(int(number)).astype(kept) for number in (slope, intercept))
                 stored = values.view(kept) if values.dtype.isnative and values.itemsize == 2 else values.astype(kept)
                 return stored + offset if slope == 1 else stored * scale + offset
@@ -83,7 +90,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def _eight_bits(colour: np.ndarray) -> np.ndarray:
-    """Colours of another depth: integers by the depth they need, floats by [0, 1] or [0, 255]."""
+    """Colours of another depth in 8 bits: integers as 8 or 16 bits, floats as values in [0, 1] or [0, 255]."""
     colour = np.clip(colour, 0, None)
     high = float(colour.max())
     if colour.dtype == np.float32:

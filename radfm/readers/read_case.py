@@ -1,12 +1,14 @@
-"""A case: all scans of one patient's question, read from whatever files hold them.
+"""Reads the files of one patient, of any supported format, into a `Case`.
 
 Decisions:
-- What a file is, its first bytes say; its name decides only where the bytes cannot (NIfTI, NRRD, MetaImage, NPZ).
-- One bad file never costs the others: it is listed in `Case.skipped`, with the reason and what to do.
-- Hidden files, and those that Windows and macOS leave behind, are passed over. Every other file is read or listed.
-- Nothing that names the patient leaves the reader: no name, number, birth date, nor free text of a header. Names of
-  files and folders are shown as they are.
-- DICOM alone tells dates: `days` is None elsewhere. Other order: DICOM series by date and number, then files by name.
+- The format of a file is recognised by its first bytes. Its name is used only where the bytes are not specific (NIfTI,
+  NRRD, MetaImage, NPZ).
+- A damaged file does not prevent reading the others. It is listed in `Case.skipped`, with the reason and a remedy.
+- Hidden files, and those that Windows and macOS create, are ignored. Every other file is read or listed.
+- Nothing that identifies the patient leaves the reader: no name, number, birth date or free text of a header. The names
+  of files and folders are shown as they are.
+- Only DICOM has dates, so `days` is None for all other formats. DICOM series come first, by date and number; the other
+  files follow by name.
 """
 
 import os
@@ -35,17 +37,19 @@ def read_case(
 
     Args:
         path: a folder (with all below it), a file, a DICOMDIR, or a list of them.
-        modality: what the scans are where no header says: pictures, NIfTI, arrays, screen captures.
-        history, disorders, case_id: kept as given.
-        patient_key: a secret. With it, `patient_id` is a pseudonym, the first 16 hex digits of HMAC-SHA256 of the DICOM
-            PatientID: the same patient has the same one in every case read with the key. Without it, None.
-        progress: called with the number of image files done, and of all that are to be read, as reading goes on.
+        modality: of the scans whose header states none: pictures, NIfTI, arrays, screen captures. Any name or synonym
+            of modalities.csv.
+        history, disorders, case_id: stored in the case unchanged.
+        patient_key: a secret, with which `patient_id` becomes a pseudonym: the first 16 hexadecimal digits of the
+            HMAC-SHA256 of the DICOM PatientID. A patient has the same pseudonym in every case that is read with the
+            same key. Without a key, `patient_id` is None.
+        progress: called after each image file with the number of files done and of all image files.
     Returns:
-        The case. What was not read is in `skipped`; where nothing could be read, it has no scans.
+        The case. Files that were not read are in `skipped`; where none could be read, the case has no scans.
     Raises:
-        FileNotFoundError: where a path is not there.
-        ValueError: for an empty list or folder, and a modality that is none.
-        TypeError: for arguments of another type.
+        FileNotFoundError: a path does not exist.
+        ValueError: an empty list or folder, an unknown modality, an empty key.
+        TypeError: an argument of another type.
     """
     if modality is not None:
         modality = modality_name(_checked("modality", modality, str))
@@ -54,7 +58,7 @@ def read_case(
     if patient_key is not None:
         patient_key = _checked("patient_key", patient_key, (str, bytes))
         if not patient_key:
-            raise ValueError("patient_key is empty, so anybody could undo the pseudonym: give a secret")
+            raise ValueError("patient_key is empty, so the pseudonym could be reversed by anyone: give a secret")
         patient_key = patient_key.encode() if isinstance(patient_key, str) else patient_key
     case = Case(
         history=_checked("history", history, (str, type(None))),
@@ -73,47 +77,52 @@ def _checked(what: str, value, types):
 
 
 def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
-    """(the name shown, the path) of every file, in natural order. What cannot be a file of the case goes to skipped."""
+    """(displayed name, path) of every file, in natural order. Unreadable folders and repeated files go to `skipped`."""
     if isinstance(path, (str, os.PathLike)):
-        given = [Path(path)]
+        paths = [Path(path)]
     elif isinstance(path, Iterable) and not isinstance(path, (bytes, dict)):
-        given = [Path(_checked("a path", one, (str, os.PathLike))) for one in path]
+        paths = [Path(_checked("a path", one, (str, os.PathLike))) for one in path]
     else:
         raise TypeError(f"path is a path or a list of paths, got {type(path).__name__}")
-    if not given:
+    if not paths:
         raise ValueError("got an empty list of paths: give at least one file or folder")
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(top)) for top in given])
-    files, seen = [], {}
-    for top in given:
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(top)) for top in paths])
+    files, first_name = [], {}
+    for top in paths:
         if not os.path.lexists(top):
             raise FileNotFoundError(f"no such file or folder: {top}")
         if os.path.isdir(top):
-            prefix = "" if len(given) == 1 else f"{os.path.relpath(top, shared)}/"
-            found = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
+            prefix = "" if len(paths) == 1 else f"{os.path.relpath(top, shared)}/"
+            named = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
         else:
-            found = [(os.path.relpath(top, shared), top)]
-        for name, file in sorted(found, key=lambda pair: natural(pair[0])):
-            first = seen.setdefault(_identity(file), name)
+            named = [(os.path.relpath(top, shared), top)]
+        for name, file in sorted(named, key=lambda pair: natural(pair[0])):
+            first = first_name.setdefault(_identity(file), name)
             if first is name:
                 files.append((name, file))
             else:
                 skipped.append((name, f"is the same file as {first}: read once"))
     if not files and not skipped:
-        raise ValueError(f"{', '.join(map(str, given))} holds no files: give the folder the images are in")
+        raise ValueError(f"{', '.join(map(str, paths))} holds no files: give the folder the images are in")
     return files
 
 
 def _identity(file: Path) -> tuple[int, int] | str:
-    """The same for two names of one file."""
+    """A value that is equal for two names of one file, such as links."""
     try:
         status = os.stat(file)
-    except OSError:  # a link to nothing, or a folder that may not be entered: told when it is opened
+    except OSError:  # a broken link, or a folder without permission: the error is listed when the file is opened
         return os.path.abspath(file)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(file)
 
 
 def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()) -> Iterator[Path]:
-    """All files below a folder. Links are followed, but never into a folder that is being walked already."""
+    """All files below a folder. Links are followed, except into a folder that contains the link.
+
+    Args:
+        prefix: of the displayed names.
+        above: identities of the folders that contain this one.
+    """
     name = prefix + folder.relative_to(top).as_posix()
     try:
         status = folder.stat()
@@ -121,15 +130,15 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
     except OSError:
         skipped.append((name, "is a folder that may not be opened: ask for permission to read it"))
         return
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         skipped.append((name, "is a link back to a folder above it: nothing is lost"))
         return
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
             continue
-        if os.path.isdir(entry):  # False, where Path.is_dir may raise
-            yield from _walk(entry, top, prefix, skipped, (*above, here))
+        if os.path.isdir(entry):  # Path.is_dir may raise
+            yield from _walk(entry, top, prefix, skipped, (*above, identity))
         else:
             yield entry
 
@@ -137,11 +146,12 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "autorun.inf", "lost+found"}
 
 
-def _read_files(files, case: Case, modality: str | None, patient_key: bytes | None, progress) -> None:
+def _read_files(files, case: Case, modality: str | None, patient_key: bytes | None, progress: Progress) -> None:
+    """Read all files into the case: DICOM files together, all others one by one."""
     formats: dict[str, list[tuple[str, Path]]] = {}
-    read_along = {os.path.realpath(partner) for _, path in files for partner in pixel_files(path)}
+    pixels_of_others = {os.path.realpath(partner) for _, path in files for partner in pixel_files(path)}
     for name, path in files:
-        if read_along and os.path.realpath(path) in read_along:
+        if pixels_of_others and os.path.realpath(path) in pixels_of_others:
             continue
         try:
             formats.setdefault(format_of(path), []).append((name, path))
@@ -149,23 +159,23 @@ def _read_files(files, case: Case, modality: str | None, patient_key: bytes | No
             case.skipped.append((name, reason_for(error, "an image")))
     dicom = formats.pop("DICOM", [])
     others = sorted((natural(name), name, path, format) for format in formats for name, path in formats[format])
-    pictures = 0
+    images = 0
     if dicom:
         from radfm.readers.dicom import read_dicom
 
         study = read_dicom(dicom, modality, patient_key, lambda done, of: progress(done, of + len(others)))
-        case.scans, case.patient_id, pictures = study.scans, study.patient_id, study.images
+        case.scans, case.patient_id, images = study.scans, study.patient_id, study.images
         case.skipped += study.skipped
-    for done, (_, name, path, format) in enumerate(others, pictures + 1):
-        _read_alone(name, path, format, case, modality)
-        progress(done, pictures + len(others))
+    for done, (_, name, path, format) in enumerate(others, images + 1):
+        _read_file(name, path, format, case, modality)
+        progress(done, images + len(others))
 
 
-def _read_alone(name: str, path: Path, format: str, case: Case, modality: str | None) -> None:
-    """Files that hold whole scans: all but DICOM."""
+def _read_file(name: str, path: Path, format: str, case: Case, modality: str | None) -> None:
+    """Read a file that holds whole scans, of any format but DICOM."""
     try:
         scans, left_out = read_scans(path, format)
-    except Exception as error:  # decoders raise anything on damaged files; the reason is told
+    except Exception as error:  # decoders raise any exception on damaged files; the reason is listed
         case.skipped.append((name, reason_for(error, KINDS[format])))
         return
     for scan in scans:

@@ -1,11 +1,12 @@
-"""NIfTI, Analyze and MGH (nibabel), NRRD and MetaImage (SimpleITK): volumes with their place in the patient.
+"""NIfTI, Analyze and MGH (nibabel), NRRD and MetaImage (SimpleITK): volumes in patient coordinates.
 
 Decisions:
-- All are laid out by `radfm.readers.orientation`, in slices of the acquired plane.
-- Of a fourth axis (time, echo, diffusion direction) each volume is one scan, up to 16; of more, 16 evenly spaced ones.
-- A volume without a place in the patient (an Analyze file, a NIfTI file whose two codes are zero) is taken as nibabel
-  takes it, from right to left, back to front, feet to head, as most programs that omit it store it.
-- Values are scaled by the header's slope. In a file of CT, they are Hounsfield units already.
+- `radfm.readers.orientation` puts all volumes into slices of the acquired plane.
+- Each volume along a fourth axis (time, echo, diffusion direction) is one scan. Of more than 16, 16 evenly spaced ones
+  are read.
+- A volume without orientation (an Analyze file, a NIfTI file whose qform and sform codes are zero) is oriented as
+  nibabel does: right to left, back to front, feet to head. Most programs that omit the orientation store it so.
+- Values are scaled by the header's slope and intercept. Those of CT are then Hounsfield units.
 """
 
 import re
@@ -25,12 +26,16 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """NIfTI-1 and -2, Analyze, MGH: one scan for each volume, and what was left out."""
+    """Read NIfTI-1, NIfTI-2, Analyze or MGH.
+
+    Returns: one scan per volume, and ("", reason) where volumes were left out. Raises: Unreadable for a file without
+    pixels, one that is no image, and one with more than four axes.
+    """
     import nibabel
 
     if path.name.lower().endswith((".hdr", ".hdr.gz")) and not any(file.is_file() for file in companions(path)):
         raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
-    image = nibabel.load(path, keep_file_open=True)  # else each volume of a .nii.gz unpacks the file from its start
+    image = nibabel.load(path, keep_file_open=True)  # else each volume of a .nii.gz is decompressed anew
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
         raise Unreadable("holds a surface or a matrix, not an image: set aside")
     stored, header = image.dataobj, image.header
@@ -45,19 +50,24 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
     unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
     affine = _RAS_TO_LPS @ image.affine[:3] * _MM.get(unit, 1.0)
-    place = affine[:, :3], affine[:, 3]
+    axes, origin = affine[:, :3], affine[:, 3]
     hint = header.get_dim_info()[2] if hasattr(header, "get_dim_info") else None
     if len(shape) < 4:
         values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
         values = values.reshape(shape + (1,) * (3 - len(shape)))
-        return [_scan(_scaled(values, stored), *place, hint)], []
+        return [_scan(_scaled(values, stored), axes, origin, hint)], []
     volumes = chosen_volumes(shape[3])
-    rest = (0,) * (len(stored.shape) - 4)
-    return [_scan(np.asanyarray(stored[(..., i, *rest)]), *place, hint) for i in volumes], left_out(shape[3])
+    unit_axes = (0,) * (len(stored.shape) - 4)
+    chosen = (np.asanyarray(stored[(..., i, *unit_axes)]) for i in volumes)
+    return [_scan(values, axes, origin, hint) for values in chosen], left_out(shape[3])
 
 
 def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """NRRD and MetaImage: one scan for each volume, and what was left out."""
+    """Read NRRD or MetaImage.
+
+    Returns: one scan per volume, and ("", reason) where volumes were left out. Raises: Unreadable where the file with
+    the pixels is missing or is not supported, RuntimeError (SimpleITK) for a damaged file.
+    """
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -76,11 +86,12 @@ def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
         rows_mm, columns_mm = image.GetSpacing()[::-1]
         return [Scan(tidy(_colour_or_first(values, channels)), spacing_mm=(0.0, rows_mm, columns_mm))], []
     direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    place = (direction * image.GetSpacing()[:3])[:, ::-1], np.array(image.GetOrigin()[:3])  # of the axes z, y, x
+    axes = (direction * image.GetSpacing()[:3])[:, ::-1]  # columns: the steps along z, y, x
+    origin = np.array(image.GetOrigin()[:3])
     if dimensions == 3 and (channels == 1 or (channels in (3, 4) and itemsize == 1)):
-        return [_scan(_colour_or_first(values, channels), *place)], []
+        return [_scan(_colour_or_first(values, channels), axes, origin)], []
     series = list(values) if dimensions == 4 else list(np.moveaxis(values, -1, 0))
-    return [_scan(series[i], *place) for i in chosen_volumes(len(series))], left_out(len(series))
+    return [_scan(series[i], axes, origin) for i in chosen_volumes(len(series))], left_out(len(series))
 
 
 def _scan(values: np.ndarray, axes: np.ndarray, origin: np.ndarray, hint: int | None = None) -> Scan:
@@ -103,13 +114,13 @@ def _colour_or_first(values: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _itemsize(pixel_type: str) -> int:
-    """Bytes of one of SimpleITK's numbers: "vector of 32-bit float" -> 4."""
+    """Bytes per value of a SimpleITK pixel type: "vector of 32-bit float" -> 4."""
     bits = re.search(r"(\d+)-bit", pixel_type)
     return int(bits[1]) // 8 * (2 if "complex" in pixel_type else 1) if bits else 8
 
 
 def _data_file(path: Path) -> tuple[Path, bool]:
-    """Where the pixels of an NRRD or MetaImage file are, and whether they are compressed (or text)."""
+    """The file that holds the pixels of an NRRD or MetaImage file, and whether they are compressed (or text)."""
     with open(path, "rb") as file:
         header = file.read(2**16).decode("latin-1")
     compressed = bool(
@@ -128,7 +139,7 @@ def _data_file(path: Path) -> tuple[Path, bool]:
 
 
 def companions(path: Path) -> Iterator[Path]:
-    """Files that hold the pixels of this one, and are read with it."""
+    """The files that hold the pixels of a header file."""
     if path.suffix.lower() in (".mhd", ".nhdr"):
         try:
             yield _data_file(path)[0]
