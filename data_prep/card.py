@@ -13,11 +13,12 @@ from pathlib import Path
 import yaml
 
 from radfm.data_prep import plots
-from radfm.data_prep.counts import BODY, GROUPS, HEAD, Counts, bytes_on_disk, count
+from radfm.data_prep.counts import Counts, bytes_on_disk, count
 from radfm.data_prep.pages import environment
 from radfm.data_prep.tables import replacing, write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
+from radfm.presentation import band_limits, markdown_cell, plural, tidy_markdown
 
 CARD = "README.md"
 
@@ -88,16 +89,14 @@ def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[di
         with replacing(out / "plots" / f"{name}.png") as draft:
             draft.write_bytes(plots.png(figure))
     jinja = environment()
-    jinja.filters["cell"] = _cell
+    jinja.filters["cell"] = markdown_cell
     title = record["notice"].get("title") or f"Data set from {record['source']}"
     text = jinja.get_template("card.md").render(
         title=title,
         record=record,
         counts=counts,
         size=bytes_on_disk(out, record["tables"]),
-        groups=GROUPS,
-        head=HEAD,
-        body=BODY,
+        bands=band_limits(),
         most=_DISORDERS,
         has_tail=has_tail,
         tables={table: COLUMNS[table] for table in record["tables"]},
@@ -105,7 +104,7 @@ def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[di
         text_note=_text_note(counts),
         made=_made(record, counts),
     )
-    write_text(out / CARD, f"---\n{_head(title, record, counts)}---\n\n{_tidy(text)}")
+    write_text(out / CARD, f"---\n{_head(title, record, counts)}---\n\n{tidy_markdown(text)}")
 
 
 def _head(title: str, record: dict, counts: Counts) -> str:
@@ -164,28 +163,18 @@ def _made(record: dict, counts: Counts) -> list[str]:
         for origin_of in (counts.modality_from, counts.plane_from)
     ]  # fmt: skip
     return [
-        f"Source: {_cell(source)}",
+        f"Source: {markdown_cell(source)}",
         f"Slices: longer side at most {settings['size']} pixels, pixels square, {stored}{most}",
         f"Kept: {kept}; before reading, {listed['rejected']:,} of {listed['in']:,} {listed['unit']}s were rejected",
         f"Modality: {origins[0]}; plane: {origins[1]}",
         f"ICD-10-CM: {icd10cm.edition()}",
         f"Fingerprint: `{record['fingerprint']}`, format {record['format']}",
-        *([f"Note: {_cell(record['notice']['layout'])}"] if record["notice"].get("layout") else []),
+        *([f"Note: {markdown_cell(record['notice']['layout'])}"] if record["notice"].get("layout") else []),
     ]
 
 
 def _text_note(counts: Counts) -> str:
     if not counts.text_in_pixels:
         return "No sign of text in the pixels was found, which is no proof that there is none."
-    scans = "scan" if counts.text_in_pixels == 1 else "scans"
-    return f"**{counts.text_in_pixels:,} {scans} may carry text in the pixels: look before you share the data set.**"
-
-
-def _cell(text: str) -> str:
-    """As text within a table of Markdown."""
-    return re.sub(r"([\\|<>&*\[\]$])", r"\\\1", " ".join(text.split()))
-
-
-def _tidy(text: str) -> str:
-    """Without the empty lines that the template needs and a reader does not."""
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    scans = plural(counts.text_in_pixels, "scan")
+    return f"**{scans} may carry text in the pixels: look before you share the data set.**"

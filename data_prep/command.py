@@ -326,17 +326,17 @@ def _progress(what: str):
 
 
 def _print(out: Path, record: dict) -> None:
-    from radfm.data_prep.pages import many
+    from radfm.presentation import plural
 
     counts, splits = record["counts"], record["splits"]
     made = (counts["cases"]["out"], "case"), (counts["scans"]["out"], "scan"), (record["disorders"], "disorder")
-    said = ", ".join(many(count, what) for count, what in made)
+    said = ", ".join(plural(count, what) for count, what in made)
     print(f"{out}: {said}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
     units = {"listed": counts["listed"]["unit"], "cases": "case", "files": "file", "scans": "scan"}
-    if lost := [many(found["rejected"], units[what]) for what, found in counts.items() if found["rejected"]]:
+    if lost := [plural(found["rejected"], units[what]) for what, found in counts.items() if found["rejected"]]:
         print(f"Rejected: {', '.join(lost)}; rejected.csv says why")
     if n := record["text_in_pixels"]:
-        print(f"Warning: {many(n, 'scan')} may carry text in the pixels, names perhaps: see report.html")
+        print(f"Warning: {plural(n, 'scan')} may carry text in the pixels, names perhaps: see report.html")
     if n := record["groups_of_duplicates_across_splits"]:
-        print(f"Warning: {many(n, 'picture is', 'pictures are')} in several splits: see duplicates.csv")
+        print(f"Warning: {plural(n, 'picture is', 'pictures are')} in several splits: see duplicates.csv")
     print(f"Look at {out / 'report.html'}")

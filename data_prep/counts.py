@@ -13,9 +13,8 @@ from pathlib import Path
 from radfm.data_prep.plan import SPLITS
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Disorder, Vocabulary
+from radfm.presentation import band_of
 
-HEAD, BODY = 100, 30  # training cases, at least
-GROUPS = ("head", "body", "tail")
 UNKNOWN = "not stated"
 
 
@@ -45,13 +44,13 @@ class DisorderCounts:
     Attributes:
         codes: sure ones, each with its description.
         split_cases: split -> cases.
-        group: one of `GROUPS`.
+        band: head, body or tail, by the cases of the training split.
     """
 
     name: str
     codes: list[tuple[str, str]]
     split_cases: dict[str, int]
-    group: str
+    band: str
 
     @property
     def cases(self) -> int:
@@ -94,8 +93,8 @@ class Counts:
     def labelled(self) -> int:
         return self.cases - self.unlabelled
 
-    def group(self, name: str) -> list[DisorderCounts]:
-        return [disorder for disorder in self.disorders if disorder.group == name]
+    def band(self, name: str) -> list[DisorderCounts]:
+        return [disorder for disorder in self.disorders if disorder.band == name]
 
 
 def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -> Counts:
@@ -160,11 +159,7 @@ def described(code: str) -> str:
     return icd10cm.get(code).description
 
 
-def group_of(training_cases: int) -> str:
-    return "head" if training_cases >= HEAD else "body" if training_cases >= BODY else "tail"
-
-
 def _disorder(disorder: Disorder, row: int, split_cases: dict[str, Counter]) -> DisorderCounts:
     cases = {split: split_cases[split][row] for split in SPLITS}
     codes = [(code, described(code)) for code in disorder.icd10cm]
-    return DisorderCounts(disorder.name, codes, cases, group_of(cases["train"]))
+    return DisorderCounts(disorder.name, codes, cases, band_of(cases["train"]))

@@ -10,6 +10,8 @@ Decisions:
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from radfm.presentation import file_size, number, part_of, plural
+
 _SHARED = "radfm.data_prep"
 
 
@@ -22,29 +24,5 @@ def environment(package: str = _SHARED) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters |= {"number": number, "many": many, "bytes": size, "share": share}
+    jinja.filters |= {"number": number, "many": plural, "bytes": file_size, "share": part_of}
     return jinja
-
-
-def number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def many(count: int, what: str, plural: str | None = None) -> str:
-    """ "1 case", "2 cases" """
-    return f"{count:,} {what if count == 1 else plural or what + 's'}"
-
-
-def share(part: int, whole: int) -> str:
-    """In percent."""
-    percent = 100 * part / whole if whole else 0.0
-    return f"{percent:.{int(0 < percent < 10)}f}\N{NO-BREAK SPACE}%"
-
-
-def size(count: float) -> str:
-    """Of so many bytes."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

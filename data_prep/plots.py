@@ -18,14 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts
+from radfm.data_prep.counts import UNKNOWN, Counts
 from radfm.data_prep.plan import SPLITS
+from radfm.presentation import BAND_MINIMA, BANDS, band_of, plural
 
 INK, FAINT = "#22303c", "#8a97a3"
 SPLIT_COLOURS = dict(zip(SPLITS, ("#2f5d7c", "#9dbdd0", "#d39a4a"), strict=True))
-GROUP_COLOURS = dict(zip(GROUPS, ("#1d425c", "#4d86a8", "#a3c3d5"), strict=True))
+BAND_COLOURS = dict(zip(BANDS, ("#1d425c", "#4d86a8", "#a3c3d5"), strict=True))
 VARIABLES = {"#ffffff": "page", INK: "ink", FAINT: "faint"} | {
-    c: name for name, c in (SPLIT_COLOURS | GROUP_COLOURS).items()
+    c: name for name, c in (SPLIT_COLOURS | BAND_COLOURS).items()
 }
 _ONE = SPLIT_COLOURS["train"]
 STYLE = {
@@ -87,16 +88,14 @@ def tail(counts: Counts) -> Figure:
     seen = [n for n in cases if n]
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(3.0)
-        for group, (least, most) in _limits().items():
-            ranks = [i for i, n in enumerate(seen) if least <= n < most]
-            total = _count(sum(least <= n < most for n in cases), "disorder")
+        for band in BANDS:
+            ranks = [i for i, n in enumerate(seen) if band_of(n) == band]
+            total = plural(sum(band_of(n) == band for n in cases), "disorder")
             steps, edges = [seen[i] for i in ranks], [0.5 + i for i in [*ranks, ranks[-1] + 1]] if ranks else [0, 0]
-            axes.stairs(
-                steps or [0], edges, fill=True, color=GROUP_COLOURS[group], linewidth=0, label=f"{group}: {total}"
-            )
+            axes.stairs(steps or [0], edges, fill=True, color=BAND_COLOURS[band], linewidth=0, label=f"{band}: {total}")
         axes.set_yscale("log")
         top = max([*seen, 10]) * 1.6
-        for least in (HEAD, BODY):
+        for least in BAND_MINIMA:
             if least < top:
                 axes.axhline(least, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         axes.set_ylim(0.7, top)
@@ -115,11 +114,11 @@ def stratification(counts: Counts) -> Figure:
     """Share of each disorder's cases that is in the training split, against how many cases it has."""
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(3.0)
-        dots = Counter((one.cases, one.split_cases["train"], one.group) for one in counts.disorders if one.cases)
+        dots = Counter((one.cases, one.split_cases["train"], one.band) for one in counts.disorders if one.cases)
         cases = [cases for cases, _, _ in dots]
         shares = [training / cases for cases, training, _ in dots]
         sizes = [12 * (1 + log10(disorders)) for disorders in dots.values()]
-        colours = [GROUP_COLOURS[group] for _, _, group in dots]
+        colours = [BAND_COLOURS[band] for _, _, band in dots]
         wanted = counts.splits["train"].cases / counts.cases
         axes.axhline(wanted, color=SPLIT_COLOURS["test"], linewidth=1, zorder=0)
         axes.scatter(cases, shares, sizes, colours, linewidths=0)
@@ -227,11 +226,3 @@ def _histogram(found: Mapping[int, int], least: tuple[int, ...], what: str, unit
         axes.set_xlabel(what)
         axes.set_ylabel(unit)
     return figure
-
-
-def _limits() -> dict[str, tuple[float, float]]:
-    return {"head": (HEAD, float("inf")), "body": (BODY, HEAD), "tail": (0, BODY)}
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

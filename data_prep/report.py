@@ -15,13 +15,14 @@ from pathlib import Path
 from statistics import median
 
 from radfm.data_prep import plots
-from radfm.data_prep.counts import BODY, GROUPS, HEAD, UNKNOWN, Counts, bytes_on_disk, count, described
+from radfm.data_prep.counts import UNKNOWN, Counts, bytes_on_disk, count, described
 from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.tables import write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
+from radfm.presentation import band_limits
 
 REPORT = "report.html"
 ORIGINS = ("header", "source", "guess", "unknown")
@@ -67,9 +68,7 @@ def write_report(
             record=record,
             counts=counts,
             splits=SPLITS,
-            groups=GROUPS,
-            head=HEAD,
-            body=BODY,
+            bands=band_limits(),
             unknown=UNKNOWN,
             edition=icd10cm.edition(),
             size=bytes_on_disk(out, record["tables"]),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-GROUPS = {"head": 100, "body": 30, "tail": 0}  # at least so many of 2,000 cases
+from radfm.presentation import band_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Disorder:
     Attributes:
         name, icd10cm, anatomy: icd10cm is a billable code.
         expected: how many of 2,000 cases have it, about.
-        group: "head", "body" or "tail", by `expected`.
+        band: "head", "body" or "tail", by `expected`.
         sexes, ages: whom it befalls.
         histories: short clinical texts, which do not name it.
     """
@@ -67,12 +67,8 @@ class Disorder:
     histories: tuple[str, ...]
 
     @property
-    def group(self) -> str:
-        return next(group for group, least in GROUPS.items() if self.expected >= least)
-
-    @property
-    def expected_share(self) -> float:
-        return self.expected / 2000
+    def band(self) -> str:
+        return band_of(self.expected)
 
 
 @cache

@@ -35,6 +35,7 @@ from radfm.cli.memory import keep_freed_memory
 from radfm.data_prep.command import app as prepare
 from radfm.eval.command import app as evaluate
 from radfm.eval.confidence_command import calibrate
+from radfm.presentation import plural
 from radfm.train.command import app as train
 from radfm.train.command import finetune
 
@@ -444,7 +445,7 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
 
     slices = sum(len(scan.pixels) for scan in case.scans)
     show(
-        f"[bold]{title}[/]: {_count(len(case.scans), 'scan')}, {_count(slices, 'slice')}, "
+        f"[bold]{title}[/]: {plural(len(case.scans), 'scan')}, {plural(slices, 'slice')}, "
         f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
     )
     scans = table(">scan", "modality", "plane", ">slices", ">days", ">weight", ">key slice", "from")
@@ -458,7 +459,7 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
         scans.add_row(*row, f"{seen['weight']:.0%}", key, scan.source, style="bold" if i == heaviest[0] else None)
     show(scans)
     if len(shown) < len(case.scans):
-        show(f"and {_count(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
+        show(f"and {plural(len(case.scans) - len(shown), 'scan')} of less weight: --json has them all\n")
     judged = found["unlike_training"]
     unlike = judged is not None and judged["unlike"]  # then no threshold and no set holds
     limits = {}
@@ -476,7 +477,7 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
     where = f", there slice {key['key_slice'] + 1}" if key["slices"] > 1 else ""
     show(f"Most weight: scan {heaviest[0] + 1} ({key['weight']:.0%}){where}.")
     if case.skipped:
-        show(f"Set aside: {_count(len(case.skipped), 'file')}")
+        show(f"Set aside: {plural(len(case.skipped), 'file')}")
         for file, reason in case.skipped[:MOST_ROWS]:
             show(f"  {file}: {reason}", highlight=False, markup=False)
         if len(case.skipped) > MOST_ROWS:
@@ -492,8 +493,4 @@ def _print_diagnosis(title: str, case: "Case", found: dict, seconds: tuple[float
 
 def _title(paths: list[Path]) -> str:
     first = paths[0].resolve().name
-    return first if len(paths) == 1 else f"{first} and {_count(len(paths) - 1, 'more path')}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
+    return first if len(paths) == 1 else f"{first} and {plural(len(paths) - 1, 'more path')}"

@@ -23,6 +23,7 @@ from radfm.data_prep.tables import RECORD
 from radfm.eval.case_report import write_case
 from radfm.eval.diagnosis import compare
 from radfm.eval.predict import score
+from radfm.presentation import interval_cell
 from radfm.train import diagnosis, text
 from radfm.train.config import of_radfm
 
@@ -120,10 +121,8 @@ def _measure(data: Path, plain: Path, model: Path) -> None:
 
 
 def _cell(figure: dict | None) -> str:
-    if figure is None:
-        return "-"
-    low, high = (f"{figure[end]:.2f}".removeprefix("0") for end in ("low", "high"))  # to fit into 80 columns
-    return f"{figure['value']:.2f}\n{low} to {high}"
+    """A figure whose interval has no leading zeros, so that the table fits into 80 columns."""
+    return interval_cell(figure, ".2f").replace("\n0", "\n").replace(" 0", " ")
 
 
 def _diagnose(data: Path, model: Path, report: Path) -> None:

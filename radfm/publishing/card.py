@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from radfm.checkpoints import NAMES
 from radfm.cli.console import DISCLAIMER
+from radfm.presentation import duration, markdown_cell, number, plural, tidy_markdown
 
 _WATTS = {"CPU": 65, "GPU": 400}  # of a process, assumed
 _LICENCES = {"apache-2.0": "Apache-2.0", "cc0-1.0": "CC0 1.0", "mit": "MIT"}  # as the Hub calls them -> as people do
@@ -75,7 +76,7 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
         lstrip_blocks=True,
         autoescape=False,
     )
-    jinja.filters |= {"cell": cell, "number": lambda n: f"{n:,}", "many": many}
+    jinja.filters |= {"cell": markdown_cell, "number": number, "many": plural}
     size = facts.weights
     body = jinja.get_template(template).render(
         name=facts.name,
@@ -94,7 +95,7 @@ def make_card(template: str, facts: Facts, head: ModelCardData, table: Mapping[s
         radfm=facts.radfm,
         **context,
     )
-    card = ModelCard(f"---\n{head.to_yaml()}\n---\n\n{_tidy(body)}")
+    card = ModelCard(f"---\n{head.to_yaml()}\n---\n\n{tidy_markdown(body)}")
     if card.data.to_dict() != head.to_dict():
         raise ValueError(f"the head of the card of {facts.repo_id} does not come back as it was written")
     return card
@@ -108,10 +109,10 @@ def _effort(recipe: dict) -> dict | None:
     recorded = [recipe["effort"], *(effort for effort in starts.values() if effort)]
     used = sum(run["seconds"] / 3600 * _watts(run) * run["processes"] / 1000 for run in recorded)
     return recipe["effort"] | {
-        "time": _time(recipe["effort"]["seconds"]),
-        "starts": [f"{name}, {_time(effort['seconds'])}" for name, effort in starts.items() if effort],
+        "time": duration(recipe["effort"]["seconds"]),
+        "starts": [f"{name}, {duration(effort['seconds'])}" for name, effort in starts.items() if effort],
         "unknown": [name for name, effort in starts.items() if not effort],
-        "together": _time(sum(run["seconds"] for run in recorded)),
+        "together": duration(sum(run["seconds"] for run in recorded)),
         "resumed": any(run["resumed"] for run in recorded),
         "watts": " or ".join(f"{watts} W" for watts in sorted(set(map(_watts, recorded)))),
         "kilowatt_hours": f"{used:.2g}",
@@ -131,10 +132,6 @@ def _watts(effort: dict) -> int:
     return _WATTS["CPU" if effort["device"].startswith("CPU") else "GPU"]
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{max(seconds / 60, 0.1):.1f} minutes"
-
-
 def _licence(licence: str) -> str:
     own = "The code is radfm's: Apache-2.0. Data that it learned from has licences of its own (above)."
     if licence == "unknown":
@@ -142,39 +139,5 @@ def _licence(licence: str) -> str:
     return f"Weights: {_LICENCES.get(licence, f'`{licence}`')}. {own}"
 
 
-def figure(found: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """A value with its interval."""
-    if found is None:
-        return "–"
-    sign = "+" if signed else ""
-    between = " to " if signed or found["low"] < 0 else "–"
-    ends = between.join(f"{found[end]:{sign}.{digits}f}" for end in ("low", "high"))
-    return f"{found['value']:{sign}.{digits}f} ({ends})".replace("-", "−")
-
-
-def percent(figure: dict) -> str:
-    return f"{figure['value']:.0%} ({figure['low']:.0%} to {figure['high']:.0%})"
-
-
 def counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{cell(name)} {n:,}" for name, n in counts.items()) or "none"
-
-
-def many(count: int, what: str, plural: str | None = None) -> str:
-    return f"{count:,} {what if count == 1 else plural or what + 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def cell(text: Any) -> str:
-    """As text within a table of Markdown."""
-    return "".join(f"\\{c}" if c in r"\|<>&*[]$`" else c for c in " ".join(str(text).split()))
-
-
-def _tidy(text: str) -> str:
-    lines = "\n".join(line.rstrip() for line in text.splitlines())
-    while "\n\n\n" in lines:
-        lines = lines.replace("\n\n\n", "\n\n")
-    return lines.strip() + "\n"
+    return ", ".join(f"{markdown_cell(name)} {n:,}" for name, n in counts.items()) or "none"

@@ -12,7 +12,14 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radfm.pipeline_radfm import drawn_only
-from radfm.publishing.card import Facts, cell, counted, figure, listed, make_card, many, percent
+from radfm.presentation import (
+    enumeration,
+    markdown_cell,
+    percent_interval,
+    plural,
+    with_interval,
+)
+from radfm.publishing.card import Facts, counted, make_card
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
 _CALIBRATION = {
@@ -119,17 +126,19 @@ def _evaluation(one: dict) -> dict[str, Any]:
             {
                 "name": said,
                 **bands[band],
-                "figures": [figure(one["macro"][name].get(band)).replace(" (", "<br>").rstrip(")") for name in shown],
+                "figures": [
+                    with_interval(one["macro"][name].get(band)).replace(" (", "<br>").rstrip(")") for name in shown
+                ],
             }
             for band, said in words.items()
             if bands[band]["disorders"]
         ],
         "notes": list(_ranks(one)),
         "least_cases": _LEAST_CASES,
-        "weakest": [f"{cell(row['disorder'])} {figure(row['auc'])}" for row in worst],
+        "weakest": [f"{markdown_cell(row['disorder'])} {with_interval(row['auc'])}" for row in worst],
         "rows": len(one["disorders"]),
         "subgroups": [
-            {"attribute": what, "group": group, **row, "auc": figure(row["auc"])}
+            {"attribute": what, "group": group, **row, "auc": with_interval(row["auc"])}
             for what in _ATTRIBUTES
             for group, row in groups.get(what, {}).get("groups", {}).items()
         ],
@@ -145,7 +154,7 @@ def _shown(one: dict) -> Iterator[str]:
     if one["level"] != "disorder":
         yield f"What is told is no single disorder, but its ICD-10-CM {one['level']}."
     if one["only"]:
-        yield f"Its author chose {many(len(one['only']), 'disorder')} to be measured."
+        yield f"Its author chose {plural(len(one['only']), 'disorder')} to be measured."
 
 
 def _origin(one: dict) -> str:
@@ -165,11 +174,10 @@ def _origin(one: dict) -> str:
 def _gap(what: str, gap: dict) -> str:
     shared = ""
     if gap.get("shared_auc"):
-        shared = (
-            f"; over the {many(gap['shared_disorders'], 'disorder')} of both, {figure(gap['shared_auc'], signed=True)}"
-        )
-    best, worst = cell(gap["best"]), cell(gap["worst"])
-    return f"Gap by {what}, {best} less {worst}: {figure(gap['auc'], signed=True)}{shared}."
+        disorders = plural(gap["shared_disorders"], "disorder")
+        shared = f"; over the {disorders} of both, {with_interval(gap['shared_auc'], signed=True)}"
+    best, worst = markdown_cell(gap["best"]), markdown_cell(gap["worst"])
+    return f"Gap by {what}, {best} less {worst}: {with_interval(gap['auc'], signed=True)}{shared}."
 
 
 def _ranks(one: dict) -> Iterator[str]:
@@ -177,13 +185,13 @@ def _ranks(one: dict) -> Iterator[str]:
     for key, what in kinds.items():
         ranks = one[key]
         if ranks["cases"]:
+            top1, top10 = percent_interval(ranks["top1"]), percent_interval(ranks["top10"])
             yield (
-                f"Of {many(ranks['cases'], 'case')} {what}, it is named first in {percent(ranks['top1'])} and among "
-                f"the first ten in {percent(ranks['top10'])}; median rank {ranks['median_rank']['value']:.0f} of "
-                f"{one['bands']['all']['disorders']:,}."
+                f"Of {plural(ranks['cases'], 'case')} {what}, it is named first in {top1} and among the first ten in "
+                f"{top10}; median rank {ranks['median_rank']['value']:.0f} of {one['bands']['all']['disorders']:,}."
             )
     if left_out := one["about"].get("left_out"):
-        yield f"{many(left_out, 'case')} could not be read, and were left out."
+        yield f"{plural(left_out, 'case')} could not be read, and were left out."
 
 
 def _results(one: dict, learned: Mapping) -> list[EvalResult]:
@@ -234,7 +242,7 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
     else:
         yield "Modalities: not recorded."
     parts = [part for part in learned.get("body_parts", ()) if part != "not stated"]
-    yield f"Any part of the body but {listed(parts)}." if parts else "Parts of the body: not recorded."
+    yield f"Any part of the body but {enumeration(parts)}." if parts else "Parts of the body: not recorded."
     for what, key, groups in (
         ("Ages", "ages", ("0 to 17", "18 to 39", "40 to 64", "65 and more")),
         ("Sexes", "sexes", ("F", "M")),
@@ -246,7 +254,7 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
         elif missing:
             yield f"{what}: no patient known to be {' or '.join(missing)}."
     if withheld := run.get("withheld"):
-        yield f"Disorders withheld on purpose: {', '.join(map(cell, withheld))}."
+        yield f"Disorders withheld on purpose: {', '.join(map(markdown_cell, withheld))}."
     if config["head"] == "text":
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
     if not config["use_history"]:
@@ -259,13 +267,15 @@ def _calibration_cases(facts: Facts) -> str:
     if not record:
         cases = facts.recipe.get("cases", {}).get("validation")
         return (
-            f"{many(cases, 'validation case')} of the data set that it learned from" if cases else "cases not recorded"
+            f"{plural(cases, 'validation case')} of the data set that it learned from"
+            if cases
+            else "cases not recorded"
         )
     own = record["data"] == (facts.learned or {}).get("fingerprint")
     of = "the data set that it learned from" if own else f"another data set (fingerprint `{record['data']}`)"
     disorders = record["disorders"]
     return (
-        f"{many(record['cases'], 'validation case')} of {of}, for {disorders['calibrated']:,} of "
+        f"{plural(record['cases'], 'validation case')} of {of}, for {disorders['calibrated']:,} of "
         f"{disorders['vocabulary']:,} disorders"
     )
 
@@ -278,10 +288,10 @@ def _calibrations(facts: Facts) -> Iterator[dict[str, Any]]:
     for one in facts.evaluations:
         both = one["calibration"] or {}
         if both.get("how") == "saved" and not one["within"]:
-            found.append((f"split {one['split']}, {many(one['cases'], 'case')}", both["before"], both["after"]))
+            found.append((f"split {one['split']}, {plural(one['cases'], 'case')}", both["before"], both["after"]))
     for where, before, after in found:
         rows = [
-            {"what": what, "before": figure(before[name], 4), "after": figure(after[name], 4)}
+            {"what": what, "before": with_interval(before[name], 4), "after": with_interval(after[name], 4)}
             for name, what in _CALIBRATION.items()
         ]
         yield {"where": where, "rows": rows}
@@ -303,14 +313,14 @@ def _confidence(facts: Facts) -> Iterator[str]:
             "share": f"{sets['coverage']:.0%} of a case's disorders on average",
         }[sets["guarantee"]]
         yield (
-            f"Prediction sets: made to hold {promise}, fitted to {many(sets['patients'], 'patient')}. The promise "
+            f"Prediction sets: made to hold {promise}, fitted to {plural(sets['patients'], 'patient')}. The promise "
             "holds for patients like those, and no others."
         )
     if reference := record.get("reference"):
+        scans, cases = plural(reference["training_scans"], "scan"), plural(reference["training_cases"], "training case")
         yield (
-            "A case unlike its training data is told so, by its distance from "
-            f"{many(reference['training_scans'], 'scan')} of {many(reference['training_cases'], 'training case')}, and "
-            f"by modalities other than {listed(reference['modalities'])}."
+            f"A case unlike its training data is told so, by its distance from {scans} of {cases}, and by modalities "
+            f"other than {enumeration(reference['modalities'])}."
         )
     else:
         yield "It cannot tell a case that is unlike its training data."
@@ -320,14 +330,14 @@ def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
     """What a model started from, in words; each with what its own recipe said."""
     told = {key: {"name": run[key]} for key in _STARTS if run.get(key)} | found  # recipes of old have the names alone
     for key, one in told.items():
-        line = f"{_STARTS.get(key, key)} `{cell(one['name'])}`"
+        line = f"{_STARTS.get(key, key)} `{markdown_cell(one['name'])}`"
         if "icd10cm" in one:
             names = [f"ICD-10-CM ({one['icd10cm']})", *(known["name"] for known in one.get("ontologies", ()))]
-            taught = listed([cell(name) for name in names])
-            yield f"{line}, which is {cell(one.get('base', 'all-MiniLM-L6-v2'))} taught {taught}"
+            taught = enumeration([markdown_cell(name) for name in names])
+            yield f"{line}, which is {markdown_cell(one.get('base', 'all-MiniLM-L6-v2'))} taught {taught}"
         elif data := one.get("data"):
-            licence = cell(data.get("licence") or "licence unknown")
-            yield f"{line}, which learned from {cell(data.get('title') or data['source'])} ({licence})"
+            licence = markdown_cell(data.get("licence") or "licence unknown")
+            yield f"{line}, which learned from {markdown_cell(data.get('title') or data['source'])} ({licence})"
         else:
             yield f"{line}; what that learned from is not recorded here"
     if run and "model" not in told:
@@ -355,7 +365,7 @@ def _method(recipe: dict, run: dict) -> Iterator[str]:
         "learning rate": run.get("training", {}).get("learning_rate"),
         "seed": run.get("seed"),
     }
-    yield "; ".join(f"{what} {cell(value)}" for what, value in details.items() if value is not None)
+    yield "; ".join(f"{what} {markdown_cell(value)}" for what, value in details.items() if value is not None)
     if versions := recipe.get("versions"):
         yield ", ".join(f"{name} {version}" for name, version in versions.items())
     yield f"The whole recipe is in `{'radfm_finetune.json' if 'key' in recipe else 'radfm_diagnosis.json'}`"
@@ -366,26 +376,26 @@ def _anatomy(evaluations: Sequence[dict]) -> str:
     of = {one["within"]: one for one in reversed(evaluations)}
     if None not in of:
         return ""
-    overall = figure(of[None]["macro"]["auc"]["all"])
+    overall = with_interval(of[None]["macro"]["auc"]["all"])
     if "body part" in of:
-        within = figure(of["body part"]["macro"]["auc"]["all"])
+        within = with_interval(of["body part"]["macro"]["auc"]["all"])
         return f"Over all cases it is {overall}, and from cases of the same part of the body {within}."
     parts = of[None]["subgroups"].get("body part", {}).get("groups", {})
     found = sorted((row["auc"]["value"], part) for part, row in parts.items() if row["auc"])
     if not found:
         return "How it does within a part of the body was not measured."
     (low, worst), (high, best) = found[0], found[-1]
-    ends = f"{low:.3f} ({cell(worst)}) to {high:.3f} ({cell(best)})"
+    ends = f"{low:.3f} ({markdown_cell(worst)}) to {high:.3f} ({markdown_cell(best)})"
     return f"Over all cases it is {overall}, and within parts of the body {ends}."
 
 
 def _validated(recipe: dict) -> str:
     cases = recipe.get("cases", {}).get("validation")
-    return f"Its best step was chosen on {many(cases, 'other case')} of the data set." if cases else ""
+    return f"Its best step was chosen on {plural(cases, 'other case')} of the data set." if cases else ""
 
 
 def _layers(config: dict) -> str:
     counts = [config[part]["num_hidden_layers"] for part in ("scan_config", "case_config")]
     over = zip(counts, ("the slices of a scan", "the scans of a case"), strict=True)
-    said = [f"{many(n, 'layer')} over {what}" if n else f"mean over {what}" for n, what in over]
+    said = [f"{plural(n, 'layer')} over {what}" if n else f"mean over {what}" for n, what in over]
     return f"{'; '.join(said)}; {config['hidden_size']} wide"

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from radfm.presentation import value, with_interval
 from radfm.publishing.card import Facts, make_card
 
 _MINILM = "all-MiniLM-L6-v2"
@@ -79,10 +80,11 @@ def _evaluation(one: dict, name: str) -> dict[str, Any]:
 
 def _figure(one: dict, space: str, key: str) -> str:
     if key not in one["figures"][space]:
-        return "–"
-    low_high = one.get("intervals", {}).get(space, {}).get(key)
-    between = f" ({low_high[0]:.3f}–{low_high[1]:.3f})" if low_high else ""
-    return f"{one['figures'][space][key]:.3f}{between}"
+        return value(None)
+    figure = {"value": one["figures"][space][key]}
+    if ends := one.get("intervals", {}).get(space, {}).get(key):
+        return with_interval(figure | dict(zip(("low", "high"), ends, strict=True)))
+    return value(figure)
 
 
 def _results(one: dict) -> list[EvalResult]:

@@ -12,7 +12,6 @@ from scipy.ndimage import binary_dilation, binary_erosion
 
 from radfm.configuration_radfm import PLANES
 from radfm.data_prep.phantoms import disorders, make_case
-from radfm.data_prep.phantoms.disorders import GROUPS
 from radfm.data_prep.phantoms.draw import MOST_SCANS, draw_disorders
 from radfm.data_prep.phantoms.fields import solid_noise
 from radfm.data_prep.phantoms.phantom import ANATOMIES, draw_phantom
@@ -20,6 +19,7 @@ from radfm.data_prep.phantoms.protocols import protocols
 from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
 from radfm.knowledge import icd10cm
 from radfm.modalities import MODALITIES
+from radfm.presentation import band_of
 
 BY_NAME = {d.name: d for d in disorders()}
 
@@ -115,15 +115,13 @@ def test_protocols_use_the_words_of_the_rest_of_radfm():
 
 def test_counts_of_two_thousand_cases_have_a_head_a_body_and_a_tail():
     counts = Counter(d.name for _, found in drawn(3, 2000) for d in found)
-    groups = Counter(d.group for d in disorders())
+    groups = Counter(d.band for d in disorders())
     assert groups["head"] >= 5
     assert groups["body"] >= 15
     assert groups["tail"] >= 40
     for d in disorders():
         assert abs(counts[d.name] - d.expected) < 5 * d.expected**0.5 + 0.1 * d.expected, (d.name, counts[d.name])
-    seen = Counter(
-        "head" if n >= GROUPS["head"] else "body" if n >= GROUPS["body"] else "tail" for n in counts.values()
-    )
+    seen = Counter(map(band_of, counts.values()))
     assert seen["head"] >= 5
     assert seen["body"] >= 15
     assert seen["tail"] >= 40
