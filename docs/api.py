@@ -15,11 +15,12 @@ import pdoc
 import radfm
 
 MODULES = (
-    *("radfm", "radfm.checkpoints", "radfm.starting_points"),
+    *("radfm", "radfm.checkpoints"),
     *(
         "radfm.data_prep.stored_cases",
         "radfm.data_prep.deidentify",
-        "radfm.data_prep.packed",
+        "radfm.data_prep.batches.case_dataset",
+        "radfm.data_prep.batches.sampling",
         "radfm.data_prep.phantoms",
     ),
 )

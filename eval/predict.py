@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, find
-from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.data_summary import age_group
@@ -100,7 +100,7 @@ def score_with(
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else [_as_in_the_data(name, cases) for name in names]
     columns, embeds = _addressed(network, processor, names) if embeds is None else (None, embeds)
-    shown = CaseDataset(cases, processor, one_scan=one_scan)
+    shown = CaseDataset(cases, processor, Sampling(sample_scans=1) if one_scan else None)
     if keep_features:
         dtype = torch.bfloat16 if bf16 else torch.float32
         shown.features = slice_features(cases, shown.rows, network, processor, dtype)
@@ -140,8 +140,6 @@ def outputs(
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], RadFMDiagnosisOutput]]:
     """What the model says of all cases, step by step: their rows (cases,), the packed batch, and the output."""
     done, steps = 0, steps_in_order(shown.slice_counts, _SLICES_PER_STEP)
-    if shown.one_scan:  # a draw with an epoch shows one
-        steps = [[draw._replace(epoch=0) for draw in step] for step in steps]
     for batch in step_loader(shown, steps):
         rows = batch.pop("case_rows")
         del batch["labels"], batch["key_slices"]

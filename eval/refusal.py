@@ -61,7 +61,7 @@ def fit_reference(
     """
     cases = labelled_cases(data, "train")
     chosen = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
-    shown = CaseDataset(cases, processor, only=sorted(chosen.tolist()))
+    shown = CaseDataset(cases, processor, rows=sorted(chosen.tolist()))
     scans = torch.cat(looks(network, shown, progress)).double()
     kinds = {cases.scan_header(scan)["modality"] for row in cases.rows for scan in row["scan_rows"]}
     parts = scans.split([scans.shape[1] - len(SHIFTS), len(SHIFTS)], dim=1)

@@ -46,7 +46,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from radfm.checkpoints import CONFIDENCE
 from radfm.data_prep.batches.augmentation import Augmentation
-from radfm.data_prep.batches.case_dataset import CaseDataset, StepLoader, step_loader
+from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, StepLoader, step_loader
 from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.data_summary import data_summary
@@ -208,13 +208,12 @@ def train(config: DiagnosisTraining) -> Path:
     model, processor = build(config, stored[0].vocabulary, disorders / cases / max(len(stored[0].vocabulary), 1))
     frozen = config.text_layers == 0
     if config.linear_start is not None and config.model is None and last_checkpoint(config.output) is None:
-        start = CaseDataset(stored[0], processor, only=chosen)
+        start = CaseDataset(stored[0], processor, rows=chosen)
         start.features = slice_features(start.cases, start.rows, model, processor)
         fit_linear_start(model, start, filled(LinearStart, config.linear_start, "linear_start"))
     histories = [embed_histories(model, processor, part.rows) if config.history and frozen else None for part in stored]
-    one_scan, bound = config.level == "scan", config.slices_per_scan
-    drawn = {"places": config.place_weight > 0}
-    data = CaseDataset(stored[0], processor, augmentation, one_scan, histories[0], config.seed, chosen, bound, **drawn)
+    sampling = Sampling(augmentation, 1 if config.level == "scan" else None, config.slices_per_scan, config.seed)
+    data = CaseDataset(stored[0], processor, sampling, chosen, histories[0], masks=config.place_weight > 0)
     validation = CaseDataset(stored[1], processor, history_embeds=histories[1])
     if config.frozen_tower:
         for part in (data, validation):

@@ -50,7 +50,7 @@ from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
 from radfm.data_prep.batches.augmentation import Augmentation
-from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
 from radfm.data_prep.data_summary import data_summary
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
@@ -167,10 +167,8 @@ class _Run:
         told = config.history and config.text_layers == 0
         histories = [embed_histories(start, processor, part.rows) if told else None for part in (cases, validation)]
         varied = None if config.method == "linear" else filled(Augmentation, config.augmentation, "augmentation")
-        one_scan = config.level == "scan"
-        self.data = CaseDataset(
-            cases, processor, varied, one_scan, histories[0], config.seed, chosen, config.slices_per_scan
-        )
+        sampling = Sampling(varied, 1 if config.level == "scan" else None, config.slices_per_scan, config.seed)
+        self.data = CaseDataset(cases, processor, sampling, chosen, histories[0])
         self.validation = CaseDataset(validation, processor, history_embeds=histories[1])
         self.labels, self.truth = (
             torch.from_numpy(_labels(part.cases, part.rows)) for part in (self.data, self.validation)
@@ -319,7 +317,7 @@ class _Run:
         file = self.work / f"{split}.safetensors"
         if split is not None and file.exists():
             return load_file(file)["features"]
-        found = look(model, data, self.config, f"Looking at {len(data):,} cases")
+        found = look(model, data.as_stored(), self.config, f"Looking at {len(data):,} cases")
         if split is not None:
             self._keep(file, {"features": found})
         return found

@@ -1,1 +1,1 @@
-"""Stored cases as packed batches, for training and for evaluation alike."""
+"""Stored cases as packed batches, for training and evaluation."""

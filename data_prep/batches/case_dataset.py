@@ -1,18 +1,23 @@
-"""A prepared data set as training steps: draws in, packed batches out.
+"""The data set of training, evaluation and fine-tuning: samples in, packed batches out.
+
+    >>> cases = load("datasets/mine", "train", labelled=True)
+    >>> data = CaseDataset(cases, processor, Sampling(slices_per_scan=8))
+    >>> steps = StepSampler(data.slice_counts, data.labels, slices=128)
+    >>> for batch in step_loader(data, steps): model(**batch)
 
 Decisions:
-- A batch is asked for by its draws and packed ahead, while the one before it is learned from; what varies in it follows
-  from the draws alone.
-- All that can be read of a shard without its pixels is read before the first step. A case whose shard is damaged is
-  left out and named, for all processes alike and in every resumed run.
-- At scan level each draw shows one scan of its case, under the case's labels. A measure always shows the whole case: a
-  model without a fusion module then averages its scans.
+- An item is a whole batch, requested by a list of samples. It is packed in advance, while the model computes the batch
+  before it; everything random in it follows from the samples.
+- What can be read of a shard without its pixels is read before the first step. A case whose shard is damaged is left
+  out and reported, in all processes and in every resumed run alike.
+- Without a `Sampling` a case is shown as it is stored, as an evaluation needs it: a model without a case encoder then
+  averages its scans.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,77 +26,103 @@ from torch.utils.data import DataLoader, Dataset
 
 from radfm.cases import Case, Scan
 from radfm.data_prep.batches.augmentation import Augmentation, generator, some_slices
-from radfm.data_prep.batches.sampling import Draw
+from radfm.data_prep.batches.sampling import Sample
 from radfm.data_prep.batches.slice_features import SliceFeatures
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.processing_radfm import RadFMProcessor
 
 
-class CaseDataset(Dataset):
-    """`data.__getitems__(draws)` is a packed batch, with `labels` (cases, disorders) and `case_rows` (cases,) int64.
-
-    Args:
-        cases: a data set, of labelled cases only.
-        processor: its image processor's `max_slices` bounds the slices of a scan that is not drawn from.
-        augmentation: of draws with an epoch; None: none.
-        one_scan: whether a draw with an epoch shows one scan of its case.
-        history_embeds: (cases of the data set, d), embedded before; None: histories are tokenized, if at all.
-        seed: of all that varies.
-        only: rows of `cases`, to leave out all others; None: all.
-        slices_per_scan: bounds those of a draw with an epoch, the key slice among them; None: as for all others.
-        places: whether to say where disorders are to be seen: `masks` (masks, H, W) bool in the square that the model
-            sees, `mask_rows` (masks, 2) int64, the slice of the batch and the disorder of each, and `unlocated` (cases,
-            disorders) bool, those of a case of which no mask says where.
+@dataclass(frozen=True)
+class Sampling:
+    """How a sample differs from the stored case.
 
     Attributes:
-        features: of every slice; set, they are in a batch as `slice_features`, in place of `pixel_values`.
+        augmentation: random changes; None: none.
+        sample_scans: 1: one scan of the case, under the labels of the case; None: all scans.
+        slices_per_scan: of a scan with more slices so many, the key slice among them; None: as the processor.
+        seed: of everything that is random.
+    """
+
+    augmentation: Augmentation | None = None
+    sample_scans: int | None = None
+    slices_per_scan: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.sample_scans not in (None, 1):
+            raise ValueError(f"sample_scans is 1 or None, not {self.sample_scans}")
+
+
+class CaseDataset(Dataset):
+    """`data.__getitems__(samples)` is a packed batch, with `labels` (cases, disorders) and `case_rows` (cases,) int64.
+
+    Args:
+        cases: a prepared data set, with labelled cases only.
+        processor: its image processor's `max_slices` limits the slices of a scan.
+        sampling: how a sample differs from the stored case; None: not at all.
+        rows: of `cases`, to leave out all others; None: all.
+        history_embeds: (cases of the data set, d), computed in advance; None: histories are tokenized, if at all.
+        features: of every slice by a frozen tower; they replace the pixels in a batch.
+        masks: whether a batch tells where disorders are: `masks` (masks, H, W) bool in the square that the model
+            sees, `mask_rows` (masks, 2) int64, the slice in the batch and the disorder of each, and `unlocated` (cases,
+            disorders) bool, the disorders of a case that are in none of its masks.
+
+    Attributes:
         skipped: [(case_id, reason), ...] of what cannot be read.
+
+    Raises:
+        ValueError: a case has no label, which does not make it a normal one.
     """
 
     def __init__(
         self,
         cases: StoredCases,
         processor: RadFMProcessor,
-        augmentation: Augmentation | None = None,
-        one_scan: bool = False,
+        sampling: Sampling | None = None,
+        rows: Sequence[int] | None = None,
         history_embeds: Tensor | None = None,
-        seed: int = 0,
-        only: Sequence[int] | None = None,
-        slices_per_scan: int | None = None,
-        places: bool = False,
+        features: SliceFeatures | None = None,
+        masks: bool = False,
     ):
-        self.cases, self.processor, self.augmentation = cases, processor, augmentation
-        self.one_scan, self.history_embeds, self.seed = one_scan, history_embeds, seed
-        self.slices_per_scan, self.places = slices_per_scan, places
-        self.features: SliceFeatures | None = None
-        self.rows, self._slice_counts, self.skipped = _readable(cases, range(len(cases)) if only is None else only)
-        self._normal_scans: dict[str, list[int]] | None = None
-        if augmentation is not None and augmentation.add_normal:
+        rows = range(len(cases)) if rows is None else rows
+        if unlabelled := sum(not cases.rows[row]["labelled"] for row in rows):
+            raise ValueError(f"{unlabelled:,} of {len(rows):,} cases have no label: load them with labelled=True")
+        self.cases, self.processor, self.sampling = cases, processor, sampling
+        self.history_embeds, self.features, self.masks = history_embeds, features, masks
+        self.rows, self._slice_counts, self.skipped = _readable(cases, rows)
+        self._normal_scans: dict[str, list[int]] = {}
+        if self._augmentation is not None and self._augmentation.add_normal:
             self._normal_scans = self._scans_of_normal_cases()
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def as_stored(self) -> "CaseDataset":
+        """The same cases without sampling."""
+        return CaseDataset(self.cases, self.processor, None, self.rows, self.history_embeds, self.features, self.masks)
+
     @property
     def slice_counts(self) -> list[int]:
-        """(cases,) the slices that a draw of each costs; at scan level their mean."""
-        counts = [[min(n, self._most_slices) for n in scans] for scans in self._slice_counts]
-        return [round(np.mean(scans)) if self.one_scan else sum(scans) for scans in counts]
+        """(cases,) the slices of a sample of each case; the mean of its scans where one of them is sampled."""
+        counts = [[min(n, self._max_slices) for n in scans] for scans in self._slice_counts]
+        one_scan = self.sampling is not None and self.sampling.sample_scans == 1
+        return [round(np.mean(scans)) if one_scan else sum(scans) for scans in counts]
 
-    def slices_of(self, draw: Draw) -> int:
-        """What this very draw costs, without the scans that its augmentation drops."""
-        scans = self._case(draw, generator(self.seed, draw)).scans
-        return sum(min(len(scan.pixels), self._most_slices) for scan in scans)
-
-    @property
-    def _most_slices(self) -> int:
-        bounds = (self.slices_per_scan, self.processor.image_processor.max_slices)
-        return min(filter(None, bounds), default=sys.maxsize)
+    def slices_of(self, sample: Sample) -> int:
+        """The slices of this sample, without the scans that its augmentation drops."""
+        scans = self._sampled_case(sample, self._generator(sample)).scans
+        return sum(min(len(scan.pixels), self._max_slices) for scan in scans)
 
     @property
     def labels(self) -> list[list[int]]:
         """(cases,) the disorders of each, as rows of the vocabulary."""
         return [self.cases.rows[row]["labels"] for row in self.rows]
+
+    @property
+    def label_matrix(self) -> np.ndarray:
+        """(cases, disorders) float32 of 0 and 1."""
+        matrix = [self.cases.labels(row) for row in self.rows]
+        return np.stack(matrix) if matrix else np.zeros((0, len(self.cases.vocabulary)), np.float32)
 
     @property
     def label_counts(self) -> np.ndarray:
@@ -102,57 +133,70 @@ class CaseDataset(Dataset):
         return self.cases.rows[self.rows[case]]["case_id"]
 
     def body_parts(self, case: int) -> list[str]:
-        """The parts of the body that a case shows, as far as its scans say."""
+        """The parts of the body that a case shows, as far as its scans are annotated."""
         scans = self.cases.rows[self.rows[case]]["scan_rows"]
         return sorted({part for scan in scans if (part := self.cases.scan_header(scan)["body_part"])})
 
-    def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
-        generators = [generator(self.seed, draw) if draw.epoch >= 0 else None for draw in draws]
-        cases = [self._case(draw, rng) for draw, rng in zip(draws, generators, strict=True)]
-        for case, rng in zip(cases, generators, strict=True):
-            if rng is not None:
-                case.scans = [some_slices(scan, self.slices_per_scan, rng) for scan in case.scans]
+    def __getitems__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        generators = [self._generator(sample) for sample in samples]
+        cases = [self._sampled_case(sample, rng) for sample, rng in zip(samples, generators, strict=True)]
+        if self.sampling is not None:
+            for case, rng in zip(cases, generators, strict=True):
+                case.scans = [some_slices(scan, self.sampling.slices_per_scan, rng) for scan in case.scans]
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
             batch["slice_features"] = self._chosen_features(cases)
         masks = [self._fitted_masks(scan) for case in cases for scan in case.scans]
-        if self.augmentation is not None and self.augmentation.changes_pixels:
+        if self._augmentation is not None and self._augmentation.changes_pixels:
             scans = zip(batch["pixel_values"].split(batch["slices_per_scan"].tolist()), masks, strict=True)
             for case, rng in zip(cases, generators, strict=True):
-                for values, of_scan in (next(scans) for _ in case.scans):
-                    if rng is not None:
-                        self.augmentation.slices(values, rng, of_scan)
-        if self.places:
-            batch |= self._packed_masks(cases, masks)
-            located = torch.from_numpy(np.stack([self.cases.located(self.rows[draw.case]) for draw in draws]))
+                for values, masks_of_scan in (next(scans) for _ in case.scans):
+                    self._augmentation.slices(values, rng, masks_of_scan)
         if self.history_embeds is not None:
             del batch["history_input_ids"], batch["history_attention_mask"]
-            told = [self.rows[draw.case] for draw, case in zip(draws, cases, strict=True) if case.history]
-            batch["history_embeds"] = self.history_embeds[told]
-        rows = [draw.case for draw in draws]
-        batch["labels"] = torch.from_numpy(np.stack([self.cases.labels(self.rows[row]) for row in rows]))
-        if self.places:
+            with_history = [self.rows[s.case] for s, case in zip(samples, cases, strict=True) if case.history]
+            batch["history_embeds"] = self.history_embeds[with_history]
+        rows = [self.rows[sample.case] for sample in samples]
+        batch["labels"] = torch.from_numpy(np.stack([self.cases.labels(row) for row in rows]))
+        if self.masks:
+            located = torch.from_numpy(np.stack([self.cases.located(row) for row in rows]))
+            batch |= self._packed_masks(cases, masks)
             batch["unlocated"] = (batch["labels"] > 0) & ~located
-        batch["case_rows"] = torch.tensor(rows)
+        batch["case_rows"] = torch.tensor([sample.case for sample in samples])
         return batch
 
-    def _case(self, draw: Draw, rng: np.random.Generator | None) -> Case:
-        row = self.rows[draw.case]
+    @property
+    def _augmentation(self) -> Augmentation | None:
+        return None if self.sampling is None else self.sampling.augmentation
+
+    @property
+    def _max_slices(self) -> int:
+        limits = (self.sampling and self.sampling.slices_per_scan, self.processor.image_processor.max_slices)
+        return min((limit for limit in limits if limit), default=sys.maxsize)
+
+    def _generator(self, sample: Sample) -> np.random.Generator | None:
+        return None if self.sampling is None else generator(self.sampling.seed, sample)
+
+    def _sampled_case(self, sample: Sample, rng: np.random.Generator | None) -> Case:
+        """The case with the scans of this sample, before its slices are chosen."""
+        row = self.rows[sample.case]
         try:
             case = self.cases[row]
         except (ValueError, OSError) as error:
-            raise ValueError(f"case {self.case_id(draw.case)} can no longer be read: {error}") from error
+            raise ValueError(f"case {self.case_id(sample.case)} can no longer be read: {error}") from error
         scan_rows = self.cases.rows[row]["scan_rows"]
-        if self.places:
+        if self.masks:
             case.scans = [replace(s, masks=self.cases.masks(i)) for s, i in zip(case.scans, scan_rows, strict=True)]
         case.scans = [self._with_features(scan, i) for scan, i in zip(case.scans, scan_rows, strict=True)]
-        if rng is not None and self.augmentation is not None:
-            case = self.augmentation.case(case, rng, self._normal_scan if self._normal_scans else None)
-        if rng is not None and self.one_scan:
+        if self.sampling is None or rng is None:
+            return case
+        if self._augmentation is not None:
+            case = self._augmentation.case(case, rng, self._normal_scan if self._normal_scans else None)
+        if self.sampling.sample_scans == 1:
             case.scans = [case.scans[rng.integers(len(case.scans))]]
         return case
 
-    def _normal_scan(self, rng: np.random.Generator, parts: set[str]) -> Scan | None:
+    def _normal_scan(self, rng: np.random.Generator, parts: set[str | None]) -> Scan | None:
         """A scan of a normal case that shows none of these parts of the body."""
         others = sorted(set(self._normal_scans) - parts)
         if not others:
@@ -167,29 +211,29 @@ class CaseDataset(Dataset):
     def _chosen_features(self, cases: list[Case]) -> Tensor:
         """(slices, f) float32, of the slices that the processor takes."""
         choose = self.processor.image_processor.choose_slices
-        taken = [scan.pixels[choose(len(scan.pixels))] for case in cases for scan in case.scans]
-        return torch.from_numpy(np.concatenate(taken).astype(np.float32))
+        chosen = [scan.pixels[choose(len(scan.pixels))] for case in cases for scan in case.scans]
+        return torch.from_numpy(np.concatenate(chosen).astype(np.float32))
 
     def _fitted_masks(self, scan: Scan) -> Tensor | None:
         """Where the scan's disorders are in the slices that the processor takes: (disorders, slices, size, size)."""
-        if not self.places:
+        if not self.masks:
             return None
         images = self.processor.image_processor
-        taken = images.choose_slices(len(scan.pixels))
-        shape = (0, len(taken), *scan.pixels.shape[1:3])
-        masks = np.stack([mask[taken] for mask in scan.masks.values()]) if scan.masks else np.zeros(shape)
+        chosen = images.choose_slices(len(scan.pixels))
+        shape = (0, len(chosen), *scan.pixels.shape[1:3])
+        masks = np.stack([mask[chosen] for mask in scan.masks.values()]) if scan.masks else np.zeros(shape)
         return images.fit(torch.from_numpy(masks.astype(np.float32)), scan.spacing_mm)
 
     def _packed_masks(self, cases: list[Case], masks: list[Tensor]) -> dict[str, Tensor]:
         row_of = {name: row for row, name in enumerate(self.cases.vocabulary.names)}
         packed, rows, first = [], [], 0
-        for scan, of_scan in zip((scan for case in cases for scan in case.scans), masks, strict=True):
-            of_scan = of_scan >= 0.5
-            for disorder, of_disorder in zip(scan.masks or (), of_scan, strict=True):
-                for shown in of_disorder.any((1, 2)).nonzero().flatten().tolist():
-                    packed.append(of_disorder[shown])
-                    rows.append((first + shown, row_of[disorder]))
-            first += of_scan.shape[1]
+        for scan, masks_of_scan in zip((scan for case in cases for scan in case.scans), masks, strict=True):
+            masks_of_scan = masks_of_scan >= 0.5
+            for disorder, mask in zip(scan.masks or (), masks_of_scan, strict=True):
+                for slice_index in mask.any((1, 2)).nonzero().flatten().tolist():
+                    packed.append(mask[slice_index])
+                    rows.append((first + slice_index, row_of[disorder]))
+            first += masks_of_scan.shape[1]
         size = self.processor.image_processor.size
         return {
             "masks": torch.stack(packed) if packed else torch.zeros(0, size, size, dtype=torch.bool),
@@ -206,7 +250,7 @@ class CaseDataset(Dataset):
 
 
 class StepLoader(DataLoader):
-    """A loader of steps, whose sampler is told the epoch. Without workers a thread reads the next step meanwhile."""
+    """Passes the epoch to the sampler of the steps. Without workers a thread reads the next step in advance."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         steps = super().__iter__()
@@ -215,8 +259,8 @@ class StepLoader(DataLoader):
             return
         with ThreadPoolExecutor(1) as reader:
             threads = torch.get_num_threads()
-            reader.submit(_compute_alone).result()
-            torch.set_num_threads(threads)  # with what other threads begin
+            reader.submit(_compute_on_one_thread).result()
+            torch.set_num_threads(threads)  # the default of threads that start later
             ahead = reader.submit(next, steps, None)
             while (step := ahead.result()) is not None:
                 ahead = reader.submit(next, steps, None)
@@ -226,33 +270,33 @@ class StepLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-def _compute_alone() -> None:
-    """Tensors of one picture are small: more threads would only wait for each other, on cores that have to learn."""
-    torch.get_num_threads()  # a thread that never asked would begin with the number of all
-    torch.set_num_threads(1)
-
-
 def step_loader(data: CaseDataset, steps, workers: int = 0) -> StepLoader:
     """
     Args:
         steps: a `StepSampler`, or a list of steps.
         workers: processes that read and pack ahead.
     """
-    return StepLoader(data, batch_sampler=steps, collate_fn=_as_it_is, num_workers=workers)
+    return StepLoader(data, batch_sampler=steps, collate_fn=_unchanged, num_workers=workers)
 
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def _readable(cases: StoredCases, wanted: Sequence[int]) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
-    """Rows of the wanted cases that can be read, the slices of their scans, and (case_id, reason) of all others."""
-    rows, counts, skipped = [], [], []
-    for row in wanted:
+def _compute_on_one_thread() -> None:
+    """The tensors of one image are small: further threads would only compete for the cores of the training."""
+    torch.get_num_threads()  # without this call the thread would start with the default number
+    torch.set_num_threads(1)
+
+
+def _readable(cases: StoredCases, rows: Sequence[int]) -> tuple[list[int], list[list[int]], list[tuple[str, str]]]:
+    """The rows that can be read, the slices of the scans of each, and (case_id, reason) of all others."""
+    readable, counts, skipped = [], [], []
+    for row in rows:
         case = cases.rows[row]
         try:
             counts.append([cases.scan_header(scan)["shape"][0] for scan in case["scan_rows"]])
-            rows.append(row)
+            readable.append(row)
         except (ValueError, OSError, EOFError) as error:
             skipped.append((case["case_id"], " ".join(str(error).split())))
-    return rows, counts, skipped
+    return readable, counts, skipped

@@ -1,10 +1,11 @@
-"""What a tower that does not learn says of every slice: computed once, and kept between runs.
+"""The features of every slice by a frozen tower, computed once and cached between runs.
 
 Decisions:
-- Half precision, in files of some scans each in the user's cache folder, that are mapped and not read: data sets may be
-  larger than memory. The folder's name is a key of all that the features depend on: pixels, tower and processor.
-- A file is there when it is whole, so a killed run computes only what is missing, and of several processes each begins
-  elsewhere and takes what the others have done.
+- The features are stored in half precision, in files of some scans each in the user's cache folder, and memory-mapped:
+  data sets may be larger than memory. The name of the folder is a hash of everything that the features depend on:
+  pixels, tower and processor.
+- A file exists only when it is complete, so a killed run computes only what is missing. Several processes start at
+  different files and use what the others have computed.
 """
 
 import hashlib
@@ -33,15 +34,15 @@ _SETTINGS = ("size", "intensity_percentiles", "ct_windows", "image_mean", "image
 
 
 class SliceFeatures:
-    """Of the scans of a data set: `features.of(scan_row)` is (slices, f) float16, mapped from a file."""
+    """The features of a data set: `features.of(scan_row)` is (slices, f) float16, mapped from a file."""
 
     def __init__(self, folder: Path, scan_rows: list[int]):
         self._folder = folder
-        self._place = {row: divmod(i, SCANS_PER_FILE) for i, row in enumerate(scan_rows)}
+        self._position = {row: divmod(i, SCANS_PER_FILE) for i, row in enumerate(scan_rows)}
         self._mapped: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, scan_row: int) -> np.ndarray:
-        number, position = self._place[scan_row]
+        number, position = self._position[scan_row]
         if number not in self._mapped:
             features = np.load(_file(self._folder, number), mmap_mode="r", allow_pickle=False)
             self._mapped[number] = features, np.load(_ends(self._folder, number), allow_pickle=False)
@@ -54,26 +55,26 @@ class SliceFeatures:
 
 def slice_features(
     cases: StoredCases,
-    only: Sequence[int],
+    rows: Sequence[int],
     model: RadFMForDiagnosis,
     processor: RadFMProcessor,
     dtype: torch.dtype = torch.float32,
 ) -> SliceFeatures:
-    """Of every slice of these cases, those that are there already and the others computed now.
+    """The features of every slice of some cases, from the cache or computed now.
 
     Args:
-        only: rows of `cases`.
-        model: whose tower it is.
-        dtype: what the tower computes in.
-        processor: how a slice becomes the tower's input; `max_slices` plays no part.
+        rows: of `cases`.
+        model: the model of the tower.
+        processor: how a slice becomes an input of the tower; `max_slices` has no effect.
+        dtype: the precision of the tower.
 
     Raises:
-        ValueError: the tower answers with more than a vector per slice.
+        ValueError: the tower gives more than one vector per slice.
     """
     encoder, images = model.radfm.slice_encoder, copy(processor.image_processor)
     images.max_slices = None
     refuse_without_features(encoder)
-    scan_rows = sorted(scan for row in only for scan in cases.rows[row]["scan_rows"])
+    scan_rows = sorted(scan for row in rows for scan in cases.rows[row]["scan_rows"])
     root = cache_folder() or Path(tempfile.gettempdir()) / "radfm"
     folder = root / "slices" / _key(cases, encoder, images, scan_rows, dtype)
     home = device = model.device
@@ -83,7 +84,7 @@ def slice_features(
     numbers = list(range(-(-len(scan_rows) // SCANS_PER_FILE)))
     first = len(numbers) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
     missing = [n for n in numbers[first:] + numbers[:first] if not _file(folder, n).exists()]
-    for number in tqdm(missing, "Slices through the frozen tower", unit="file", disable=not sys.stderr.isatty()):
+    for number in tqdm(missing, "Features of slices by the frozen tower", unit="file", disable=not sys.stderr.isatty()):
         if not _file(folder, number).exists():
             _compute(folder, number, cases, scan_rows, tower, images, device, dtype)
     encoder.tower.to(home)
@@ -93,7 +94,7 @@ def slice_features(
 def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
     if encoder.config.slice_depth > 1 or encoder.token_encoder is not None:
         raise ValueError(
-            "frozen_tower is for towers that answer with one vector per slice, not for slice_depth or resnet-vit"
+            "a frozen tower gives one vector per slice, which towers with slice_depth above 1 and resnet-vit do not"
         )
 
 

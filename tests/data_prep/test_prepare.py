@@ -21,8 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from radfm import RadFMConfig, RadFMForDiagnosis, starting_points
 from radfm.data_prep import load
+from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.sampling import StepSampler
 from radfm.data_prep.finish import vocabulary_of
-from radfm.data_prep.packed import PackedCases, SliceBudget
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.manifest import Manifest
@@ -124,17 +125,14 @@ def test_masks_of_phantoms_fit_their_scans(phantoms):
 
 
 def test_packed_batches_train_a_model(phantoms, tiny_config):
-    cases = load(phantoms, "train")
+    cases = load(phantoms, "train", labelled=True)
     model = RadFMForDiagnosis(RadFMConfig(**tiny_config, head="mlp", disorders=cases.vocabulary.names))
-    data = PackedCases(cases, starting_points.processor_for(model.config))
-    sampler = SliceBudget(cases, 24, seed=1)
-    loader = torch.utils.data.DataLoader(data, batch_size=None, sampler=sampler, num_workers=1)
-    seen = 0
-    for batch in loader:
-        many = int(batch["slices_per_scan"].sum())
-        assert many <= 24 or len(batch["scans_per_case"]) == 1
-        seen += len(batch["labels"])
-    assert seen == len(cases)
+    data = CaseDataset(cases, starting_points.processor_for(model.config))
+    rows = []
+    for batch in step_loader(data, StepSampler(data.slice_counts, data.labels, slices=300, seed=1), workers=1):
+        assert int(batch["slices_per_scan"].sum()) <= 300
+        rows += batch.pop("case_rows").tolist()
+    assert sorted(rows) == list(range(len(cases)))
     out = model(**batch)
     assert out.logits.shape == batch["labels"].shape
     assert torch.isfinite(out.loss)

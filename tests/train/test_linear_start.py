@@ -102,7 +102,7 @@ def test_more_cases_of_a_disorder_do_not_count_more(phantoms, text_encoder, tmp_
 
     def fitted(rows: list[int]) -> torch.Tensor:
         model, processor = build(config(phantoms, text_encoder, tmp_path), cases.vocabulary, 0.01)
-        data = CaseDataset(cases, processor, only=[*others, lone])
+        data = CaseDataset(cases, processor, rows=[*others, lone])
         data.features = slice_features(cases, data.rows, model, processor)
         data.rows, data._slice_counts = [
             [*got, *[got[-1]] * (len(rows) - 1)] for got in (data.rows, data._slice_counts)

@@ -25,9 +25,8 @@ from transformers import pipeline
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
 from radfm.data_prep import load
-from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.batches.case_dataset import CaseDataset
-from radfm.data_prep.batches.sampling import Draw
+from radfm.data_prep.batches.sampling import Sample
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
@@ -231,7 +230,7 @@ def test_accumulating_over_two_steps_is_one_large_step_for_losses_over_pairs(
         trainer = DiagnosisTrainer(config, model, processor, data, validation)
         trainer.current_gradient_accumulation_steps = halves
         for cases in np.split(np.arange(8), halves):
-            trainer.training_step(model, data.__getitems__([Draw(int(case)) for case in cases]))
+            trainer.training_step(model, data.__getitems__([Sample(int(case)) for case in cases]))
         gradients[halves] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     far = (gradients[2] - gradients[1]).norm() / gradients[1].norm()
     assert far < 1e-4 if same else far > 1e-2
@@ -270,7 +269,7 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
 def test_the_result_as_loaded_is_as_good_as_its_validation_said(one_process, phantoms):
     model, processor = RadFMForDiagnosis.from_pretrained(one_process), RadFMProcessor.from_pretrained(one_process)
     data = CaseDataset(load(phantoms, "validation", labelled=True), processor)
-    batch = data.__getitems__([Draw(case) for case in range(len(data))])
+    batch = data.__getitems__([Sample(case) for case in range(len(data))])
     labels = batch.pop("labels")
     del batch["case_rows"], batch["key_slices"]
     with torch.no_grad():
@@ -417,53 +416,6 @@ diagnosis.run_module(lambda given: train(diagnosis.read_config(given[0])), "CONF
         assert key in said
 
 
-def test_a_draw_is_the_same_however_and_with_whom_it_is_made(phantoms, text_encoder):
-    _, processor = starting_points.untrained(text_encoder=text_encoder)
-    processor.image_processor.size = 48
-    cases = load(phantoms, "train", labelled=True)
-    strong = Augmentation(affine=1, elastic=0.5, noise=1, contrast=1, drop_scans=0.3, add_normal=0.5)
-    data = CaseDataset(cases, processor, strong, seed=5)
-    alone, together = data.__getitems__([Draw(3, 1, 0)]), data.__getitems__([Draw(0, 1, 0), Draw(3, 1, 0)])
-    mine = len(alone["pixel_values"])
-    assert torch.equal(together["pixel_values"][-mine:], alone["pixel_values"])
-    assert torch.equal(together["labels"][1:], alone["labels"])
-    other = data.__getitems__([Draw(3, 2, 0)])["pixel_values"]
-    assert other.shape != alone["pixel_values"].shape or not torch.equal(other, alone["pixel_values"])
-    stored = data.__getitems__([Draw(3)])
-    assert torch.equal(stored["pixel_values"], processor(cases=cases[3])["pixel_values"])
-
-
-@pytest.mark.parametrize("one_scan", [False, True])
-def test_what_a_draw_costs_is_known_before_it_is_made(one_scan, phantoms, text_encoder):
-    processor = build(tiny(phantoms, text_encoder, Path("unused")), load(phantoms).vocabulary, 0.02)[1]
-    drops = Augmentation(drop_scans=0.5)
-    data = CaseDataset(load(phantoms, "train", labelled=True), processor, drops, one_scan, slices_per_scan=3)
-    draws = [Draw(row, epoch) for row in range(10) for epoch in range(2)]
-    costs = [data.slices_of(draw) for draw in draws]
-    assert costs == [len(data.__getitems__([draw])["pixel_values"]) for draw in draws]
-    assert len(set(costs)) > 2 - one_scan
-
-
-def test_masks_of_a_draw_mark_what_its_slices_show(phantoms, text_encoder):
-    _, processor = starting_points.untrained(text_encoder=text_encoder)
-    processor.image_processor.size = 48
-    cases = load(phantoms, "train", labelled=True)
-    data = CaseDataset(cases, processor, one_scan=True, slices_per_scan=2, places=True)
-    draws = [Draw(row, 1, 0) for row in range(len(cases))]
-    drawn = data.__getitems__(draws)
-    assert len(drawn["masks"]) == len(drawn["mask_rows"]) > 10
-    case_of_slice = torch.arange(len(draws)).repeat_interleave(drawn["slices_per_scan"])
-    slices, disorders = drawn["mask_rows"].T
-    assert (drawn["labels"][case_of_slice[slices], disorders] == 1).all()
-    assert drawn["masks"].any((1, 2)).all()
-    stored = data.__getitems__([Draw(row) for row in range(len(cases))])
-    scans = [scan for row in cases.rows for scan in row["scan_rows"]]
-    expected = [
-        mask[z] for scan in scans for mask in cases.masks(scan).values() for z in np.flatnonzero(mask.any((1, 2)))
-    ]
-    assert np.array_equal(stored["masks"], np.stack(expected))
-
-
 def test_a_place_is_held_against_the_mask_that_covers_it_most():
     masks = torch.zeros(2, 8, 8, dtype=torch.bool)
     masks[0, :4, :4], masks[0, 4, :4] = True, True  # all of one place, a quarter of the one below
@@ -510,7 +462,7 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     data, seen = CaseDataset(load(phantoms, "validation", labelled=True), processor), []
     for features in (None, slice_features(data.cases, data.rows, model, processor)):
         data.features = features
-        batch = data.__getitems__([Draw(case) for case in range(len(data))])
+        batch = data.__getitems__([Sample(case) for case in range(len(data))])
         assert ("pixel_values" in batch) == (features is None)
         with torch.no_grad():
             inputs = {key: value for key, value in batch.items() if key not in NO_INPUTS}

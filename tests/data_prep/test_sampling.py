@@ -1,4 +1,4 @@
-"""The steps of an epoch: filled alike, split alike, and the same again when they are asked for again."""
+"""The steps of an epoch: of equal cost, split evenly over processes, and reproducible."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ LABELS = [[0] if case % 3 else [1] if case % 30 else [2] for case in range(300)]
 
 
 def slices(step) -> int:
-    return sum(COUNTS[draw.case] for draw in step)
+    return sum(COUNTS[sample.case] for sample in step)
 
 
 def test_steps_keep_to_their_budget_and_fill_it():
@@ -25,40 +25,40 @@ def test_steps_keep_to_their_budget_and_fill_it():
     assert np.mean([slices(step) for step in steps]) > 0.93 * 300
 
 
-def test_steps_cost_alike_and_none_is_a_rest():
+def test_steps_have_equal_costs_and_there_is_no_small_last_one():
     few = np.random.default_rng(1).integers(3, 12, size=200).tolist()  # 11.4 steps' worth
-    sizes = [sum(few[draw.case] for draw in step) for step in StepSampler(few, [[]] * 200, slices=128)]
+    sizes = [sum(few[sample.case] for sample in step) for step in StepSampler(few, [[]] * 200, slices=128)]
     assert len(sizes) == 12
     assert max(sizes) - min(sizes) < 5
 
 
-def test_cases_beyond_the_budget_cost_the_others_no_room_and_do_not_meet():
+def test_cases_larger_than_a_step_are_put_into_different_steps():
     counts = [150, 140, *[4] * 100]
-    sizes = sorted(sum(counts[draw.case] for draw in step) for step in StepSampler(counts, [[]] * 102, slices=100))
+    sizes = sorted(sum(counts[sample.case] for sample in step) for step in StepSampler(counts, [[]] * 102, slices=100))
     assert sizes[-2:] == [144, 154]
     assert 90 < sizes[0] <= sizes[-3] <= 100
 
 
-def test_an_epoch_draws_every_case_once():
-    drawn = [draw.case for step in StepSampler(COUNTS, LABELS, slices=300) for draw in step]
-    assert sorted(drawn) == list(range(300))
+def test_an_epoch_contains_every_case_once():
+    cases = [sample.case for step in StepSampler(COUNTS, LABELS, slices=300) for sample in step]
+    assert sorted(cases) == list(range(300))
 
 
-def test_a_case_beyond_the_budget_goes_with_one_other():
+def test_a_case_larger_than_a_step_is_put_together_with_one_other():
     steps = list(StepSampler([500, 10, 10, 10], [[]] * 4, slices=100))
-    assert sorted(draw.case for step in steps for draw in step) == [0, 1, 2, 3]
-    assert {len(step) for step in steps if any(draw.case == 0 for draw in step)} == {2}
+    assert sorted(sample.case for step in steps for sample in step) == [0, 1, 2, 3]
+    assert {len(step) for step in steps if any(sample.case == 0 for sample in step)} == {2}
 
 
-def test_draws_by_disorder_bring_the_tail_and_no_case_less():
+def test_sampling_by_disorder_adds_rare_disorders_and_removes_no_case():
     sampler = StepSampler(COUNTS, LABELS, slices=300, by_disorder=0.5)
-    drawn = Counter(draw.case for step in sampler for draw in step)
-    assert len(drawn) == 300
-    assert sum(drawn.values()) == 600
-    rare = [drawn[case] for case in range(0, 300, 30)]
-    common = [drawn[case] for case in range(300) if case % 3]
+    counts = Counter(sample.case for step in sampler for sample in step)
+    assert len(counts) == 300
+    assert sum(counts.values()) == 600
+    rare = [counts[case] for case in range(0, 300, 30)]
+    common = [counts[case] for case in range(300) if case % 3]
     assert np.mean(rare) > 4 * np.mean(common)
-    assert {draw.time for step in sampler for draw in step if draw.case == 0} == set(range(drawn[0]))
+    assert {sample.repeat for step in sampler for sample in step if sample.case == 0} == set(range(counts[0]))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -67,24 +67,24 @@ def test_processes_share_each_step_evenly_and_take_equally_many(world_size):
     parts = [list(StepSampler(COUNTS, LABELS, 600, 0.3, 1, rank, world_size)) for rank in range(world_size)]
     if world_size == 2:
         for step, *shares in zip(whole, *parts, strict=True):
-            assert sorted(step) == sorted(draw for share in shares for draw in share)
+            assert sorted(step) == sorted(sample for share in shares for sample in share)
     sizes = np.array([[slices(share) for share in part] for part in parts])
     assert (sizes > 0).all()
     assert np.median(sizes.max(0) / sizes.mean(0)) < 1.15
 
 
-def test_a_step_is_split_by_what_its_draws_cost():
-    """A draw may have lost scans: here every second case has a third of its slices."""
+def test_a_step_is_split_by_the_slices_of_its_samples():
+    """Augmentation may drop scans: here every second case has a third of its slices."""
 
-    def drawn(draw) -> int:
-        return COUNTS[draw.case] if draw.case % 2 else COUNTS[draw.case] // 3 + 1
+    def slices_of(sample) -> int:
+        return COUNTS[sample.case] if sample.case % 2 else COUNTS[sample.case] // 3 + 1
 
-    def imbalance(slices_of) -> float:
-        parts = [list(StepSampler(COUNTS, LABELS, 600, 0.3, 1, rank, 2, slices_of)) for rank in range(2)]
-        sizes = np.array([[sum(map(drawn, share)) for share in part] for part in parts])
+    def imbalance(known) -> float:
+        parts = [list(StepSampler(COUNTS, LABELS, 600, 0.3, 1, rank, 2, known)) for rank in range(2)]
+        sizes = np.array([[sum(map(slices_of, share)) for share in part] for part in parts])
         return (sizes.max(0) / sizes.mean(0) - 1).mean()
 
-    assert imbalance(drawn) < imbalance(None) / 2
+    assert imbalance(slices_of) < imbalance(None) / 2
 
 
 def test_steps_follow_from_seed_and_epoch_and_each_epoch_has_as_many():
@@ -98,15 +98,15 @@ def test_steps_follow_from_seed_and_epoch_and_each_epoch_has_as_many():
     assert list(StepSampler(COUNTS, LABELS, 300, 0.3, seed=2)) != first
 
 
-def test_measuring_sees_every_case_and_keeps_processes_in_step():
+def test_an_evaluation_has_every_case_and_equally_many_steps_for_each_process():
     for world_size in (1, 2, 4):
         parts = [steps_in_order(COUNTS[:21], 130, rank, world_size) for rank in range(world_size)]
-        assert {draw.case for part in parts for step in part for draw in step} == set(range(21))
+        assert {sample.case for part in parts for step in part for sample in step} == set(range(21))
         assert len({len(part) for part in parts}) == 1
         assert all(step for part in parts for step in part)
 
 
-def test_impossible_wishes_are_refused():
+def test_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="at least 1 slice"):
         StepSampler(COUNTS, LABELS, 0)
     with pytest.raises(ValueError, match="from 0 to below 1"):
