@@ -2,11 +2,9 @@
 
 import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.splits import assign
 from radfm.data_prep.tables import read_batches, shard_file
 from radfm.knowledge.disorders import link
+from tests.waiting import TIMEOUT, wait_until
 
 OPEN = Pseudonyms(None)
 
@@ -287,7 +286,7 @@ def test_any_number_of_processes_and_machines_write_the_same_bytes(tmp_path, pha
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path, phantoms):
-    out, random_ = tmp_path / "killed", random.Random(5)
+    out = tmp_path / "killed"
     code = (
         "from radfm.data_prep.prepare import Settings, prepare\n"
         "from radfm.data_prep.sources.phantoms import Phantoms\n"
@@ -296,21 +295,17 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path,
     )
     script = tmp_path / "run.py"
     script.write_text(code)
-    kills = 0
-    for _ in range(30):
+    for shards in range(3):  # killed once it has begun, once a shard is written, and once two are
         process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
-        shards = len(list(out.glob(".work/shard-*.json")))
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            grown = len(list(out.glob(".work/shard-*.json"))) > shards
-            if kills < 4 and (grown or ((out / ".work").is_dir() and random_.random() < 0.02)):
-                time.sleep(random_.random() * 0.3)
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-            time.sleep(0.02)
-        if process.wait() == 0:
-            break
-    assert kills >= 2
+
+        def far_enough(process=process, shards=shards) -> bool:
+            written = len(list(out.glob(".work/shard-*.json")))
+            return process.poll() is not None or ((out / ".work").is_dir() and written >= shards)
+
+        wait_until(far_enough, TIMEOUT)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run had ended before it was killed"
+    subprocess.run([sys.executable, str(script)], check=True)
     assert contents(out) == contents(phantoms)
 
 

@@ -16,6 +16,7 @@ from pydicom.tag import Tag
 
 from radfm.data_prep.deidentify import altered_by_profile, deidentify, keyed_uid
 from radfm.data_prep.pseudonyms import Pseudonyms, read_key
+from tests.waiting import TIMEOUT
 
 PLANTED = "Zyx^Qwerty"  # in every text a header can hold
 TEXTS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT", "UR"}
@@ -69,7 +70,7 @@ def test_planted_names_reach_neither_data_set_nor_log_nor_report(archive, tmp_pa
         ],
         capture_output=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=240,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     secrets = [PLANTED, "Zyx", "Qwerty", "ID-776655", "ACC-998877", "19610304", "20240517", "1.2.776655", str(tmp_path)]

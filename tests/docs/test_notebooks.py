@@ -7,6 +7,8 @@ import pytest
 from nbclient import NotebookClient
 from workplace import ROOT, start_shell  # noqa: F401  a fixture
 
+from tests.waiting import TIMEOUT
+
 _spec = importlib.util.spec_from_file_location("notebooks", ROOT / "docs" / "notebooks.py")
 notebooks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(notebooks)
@@ -29,7 +31,7 @@ def test_the_notebooks_run_one_after_the_other(shell, tmp_path, monkeypatch):
         book.cells += [cell for cell in notebooks.notebook(guide).cells if cell.cell_type == "code"]
     for number, cell in enumerate(book.cells):
         cell.id = f"cell-{number}"
-    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(book, timeout=TIMEOUT, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(output.get("text", "") for cell in book.cells for output in cell.outputs)
     assert "Pleural effusion" in printed
     assert "S83.51" in printed

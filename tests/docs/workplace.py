@@ -27,6 +27,7 @@ from programs import PROGRAMS
 from pydicom.data import get_testdata_file
 
 from tests.conftest import SHARED
+from tests.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 _ONTOLOGY = (
@@ -41,7 +42,6 @@ FINE_TUNED = ("runs/mine", "runs/mine0", "runs/mine1", "runs/mine2")
 DEFAULT_DATA = "datasets/phantoms"  # of the configs
 IN_A_CLONE = re.compile(r"^(?:pip install \.|make (?:demo|checkpoints))", re.MULTILINE)
 SOME_TESTS = "tests/radfm/test_memory.py"  # of all, for `make test`, which runs this one
-SECONDS = 3600 if ASKED else 1800  # for a block, on a machine that is busy with something else
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=SECONDS,
+            timeout=2 * TIMEOUT,
         )
 
 

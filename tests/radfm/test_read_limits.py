@@ -23,6 +23,7 @@ from test_read_dicom import dicom, ramp
 
 from radfm import read_case
 from radfm.readers.errors import reason_for
+from tests.waiting import TIMEOUT
 
 READ_IN_LITTLE_MEMORY = """
 import json, resource, sys
@@ -124,7 +125,7 @@ def test_nothing_large_is_reserved_for_what_a_header_only_claims(tmp_path):
     good_files(tmp_path / "good")
     bombs(tmp_path / "bombs")
     command = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path / "good"), str(tmp_path / "bombs")]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     assert answer.returncode == 0, answer.stderr
     read, skipped = json.loads(answer.stdout)
     reasons = dict(skipped)

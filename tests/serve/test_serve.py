@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from radfm.serve.intake import unpack, write_files
 from radfm.serve.limits import Refused
 from radfm.serve.reading import read_study
 from tests.radfm.untrained import STUDY
+from tests.waiting import TIMEOUT, free_port, wait_until
 
 server = pytest.importorskip("radfm.serve.server", reason="needs gradio: pip install 'radfm[serve]'")
 
@@ -235,15 +235,9 @@ def studies(tmp_path_factory):
     model.config.thresholds = [0.5, None, 0.5, 0.5, 0.5]
     model.save_pretrained(folder)
     RadFMProcessor(RadFMImageProcessor(size=64)).save_pretrained(folder)
-    studies = server.open_studies(str(folder), Limits(megabytes=4, seconds=60, files=50), device="cpu")
+    studies = server.open_studies(str(folder), Limits(megabytes=4, seconds=1200, files=50), device="cpu")
     yield studies
     studies.close()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +262,7 @@ def call(address: str, body: bytes | None = None, token: str = "", kind: str = "
     """(status, content)"""
     request = urllib.request.Request(address, body, {"X-Study": token, "Content-Type": kind})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -281,7 +275,7 @@ def ask(url: str, body: bytes) -> tuple[str, dict]:
         return "", {"stage": "refused", "why": json.loads(said)["why"]}
     token = json.loads(said)["study"]
     assert joined(url, token) == 200
-    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={token}", timeout=60) as events:
+    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={token}", timeout=TIMEOUT) as events:
         for line in events:
             if b'"process_completed"' in line:
                 return token, json.loads(line[6:])["output"]["data"][0]
@@ -389,15 +383,15 @@ def test_studies_that_nobody_waits_for_keep_nobody_out(studies, url, monkeypatch
 
     def held(*_) -> None:
         looks.set()
-        go.wait(30)
+        go.wait(TIMEOUT)
 
     hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(held)
     visitors = [threading.Thread(target=lambda: answers.append(ask(url, body)[1]["stage"])) for _ in range(2)]
     try:
         visitors[0].start()
-        assert looks.wait(30)  # the first study is being read
+        assert looks.wait(TIMEOUT)  # the first study is being read
         visitors[1].start()  # the second waits, and its visitor listens
-        until(lambda: any(study.since == float("inf") and not study.begun for study in studies._waiting.values()))
+        wait_until(lambda: any(study.since == float("inf") and not study.begun for study in studies._waiting.values()))
         left = json.loads(call(url + "study", body)[1])["study"]
         assert joined(url, left) == 200  # the third has joined, and gone away
         assert b"too many studies are waiting" in call(url + "study", body)[1]
@@ -441,12 +435,12 @@ def test_answers_go_when_they_are_idle_or_too_much(studies, url):
 
 
 def test_a_model_that_takes_too_long_is_stopped(studies, url, monkeypatch, nothing_left):
-    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 61)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1201)
     clock = lambda *_: monkeypatch.setattr("radfm.serve.studies.time", later)  # noqa: E731
     hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(clock)
     _, last = ask(url, packed({"1.png": picture()}))
     hook.remove()
-    assert last["why"] == "the study took longer than 60 s: drop one series, or fewer"
+    assert last["why"] == "the study took longer than 1200 s: drop one series, or fewer"
 
 
 def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
@@ -471,10 +465,10 @@ def space(tmp_path_factory):
         with contextlib.suppress(urllib.error.URLError):
             return call(address)[0] == 200
 
-    until(answers, 300)
+    wait_until(answers)
     yield SimpleNamespace(url=address, pid=running.pid, temporary=temporary)
     running.terminate()
-    assert running.wait(30) == 0
+    assert running.wait(TIMEOUT) == 0
     assert not list(temporary.iterdir())
 
 
@@ -536,14 +530,6 @@ def megabytes(pid: int, what: str) -> float:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def until(what, seconds: float = 60):
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-    return found
-
-
 def drop(browser, url: str, *files: Path) -> str:
     """Opens the page and sends a study; returns how that ended, "study" or "empty"."""
     browser.get(url)
@@ -555,7 +541,7 @@ def drop(browser, url: str, *files: Path) -> str:
         refused = browser.find_element("id", "why").is_displayed()
         return state if state == "study" or (state == "empty" and refused) else None
 
-    return until(ended)
+    return wait_until(ended)
 
 
 def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
@@ -574,19 +560,19 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     assert "Includes: " in found
     assert "not a medical device" in browser.find_element("css selector", "header .only").text
 
-    until(shown)
+    wait_until(shown)
     element("viewport").send_keys("\ue010")  # End
-    until(lambda: shown() == "0/39")
+    wait_until(lambda: shown() == "0/39")
     element("viewport").send_keys("\ue012")  # Left
-    until(lambda: shown() == "0/38")
+    wait_until(lambda: shown() == "0/38")
     scroll = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -60, cancelable: true}))"
     browser.execute_script(scroll, element("viewport"))
-    until(lambda: shown() == "0/36")
+    wait_until(lambda: shown() == "0/36")
     assert "slice 37 of 40" in element("where").text
 
     seen = pixels(browser)
     element("map").click()
-    until(lambda: (np.ptp(pixels(browser).astype(int), axis=2) == 0).all())  # grey
+    wait_until(lambda: (np.ptp(pixels(browser).astype(int), axis=2) == 0).all())  # grey
     plain = pixels(browser)
     height, width = plain.shape[:2]
     assert abs(int(plain[height // 4, width // 2, 0]) - int(plain[3 * height // 4, width // 2, 0])) > 50  # its halves
@@ -599,13 +585,14 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
 
     browser.find_element("css selector", "#found .badges button").click()  # show on the images
-    until(lambda: shown() == f"0/{found.peak(0)[0]}")
+    wait_until(lambda: shown() == f"0/{found.peak(0)[0]}")
 
     element("name").send_keys("Segond fracture; cirrhosis\n")
-    typed = until(lambda: browser.find_elements("css selector", "#typed .label"))
+    typed = wait_until(lambda: browser.find_elements("css selector", "#typed .label"))
     assert {name.text for name in typed} == {"Segond fracture", "cirrhosis"}
     element("report").click()
-    report = until(lambda: [file for file in browser.downloads.glob("*.html") if file.stat().st_size])[0].read_text()
+    written = lambda: [file for file in browser.downloads.glob("*.html") if file.stat().st_size]  # noqa: E731
+    report = wait_until(written)[0].read_text()
     assert "Segond fracture" in report
     assert SECRET not in report + browser.page_source
 
@@ -620,7 +607,8 @@ def test_the_page_takes_a_zip_of_a_dicom_study_and_a_nifti_together(browser, url
     assert len(tabs) == len(expected) > 2
     for i, (tab, scan) in enumerate(zip(tabs, expected, strict=True)):
         tab.click()
-        until(lambda i=i: (browser.find_element("id", "slice").get_attribute("data-shown") or "").startswith(f"{i}/"))
+        slice_ = browser.find_element("id", "slice")
+        wait_until(lambda i=i, slice_=slice_: (slice_.get_attribute("data-shown") or "").startswith(f"{i}/"))
         where = browser.find_element("id", "where").text
         assert where.startswith("one slice") if len(scan.pixels) == 1 else f"of {len(scan.pixels)}" in where
     assert SECRET not in browser.page_source
@@ -636,7 +624,7 @@ def test_a_study_unlike_the_training_data_has_no_marks_of_a_threshold(browser, s
     assert drop(browser, url, tmp_path / "a.png") == "study"
     assert "unlike the training data" in browser.find_element("id", "warnings").text
     browser.find_element("id", "name").send_keys("cirrhosis\n")
-    until(lambda: browser.find_elements("css selector", "#typed .label"))
+    wait_until(lambda: browser.find_elements("css selector", "#typed .label"))
     assert not browser.find_elements("css selector", marks)
     assert "probabilities, and" not in browser.find_element("id", "means").text
 

@@ -31,6 +31,7 @@ from radfm.train.class_weights import class_weights
 from radfm.train.finetune import finetune, settings
 from radfm.train.losses import OneOfLoss
 from radfm.train.wise_ft import smallest_share
+from tests.waiting import TIMEOUT
 
 KNEW = ["Pneumothorax", "Glioma", "Gallstones"]
 TRAINING = {"report_to": [], "disable_tqdm": True}
@@ -220,7 +221,7 @@ def test_two_processes_learn_what_one_does_and_say_so_once(model, phantoms, tmp_
     for output, python in ((tmp_path / "one", [sys.executable, "-m"]), (tmp_path / "two", torchrun)):
         command = [*python, "radfm.cli", "finetune", str(phantoms), "--model", str(model), "--output", str(output)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=560)
+        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
         assert done.returncode == 0, done.stderr[-3000:]
         said[output.name] = done.stdout
     assert said["two"].count("lora, multilabel") == 1

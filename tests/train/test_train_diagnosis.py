@@ -3,14 +3,11 @@
 import dataclasses
 import json
 import os
-import random
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from radfm.eval.metrics import macro_auc
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_model import build, load_tower
 from radfm.train.places import labels_of_scans, place_losses
+from tests.waiting import TIMEOUT, free_port, wait_until
 
 STEPS = 20
 NO_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated")
@@ -93,12 +91,6 @@ def commands(config: DiagnosisTraining, mode: str) -> list[list[str]]:
     }[mode]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
@@ -107,7 +99,7 @@ def run(config: DiagnosisTraining, mode: str = "one") -> Path:
     piped = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     nodes = [subprocess.Popen(command, **piped) for command in commands(config, mode)]
     for node in nodes:
-        said, _ = node.communicate(timeout=560)
+        said, _ = node.communicate(timeout=TIMEOUT)
         assert node.returncode == 0, said[-3000:]
     return Path(config.output)
 
@@ -173,10 +165,7 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(mode, phantoms, tex
         stderr=subprocess.DEVNULL,
     )
     first = tmp_path / "killed" / "checkpoint-5" / "complete"
-    deadline = time.monotonic() + 400
-    while not first.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(random.uniform(0, 0.4))
+    wait_until(lambda: first.exists() or process.poll() is not None, TIMEOUT)
     for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
         victim.kill()
     process.wait()
@@ -384,7 +373,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(phantoms, text_enc
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
 
     done = subprocess.run(
-        *commands(config, "one"), env=environment(), capture_output=True, text=True, timeout=560, preexec_fn=full
+        *commands(config, "one"), env=environment(), capture_output=True, text=True, timeout=TIMEOUT, preexec_fn=full
     )
     assert done.returncode == 1
     assert "checkpoint-10 could not be saved" in done.stderr
@@ -408,7 +397,9 @@ def train(config):
 diagnosis.run_module(lambda given: train(diagnosis.read_config(given[0])), "CONFIG")
 """
     [[python, *_, file]] = commands(config, "one")
-    done = subprocess.run([python, "-c", limited, file], env=environment(), capture_output=True, text=True, timeout=560)
+    done = subprocess.run(
+        [python, "-c", limited, file], env=environment(), capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("radfm: memory ran out after step 0: lower slices_per_step (now 200)"), place

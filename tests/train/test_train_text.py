@@ -22,6 +22,7 @@ from radfm.train.batches import LengthBatchSampler
 from radfm.train.text import TextTraining, read_config, train
 from radfm.train.text_pairs import text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
+from tests.waiting import TIMEOUT
 
 ORGANS = ["lung", "liver", "kidney", "spleen", "brain", "heart", "bone", "skin", "eye", "ear", "colon", "breast"]
 
@@ -283,7 +284,7 @@ def test_two_processes_learn_what_one_does(tmp_path, text_encoder, obo, strategy
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
-        timeout=480,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     expected, found = load_file(one / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
