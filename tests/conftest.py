@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
@@ -7,9 +8,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread each: several workers share the cores, and sums of floats come out the same in every process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tests.forked_python import serving
 
 SHARED = Path(__file__).parents[1].parent / "shared"  # real cases, beside the checkout where there are any
 
@@ -55,6 +60,42 @@ def radfm(monkeypatch, capsys):
         return stop.value.code or 0, captured.out, captured.err
 
     return run
+
+
+def folder_of_session(tmp_path_factory, name: str) -> Path:
+    """One for all processes of pytest-xdist; it does not exist at first."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory) -> Iterator[str]:
+    """A program that takes the place of `python`, and starts at once: see `tests/forked_python.py`."""
+    environment = os.environ | {"DS_ACCELERATOR": "cpu"}
+    with serving(folder_of_session(tmp_path_factory, "forked"), environment) as program:
+        yield str(program)
+
+
+BUILD = """
+from deepspeed.accelerator import get_accelerator
+get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+"""
+
+
+@pytest.fixture(scope="session")
+def deepspeed_extensions(python, tmp_path_factory) -> Iterator[None]:
+    """The C++ that DeepSpeed compiles when it starts on a CPU is compiled once, not in each process of each test.
+
+    torch leaves a file named "lock" where a process is killed that compiles or loads an extension, and everyone waits
+    for it then. So the folder is of this session alone.
+    """
+    folder = folder_of_session(tmp_path_factory, "torch_extensions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                subprocess.run([python, "-c", BUILD], check=True)
+        yield
 
 
 @pytest.fixture(scope="session")

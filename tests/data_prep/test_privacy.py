@@ -3,7 +3,6 @@
 import copy
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,14 +51,14 @@ def archive(tmp_path) -> Path:
     return tmp_path / "archive"
 
 
-def test_planted_names_reach_neither_data_set_nor_log_nor_report(archive, tmp_path):
+def test_planted_names_reach_neither_data_set_nor_log_nor_report(python, archive, tmp_path):
     labels = table(tmp_path / "labels.csv", [{"accession": "ACC-998877", "disorders": "Asthma"}])
     (tmp_path / "key").write_bytes(KEY)
     command = ["prepare", "dicom", str(archive), str(tmp_path / "out"), "--labels", str(labels), "--size", "64"]
     command += ["--key", str(tmp_path / "key"), "--links", str(tmp_path / "links")]
     done = subprocess.run(
         [
-            sys.executable,
+            python,
             "-m",
             "radfm.cli",
             *command,

@@ -213,13 +213,13 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
         run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
 
 
-def test_two_processes_learn_what_one_does_and_say_so_once(model, phantoms, tmp_path):
+def test_two_processes_learn_what_one_does_and_say_so_once(python, model, phantoms, tmp_path):
     given = ["--method", "lora", "--interpolate", "1e0", "slices_per_step=64", "training.learning_rate=0.01"]
     given += [f"training.{name}={value}" for name, value in FEW_STEPS.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     said = {}
-    for output, python in ((tmp_path / "one", [sys.executable, "-m"]), (tmp_path / "two", torchrun)):
-        command = [*python, "radfm.cli", "finetune", str(phantoms), "--model", str(model), "--output", str(output)]
+    for output, launch in ((tmp_path / "one", [python, "-m"]), (tmp_path / "two", torchrun)):
+        command = [*launch, "radfm.cli", "finetune", str(phantoms), "--model", str(model), "--output", str(output)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
         assert done.returncode == 0, done.stderr[-3000:]

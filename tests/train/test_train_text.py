@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -271,14 +270,14 @@ def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path,
 
 
 @pytest.mark.parametrize("strategy", ["DDP", "zero2"])
-def test_two_processes_learn_what_one_does(tmp_path, text_encoder, obo, strategy):
+def test_two_processes_learn_what_one_does(python, deepspeed_extensions, tmp_path, text_encoder, obo, strategy):
     ranked = ["synonyms", "definitions", "cross references"]  # CoSENT ranks the pairs of each process by themselves
     one = train(config(tmp_path / "one", text_encoder, obo, knowledge=ranked))
     written = config(tmp_path / "two", text_encoder, obo, knowledge=ranked)
     if strategy == "zero2":
         written.training["deepspeed"] = str(files("radfm.train") / "configs" / "zero2.json")
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(vars(written)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, "-m", "radfm.train.text", str(tmp_path / "two.yaml")],
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
