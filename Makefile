@@ -3,13 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint browser docs checkpoints cards clean
+.PHONY: demo test test-random release-checks lint browser docs checkpoints cards clean
 
 demo: .venv/installed
 	$(BIN)/radfm demo
 
 test: lint browser
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# All tests in another order each time; it prints the seed, and SEED= repeats one.
+test-random: .venv/installed browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p randomly $(addprefix --randomly-seed=,$(SEED))
+
+# The tests as they are, as on another processor, on a busy machine, and in two random orders: see CONTRIBUTING.md.
+release-checks: lint browser
+	$(BIN)/python -m tests.release_checks
 
 lint: .venv/installed
 	$(BIN)/ruff check .
