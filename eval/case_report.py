@@ -30,7 +30,7 @@ from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
-from radfm.pipeline_radfm import DRAWN_ONLY, why_unlike
+from radfm.pipeline_radfm import SYNTHETIC_ONLY, ood_reason
 from radfm.reference_radfm import weights_sha256
 
 _EXPLAINED = 3  # disorders with maps, from the best
@@ -89,8 +89,8 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
     """
     weights = [seen["weight"] for seen in found["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
-    judged = found["unlike_training"]
-    unlike = judged is not None and judged["unlike"]
+    judged = found["out_of_distribution"]
+    unlike = judged is not None and judged["is_ood"]
     return {
         "disclaimer": DISCLAIMER,
         "config": config,
@@ -110,8 +110,8 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
         "calibrated": config.calibration is not None and not unlike,
         "sets": None if unlike else config.prediction_sets,
         "judged": judged,
-        "unlike": why_unlike(judged) if unlike else None,
-        "drawn_only": DRAWN_ONLY if found["drawn_only"] else None,
+        "unlike": ood_reason(judged) if unlike else None,
+        "synthetic_only": SYNTHETIC_ONLY if found["synthetic_only"] else None,
     }
 
 

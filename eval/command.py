@@ -3,6 +3,7 @@
 Decisions:
 - `radfm evaluate DATA ...` is short for `radfm evaluate cases DATA ...`: a word that is no command is the folder of a
   data set. A folder that has the name of a command is given as `./text`.
+- The commands are listed in `radfm.cli.registry`.
 - Nothing heavy is imported before a command needs it.
 """
 
@@ -11,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, PlainCommand, needs, quiet_transformers, show, step, table
-from radfm.eval import confidence_command
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 from radfm.eval.command_inputs import (
     NAMED_MODEL,
     Bfloat16,
@@ -36,28 +35,6 @@ if TYPE_CHECKING:
     from radfm.eval.scores import Scores
 
 
-class _CasesByDefault(TyperGroup):
-    def parse_args(self, context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *context.help_option_names):
-            args = ["cases", *args]
-        return super().parse_args(context, args)
-
-
-app = typer.Typer(
-    cls=_CasesByDefault,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Evaluate models and text encoders. Models on the cases of a data set, as in radfm evaluate datasets/mine "
-    "--model runs/mine, which is short for radfm evaluate cases datasets/mine ...; text encoders, as in radfm "
-    "evaluate text runs/text --ontology disease_ontology.obo; or saliency maps, as in radfm evaluate saliency "
-    "datasets/phantoms --model runs/mine.",
-)
-app.command()(confidence_command.uncertainty)
-app.command()(confidence_command.refusal)
-app.command("zero-shot")(confidence_command.zero_shot)
-
-
-@app.command()
 @needs("train")
 def cases(
     data: Data,
@@ -123,7 +100,6 @@ def cases(
         show_comparison(result, out)
 
 
-@app.command(cls=PlainCommand)
 @needs("train")
 def text(
     ontology: Annotated[Path, typer.Option(help="An OBO file with cross references to ICD-10-CM.")],
@@ -159,7 +135,6 @@ def text(
     print(json.dumps(result, indent=2) if as_json else as_markdown(result))
 
 
-@app.command()
 @needs("train")
 def saliency(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set with masks, such as phantoms.")],

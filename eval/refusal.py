@@ -34,7 +34,7 @@ from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis, RadFMM
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
 from radfm.readers.read_case import read_case
-from radfm.reference_radfm import SHIFTS, TrainingReference, described
+from radfm.reference_radfm import SHIFTS, TrainingReference, ood_features
 
 TRAINING_CASES = 1000  # that the reference is made of, at most
 CROPS = 20
@@ -96,7 +96,7 @@ def _whitened(scans: Tensor) -> tuple[Tensor, float]:
 
 
 def looks(network: RadFMForDiagnosis, shown: CaseDataset, progress: Progress = no_progress) -> list[Tensor]:
-    """(scans, d + 4) float32 of each case, as `radfm.reference_radfm.described` has them."""
+    """(scans, d + 4) float32 of each case, as `radfm.reference_radfm.ood_features` has them."""
     found: dict[int, Tensor] = {}
     for rows, batch, seen in outputs(network, shown, progress=progress):
         found |= zip(rows.tolist(), looks_of(batch, seen), strict=True)
@@ -105,7 +105,7 @@ def looks(network: RadFMForDiagnosis, shown: CaseDataset, progress: Progress = n
 
 def looks_of(batch: Mapping[str, Tensor], seen: RadFMModelOutput | RadFMDiagnosisOutput) -> tuple[Tensor, ...]:
     """(scans, d + 4) of each case of a packed batch."""
-    scans = described(seen.scan_features, batch["pixel_values"], batch["slices_per_scan"])
+    scans = ood_features(seen.scan_features, batch["pixel_values"], batch["slices_per_scan"])
     return scans.split(batch["scans_per_case"].tolist())
 
 

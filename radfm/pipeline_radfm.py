@@ -6,7 +6,7 @@ Decisions:
   with a threshold says whether it is reached. No score depends on what else was asked for.
 - What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
 - Where the checkpoint remembers its training data (`radfm calibrate`), a case unlike it is warned of, or refused.
-- A checkpoint that learned from drawn patients alone says so (`drawn_only`), by the recipe beside its weights.
+- A checkpoint that learned from drawn patients alone says so (`synthetic_only`), by the recipe beside its weights.
 """
 
 import json
@@ -20,7 +20,7 @@ import torch
 from transformers.pipelines import Pipeline
 from transformers.utils import cached_file
 
-from .reference_radfm import TrainingReference, described
+from .reference_radfm import TrainingReference, ood_features
 
 try:
     from radfm.knowledge.disorders import codes
@@ -28,7 +28,7 @@ try:
 except ImportError:  # a checkpoint's own code, on a machine without radfm
     read_case = codes = None
 
-DRAWN_ONLY = "This model has learned from drawn patients only. Its answers about a real study mean nothing."
+SYNTHETIC_ONLY = "This model was trained on synthetic patients only. Its answers about a real study mean nothing."
 _RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # the newest first
 
 
@@ -69,15 +69,15 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             top_k: how many are wanted; unset, all candidate labels, or 10 of the vocabulary.
             batch_size: cases that go through the model together, of a list.
             return_attentions: also say what each scan and slice counted.
-            if_unlike: "warn" of a case that is unlike the training data, where the answer has no place to say so,
+            if_ood: "warn" of a case that is unlike the training data, where the answer has no place to say so,
                 "refuse" it, or "ignore" that.
         Returns:
             Per case a list of {"label", "icd10cm", "score"}, best first; with "above_threshold" where the checkpoint
             knows a threshold for the name, and "in_set" where it knows which disorders cannot be ruled out. With
             `return_attentions` a dictionary with this list as "diagnoses"; in the order of the case "scans", a list of
             {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"};
-            "unlike_training", see `TrainingReference.judge`, None where the checkpoint has no reference; "drawn_only",
-            whether it learned from drawn patients alone; and "case_embed" (d,), for `score`.
+            "out_of_distribution", see `TrainingReference.judge`, None where the checkpoint has no reference;
+            "synthetic_only", whether it learned from drawn patients alone; and "case_embed" (d,), for `score`.
         Raises:
             ValueError: for a case without a readable scan, no or empty labels, a label that a fixed list lacks, or a
                 case that is refused.
@@ -97,8 +97,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
         answers = [answer for batch in batches for answer in self.run_single(batch, *parameters)]
         if not whole:
-            for judged in (answer["unlike_training"] for answer in answers):
-                if judged is not None and judged["unlike"]:
+            for judged in (answer["out_of_distribution"] for answer in answers):
+                if judged is not None and judged["is_ood"]:
                     warnings.warn(_unlike(judged), stacklevel=2)
             answers = [answer["diagnoses"] for answer in answers]
         return answers if several else answers[0]
@@ -130,7 +130,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         hypothesis_template=None,
         top_k=None,
         return_attentions=None,
-        if_unlike=None,
+        if_ood=None,
         **kwargs,
     ):
         if kwargs:
@@ -147,10 +147,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             after["top_k"] = top_k
         if return_attentions is not None:
             after["return_attentions"] = return_attentions
-        if if_unlike is not None:
-            if if_unlike not in ("warn", "refuse", "ignore"):
-                raise ValueError(f"if_unlike is warn, refuse or ignore, not {if_unlike!r}")
-            after["if_unlike"] = if_unlike
+        if if_ood is not None:
+            if if_ood not in ("warn", "refuse", "ignore"):
+                raise ValueError(f"if_ood is warn, refuse or ignore, not {if_ood!r}")
+            after["if_ood"] = if_ood
         return {}, forward, after
 
     def preprocess(self, inputs: list, **parameters) -> dict:
@@ -183,23 +183,23 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "case_embeds": output.case_embeds,
             "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
             "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
-            "described": described(output.scan_features, batch["pixel_values"], batch["slices_per_scan"]).split(
+            "ood_features": ood_features(output.scan_features, batch["pixel_values"], batch["slices_per_scan"]).split(
                 batch["scans_per_case"].tolist()
             ),
         }
 
-    def postprocess(self, outputs: dict, top_k: int | None = None, if_unlike: str = "warn") -> list[dict]:
+    def postprocess(self, outputs: dict, top_k: int | None = None, if_ood: str = "warn") -> list[dict]:
         wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
         slice_attentions, answers = iter(outputs["slice_attentions"]), []
-        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "described", "case_embeds"))
+        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "ood_features", "case_embeds"))
         for case, scores, weights, looks, case_embed in zip(*of_cases, strict=True):
             slices = [next(slice_attentions) for _ in case.scans]
             answers.append(
                 {
                     "diagnoses": self._diagnoses(outputs["names"], scores, wanted),
                     "scans": [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)],
-                    "unlike_training": self._judged(case, looks, if_unlike),
-                    "drawn_only": self.drawn_only,
+                    "out_of_distribution": self._judged(case, looks, if_ood),
+                    "synthetic_only": self.synthetic_only,
                     "case_embed": case_embed,
                 }
             )
@@ -248,15 +248,15 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
 
     @cached_property
-    def drawn_only(self) -> bool:
+    def synthetic_only(self) -> bool:
         """Whether the checkpoint's recipe says that it learned to see from drawn patients alone."""
-        return bool(self.model.name_or_path) and drawn_only(_recipe(self.model.name_or_path))
+        return bool(self.model.name_or_path) and synthetic_only(_recipe(self.model.name_or_path))
 
-    def _judged(self, case, looks: torch.Tensor, if_unlike: str) -> dict | None:
-        if if_unlike == "ignore" or self.reference is None:
+    def _judged(self, case, looks: torch.Tensor, if_ood: str) -> dict | None:
+        if if_ood == "ignore" or self.reference is None:
             return None
         judged = self.reference.judge(looks, [scan.modality for scan in case.scans])
-        if judged["unlike"] and if_unlike == "refuse":
+        if judged["is_ood"] and if_ood == "refuse":
             raise ValueError(f"{_unlike(judged)}, and it is refused")
         return judged
 
@@ -321,7 +321,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         }
 
 
-def why_unlike(judged: dict) -> str:
+def ood_reason(judged: dict) -> str:
     """In words, of what `TrainingReference.judge` found of an unlike case."""
     new = judged["new_modalities"]
     if new:
@@ -329,7 +329,7 @@ def why_unlike(judged: dict) -> str:
     return f"at most {judged['p']:.1%} of the cases that it was checked on differ as much from its training scans"
 
 
-def drawn_only(recipe: Mapping) -> bool:
+def synthetic_only(recipe: Mapping) -> bool:
     """Whether it is known that a model saw drawn patients alone: in its own training, and in all that it started from.
 
     Args:
@@ -339,11 +339,11 @@ def drawn_only(recipe: Mapping) -> bool:
         return False
     asked, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
     named = [key for key in ("model", "tower_weights") if asked.get(key) or starts.get(key)]
-    return all(drawn_only(starts.get(key) or {}) for key in named)
+    return all(synthetic_only(starts.get(key) or {}) for key in named)
 
 
 def _unlike(judged: dict) -> str:
-    return f"the case is unlike the training data ({why_unlike(judged)}): its scores mean little"
+    return f"the case is out of distribution ({ood_reason(judged)}): its scores are unreliable"
 
 
 def _recipe(model: str) -> dict:
@@ -374,4 +374,4 @@ def _read(case):
     return read_case(case)
 
 
-__all__ = ["DRAWN_ONLY", "ZeroShotDiagnosisPipeline", "drawn_only", "why_unlike"]
+__all__ = ["SYNTHETIC_ONLY", "ZeroShotDiagnosisPipeline", "ood_reason", "synthetic_only"]

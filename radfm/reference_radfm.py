@@ -43,7 +43,7 @@ _SLICES = 64  # at once
 class TrainingReference:
     """
     Attributes:
-        mean: (d + 4,) float32, of the training scans as `described`.
+        mean: (d + 4,) float32, of the training scans as `ood_features` returns them.
         whitening: (d + 4, d + 4) float32, zero between the two parts: a difference from the mean times it has the same
             variance in all directions of a part, and in each part the training scans' median length is 1.
         distances: (cases,) float32, ascending, of the validation cases.
@@ -59,7 +59,7 @@ class TrainingReference:
     about: dict[str, Any] = field(default_factory=dict)
 
     def scan_distances(self, scans: Tensor) -> Tensor:
-        """(scans, d + 4) as `described` -> (scans,) float32."""
+        """(scans, d + 4) as `ood_features` returns them -> (scans,) float32."""
         size, smoothness = len(self.mean), len(self.about.get("shifts", ()))
         differences = (scans[:, :size] - self.mean) @ self.whitening
         parts = differences.split([size - smoothness, smoothness], dim=1)
@@ -76,17 +76,18 @@ class TrainingReference:
         return max(FALSE_ALARMS, 1 / (1 + len(self.distances)))
 
     def judge(self, scans: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
-        """One case: (scans, d + 4) as `described` and the modality of each.
+        """One case: (scans, d + 4) as `ood_features` returns them and the modality of each.
 
         Returns:
-            `unlike` (bool), `p`, `new_modalities`; `scans`: p of each, that of a case of which it is the farthest.
+            `is_ood` (bool), `p_value`, `new_modalities`; `scans`: the p-value of each, that of a case of which it is
+            the farthest.
         """
         distances = self.scan_distances(scans).tolist()
         new = sorted({modality for modality in modalities if modality and modality not in self.modalities})
         p = self.p(max(distances))
         return {
-            "unlike": bool(new) or p <= self.least_p,
-            "p": p,
+            "is_ood": bool(new) or p <= self.least_p,
+            "p_value": p,
             "new_modalities": new,
             "scans": [self.p(distance) for distance in distances],
         }
@@ -124,7 +125,7 @@ class TrainingReference:
         return cls(**tensors, **rest)
 
 
-def described(scan_features: Tensor, pixel_values: Tensor, slices_per_scan: Tensor) -> Tensor:
+def ood_features(scan_features: Tensor, pixel_values: Tensor, slices_per_scan: Tensor) -> Tensor:
     """Each scan's embedding, and how smooth its slices are: (scans, d + 4) float32.
 
     Smoothness is the correlation of a slice with itself, shifted across and down by `SHIFTS` pixels, on the scale of
@@ -160,4 +161,4 @@ def weights_sha256(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["FILE", "SHIFTS", "TrainingReference", "described", "weights_sha256"]
+__all__ = ["FILE", "SHIFTS", "TrainingReference", "ood_features", "weights_sha256"]

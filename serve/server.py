@@ -40,7 +40,7 @@ from starlette.requests import ClientDisconnect
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
-from radfm.pipeline_radfm import DRAWN_ONLY
+from radfm.pipeline_radfm import SYNTHETIC_ONLY
 from radfm.serve.intake import write_files
 from radfm.serve.limits import Limits
 from radfm.serve.studies import Studies
@@ -70,8 +70,8 @@ def run(model: str, host: str, port: int, limits: Limits, device: str | None) ->
         server, url = launch(studies, host, port)
         show(f"[bold]{url}[/] answers with {Path(model).name}. Ctrl+C ends it.", highlight=False)
         show(f"[dim]{DISCLAIMER}[/]")
-        if studies.pipe.drawn_only:
-            show(f"[bold yellow]{DRAWN_ONLY}[/]")
+        if studies.pipe.synthetic_only:
+            show(f"[bold yellow]{SYNTHETIC_ONLY}[/]")
         if host not in ("127.0.0.1", "localhost", "::1"):
             show("[yellow]Whoever reaches this machine can use the page: it has no password.[/]")
         stop.wait()
@@ -126,7 +126,7 @@ def _server(studies: Studies) -> gradio.Server:
         "names": limits.names if config.head == "text" or config.disorders else 0,
         "modalities": list(MODALITIES)[1:],
         "history": config.use_history,
-        "drawn_only": DRAWN_ONLY if studies.pipe.drawn_only else None,
+        "synthetic_only": SYNTHETIC_ONLY if studies.pipe.synthetic_only else None,
     }
     words = {
         "{{ disclaimer }}": DISCLAIMER,

@@ -10,12 +10,9 @@ from typing import Annotated
 
 import typer
 
-from radfm.cli.console import ON_THE_HUB, Json, PlainCommand, needs, quiet_transformers, show, table
-
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Train an encoder or a model.")
+from radfm.cli.console import MODEL_HELP, Json, needs, quiet_transformers, show, table
 
 
-@app.command("text", cls=PlainCommand)
 @needs("train")
 def text(
     config: Annotated[
@@ -35,7 +32,6 @@ def text(
     print(train(read_config(config, changes or ())))
 
 
-@app.command("diagnosis", cls=PlainCommand)
 @needs("train")
 def diagnosis(
     config: Annotated[
@@ -58,7 +54,7 @@ def diagnosis(
 @needs("train")
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
-    model: Annotated[str, typer.Option(help=ON_THE_HUB)],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     output: Annotated[Path, typer.Option(help="Folder for the new checkpoint; a killed run goes on there.")],
     changes: Annotated[
         list[str] | None,

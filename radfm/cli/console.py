@@ -1,7 +1,7 @@
-"""How the commands speak: tables on standard output, progress on standard error, errors in one line.
+"""Output of the commands: tables on standard output, progress on standard error, errors in one line.
 
 Decisions:
-- Nothing is imported before it is needed, so that `radfm --help` stays quick.
+- Rich and transformers are imported when they are used, so that `radfm --help` stays fast.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,14 @@ from radfm.progress import Progress
 DISCLAIMER = "Research use only, not a medical device."
 
 A_CHECKPOINT = "Folder of a checkpoint, the name of one that comes with radfm (radfm-phantom-mini)"
-ON_THE_HUB = f"{A_CHECKPOINT}, or its name on the Hugging Face Hub."
+MODEL_HELP = f"{A_CHECKPOINT}, or its name on the Hugging Face Hub."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
 
 
 class PlainCommand(TyperCommand):
-    """For arguments that are given several times: help shows `PATH`, where typer would add Python's `<list[Path]>`."""
+    """A command whose help shows `PATH` for an argument that may be repeated, without Python's `<list[Path]>`."""
 
     def format_options(self, context, formatter) -> None:
         for parameter in self.params:
@@ -33,15 +34,15 @@ class PlainCommand(TyperCommand):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """What is imported in its block, or in the function that it decorates, comes with an extra of radfm.
+    """Names the extra of the package that brings a missing module. A context manager, and a decorator of functions.
 
     Raises:
-        ValueError: A module is missing; the message names the extra.
+        ValueError: A module is missing; the message names the module and the extra.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "radfm").partition(".")[0] == "radfm":  # no extra has it
+        if (error.name or "radfm").partition(".")[0] == "radfm":  # a fault of ours, which no extra mends
             raise
         raise ValueError(f"{error.name} is missing: pip install 'radfm[{extra}]'") from error
 
@@ -58,25 +59,27 @@ def table(*columns: str):
     return rows
 
 
-def show(what, **options) -> None:
+def show(content, **options) -> None:
+    """Prints text or a table on standard output; `options` are those of rich's `Console.print`."""
     from rich.console import Console
 
-    Console().print(what, **options)
+    Console().print(content, **options)
 
 
 @contextmanager
-def step(what: str) -> Iterator[Progress]:
-    """A progress bar on a terminal, gone when done; what it yields is told how much of how much is done."""
+def step(description: str) -> Iterator[Progress]:
+    """A progress bar on a terminal, removed at the end. Yields a function of (done, total) that updates it."""
     from rich.console import Console
     from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True)
     with ProgressBar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def quiet_transformers() -> None:
+    """Turns off the progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -84,6 +87,7 @@ def quiet_transformers() -> None:
 
 
 def one_line(error: Exception) -> str:
+    """The message of an error without line breaks; of an OSError, file and reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

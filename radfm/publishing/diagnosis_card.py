@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from radfm.pipeline_radfm import drawn_only
+from radfm.pipeline_radfm import synthetic_only
 from radfm.presentation import (
     enumeration,
     markdown_cell,
@@ -48,7 +48,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
     config, learned, recipe = facts.config, facts.learned or {}, facts.recipe
     run = recipe.get("key", recipe).get("config", {})
     started_from = recipe.get("started_from") or {}
-    synthetic = drawn_only(recipe | {"data": learned})
+    synthetic = synthetic_only(recipe | {"data": learned})
     coded = sum(map(bool, config["icd10cm"]))
     modalities = [name for name in config["modalities"] if name != "other" and not name[-1].isdigit()]
     head = ModelCardData(

@@ -205,7 +205,7 @@ function means() {
 function warnings() {
   const list = [];
   if (!study.trained) list.push(["This model is untrained.", "Its scores, weights and maps mean nothing."]);
-  if (study.drawn_only) list.push([null, study.drawn_only]);
+  if (study.synthetic_only) list.push([null, study.synthetic_only]);
   if (study.unlike) list.push(["This study is unlike the training data.", `Its scores mean little, and no threshold holds: ${study.unlike}.`]);
   return list.map(([title, why]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), why));
 }
@@ -517,8 +517,8 @@ function fitted(canvas) {
 
 for (const modality of about.modalities) $("modality").append(make("option", { value: modality }, modality));
 $("history-field").hidden = !about.history;
-$("drawn").hidden = !about.drawn_only;
-$("drawn").textContent = about.drawn_only;
+$("drawn").hidden = !about.synthetic_only;
+$("drawn").textContent = about.synthetic_only;
 $("limits").textContent = `Up to ${about.megabytes.toLocaleString("en")} MB and ${many(about.files, "file")}.`;
 $("files").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("folder").addEventListener("change", (event) => event.target.files.length && send(event.target.files));

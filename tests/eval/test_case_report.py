@@ -19,7 +19,7 @@ from transformers import pipeline
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
 from radfm.cli import main
 from radfm.eval.case_report import write_case
-from radfm.pipeline_radfm import DRAWN_ONLY
+from radfm.pipeline_radfm import SYNTHETIC_ONLY
 from radfm.starting_points import processor_for
 
 HOSTILE = "<script>alert('gout')</script>"
@@ -132,10 +132,10 @@ def test_of_a_case_unlike_the_training_data_no_probability_threshold_or_set_is_t
     sets = {"threshold": 0.0, "coverage": 0.9, "guarantee": "share", "patients": 50}
     told = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
     marks = ("above threshold", "<small>threshold ", "in the set</span>", "is a probability")
-    judged = {"unlike": False, "p": 0.5, "new_modalities": [], "scans": [0.5, 0.5]}
+    judged = {"is_ood": False, "p_value": 0.5, "new_modalities": [], "scans": [0.5, 0.5]}
     html = page(judged, **told)
     assert all(mark in html for mark in marks)
-    html = page(judged | {"unlike": True, "p": 0.002}, **told)
+    html = page(judged | {"is_ood": True, "p_value": 0.002}, **told)
     assert "at most 0.2% of the cases that it was checked on differ as much from its training scans" in html
     assert "none is a probability" in html
     assert not any(mark in html.replace("none is a probability", "") for mark in marks)
@@ -145,7 +145,7 @@ DRAWN, REAL = {"source": "phantoms"}, {"source": "rp3d"}
 
 
 @pytest.mark.parametrize(
-    ("file", "recipe", "drawn_only"),
+    ("file", "recipe", "synthetic_only"),
     [
         ("radfm_diagnosis.json", {"config": {}, "data": DRAWN}, True),
         ("radfm_diagnosis.json", {"config": {}, "data": REAL}, False),
@@ -163,17 +163,17 @@ DRAWN, REAL = {"source": "phantoms"}, {"source": "rp3d"}
         ("radfm_finetune.json", {"key": {"config": {"model": "a"}}, "data": REAL}, False),
     ],
 )
-def test_a_model_that_learned_from_drawn_patients_only_says_so(page, checkpoint, file, recipe, drawn_only):
-    assert DRAWN_ONLY not in page()
+def test_a_model_that_learned_from_drawn_patients_only_says_so(page, checkpoint, file, recipe, synthetic_only):
+    assert SYNTHETIC_ONLY not in page()
     (checkpoint / file).write_text(json.dumps(recipe))
-    assert (DRAWN_ONLY in page()) == drawn_only
+    assert (SYNTHETIC_ONLY in page()) == synthetic_only
 
 
 def test_a_warning_of_an_unlike_case_points_at_who_asked(checkpoint):
     pipe = pipeline("zero-shot-diagnosis", model=str(checkpoint))
-    judged = {"unlike": True, "p": 0.002, "new_modalities": [], "scans": [0.002, 0.002]}
+    judged = {"is_ood": True, "p_value": 0.002, "new_modalities": [], "scans": [0.002, 0.002]}
     pipe.reference = SimpleNamespace(judge=lambda *_: judged)
-    with pytest.warns(UserWarning, match="unlike the training data") as warned:
+    with pytest.warns(UserWarning, match="out of distribution") as warned:
         pipe(case())
     assert [one.filename for one in warned] == [__file__]
 

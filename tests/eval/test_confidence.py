@@ -33,7 +33,7 @@ from radfm.eval.refusal import looks_of, measure_refusal
 from radfm.eval.uncertainty import dropout_scores, ensemble
 from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
 from radfm.knowledge.disorders import Vocabulary
-from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, described
+from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, ood_features
 from radfm.starting_points import embed_texts, from_open_clip, processor_for
 
 TUNED = {"slopes": [1.0], "shifts": [0.0], "one_of": []}
@@ -299,7 +299,7 @@ def test_noise_is_far_even_where_its_embedding_is_usual(calibrated, phantoms):
     noise = [replace(scan, pixels=rng.permuted(scan.pixels.ravel()).reshape(scan.pixels.shape)) for scan in scans]
     usual = reference.mean[: -len(SHIFTS)].expand(len(scans), -1)
     own, strange = (processor(cases=[Case(some)]) for some in (scans, noise))
-    own, strange = (described(usual, batch["pixel_values"], batch["slices_per_scan"]) for batch in (own, strange))
+    own, strange = (ood_features(usual, batch["pixel_values"], batch["slices_per_scan"]) for batch in (own, strange))
     assert (reference.scan_distances(strange) > reference.distances[-1]).all()
     assert (reference.scan_distances(own) > reference.distances[-1]).float().mean() < 0.05
     embedded = torch.cat([usual + 100, own[:, -len(SHIFTS) :]], 1)
@@ -322,38 +322,38 @@ def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
     assert found["strangers"]["ultrasound"]["cases"] + found["cases"] == len(load(data, "test"))
     reference = TrainingReference.load(model)
     middle = reference.mean[None]
-    assert not reference.judge(middle, ["MRI"])["unlike"]
-    assert reference.judge(middle, ["ultrasound"])["unlike"]
+    assert not reference.judge(middle, ["MRI"])["is_ood"]
+    assert reference.judge(middle, ["ultrasound"])["is_ood"]
     assert reference.judge(middle, ["ultrasound"])["new_modalities"] == ["ultrasound"]
 
 
 def test_the_pipeline_warns_of_a_strange_case_or_refuses_it(calibrated, plain, phantoms, noise):
     diagnose = pipeline("zero-shot-diagnosis", model=str(calibrated))
-    judged = diagnose(str(noise), return_attentions=True)["unlike_training"]
-    assert judged["unlike"]
-    assert judged["p"] <= 0.05
-    with pytest.warns(UserWarning, match="unlike the training data"):
+    judged = diagnose(str(noise), return_attentions=True)["out_of_distribution"]
+    assert judged["is_ood"]
+    assert judged["p_value"] <= 0.05
+    with pytest.warns(UserWarning, match="out of distribution"):
         diagnose(str(noise))
-    with pytest.raises(ValueError, match=r"unlike the training data .* refused"):
-        diagnose(str(noise), if_unlike="refuse")
-    with pytest.raises(ValueError, match="if_unlike is warn, refuse or ignore"):
-        diagnose(str(noise), if_unlike="shrug")
+    with pytest.raises(ValueError, match=r"out of distribution .* refused"):
+        diagnose(str(noise), if_ood="refuse")
+    with pytest.raises(ValueError, match="if_ood is warn, refuse or ignore"):
+        diagnose(str(noise), if_ood="shrug")
     cases = load(phantoms, "train")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        diagnose(str(noise), if_unlike="ignore")
-        answers = [diagnose(case, return_attentions=True)["unlike_training"] for case in cases[:10]]
-    assert sum(answer["unlike"] for answer in answers) <= 2
+        diagnose(str(noise), if_ood="ignore")
+        answers = [diagnose(case, return_attentions=True)["out_of_distribution"] for case in cases[:10]]
+    assert sum(answer["is_ood"] for answer in answers) <= 2
     assert [len(answer["scans"]) for answer in answers] == [len(case.scans) for case in cases[:10]]
     unknown = pipeline("zero-shot-diagnosis", model=str(plain))
-    assert unknown(str(noise), return_attentions=True)["unlike_training"] is None
+    assert unknown(str(noise), return_attentions=True)["out_of_distribution"] is None
 
 
 def test_the_command_line_warns_refuses_and_reports(radfm, calibrated, plain, noise, tmp_path):
     page = tmp_path / "case.html"
     status, out, _ = radfm("diagnose", noise, "--model", calibrated, "--report", page)
     assert status == 0
-    assert "unlike the training data" in out
+    assert "out of distribution" in out
     assert "90% set" not in out  # none holds
     assert "This case is unlike the training data" in page.read_text()
     status, out, err = radfm("diagnose", noise, "--model", calibrated, "--refuse-unlike")
@@ -361,7 +361,7 @@ def test_the_command_line_warns_refuses_and_reports(radfm, calibrated, plain, no
     assert "it is refused" in err
     status, _, err = radfm("diagnose", noise, "--model", plain, "--refuse-unlike")
     assert status == 1
-    assert "run radfm calibrate first" in err
+    assert "run radfm calibrate" in err
 
 
 def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(calibrated, tmp_path):
@@ -521,5 +521,5 @@ def test_a_case_is_as_far_as_its_farthest_scan(calibrated, phantoms):
         batch = processor(cases=[Case([*case.scans, noise])])
         (looks,) = looks_of(batch, model(**batch))
     judged = reference.judge(looks, [scan.modality for scan in case.scans] + ["MRI"])
-    assert judged["p"] == min(judged["scans"])
-    assert judged["scans"][-1] == judged["p"]
+    assert judged["p_value"] == min(judged["scans"])
+    assert judged["scans"][-1] == judged["p_value"]

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +13,7 @@ import typer
 from untrained import STUDY, build
 
 from radfm import cli
+from radfm.cli.registry import COMMANDS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def test_a_real_study_is_diagnosed_in_a_table(radfm, checkpoint):
 
 
 def test_json_feeds_a_program(radfm, checkpoint, tmp_path):
-    (tmp_path / "labels.txt").write_text("# what we look for\nMeningioma\n\nGlioma\n")
+    (tmp_path / "labels.txt").write_text("# disorders to score\nMeningioma\n\nGlioma\n")
     arguments = ("--model", checkpoint, "--labels-file", tmp_path / "labels.txt", "--json")
     status, out, _ = radfm("diagnose", STUDY, *arguments)
     answer = json.loads(out)
@@ -105,7 +108,7 @@ def test_icd_reports_on_a_list_of_names(radfm, tmp_path):
     lines = {row["name"]: row for row in csv.DictReader(out.splitlines())}
     assert status == 0
     assert (lines["Pneumothorax"]["verdict"], lines["Pneumothorax"]["codes"]) == ("confident", "J93.9")
-    assert (lines["qwertz uiop"]["verdict"], lines["qwertz uiop"]["likeliest"]) == ("unlinked", "")
+    assert (lines["qwertz uiop"]["verdict"], lines["qwertz uiop"]["best_code"]) == ("unlinked", "")
     assert len(lines) == 4
     assert "4 names: 2 confident, 2 unlinked" in err
     (tmp_path / "names.txt").write_text("Pneumothorax\n\nACL tear\n")
@@ -114,17 +117,17 @@ def test_icd_reports_on_a_list_of_names(radfm, tmp_path):
     assert (status, err.count("\n")) == (1, 1)
 
 
-def of_group(group, *names: str) -> Iterator[tuple[str, ...]]:
+def names_below(group, *names: str) -> Iterator[tuple[str, ...]]:
     yield names
     for name, command in getattr(group, "commands", {}).items():
-        yield from of_group(command, *names, name)
+        yield from names_below(command, *names, name)
 
 
-COMMANDS = [" ".join(names) for names in of_group(typer.main.get_command(cli.app))]
+NAMES = [" ".join(names) for names in names_below(typer.main.get_command(cli.app))]
 GROUPS = ["", "convert", "evaluate", "prepare", "train"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", NAMES)
 def test_every_command_has_help_in_plain_words_with_an_example(radfm, command):
     status, out, _ = radfm(*command.split(), "--help")
     assert status == 0
@@ -138,10 +141,38 @@ def test_the_summary_of_every_command_fits_on_a_screen(radfm, group):
     assert not [line for line in out.splitlines() if line.startswith("  ") and line.endswith("...")]
 
 
-def test_help_lists_commands_in_the_order_in_which_they_are_met(radfm):
+def test_help_lists_commands_in_the_order_of_the_registry(radfm):
     _, out, _ = radfm("--help")
     listed = re.findall(r"^  (\w+) ", out[out.index("Commands:") :], re.MULTILINE)
-    assert listed[: len(cli.FIRST)] == list(cli.FIRST)
+    assert listed == [command.name for command in COMMANDS if " " not in command.name]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_help_of_a_group_and_of_the_command_itself_agree(radfm, command):
+    _, out, _ = radfm(*command.name.split(), "--help")
+    assert command.summary.split() == " ".join(out.split("\n\n")[1].split()).split()[: len(command.summary.split())]
+
+
+def modules_of_commands(*arguments: str) -> set[str]:
+    """The modules of commands that `radfm ARGUMENTS` imports, in a process of its own."""
+    program = "import sys; from radfm.cli import main; sys.argv[0] = 'radfm'\ntry: main()\nexcept SystemExit: pass\n"
+    program += "print('\\n' + '\\n'.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return set(run.stdout.split()) & {command.source.partition(":")[0] for command in COMMANDS if command.source}
+
+
+@pytest.mark.parametrize("group", [[], ["train"], ["evaluate"], ["convert"]], ids=" ".join)
+def test_the_help_of_a_group_imports_no_command(group):
+    assert modules_of_commands(*group, "--help") == set()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.source], ids=lambda command: command.name)
+def test_the_help_of_a_command_imports_no_other(command):
+    assert modules_of_commands(*command.name.split(), "--help") == {command.source.partition(":")[0]}
+
+
+def test_a_command_that_runs_imports_no_other():
+    assert modules_of_commands("icd", "Pneumothorax") == {"radfm.cli.icd"}
 
 
 def test_a_config_that_comes_with_radfm_is_found_by_name(radfm, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
-from radfm.pipeline_radfm import DRAWN_ONLY
+from radfm.pipeline_radfm import SYNTHETIC_ONLY
 from radfm.serve import Limits
 from radfm.serve.intake import unpack, write_files
 from radfm.serve.limits import Refused
@@ -477,10 +477,10 @@ def test_the_page_answers_as_a_space(space, browser, tmp_path):
     _, last = ask(space.url, packed({"1.png": picture()}, modality="X-ray"))
     assert last["stage"] == "answered", last
     browser.get(space.url)
-    assert browser.find_element("id", "drawn").text == DRAWN_ONLY
+    assert browser.find_element("id", "drawn").text == SYNTHETIC_ONLY
     assert drop(browser, space.url, tmp_path / "a.png") == "study"
     assert browser.find_elements("css selector", "#found .label")
-    assert DRAWN_ONLY in browser.find_element("id", "warnings").text
+    assert SYNTHETIC_ONLY in browser.find_element("id", "warnings").text
 
 
 VISITORS = 20
@@ -619,7 +619,7 @@ def test_a_study_unlike_the_training_data_has_no_marks_of_a_threshold(browser, s
     marks = "#found .above, #typed .above, .bar b"
     assert drop(browser, url, tmp_path / "a.png") == "study"
     assert browser.find_elements("css selector", marks)
-    judged = {"unlike": True, "p": 0.002, "new_modalities": [], "scans": [0.002]}
+    judged = {"is_ood": True, "p_value": 0.002, "new_modalities": [], "scans": [0.002]}
     monkeypatch.setitem(vars(studies.pipe), "reference", SimpleNamespace(judge=lambda *_: judged))
     assert drop(browser, url, tmp_path / "a.png") == "study"
     assert "unlike the training data" in browser.find_element("id", "warnings").text

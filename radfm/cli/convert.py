@@ -1,0 +1,41 @@
+"""The command `radfm convert raddiag`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radfm.cli.console import quiet_transformers, step
+
+
+def raddiag(
+    src: Annotated[
+        Path, typer.Argument(metavar="SRC", help="pytorch_model.bin or .safetensors of RadDiag, or its folder.")
+    ],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the radfm checkpoint.")],
+    disorders: Annotated[
+        Path | None,
+        typer.Option(help="RadDiag's disorder_label_dict.json; by default, the one beside the checkpoint."),
+    ] = None,
+) -> None:
+    """Convert a published RadDiag checkpoint.
+
+    Example: radfm convert raddiag pytorch_model.bin checkpoints/raddiag --disorders disorder_label_dict.json
+    """
+    from radfm import raddiag
+
+    folder = src if src.is_dir() else src.parent
+    names = raddiag.read_disorders(disorders or folder / "disorder_label_dict.json")
+    with step("Looking up ICD-10-CM codes"):
+        from radfm.knowledge.disorders import codes
+
+        icd10cm = codes(names)
+    with step(f"Converting {src}"):
+        quiet_transformers()
+        model = raddiag.from_checkpoint(src, names, icd10cm)
+        model.save_pretrained(dst)
+        raddiag.processor().save_pretrained(dst)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    level = "case level" if model.config.case_config.num_hidden_layers else "one scan"
+    coded = sum(map(bool, icd10cm))
+    print(f"{dst}: {level}, {parameters:,} parameters, {len(names):,} disorders, {coded:,} with ICD-10-CM codes")

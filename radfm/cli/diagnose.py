@@ -1,0 +1,266 @@
+"""The command `radfm diagnose`."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radfm.cli.console import (
+    DISCLAIMER,
+    MODEL_HELP,
+    Device,
+    Json,
+    needs,
+    one_line,
+    quiet_transformers,
+    show,
+    step,
+    table,
+)
+from radfm.presentation import plural
+
+if TYPE_CHECKING:
+    from radfm.cases import Case
+
+MOST_ROWS = 12  # scans, and skipped files, in the printed table
+YES_NO = {True: "yes", False: "no", None: "-"}
+
+
+def diagnose(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Files and folders of one case: DICOM, NIfTI, pictures, arrays."),
+    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    labels: Annotated[str | None, typer.Option(help='Disorder names to score: "Pneumothorax; Rib fracture".')] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="A text file with one disorder name per line.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many disorders to print.")] = 10,
+    modality: Annotated[
+        str | None, typer.Option(help="Modality of the scans whose header does not say it: CT, MRI, ...")
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Compile the model first; worth it for many cases.")] = False,
+    device: Device = None,
+    refuse_ood: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-ood", "--refuse-unlike", help="Refuse an out-of-distribution case instead of warning of it."
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a page with pictures and saliency maps to this file, case.html.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="Also write the saliency maps into this folder: NIfTI, and PNG of key slices.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the disorders of a case.
+
+    Example: radfm diagnose study/ --model checkpoint/ --labels "Pneumothorax; Rib fracture"
+    """
+    from radfm.readers.read_case import read_case
+
+    names = _read_labels(labels, labels_file)
+    outputs = {kind: path for kind, path in {"Report": report, "Maps": maps}.items() if path is not None}
+    if outputs:
+        write_case = _load_case_writer(report, maps, each)
+    groups = [[path] for path in paths] if each else [paths]
+    with step(f"Loading {model}"):
+        pipe = _load_pipeline(model, device, fast)
+    if refuse_ood and pipe.reference is None:
+        raise ValueError(
+            f"{model} has no reference of its training data, which --refuse-ood needs: run radfm calibrate"
+        )
+    failed = 0
+    for group in groups:
+        started = time.perf_counter()
+        try:
+            with step(f"Reading {_title(group)}") as progress:
+                case = read_case(group[0] if len(group) == 1 else group, modality=modality, progress=progress)
+            read = time.perf_counter()
+            with step(f"Diagnosing {sum(len(scan.pixels) for scan in case.scans):,} slices"):
+                answer = pipe(
+                    case,
+                    candidate_labels=names,
+                    top_k=top,
+                    return_attentions=True,
+                    if_ood="refuse" if refuse_ood else "warn",
+                )
+        except (ValueError, OSError) as error:
+            if not each:
+                raise
+            print(f"radfm: {group[0]}: {one_line(error)}", file=sys.stderr)
+            failed += 1
+            continue
+        if as_json:
+            print(json.dumps(_as_json(case, answer, pipe.model.config), indent=None if each else 2))
+        else:
+            seconds = (read - started, time.perf_counter() - read)
+            _print_answer(_title(group), case, answer, seconds, pipe.model.config)
+        if outputs:
+            with step(f"Writing {' and '.join(map(str, outputs.values()))}"):
+                write_case(pipe, case, answer, model, report, maps)
+        for kind, path in outputs.items():
+            print(f"{kind}: {path}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{failed} of {len(groups)} cases could not be diagnosed: see above")
+
+
+def _read_labels(labels: str | None, file: Path | None) -> list[str] | None:
+    if labels is not None and file is not None:
+        raise ValueError("give --labels or --labels-file, not both")
+    if file is not None:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not names:
+            raise ValueError(f"{file} holds no disorder name: write one per line")
+        return names
+    if labels is None:
+        return None
+    names = [name.strip() for name in labels.split(";") if name.strip()]
+    if not names:
+        raise ValueError('--labels holds no disorder name: separate them by ";"')
+    return names
+
+
+def _load_case_writer(report: Path | None, maps: Path | None, each: bool) -> Callable:
+    if each:
+        raise ValueError("--report and --maps are of one case: leave out --each, and diagnose the cases one by one")
+    if report is not None and (report.suffix.lower() not in (".html", ".htm") or report.is_dir()):
+        raise ValueError(f"{report}: --report writes a web page, give it a name such as case.html")
+    if maps is not None and maps.is_file():
+        raise ValueError(f"{maps}: --maps writes into a folder, and this is a file: give another name")
+    with needs("data"):
+        from radfm.eval.case_report import write_case
+    return write_case
+
+
+def _load_pipeline(model: str, device: str | None, fast: bool):
+    import torch
+    from transformers import pipeline
+
+    from radfm.checkpoints import find
+
+    folder = find(model)
+    quiet_transformers()
+    pipe = pipeline("zero-shot-diagnosis", model=folder, device=device)
+    if fast:
+        if pipe.device.type != "cuda":  # compiling would warn that CUDA has no GPU
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
+    return pipe
+
+
+def _as_json(case: "Case", answer: dict, config) -> dict:
+    kept = ("diagnoses", "scans", "out_of_distribution", "synthetic_only")
+    return {
+        "case_id": case.case_id,
+        "trained": config.trained,
+        **{key: answer[key] for key in kept},
+        "skipped": [{"file": file, "reason": reason} for file, reason in case.skipped],
+        "prediction_sets": config.prediction_sets,
+        "notice": DISCLAIMER,
+    }
+
+
+def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, float], config) -> None:
+    slices = sum(len(scan.pixels) for scan in case.scans)
+    show(
+        f"[bold]{title}[/]: {plural(len(case.scans), 'scan')}, {plural(slices, 'slice')}, "
+        f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
+    )
+    _print_scans(case, answer["scans"])
+    _print_diagnoses(answer, config)
+    number = _by_weight(answer["scans"])[0]
+    scan = answer["scans"][number]
+    key_slice = f", key slice {scan['key_slice'] + 1}" if scan["slices"] > 1 else ""
+    show(f"Most weight: scan {number + 1} ({scan['weight']:.0%}){key_slice}.")
+    _print_skipped(case)
+    _print_warnings(answer, config)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
+def _by_weight(scans: list[dict]) -> list[int]:
+    return sorted(range(len(scans)), key=lambda number: -scans[number]["weight"])
+
+
+def _print_scans(case: "Case", scans: list[dict]) -> None:
+    rows = table(">scan", "modality", "plane", ">slices", ">days", ">weight", ">key slice", "from")
+    by_weight = _by_weight(scans)
+    shown = sorted(by_weight[:MOST_ROWS])
+    for number in shown:
+        scan, weights = case.scans[number], scans[number]
+        key_slice = "1"
+        if len(scan.pixels) > 1:
+            key_slice = f"{weights['key_slice'] + 1} ({weights['key_slice_weight']:.0%})"
+        rows.add_row(
+            str(number + 1),
+            scan.modality or "?",
+            scan.plane or "?",
+            f"{len(scan.pixels):,}",
+            "" if scan.days is None else f"{scan.days:g}",
+            f"{weights['weight']:.0%}",
+            key_slice,
+            scan.source,
+            style="bold" if number == by_weight[0] else None,
+        )
+    show(rows)
+    if len(shown) < len(scans):
+        show(f"and {plural(len(scans) - len(shown), 'scan')} of less weight: --json lists all\n")
+
+
+def _print_diagnoses(answer: dict, config) -> None:
+    diagnoses, limits = answer["diagnoses"], {}
+    if not _is_ood(answer):  # no threshold and no prediction set is valid for an out-of-distribution case
+        if any("above_threshold" in diagnosis for diagnosis in diagnoses):
+            limits["above_threshold"] = "above\nthreshold"
+        if any("in_set" in diagnosis for diagnosis in diagnoses):
+            limits["in_set"] = f"in the\n{config.prediction_sets['coverage']:.0%} set"
+    rows = table(">rank", "disorder", "ICD-10-CM", ">score", *limits.values())
+    for rank, diagnosis in enumerate(diagnoses, 1):
+        codes = ", ".join(diagnosis["icd10cm"]) or "-"
+        marks = [YES_NO[diagnosis.get(limit)] for limit in limits]
+        rows.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}", *marks)
+    show(rows)
+
+
+def _print_skipped(case: "Case") -> None:
+    if not case.skipped:
+        return
+    show(f"Skipped: {plural(len(case.skipped), 'file')}")
+    for file, reason in case.skipped[:MOST_ROWS]:
+        show(f"  {file}: {reason}", highlight=False, markup=False)
+    if len(case.skipped) > MOST_ROWS:
+        show(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json lists all")
+
+
+def _print_warnings(answer: dict, config) -> None:
+    from radfm.pipeline_radfm import SYNTHETIC_ONLY, ood_reason
+
+    warnings = []
+    if answer["synthetic_only"]:
+        warnings.append(SYNTHETIC_ONLY)
+    if _is_ood(answer):
+        reason = ood_reason(answer["out_of_distribution"])
+        warnings.append(f"This case is out of distribution ({reason}): its scores are unreliable.")
+    if not config.trained:
+        warnings.append("This model is untrained: its scores and weights mean nothing.")
+    for warning in warnings:
+        show(f"[bold yellow]{warning}[/]")
+
+
+def _is_ood(answer: dict) -> bool:
+    judgement = answer["out_of_distribution"]
+    return judgement is not None and judgement["is_ood"]
+
+
+def _title(paths: list[Path]) -> str:
+    first = paths[0].resolve().name
+    return first if len(paths) == 1 else f"{first} and {plural(len(paths) - 1, 'more path')}"

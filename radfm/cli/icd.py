@@ -1,0 +1,96 @@
+"""The command `radfm icd`."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radfm.cli.console import Json, quiet_transformers, show, step, table
+
+if TYPE_CHECKING:
+    from radfm.knowledge.linking import Linker
+
+COLUMNS = ("name", "verdict", "codes", "best_code", "description", "confidence", "evidence")
+
+
+def icd(
+    text: Annotated[
+        str | None, typer.Argument(metavar="DISORDER", help="A disorder, as a clinician would write it.")
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="A file of many: one per line, or a JSON list or dictionary. Prints CSV."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A text encoder for further evidence: radfm-text-mini or a folder. Slow on first use."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many codes to print.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Find the ICD-10-CM codes of a disorder.
+
+    Example: radfm icd "ACL tear"
+    """
+    if (text is None) == (names is None):
+        raise ValueError('give a disorder, as in radfm icd "ACL tear", or --names FILE')
+    linker = _load_linker(encoder)
+    if names is not None:
+        _link_file(linker, names)
+        return
+    result = linker.link(text, top=top)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+        return
+    if not result.candidates:
+        show(f"{text}: unlinked, no entry of ICD-10-CM is similar enough", markup=False)
+        return
+    show(f"{text}: {result.verdict}" + ("" if result.codes else ", check before you use it"), markup=False)
+    rows = table("code", "description", ">confidence", "evidence")
+    for candidate in result.candidates:
+        rows.add_row(candidate.code, candidate.description, f"{candidate.confidence:.2f}", candidate.evidence)
+    show(rows)
+    best = result.candidates[0]
+    show(f"{best.code}: " + " > ".join(best.path), markup=False, highlight=False)
+
+
+def _load_linker(encoder: str | None) -> "Linker":
+    from radfm.knowledge.linking import Linker
+
+    if encoder is None:
+        return Linker()
+    with step(f"Loading {encoder}, and its embeddings of ICD-10-CM"):
+        from radfm.checkpoints import resolve
+        from radfm.reference_radfm import weights_sha256
+        from radfm.starting_points import text_embedder
+
+        quiet_transformers()
+        return Linker(encoder=text_embedder(encoder), fingerprint=weights_sha256(resolve(encoder)))
+
+
+def _link_file(linker: "Linker", file: Path) -> None:
+    """Prints one line of CSV per name, and on standard error how many names had each verdict."""
+    text = file.read_text(encoding="utf-8-sig")
+    if text.lstrip()[:1] in ("[", "{"):
+        names = list(json.loads(text))
+    else:
+        names = [line for line in text.splitlines() if line.strip()]
+    output = csv.writer(sys.stdout)
+    output.writerow(COLUMNS)
+    verdicts: Counter[str] = Counter()
+    with step(f"Linking {len(names):,} names") as progress:
+        for done, name in enumerate(names, 1):
+            result = linker.link(name, top=1)
+            row = [""] * 4
+            if result.candidates:
+                best = result.candidates[0]
+                row = [best.code, best.description, f"{best.confidence:.2f}", best.evidence]
+            output.writerow([name, result.verdict, "; ".join(result.codes), *row])
+            verdicts[result.verdict] += 1
+            progress(done, len(names))
+    counts = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts.most_common())
+    print(f"{len(names):,} names: {counts}", file=sys.stderr)

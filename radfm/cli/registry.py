@@ -1,0 +1,114 @@
+"""The commands of `radfm`: one entry each, in the order in which `radfm --help` lists them.
+
+Decisions:
+- An entry names the module of its command as text, so that this table imports none of them: a module is imported when
+  its command runs or shows its own help (`radfm.cli.group`).
+- The commands of data preparation, evaluation and training are defined in those packages; this table only names them.
+- `summary` is the first line of the command's docstring, which a test compares: it stands here so that the help of a
+  group imports no command.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    Attributes:
+        name: As it is typed after `radfm`; "train text" is the command `text` of the group `train`.
+        summary: One line for the help of the group.
+        source: "module:attribute" of the function, or of a `typer.Typer` that brings commands of its own; empty for a
+            group whose commands are the entries that begin with its name.
+        extra: The extra of the package that it needs (`pip install "radfm[EXTRA]"`).
+        computes: Whether it runs a model; its process then keeps the memory that it frees (`radfm.cli.memory`).
+        description: Of a group, what its help says after the summary.
+        default: Of a group, the command that is meant when the first argument is no command.
+    """
+
+    name: str
+    summary: str
+    source: str = ""
+    extra: str | None = None
+    computes: bool = False
+    description: str = ""
+    default: str | None = None
+
+
+COMMANDS = (
+    Command("diagnose", "Name the disorders of a case.", "radfm.cli.diagnose:diagnose", computes=True),
+    Command("icd", "Find the ICD-10-CM codes of a disorder.", "radfm.cli.icd:icd"),
+    Command("prepare", "Turn files into a data set of cases.", "radfm.data_prep.command:app", "data"),
+    Command("train", "Train an encoder or a model.", computes=True),
+    Command("train text", "Teach a text encoder ICD-10-CM and ontologies.", "radfm.train.command:text", "train"),
+    Command(
+        "train diagnosis",
+        "Teach a model to name the disorders of a case.",
+        "radfm.train.command:diagnosis",
+        "train",
+    ),
+    Command(
+        "finetune",
+        "Fit a checkpoint to your own cases, and keep what it knew.",
+        "radfm.train.command:finetune",
+        "train",
+        computes=True,
+    ),
+    Command(
+        "calibrate",
+        "Fit probabilities, thresholds, prediction sets and refusal.",
+        "radfm.eval.confidence_command:calibrate",
+        "train",
+        computes=True,
+    ),
+    Command(
+        "evaluate",
+        "Measure models and text encoders.",
+        computes=True,
+        description="Models on the cases of a data set, as in radfm evaluate datasets/mine --model runs/mine, which is "
+        "short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm evaluate text runs/text "
+        "--ontology disease_ontology.obo; or saliency maps, as in radfm evaluate saliency datasets/phantoms "
+        "--model runs/mine.",
+        default="cases",
+    ),
+    Command(
+        "evaluate cases",
+        "Measure and compare models on the cases of a data set.",
+        "radfm.eval.command:cases",
+        "train",
+    ),
+    Command("evaluate text", "Measure a text encoder on terms that it never saw.", "radfm.eval.command:text", "train"),
+    Command(
+        "evaluate saliency", "Measure whether a model looks at the lesion.", "radfm.eval.command:saliency", "train"
+    ),
+    Command(
+        "evaluate uncertainty",
+        "Measure an ensemble, and what its disagreement tells.",
+        "radfm.eval.confidence_command:uncertainty",
+        "train",
+    ),
+    Command(
+        "evaluate refusal",
+        "Measure whether cases unlike the training data are found.",
+        "radfm.eval.confidence_command:refusal",
+        "train",
+    ),
+    Command(
+        "evaluate zero-shot",
+        "Compare models by text alone, open_clip models too.",
+        "radfm.eval.confidence_command:zero_shot",
+        "train",
+    ),
+    Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
+    Command(
+        "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"
+    ),
+    Command(
+        "demo",
+        "Run every step in minutes, on synthetic patients.",
+        "radfm.cli.demo_command:demo",
+        "train",
+        computes=True,
+    ),
+    Command("convert", "Convert checkpoints of other projects."),
+    Command("convert raddiag", "Convert a published RadDiag checkpoint.", "radfm.cli.convert:raddiag"),
+)
