@@ -62,7 +62,7 @@ COMMANDS = (
     ),
     Command(
         "evaluate",
-        "Measure models and text encoders.",
+        "Evaluate models and text encoders.",
         computes=True,
         description="Models on the cases of a data set, as in radfm evaluate datasets/mine --model runs/mine, which is "
         "short for radfm evaluate cases datasets/mine ...; or text encoders, as in radfm evaluate text runs/text "
@@ -76,9 +76,17 @@ COMMANDS = (
         "radfm.eval.command:cases",
         "train",
     ),
-    Command("evaluate text", "Measure a text encoder on terms that it never saw.", "radfm.eval.command:text", "train"),
     Command(
-        "evaluate saliency", "Measure whether a model looks at the lesion.", "radfm.eval.command:saliency", "train"
+        "evaluate text",
+        "Measure a text encoder on terms that it was not trained on.",
+        "radfm.eval.command:text",
+        "train",
+    ),
+    Command(
+        "evaluate saliency",
+        "Measure whether saliency maps point to the lesion.",
+        "radfm.eval.command:saliency",
+        "train",
     ),
     Command(
         "evaluate uncertainty",
