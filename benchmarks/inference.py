@@ -114,7 +114,7 @@ def padded(model: RadFMForDiagnosis, batch: dict[str, Tensor], depth: int = 32, 
     scan_embeds = _padded_encoder(net.scan_encoder, slices + net.scan_encoder.positions, real_slices)
     tokens = (scan_embeds + net.modality_embed(modality)).unflatten(0, (-1, slots))
     real_scans = torch.arange(slots) < torch.tensor(scans)[:, None]
-    return model.classifier(_padded_encoder(net.case_encoder, tokens, real_scans))
+    return model.head(_padded_encoder(net.case_encoder, tokens, real_scans))
 
 
 def _padded_encoder(encoder, tokens: Tensor, real: Tensor) -> Tensor:
@@ -172,11 +172,12 @@ def scoring(codes: int = 98_505) -> None:
     """One case against every code of ICD-10-CM, embeddings cached."""
     model = RadFMForDiagnosis(RadFMConfig(disorders=[f"code {i}" for i in range(codes)])).eval()
     case = torch.nn.functional.normalize(torch.randn(1, model.config.projection_dim), dim=-1)
-    model.disorder_embeds.copy_(torch.nn.functional.normalize(torch.randn_like(model.disorder_embeds), dim=-1))
+    head = model.head
+    head.disorder_embeds.copy_(torch.nn.functional.normalize(torch.randn_like(head.disorder_embeds), dim=-1))
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        (model.logit_scale.exp() * (case @ model.disorder_embeds.T) + model.logit_bias).sigmoid().topk(10)
+        head(case).sigmoid().topk(10)
         times.append(time.perf_counter() - started)
     print(f"scoring and ranking a case against {codes:,} cached prompts: {1e3 * statistics.median(times):.1f} ms")
 

@@ -1,6 +1,6 @@
 """From logits to probabilities, and from those to what counts as found; and how far probabilities come true.
 
-    >>> slopes, shifts = calibrate(logits, labels, none=None)  # fitted to the validation split
+    >>> slopes, shifts = calibrate(logits, labels, LabelKind.MULTI_LABEL)  # fitted to the validation split
     >>> measure_calibration(table)["ece"], before_and_after(table)["after"]["reliability"]
 
 Decisions:
@@ -24,11 +24,12 @@ from scipy.special import expit
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from radfm.configuration_radfm import LabelKind
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import checked
 from radfm.eval.scores import Scores
-from radfm.modeling_radfm import competing_log_odds
+from radfm.losses_radfm import add_no_disorder_label, add_no_disorder_logit, competing_log_odds
 
 POSITIVES_FOR_OWN_THRESHOLD = 10
 _SLOPE, _SHIFT = 0.25, 1.0  # standard deviations of a disorder's log slope and shift about the shared ones
@@ -98,27 +99,29 @@ def before_and_after(table: Scores, bootstraps: int = 1000, seed: int = 0) -> di
     else:
         if len(set(table.patients)) < 2:
             raise ValueError("all cases are of one patient: nothing can be calibrated by the others")
-        none = one_of(table.labels)
+        label_kind = label_kind_of(table.labels)
         logits, labels = torch.tensor(table.scores), torch.tensor(table.labels)
-        odds = log_odds(calibrated_by_others(logits, labels, none, table.patients), none)
+        odds = log_odds(calibrated_by_others(logits, labels, label_kind, table.patients), label_kind)
         before, after, how = table, replace(table, scores=odds.numpy()), "cross-fitted"
     found = (measure_calibration(one, bootstraps, seed) for one in (before, after))
     return dict(zip(("before", "after"), found, strict=True)) | {"how": how}
 
 
-def one_of(labels: np.ndarray) -> bool | None:
-    """None where a case can have several disorders; else at most one, and whether it can have none. See `calibrate`."""
+def label_kind_of(labels: np.ndarray) -> LabelKind:
+    """How many disorders the cases of these labels, (cases, disorders), have."""
     counts = labels.sum(1)
-    return None if not counts.size or counts.max() > 1 else bool(counts.min() == 0)
+    if not counts.size or counts.max() > 1:
+        return LabelKind.MULTI_LABEL
+    return LabelKind.AT_MOST_ONE if counts.min() == 0 else LabelKind.EXACTLY_ONE
 
 
-def calibrate(logits: Tensor, labels: Tensor, none: bool | None) -> tuple[Tensor, Tensor]:
+def calibrate(logits: Tensor, labels: Tensor, label_kind: LabelKind) -> tuple[Tensor, Tensor]:
     """Slopes and shifts, (disorders,) each: probabilities are those of `logits * slopes + shifts`.
 
     Args:
         logits: (cases, disorders).
         labels: (cases, disorders) of 0 and 1.
-        none: None where a case can have several disorders; else at most one, and whether it can have none.
+        label_kind: how many disorders a case can have.
 
     References:
         Platt, Probabilistic outputs for support vector machines, 1999; Guo et al., On calibration of modern neural
@@ -135,7 +138,7 @@ def calibrate(logits: Tensor, labels: Tensor, none: bool | None) -> tuple[Tensor
     def loss() -> Tensor:
         optimizer.zero_grad()
         slopes, shifts = parameters()
-        fit = log_loss(logits * slopes + shifts, labels, none) * len(logits)
+        fit = log_loss(logits * slopes + shifts, labels, label_kind) * len(logits)
         spread = ((own[0] / _SLOPE) ** 2).sum() + ((own[1] / _SHIFT) ** 2).sum() + ((shared / _SHARED) ** 2).sum()
         total = fit + spread / 2
         total.backward()
@@ -146,7 +149,7 @@ def calibrate(logits: Tensor, labels: Tensor, none: bool | None) -> tuple[Tensor
     return slopes.detach().float(), shifts.detach().float()
 
 
-def calibrated_by_others(logits: Tensor, labels: Tensor, none: bool | None, groups: list[str]) -> Tensor:
+def calibrated_by_others(logits: Tensor, labels: Tensor, label_kind: LabelKind, groups: list[str]) -> Tensor:
     """(cases, disorders) calibrated logits of each case by the others' fit, to see what calibrating is worth.
 
     Args:
@@ -157,23 +160,21 @@ def calibrated_by_others(logits: Tensor, labels: Tensor, none: bool | None, grou
         return logits
     odds = torch.empty_like(logits)
     for others, mine in GroupKFold(folds).split(np.zeros(len(groups)), groups=groups):
-        slopes, shifts = calibrate(logits[others], labels[others], none)
+        slopes, shifts = calibrate(logits[others], labels[others], label_kind)
         odds[mine] = logits[mine] * slopes + shifts
     return odds
 
 
-def log_odds(logits: Tensor, none: bool | None) -> Tensor:
-    """(cases, disorders) logits as log odds of each disorder; see `calibrate` for `none`."""
-    return logits if none is None else competing_log_odds(logits, none)
+def log_odds(logits: Tensor, label_kind: LabelKind) -> Tensor:
+    """(cases, disorders) logits as log odds of each disorder; see `calibrate` for `label_kind`."""
+    return logits if label_kind == LabelKind.MULTI_LABEL else competing_log_odds(logits, label_kind)
 
 
-def log_loss(logits: Tensor, labels: Tensor, none: bool | None) -> Tensor:
+def log_loss(logits: Tensor, labels: Tensor, label_kind: LabelKind) -> Tensor:
     """() how surprised the probabilities are of a case's labels, in nats: the lower the better."""
-    if none is None:
+    if label_kind == LabelKind.MULTI_LABEL:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(1).mean()
-    labels = labels.to(logits)
-    if none:
-        logits, labels = F.pad(logits, (0, 1)), torch.cat([labels, 1 - labels.sum(1, keepdim=True)], dim=1)
+    logits, labels = add_no_disorder_logit(logits, label_kind), add_no_disorder_label(labels.to(logits), label_kind)
     return -(labels * logits.log_softmax(1)).sum(1).mean()
 
 

@@ -27,6 +27,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from radfm.checkpoints import CONFIDENCE, NAMES, find
+from radfm.configuration_radfm import LabelKind
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.stored_cases import load
 from radfm.data_prep.tables import replacing, write_text
@@ -82,15 +83,17 @@ def fit_confidence(
     if not table.labels.any():
         raise ValueError(f"no validation case of {data} has any of the checkpoint's {len(rows):,} disorders")
     labels = torch.tensor(table.labels)
-    none = calibration.one_of(table.labels)
-    slopes, shifts = calibration.calibrate(old, labels, none)
-    found = calibration.log_odds(old * slopes + shifts, none).sigmoid().numpy()
-    by_others = calibration.log_odds(calibration.calibrated_by_others(old, labels, none, table.patients), none)
+    label_kind = calibration.label_kind_of(table.labels)
+    slopes, shifts = calibration.calibrate(old, labels, label_kind)
+    found = calibration.log_odds(old * slopes + shifts, label_kind).sigmoid().numpy()
+    by_others = calibration.calibrated_by_others(old, labels, label_kind, table.patients)
+    by_others = calibration.log_odds(by_others, label_kind)
     thresholds, own = calibration.thresholds(found, table.labels.astype(float))
-    joined = _joined(network, rows, slopes, shifts, none)
-    unspent = logits[:, rows].double() if none is None else by_others
+    joined = _joined(network, rows, slopes, shifts, label_kind)
+    multi_label = label_kind == LabelKind.MULTI_LABEL
+    unspent = logits[:, rows].double() if multi_label else by_others
     rule = fit(unspent.numpy(), table.labels, table.patients, coverage, guarantee)
-    at = _points(joined, rule.threshold) if none is None else float(expit(rule.threshold))
+    at = _points(joined, rule.threshold) if multi_label else float(expit(rule.threshold))
     rule = replace(rule, threshold=at)
     fair = table_of(shown, everything, by_others.numpy(), names)
     reference = fit_reference(network, processor, data, looks, seed, progress)
@@ -185,19 +188,19 @@ def _shared(network: RadFMForDiagnosis, names: list[str], data: str | Path) -> t
     return [name for name, _ in both], [row for _, row in both]
 
 
-def _joined(network: RadFMForDiagnosis, rows: list[int], slopes: Tensor, shifts: Tensor, none: bool | None) -> dict:
+def _joined(network: RadFMForDiagnosis, rows: list[int], slopes: Tensor, shifts: Tensor, label_kind: LabelKind) -> dict:
     """The checkpoint's calibration, further calibrated in these rows."""
     n = len(network.config.disorders)
-    old = network.config.calibration or {"slopes": [1.0] * n, "shifts": [0.0] * n, "one_of": []}
+    old = network.config.calibration or {"slopes": [1.0] * n, "shifts": [0.0] * n, "exclusive": []}
     new = {name: list(old[name]) for name in ("slopes", "shifts")}
     for row, slope, shift in zip(rows, slopes.tolist(), shifts.tolist(), strict=True):
         new["slopes"][row] = old["slopes"][row] * slope
         new["shifts"][row] = old["shifts"][row] * slope + shift
     mine = set(rows)
-    groups = [{"rows": [r for r in group["rows"] if r not in mine], "none": group["none"]} for group in old["one_of"]]
-    new["one_of"] = [group for group in groups if group["rows"]]
-    if none is not None:
-        new["one_of"].append({"rows": rows, "none": none})
+    groups = [group | {"rows": [r for r in group["rows"] if r not in mine]} for group in old["exclusive"]]
+    new["exclusive"] = [group for group in groups if group["rows"]]
+    if label_kind != LabelKind.MULTI_LABEL:
+        new["exclusive"].append({"rows": rows, "label_kind": str(label_kind)})
     return new
 
 

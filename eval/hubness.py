@@ -51,7 +51,7 @@ def lower_hubs(
     """
     network, processor, model = to_calibrate(model, output, device)
     config = network.config
-    if config.head != "text" or not config.disorders:
+    if not network.head.reads_text or not config.disorders:
         raise ValueError(f"{model} has no names that cases could be near to: it needs a text head and a vocabulary")
     if config.calibration is not None and "nearest" not in config.calibration:
         raise ValueError(f"{model} was calibrated by fine-tuning, and its names stay as that left them")
@@ -61,7 +61,7 @@ def lower_hubs(
         raise ValueError(f"{model} has scores that are no number")
     near = nearest.mean(0) / 2
     shifts = (near.mean() - near).tolist()
-    fit = {"slopes": [1.0] * len(shifts), "shifts": shifts, "one_of": [], "nearest": NEAREST}
+    fit = {"slopes": [1.0] * len(shifts), "shifts": shifts, "exclusive": [], "nearest": NEAREST}
     output = save_with(model, output or model, {"calibration": fit, "thresholds": None, "prediction_sets": None})
     (output / CONFIDENCE).unlink(missing_ok=True)
     lowest = sorted(zip(config.disorders, shifts, strict=True), key=lambda pair: pair[1])

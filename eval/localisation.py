@@ -109,7 +109,7 @@ def with_random_vision(model: RadFMForDiagnosis, seed: int = 0) -> RadFMForDiagn
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = RadFMForDiagnosis(model.config).eval()
-    of_text = ("radfm.text_encoder.", "disorder_embeds", "logit_scale", "logit_bias")
+    of_text = ("radfm.text_encoder.", "head.")
     drawn.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(of_text)}, strict=False)
     return drawn.to(device=model.device, dtype=model.dtype)
 
@@ -117,10 +117,10 @@ def with_random_vision(model: RadFMForDiagnosis, seed: int = 0) -> RadFMForDiagn
 def _asked(network: RadFMForDiagnosis, cases: StoredCases, index: int) -> tuple[list[str], set[str]]:
     """The disorders that the masks of a case show, and of these the ones that the model cannot be asked for."""
     shown = sorted({name for scan in cases.rows[index]["scan_rows"] for name in cases.masks(scan)})
-    if network.config.head == "text":
+    if network.head.reads_text:
         return shown, set()
-    known = {name.casefold() for name in network.config.disorders}
-    return [n for n in shown if n.casefold() in known], {n for n in shown if n.casefold() not in known}
+    known = network.config.vocabulary
+    return [name for name in shown if name in known], {name for name in shown if name not in known}
 
 
 def _try(

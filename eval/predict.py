@@ -27,7 +27,8 @@ from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.data_summary import age_group
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.scores import Scores
-from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.outputs_radfm import RadFMDiagnosisOutput
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
 from radfm.reference_radfm import weights_sha256
@@ -145,7 +146,7 @@ def outputs(
         del batch["labels"], batch["key_slices"]
         with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
             batch = {key: value.to(network.device) for key, value in batch.items()}
-            seen = network(**{"pixel_values": None} | batch)
+            seen = network(**batch)
         yield rows, batch, seen
         done += len(rows)
         progress(done, len(shown))
@@ -208,7 +209,7 @@ def _scores(
     scores, logits = {}, {}
     calibrated = columns is not None and network.config.calibration is not None
     for rows, _, seen in outputs(network, shown, bf16, progress):
-        others = [] if embeds is None else [network.logits(seen.case_embeds, embeds).float()]
+        others = [] if embeds is None else [network.head(seen.case_embeds, embeds).float()]
         known = [] if columns is None else [network.log_odds(seen.logits).float()]
         scores |= zip(rows.tolist(), torch.cat(known + others, 1).cpu(), strict=True)
         if calibrated:
@@ -239,7 +240,7 @@ def _addressed(network, processor, names: Sequence[str]) -> tuple[list[int], Ten
     """Where each name's score stands, behind the checkpoint's vocabulary those of other texts; and their embeddings."""
     row_of = {name.casefold(): row for row, name in enumerate(network.config.disorders)}
     others = [name for name in names if name.casefold() not in row_of]
-    if others and (network.radfm.text_encoder is None or network.config.head != "text"):
+    if others and (network.radfm.text_encoder is None or not network.head.reads_text):
         more = f" and {len(others) - _MOST_NAMED:,} more" if len(others) > _MOST_NAMED else ""
         raise ValueError(
             f"the checkpoint cannot be addressed by name, and was not trained on {', '.join(others[:_MOST_NAMED])}"

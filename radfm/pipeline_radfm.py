@@ -116,11 +116,11 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             ValueError: as `__call__`.
         """
         asked = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
-        embeds, config = case_embed[None].to(self.device), self.model.config
-        if config.head == "text":
-            logits = self.model.logits(embeds, self._text_embeds(asked["labels"], asked["template"]))
+        embeds = case_embed[None].to(self.device)
+        if self.model.head.reads_text:
+            logits = self.model.head(embeds, self._text_embeds(asked["labels"], asked["template"]))
         else:
-            logits = self.model.logits(embeds)[:, [self._row(label) for label in asked["labels"]]]
+            logits = self.model.head(embeds)[:, [self._row(label) for label in asked["labels"]]]
         scores = self._calibrated(logits, embeds, asked["labels"]).float().sigmoid()[0]
         return self._diagnoses(asked["labels"], scores, len(scores))
 
@@ -169,7 +169,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         names = list(config.disorders) if labels is None else labels
         if labels is None:
             output = self.model(**batch)
-        elif config.head == "text":
+        elif self.model.head.reads_text:
             output = self.model(**batch, text_embeds=self._text_embeds(labels, template))
         else:
             rows = [self._row(label) for label in labels]
@@ -223,7 +223,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """(cases, names) logits, those of the vocabulary calibrated."""
         if self.model.config.calibration is None:
             return logits
-        odds, logits = self.model.log_odds(self.model.logits(case_embeds)), logits.float()
+        odds, logits = self.model.log_odds(self.model.head(case_embeds)), logits.float()
         rows = [self._rows.get(name.casefold()) for name in names]
         known = [column for column, row in enumerate(rows) if row is not None]
         logits[:, known] = odds[:, [rows[column] for column in known]]
@@ -276,7 +276,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             embeds = self.model.get_text_features(**self.processor(text=some).to(self.device))
             self._embeds |= dict(zip(some, embeds, strict=True))
         embeds = [
-            self.model.disorder_embeds[rows[label.casefold()]] if label.casefold() in rows else self._embeds[prompt]
+            self.model.head.disorder_embeds[rows[label.casefold()]]
+            if label.casefold() in rows
+            else self._embeds[prompt]
             for label, prompt in zip(labels, prompts, strict=True)
         ]
         self._asked = prompts, torch.stack(embeds)

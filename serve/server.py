@@ -118,12 +118,13 @@ def launch(studies: Studies, host: str, port: int | None) -> tuple[gradio.Server
 
 def _server(studies: Studies) -> gradio.Server:
     server = gradio.Server(title="radfm", docs_url=None, redoc_url=None, openapi_url=None)
-    limits, config = studies.limits, studies.pipe.model.config
+    limits, model = studies.limits, studies.pipe.model
+    config = model.config
     page = files("radfm.serve") / "page"
     about = {
         "megabytes": limits.megabytes,
         "files": limits.files,
-        "names": limits.names if config.head == "text" or config.disorders else 0,
+        "names": limits.names if model.head.reads_text or config.disorders else 0,
         "modalities": list(MODALITIES)[1:],
         "history": config.use_history,
         "synthetic_only": SYNTHETIC_ONLY if studies.pipe.synthetic_only else None,

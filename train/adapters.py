@@ -26,6 +26,6 @@ def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
             for down in layer.lora_A.values():
                 down.dilation = layer.get_base_layer().dilation
     for name, parameter in model.named_parameters():
-        if name.startswith(("logit_", "classifier.")):
+        if name.startswith("head."):
             parameter.requires_grad_(True)
     return adapters

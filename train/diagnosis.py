@@ -8,11 +8,9 @@ One step, see `DiagnosisTrainer.compute_loss`:
 1. A step's cases (`sampling`), varied (`augmentation`), go through the model: one embedding per case.
 2. Its logits are the scaled cosine with each disorder's embedding, plus a bias. Where the text encoder is frozen those
    embeddings were computed once; where it learns they are computed again, of all disorders or of some candidates.
-3. Logits and labels of all processes come together; relatives in ICD-10-CM become weak positives; how common a disorder
-   is, is added to its logits; the loss compares the pairs (`losses`).
-4. The same loss with every scan as a case of its own, so that each learns directly, where asked.
-5. The same for every place of the tower's map, where masks say what it shows (`places`).
-6. The attention over the slices is pulled towards the key slice, where one is annotated.
+3. Relatives in ICD-10-CM become weak positives (`losses`).
+4. The model computes the loss of the objectives in its configuration, over the rows of all processes
+   (`radfm.objectives_radfm`, `radfm.losses_radfm`).
 
 Decisions:
 - The trainer, its arguments and its checkpoints are transformers'. A step is one for all processes together, so a
@@ -52,7 +50,9 @@ from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.data_summary import data_summary
 from radfm.data_prep.stored_cases import load
 from radfm.eval.metrics import macro_auc, same_groups
-from radfm.modeling_radfm import key_slice_divergences
+from radfm.heads_radfm import HEADS
+from radfm.losses_radfm import LOSSES, all_gather_rows, loss_function
+from radfm.objectives_radfm import labels_of_scans
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.starting_points import embed_texts
 from radfm.train.config import filled, run_module, state_at_the_end, trainer_arguments, without_folders
@@ -60,8 +60,7 @@ from radfm.train.config import read_config as read_yaml
 from radfm.train.diagnosis_model import build
 from radfm.train.lineage import effort, has_ended, lineage
 from radfm.train.linear_start import LinearStart, fit_linear_start
-from radfm.train.losses import LOSSES, LogitAdjustment, gathered, kinship, soft_labels, summed_over_processes
-from radfm.train.places import labels_of_scans, place_losses
+from radfm.train.losses import kinship, soft_labels
 from radfm.train.shots import few_shots
 
 RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
@@ -104,12 +103,11 @@ class DiagnosisTraining:
         slices_per_scan: Of a scan with more, so many are drawn, the key slice among them; None: as `max_slices`.
         max_slices: Of a scan with more, the validation and the model that comes out see so many; None: all.
         by_disorder: Share of the draws that go by disorder, for the tail; see `radfm.data_prep.batches.sampling`.
-        loss: `name`, and the arguments of that loss; see `radfm.train.losses`. Unset: sigmoid, with an mlp head bce.
+        loss: `name`, and the arguments of that loss; see `radfm.losses_radfm`. Unset: sigmoid, with an mlp head bce.
         relatives: `strength` and `reach` of weak positives, see `radfm.train.losses.kinship`; None: none.
-        logit_adjustment: tau of `radfm.train.losses.LogitAdjustment`; 0: off.
         key_slice_weight: Of the key-slice supervision; 0: off.
         lone_scan_weight: Of the same loss with each scan as a case of its own, under the labels of its case; 0: off.
-        place_weight: Of the supervision of single places, where the data has masks, see `radfm.train.places`; 0: off.
+        place_weight: Of the supervision of patches, where the data has masks, see `radfm.objectives_radfm`; 0: off.
         augmentation: See `radfm.data_prep.batches.augmentation.Augmentation`.
         shots: Of each class, learn from so many cases only; see `radfm.train.shots`. None: from all.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one.
@@ -140,7 +138,6 @@ class DiagnosisTraining:
     by_disorder: float = 0.0
     loss: dict = field(default_factory=dict)
     relatives: dict | None = None
-    logit_adjustment: float = 0.0
     key_slice_weight: float = 0.001
     lone_scan_weight: float = 0.0
     place_weight: float = 0.0
@@ -151,12 +148,13 @@ class DiagnosisTraining:
     training: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, choices in (("head", ("text", "mlp")), ("level", ("case", "scan"))):
+        for name, choices in (("head", tuple(HEADS)), ("level", ("case", "scan"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
         if self.loss.get("name", "bce") not in LOSSES:
             raise ValueError(f"there is no loss {self.loss['name']!r}: there are {', '.join(LOSSES)}")
-        if self.head == "mlp" and (self.history or self.text_layers or self.text_whitening is not None):
+        reads_text = HEADS[self.head].reads_text
+        if not reads_text and (self.history or self.text_layers or self.text_whitening is not None):
             raise ValueError("an mlp head comes without a text encoder: leave out history, text_layers, text_whitening")
         if self.level == "scan" and self.history:
             raise ValueError("without a fusion module nobody reads the history: leave it out, or set level=case")
@@ -169,7 +167,7 @@ class DiagnosisTraining:
             )
         if self.tower_places and self.tower_weights is None:
             raise ValueError("tower_places are those of a tower that was taught by masks: give it as tower_weights")
-        if self.linear_start is not None and (self.head == "mlp" or self.tower_places):
+        if self.linear_start is not None and (not reads_text or self.tower_places):
             raise ValueError(
                 "linear_start is a regression to the names' embeddings: leave it out with an mlp head, which reads no "
                 "names, or with tower_places, which say them already"
@@ -256,54 +254,43 @@ class DiagnosisTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # a micro-step's loss is a mean: the Trainer is to average them
         self.config, self.validation = config, validation
         self.text_learns = config.text_layers != 0
-        choice = {"name": "sigmoid" if config.head == "text" else "bce"} | config.loss
+        model.config.loss = {"name": model.head.default_loss} | config.loss
+        loss_function(model.config.loss)  # raises for arguments that the loss does not have
+        model.config.objectives = {
+            "key_slice": {"weight": float(config.key_slice_weight)},
+            "per_scan": {"weight": float(config.lone_scan_weight)},
+            "patch": {"weight": float(config.place_weight)},
+        }
         try:
-            self.loss = LOSSES[choice.pop("name")](**choice)
             self.kin = None if config.relatives is None else kinship(model.config.icd10cm, **config.relatives)
         except TypeError as error:
-            raise ValueError(f"loss, relatives: {error}") from error
-        self.adjust = LogitAdjustment(data.label_counts.tolist(), len(data), config.logit_adjustment)
+            raise ValueError(f"relatives: {error}") from error
         if self.text_learns:
             self.names = processor(text=list(model.config.disorders))
 
     def compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch=None):
-        batch = {"pixel_values": None} | inputs  # the features of a frozen tower come without
-        case_rows, key_slices, mine = batch.pop("case_rows"), batch.pop("key_slices"), batch.pop("labels")
+        batch = dict(inputs)
+        case_rows, labels = batch.pop("case_rows"), batch.pop("labels")
         counts = batch["slices_per_scan"], batch["scans_per_case"]
-        of_scans = mine.repeat_interleave(counts[1], dim=0)
+        scan_labels = labels.repeat_interleave(counts[1], dim=0)
         if self.config.place_weight:
-            masks, mask_rows, unlocated = (batch.pop(name) for name in ("masks", "mask_rows", "unlocated"))
-            of_scans = labels_of_scans(mine, unlocated, mask_rows, *counts)
-            mine = of_scans if self.config.level == "scan" else mine
-        labels = gathered(mine)  # (cases of all processes, disorders)
+            scan_labels = labels_of_scans(labels, batch["unlocated"], batch["mask_rows"], *counts)
+            labels = scan_labels if self.config.level == "scan" else labels
         disorders = self._disorders_of_the_step(labels)
         if self.text_learns:
             texts = {key: rows[disorders] for key, rows in self.names.items()}
             batch |= {key: rows.to(labels.device) for key, rows in texts.items()}
         self._quieten()
 
-        alone = {"lone_scans": self.config.lone_scan_weight > 0, "lone_places": self.config.place_weight > 0}
-        seen = model(**batch, **alone)
-        logits = gathered(self.adjust(seen.logits, disorders))
-        loss = self.loss(logits, self._softened(labels)[:, disorders])
-        if self.config.lone_scan_weight:
-            alone = gathered(self.adjust(seen.lone_scan_logits, disorders))
-            loss = loss + self.config.lone_scan_weight * self.loss(
-                alone, self._softened(gathered(of_scans))[:, disorders]
-            )
-        if self.config.place_weight:
-            of_slices = unlocated.repeat_interleave(counts[1], dim=0).repeat_interleave(counts[0], dim=0)
-            losses = gathered(place_losses(seen.lone_place_logits, masks, mask_rows, of_slices))
-            loss = loss + self.config.place_weight * losses.sum() / len(losses)
-        if self.config.key_slice_weight:
-            divergences = gathered(key_slice_divergences(seen.slice_attentions, counts[0].tolist(), key_slices))
-            loss = loss + self.config.key_slice_weight * divergences.sum() / max(len(divergences), 1)
-
-        if not loss.isfinite():
-            rows, bad = gathered(case_rows), ~logits.detach().isfinite().all(1)
+        outputs = model(
+            **batch,
+            labels=self._softened(labels)[:, disorders],
+            scan_labels=self._softened(scan_labels)[:, disorders],
+        )
+        if not outputs.loss.isfinite():
+            rows, bad = all_gather_rows(case_rows), ~all_gather_rows(outputs.logits.detach()).isfinite().all(1)
             self._stop_naming_cases(self.train_dataset, rows[bad] if bad.any() else rows, "the loss is")
-        loss = summed_over_processes(loss)
-        return (loss, seen) if return_outputs else loss
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint and (ended := state_at_the_end(resume_from_checkpoint, self.args)):
@@ -356,7 +343,7 @@ class DiagnosisTrainer(Trainer):
         if self.text_learns:
             was_training = self.model.training
             embeds = embed_texts(self.model.eval(), self.processing_class, self.model.config.disorders)
-            self.model.disorder_embeds.copy_(embeds)
+            self.model.head.disorder_embeds.copy_(embeds)
             self.model.train(was_training)
 
     def get_decay_parameter_names(self, model) -> list[str]:
@@ -404,7 +391,7 @@ class DiagnosisTrainer(Trainer):
 
     def _quieten(self) -> None:
         """No dropout in the text encoder, as in stage 1; and the tower's statistics as they were, where asked."""
-        tower = self.model.radfm.slice_encoder.tower
+        tower = self.model.radfm.slice_encoder.tower.network
         if self.model.radfm.text_encoder is not None:
             self.model.radfm.text_encoder.eval()
         for name in self.config.frozen_parts:
@@ -419,7 +406,7 @@ class DiagnosisTrainer(Trainer):
         most, all_of_them = self.config.candidates, labels.shape[1]
         if not self.text_learns or most is None or most >= all_of_them:
             return slice(None)
-        present = (labels > 0).any(0).cpu()
+        present = (all_gather_rows(labels) > 0).any(0).cpu()
         others = (~present).nonzero().flatten()
         order = np.random.default_rng([self.config.seed, self.state.global_step]).permutation(len(others))
         chosen = others[torch.from_numpy(order[: max(most - int(present.sum()), 0)])]
@@ -443,12 +430,12 @@ class DiagnosisTrainer(Trainer):
         steps = steps_in_order(data.slice_counts, self.config.slices_per_step, *place)
         scores = torch.zeros(len(data), len(data.cases.vocabulary))
         for batch in step_loader(data, steps, self.args.dataloader_num_workers):
-            batch = {"pixel_values": None} | self._prepare_inputs(batch)
+            batch = self._prepare_inputs(batch)
             rows = batch.pop("case_rows")
             del batch["labels"], batch["key_slices"]
             with self.compute_loss_context_manager():
                 logits = model(**batch).logits
-            scores[gathered(rows).cpu()] = gathered(logits.float()).cpu()
+            scores[all_gather_rows(rows).cpu()] = all_gather_rows(logits.float()).cpu()
         model.train(was_training)
         return scores.numpy()
 

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from radfm.checkpoints import find, resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
 from radfm.data_prep.batches.slice_features import refuse_without_features
+from radfm.heads_radfm import HEADS
 from radfm.knowledge.disorders import Vocabulary
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts, processor_for, untrained
-from radfm.towers_radfm import PlaceTower
+from radfm.towers_radfm import PatchTower, Tower
 
 if TYPE_CHECKING:
     from radfm.train.diagnosis import DiagnosisTraining
@@ -35,7 +36,8 @@ _TEXTS = 256  # at once
 _CLEAR = 0.05  # of the largest singular value: directions in which names differ less are left out
 _OWN_TOWER = "radfm.slice_encoder.tower."
 _TO_TEXT = ("radfm.slice_encoder.projection.weight", "radfm.case_projection.weight")
-_CLASSIFIERS = ("fc.", "head.fc.", "head.", "classifier.", "_fc.")
+_NETWORK = "network."  # what the names of a tower's network begin with
+_CLASSIFIERS = tuple(f"{_NETWORK}{name}" for name in ("fc.", "head.fc.", "head.", "classifier.", "_fc."))
 
 
 def build(
@@ -60,20 +62,18 @@ def build(
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
     if config.text_whitening is not None and config.model is None:
         whiten_texts(model, processor, names, config.text_whitening)
-    embeds = embed_texts(model.eval(), processor, names).clone() if config.head == "text" else None
+    embeds = embed_texts(model.eval(), processor, names).clone() if model.head.reads_text else None
     model.set_disorders(names, embeds, codes)
     if config.model is None:
-        bias = model.logit_bias if config.head == "text" else model.classifier.fc2.bias
-        nn.init.constant_(bias, float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
-        if model.radfm.place_projection is not None:
+        model.head.set_bias(float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
+        if model.radfm.patch_projection is not None:
             say_places_in_names(model, processor, _taught_places(Path(resolve(config.tower_weights))).disorders)
-    model.config.key_slice_loss_weight = float(config.key_slice_weight)
     model.config.trained = True
     for part in (model.config, model.config.text_config, processor.tokenizer):
         if part is not None:
             part.name_or_path = ""  # where it lay is nobody's business
     learn_text(model, config.text_layers)
-    freeze_parts(model.radfm.slice_encoder.tower, config.frozen_parts)
+    freeze_parts(model.radfm.slice_encoder.tower.network, config.frozen_parts)
     if config.frozen_tower:
         refuse_without_features(model.radfm.slice_encoder)
         model.radfm.slice_encoder.tower.requires_grad_(False)
@@ -154,12 +154,12 @@ def say_places_in_names(model: RadFMForDiagnosis, processor: RadFMProcessor, nam
         names: of the disorders that the tower was taught, in its order.
     """
     embeds = embed_texts(model, processor, names).float()
-    places, tower = model.radfm.place_projection, model.radfm.slice_encoder.tower
+    places, tower = model.radfm.patch_projection, model.radfm.slice_encoder.tower
     places.weight.copy_(torch.linalg.pinv(embeds, rtol=_CLEAR))
-    model.logit_scale.copy_((tower.bias.abs() * places.weight.norm(dim=0).mean()).log())
+    model.head.logit_scale.copy_((tower.bias.abs() * places.weight.norm(dim=0).mean()).log())
 
 
-def load_tower(tower: nn.Module, path: str | Path) -> None:
+def load_tower(tower: Tower, path: str | Path) -> None:
     """Weights of a timm or torchvision-like model into a tower without classifier; .safetensors, .pth or .bin.
 
     A folder is a checkpoint of radfm, whose tower is taken.
@@ -168,9 +168,10 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: the weights are those of another tower.
     """
-    own, read = tower.state_dict(), _read_weights(Path(path))
-    if isinstance(tower, PlaceTower) and "embeds" not in read:
-        read = {f"trunk.{name}": value for name, value in read.items()} | _places_of(Path(path))
+    read, patches = _read_weights(Path(path)), isinstance(tower, PatchTower)
+    own = {name: value for name, value in tower.state_dict().items() if patches or name.startswith(_NETWORK)}
+    if patches and "embeds" not in read:
+        read |= _places_of(Path(path))
     weights = {name: value for name, value in read.items() if name in own or not name.startswith(_CLASSIFIERS)}
     if set(own) - set(weights):
         ordered = [value for name, value in weights.items() if not name.endswith("num_batches_tracked")]
@@ -188,9 +189,9 @@ def load_tower(tower: nn.Module, path: str | Path) -> None:
 def _taught_places(path: Path) -> RadFMConfig:
     """The configuration of a checkpoint whose places can be read alone. Raises: ValueError where they cannot."""
     config = RadFMConfig.from_pretrained(path) if (path / "config.json").is_file() else None
-    own = config is not None and config.vision_config.place_disorders == len(config.disorders)
+    own = config is not None and config.vision_config.patch_disorders == len(config.disorders)
     layers = config is not None and config.scan_config.num_hidden_layers + config.case_config.num_hidden_layers
-    if config is None or not (own or (config.head == "text" and not layers)):
+    if config is None or not (own or (HEADS[config.head].reads_text and not layers)):
         raise ValueError(
             f"tower_places: {path} is no tower that was taught its places: train one with place_weight, head=text, "
             "level=scan and architecture.scan_config.num_hidden_layers=0"
@@ -199,15 +200,15 @@ def _taught_places(path: Path) -> RadFMConfig:
 
 
 def _places_of(path: Path) -> dict[str, Tensor]:
-    """How a checkpoint compares places with its disorders, as weights of a PlaceTower."""
+    """How a checkpoint compares places with its disorders, as weights of a PatchTower."""
     weights = load_file(path / "model.safetensors")
-    embeds = weights["disorder_embeds"]
+    embeds = weights["head.disorder_embeds"]
     layers = [weights[name] for name in _TO_TEXT if name in weights]  # between equal widths there is none
     return {
         "projection.weight": reduce(torch.matmul, layers[::-1]) if layers else torch.eye(embeds.shape[1]),
         "embeds": embeds,
-        "scale": weights["logit_scale"].exp(),
-        "bias": weights["logit_bias"],
+        "scale": weights["head.logit_scale"].exp(),
+        "bias": weights["head.logit_bias"],
     }
 
 
@@ -218,13 +219,13 @@ def _new(config: "DiagnosisTraining") -> tuple[RadFMForDiagnosis, RadFMProcessor
     _refuse_unknown(config.architecture)
     if config.tower_places:
         taught = _taught_places(Path(resolve(config.tower_weights)))
-        own = taught.vision_config.place_disorders
-        places = (own, taught.vision_config.place_dim) if own else (len(taught.disorders), taught.projection_dim)
-        names = dict(zip(("place_disorders", "place_dim"), places, strict=True))
-        given["vision_config"] = (given.get("vision_config") or {}) | names
+        own = taught.vision_config.patch_disorders
+        patches = (own, taught.vision_config.patch_dim) if own else (len(taught.disorders), taught.projection_dim)
+        names = dict(zip(("patch_disorders", "patch_dim"), patches, strict=True))
+        given["vision_config"] = (given.get("vision_config") or {}) | names | {"family": "resnet-patch"}
     if config.text_whitening is not None:
         given["text_projection"] = "affine"
-    if config.head == "text":
+    if HEADS[config.head].reads_text:
         model, processor = untrained(RadFMConfig(**given), config.seed, config.text_encoder)
     else:
         model = RadFMForDiagnosis(RadFMConfig(**given | {"text_config": None}))
@@ -252,9 +253,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.is_dir():
             weights = load_file(path / "model.safetensors")
             return {k.removeprefix(_OWN_TOWER): v for k, v in weights.items() if k.startswith(_OWN_TOWER)}
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        weights = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, ValueError, FileNotFoundError) as error:
         raise ValueError(f"tower_weights: {path} cannot be read: {str(error).splitlines()[0]}") from error
-    return weights.get("state_dict", weights)
+    return {f"{_NETWORK}{name}": value for name, value in weights.get("state_dict", weights).items()}

@@ -35,7 +35,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -45,10 +45,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import EarlyStoppingCallback, set_seed
 
+from radfm.configuration_radfm import LabelKind
 from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import StepSampler, steps_in_order
@@ -57,6 +58,7 @@ from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.data_prep.tables import write_text
 from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
+from radfm.losses_radfm import add_no_disorder_logit, loss_function
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.train import probe
 from radfm.train.adapters import with_adapters
@@ -66,7 +68,6 @@ from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, embed_his
 from radfm.train.diagnosis_model import learn_text
 from radfm.train.known import Known, starting_point
 from radfm.train.lineage import effort, lineage
-from radfm.train.losses import LOSSES
 from radfm.train.shots import few_shots
 from radfm.train.wise_ft import SHARES, mixed_weights, smallest_share
 
@@ -173,7 +174,7 @@ class _Run:
         self.labels, self.truth = (
             torch.from_numpy(_labels(part.cases, part.rows)) for part in (self.data, self.validation)
         )
-        self.none = _none(config, self.labels, self.truth)
+        self.label_kind = _label_kind(config, self.labels, self.truth)
         self.key = {
             "config": {k: v for k, v in without_folders(asdict(config)).items() if k not in _NOT_OF_THE_RUN},
             "data": cases.record["fingerprint"],
@@ -191,21 +192,21 @@ class _Run:
                 return {}
         share, tried, logits = self._mix(learned, lacking, before)
         mixed = mixed_weights(self.start, learned, share)
-        slopes, shifts = calibration.calibrate(logits, self.truth, self.none)
-        odds = calibration.log_odds(logits * slopes + shifts, self.none)
+        slopes, shifts = calibration.calibrate(logits, self.truth, self.label_kind)
+        odds = calibration.log_odds(logits * slopes + shifts, self.label_kind)
         probabilities, truth = odds.sigmoid().numpy(), self.truth.numpy()
         thresholds, own = calibration.thresholds(probabilities, truth)
         shifts = shifts + slopes * share * lacking
         self._save(mixed, slopes.tolist(), shifts.tolist(), thresholds)
-        by_others = calibration.calibrated_by_others(logits, self.truth, self.none, self._patients())
+        by_others = calibration.calibrated_by_others(logits, self.truth, self.label_kind, self._patients())
         recipe = {
             "key": self.key,
             "data": data_summary(self.data.cases, self.data.rows),
             "started_from": lineage(model=self.config.model),
             "effort": effort(self.began, self.resumed, int(os.environ.get("WORLD_SIZE", 1))),
             "method": self.config.method,
-            "task": "multilabel" if self.none is None else "multiclass",
-            "normal_is_a_class": bool(self.none),
+            "task": "multilabel" if self.label_kind == LabelKind.MULTI_LABEL else "multiclass",
+            "normal_is_a_class": self.label_kind == LabelKind.AT_MOST_ONE,
             "cases": {"train": len(self.data), "validation": len(self.validation)},
             "disorders": {"data": self.truth.shape[1], "vocabulary": len(mixed.config.disorders)},
             "before": self._figures(self._logits(self.start, before), None),
@@ -241,13 +242,17 @@ class _Run:
         if not file.exists():
             features, loss = self._look("train", self.start), self._loss()
             head, strength, found = probe.fit(
-                features, self.labels, probe.head_of(self.start), loss, lambda head: self._auc(head(before))
+                features,
+                self.labels,
+                probe.LinearMap(*self.start.head.linear()),
+                loss,
+                lambda head: self._auc(head(before)),
             )
             fitted = {"weight": head.weight, "bias": head.bias, "strengths": torch.tensor(list(found.items()))}
             self._keep(file, fitted | {"strength": torch.tensor(strength)})
         fitted = load_file(file)
         aucs = {f"{strength:g}": auc for strength, auc in fitted["strengths"].tolist()}
-        lacking = probe.put_head(learned, probe.Head(fitted["weight"], fitted["bias"]))
+        lacking = learned.head.set_linear(fitted["weight"], fitted["bias"])
         return learned, lacking, {"pull": {"strength": fitted["strength"].item(), "auc": aucs}}
 
     def _train(self, probed: RadFMForDiagnosis, lacking: Tensor) -> RadFMForDiagnosis:
@@ -258,7 +263,7 @@ class _Run:
             with_adapters(model, self.config.rank)
         learn_text(model, self.config.text_layers)
         config = replace(self.config, output=str(self.work), training=self._training())
-        trainer = _Trainer(config, model, self.processor, self.data, self.validation, self.none, lacking)
+        trainer = _Trainer(config, model, self.processor, self.data, self.validation, self.label_kind, lacking)
         trainer.remove_unfinished_checkpoints()
         last = last_checkpoint(self.work)
         trainer.say_what_is_learned(last)
@@ -306,7 +311,7 @@ class _Run:
         return share, {f"{s:g}": auc for s, auc in aucs.items()}, tried[share]
 
     def _save(self, model: RadFMForDiagnosis, slopes: list, shifts: list, thresholds: list) -> None:
-        self.known.join(model, self.processor, self.config, slopes, shifts, thresholds, self.none)
+        self.known.join(model, self.processor, self.config, slopes, shifts, thresholds, self.label_kind)
         model.config.trained = True
         model.save_pretrained(self.output)
         self.processor.save_pretrained(self.output)
@@ -329,34 +334,30 @@ class _Run:
 
     @torch.no_grad()
     def _logits(self, model: RadFMForDiagnosis, features: Tensor) -> Tensor:
-        return probe.head_of(model)(features)
+        return probe.LinearMap(*model.head.linear())(features)
 
     def _auc(self, logits: Tensor) -> float:
-        odds = calibration.log_odds(logits, self.none).numpy()
+        odds = calibration.log_odds(logits, self.label_kind).numpy()
         return macro_auc(odds, self.truth.numpy(), self.data.label_counts)["auc"]
 
     def _figures(self, logits: Tensor, calibrated: Tensor | None) -> dict[str, float]:
         """Of the validation split; what depends on calibration by the fit to other cases, where there is one."""
         truth = self.truth.numpy()
-        odds = calibration.log_odds(logits, self.none).numpy()
+        odds = calibration.log_odds(logits, self.label_kind).numpy()
         fair = logits if calibrated is None else calibrated
         found = macro_auc(odds, truth, self.data.label_counts)
-        if self.none is not None:
-            rivals = nn.functional.pad(fair, (0, 1)) if self.none else fair
+        if self.label_kind != LabelKind.MULTI_LABEL:
+            rivals = add_no_disorder_logit(fair, self.label_kind)
             classes = np.where(truth.any(1), truth.argmax(1), truth.shape[1])
             right = rivals.argmax(1).numpy() == classes
             found["accuracy"] = float(right.mean())
             found["balanced_accuracy"] = float(np.mean([right[classes == c].mean() for c in np.unique(classes)]))
-        found["log_loss"] = float(calibration.log_loss(fair, self.truth, self.none))
-        probabilities = calibration.log_odds(fair, self.none).sigmoid().numpy()
+        found["log_loss"] = float(calibration.log_loss(fair, self.truth, self.label_kind))
+        probabilities = calibration.log_odds(fair, self.label_kind).sigmoid().numpy()
         return found | {"calibration_error": calibration.calibration_error(probabilities, truth)}
 
-    def _loss(self) -> nn.Module:
-        choice = dict(self.config.loss)
-        try:
-            return LOSSES[choice.pop("name")](**choice)
-        except TypeError as error:
-            raise ValueError(f"loss: {error}") from error
+    def _loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return loss_function(self.config.loss)
 
     def _patients(self) -> list[str]:
         return [patient_of(self.validation.cases.rows[row]) for row in self.validation.rows]
@@ -365,15 +366,16 @@ class _Run:
 class _Trainer(DiagnosisTrainer):
     """That of diagnosis, ending early, with what a probe's logits lack, and exclusive disorders measured as such."""
 
-    def __init__(self, config: FineTuning, model, processor, data, validation, none: bool | None, lacking: Tensor):
+    def __init__(self, config: FineTuning, model, processor, data, validation, label_kind: LabelKind, lacking: Tensor):
         super().__init__(config, model, processor, data, validation)
-        self.none, self.lacking = none, lacking
-        self.adjust.offsets += lacking
+        self.label_kind, self.lacking = label_kind, lacking
+        if lacking.any():
+            model.config.loss = model.config.loss | {"logit_offsets": lacking.tolist()}
         if self.args.eval_strategy != "no":
             self.add_callback(EarlyStoppingCallback(config.patience))
 
     def _scores(self, data: CaseDataset) -> np.ndarray:
-        return calibration.log_odds(torch.from_numpy(super()._scores(data)) + self.lacking, self.none).numpy()
+        return calibration.log_odds(torch.from_numpy(super()._scores(data)) + self.lacking, self.label_kind).numpy()
 
 
 @torch.no_grad()
@@ -388,7 +390,7 @@ def look(model: RadFMForDiagnosis, data: CaseDataset, config: FineTuning, what: 
     found, silent = [], config.training.get("disable_tqdm", False) or not _is_main_process()
     for batch in tqdm(loader, desc=what, unit="step", leave=False, disable=silent):
         seen = {key: value.to(model.device) for key, value in batch.items() if key not in _NOT_SEEN}
-        features = probe.features_of(model, model.radfm(**seen).case_embeds).float().cpu()
+        features = model.head.features(model.radfm(**seen).case_embeds).float().cpu()
         found += zip(batch["case_rows"].tolist(), features, strict=True)
     model.to("cpu")
     return torch.stack([features for _, features in sorted(found, key=lambda pair: pair[0])])
@@ -396,24 +398,23 @@ def look(model: RadFMForDiagnosis, data: CaseDataset, config: FineTuning, what: 
 
 def _settled(config: FineTuning, labels: np.ndarray, truth: np.ndarray, model, processor) -> FineTuning:
     """What the checkpoint and the data decide."""
-    head = model.config.head
     method = config.method
     if method == "auto":
         method = "linear" if len(labels) < LINEAR_BELOW else "lora" if len(labels) < LORA_BELOW else "full"
     if method == "linear" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("a linear probe is fitted by one process: start it without torchrun, or set method=lora")
-    none = _none(config, labels, truth)
-    weights = class_weights(labels, none, config.class_weights)
-    if none is None:
-        loss = {"name": "sigmoid" if head == "text" else "bce", "positive_weight": weights}
+    label_kind = _label_kind(config, labels, truth)
+    weights = class_weights(labels, label_kind, config.class_weights)
+    if label_kind == LabelKind.MULTI_LABEL:
+        loss = {"name": model.head.default_loss, "positive_weight": weights}
     else:
-        loss = {"name": "one_of", "none": none, "class_weights": weights}
+        loss = {"name": "cross_entropy", "label_kind": str(label_kind), "class_weights": weights}
     if config.max_slices is not None:
         processor.image_processor.max_slices = config.max_slices
     return replace(
         config,
         method=method,
-        head=head,
+        head=model.config.head,
         level="case" if model.config.case_config.num_hidden_layers else "scan",
         history=processor.use_history,
         max_slices=processor.image_processor.max_slices,
@@ -421,12 +422,14 @@ def _settled(config: FineTuning, labels: np.ndarray, truth: np.ndarray, model, p
     )
 
 
-def _none(config: FineTuning, *labels) -> bool | None:
-    """None where a case can have several disorders; else at most one, and whether some have none."""
+def _label_kind(config: FineTuning, *labels) -> LabelKind:
+    """How many disorders a case can have."""
     most, least = max(int(rows.sum(1).max()) for rows in labels), min(int(rows.sum(1).min()) for rows in labels)
     if config.task == "multiclass" and most > 1:
         raise ValueError(f"task=multiclass, but there are cases of {config.data} with {most} disorders: set multilabel")
-    return None if config.task == "multilabel" or most > 1 else least == 0
+    if config.task == "multilabel" or most > 1:
+        return LabelKind.MULTI_LABEL
+    return LabelKind.AT_MOST_ONE if least == 0 else LabelKind.EXACTLY_ONE
 
 
 def _refuse_what_teaches_nothing(config: FineTuning, labels: np.ndarray, truth: np.ndarray) -> None:

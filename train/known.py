@@ -6,7 +6,6 @@ Decisions:
 - The names that the data does not have join again in the end, with the classifiers and calibration they had.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from radfm.checkpoints import find
+from radfm.configuration_radfm import LabelKind, VocabularyIndex
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts
-from radfm.train import probe
 
 if TYPE_CHECKING:
     from radfm.train.finetune import FineTuning
@@ -30,55 +29,48 @@ class Known:
 
     names: list[str]
     icd10cm: list[list[str]]
-    head: probe.Head | Tensor  # the last layer of an mlp head; of a text head the disorders' embeddings
+    head: dict[str, Tensor]  # its `disorder_tensors`
     calibration: dict[str, Any]
     thresholds: list[float | None]
 
     @classmethod
     def of(cls, model: RadFMForDiagnosis) -> "Known":
         config = model.config
-        mlp, n = config.head == "mlp", len(config.disorders)
-        plain = {"slopes": [1.0] * n, "shifts": [0.0] * n, "one_of": []}
+        n = len(config.disorders)
+        plain = {"slopes": [1.0] * n, "shifts": [0.0] * n, "exclusive": []}
         return cls(
             names=list(config.disorders),
             icd10cm=[list(codes) for codes in config.icd10cm] or [[] for _ in range(n)],
-            head=copy.deepcopy(probe.head_of(model)) if mlp else model.disorder_embeds.clone(),
+            head={name: tensor.clone() for name, tensor in model.head.disorder_tensors().items()},
             calibration=config.calibration or plain,
             thresholds=config.thresholds or [None] * n,
         )
 
-    def row(self, name: str) -> int | None:
-        """Where it stands, whatever its case."""
-        return next((row for row, known in enumerate(self.names) if known.casefold() == name.casefold()), None)
-
-    def join(self, model, processor, config: "FineTuning", slopes, shifts, thresholds, none: bool | None) -> None:
+    def join(self, model, processor, config: "FineTuning", slopes, shifts, thresholds, label_kind: LabelKind) -> None:
         """Gives the model its names, before those that it has learned, and the calibrations of both."""
         mine = {name.casefold() for name in model.config.disorders}
         old = [row for row, name in enumerate(self.names) if name.casefold() not in mine and config.keep_names]
         learned = list(range(len(old), len(old) + len(mine)))
         names = [self.names[row] for row in old] + list(model.config.disorders)
         codes = [self.icd10cm[row] for row in old] + list(model.config.icd10cm)
-        if config.head == "mlp":
-            parts = zip(self.head, probe.head_of(model), strict=True)
-            both = probe.Head(*(torch.cat([theirs[old], ours]) for theirs, ours in parts))
-            model.set_disorders(names, icd10cm=codes)
-            probe.put_head(model, both)
-        else:
-            both = torch.cat([self.head[old], model.disorder_embeds])
-            if config.text_layers:
-                both = embed_texts(model.eval(), processor, names).clone()
-            model.set_disorders(names, both, codes)
-            model.disorder_embeds = both  # those of a probe have lengths of their own
+        learned_rows = model.head.disorder_tensors()
+        both = {name: torch.cat([rows[old], learned_rows[name]]) for name, rows in self.head.items()}
+        embeds = both.get("disorder_embeds")
+        if model.head.reads_text and config.text_layers:
+            both["disorder_embeds"] = embeds = embed_texts(model.eval(), processor, names).clone()
+        model.set_disorders(names, embeds, codes)
+        for name, rows in model.head.disorder_tensors().items():
+            rows.copy_(both[name])  # the embeddings of a probe have lengths of their own
         place = {row: new for new, row in enumerate(old)}
         groups = [
-            {"rows": [place[row] for row in group["rows"] if row in place], "none": group["none"]}
-            for group in self.calibration["one_of"]
+            group | {"rows": [place[row] for row in group["rows"] if row in place]}
+            for group in self.calibration["exclusive"]
         ]
         model.config.calibration = {
             "slopes": [self.calibration["slopes"][row] for row in old] + slopes,
             "shifts": [self.calibration["shifts"][row] for row in old] + shifts,
-            "one_of": [group for group in groups if group["rows"]]
-            + ([] if none is None else [{"rows": learned, "none": none}]),
+            "exclusive": [group for group in groups if group["rows"]]
+            + ([] if label_kind == LabelKind.MULTI_LABEL else [{"rows": learned, "label_kind": str(label_kind)}]),
         }
         # A threshold holds for the weights that it was chosen for, and those of a probe's image side are the same.
         kept = [self.thresholds[row] if config.method == "linear" else None for row in old]
@@ -99,18 +91,17 @@ def starting_point(config: "FineTuning", cases: StoredCases) -> tuple[Known, Rad
     processor = RadFMProcessor.from_pretrained(folder)
     known, vocabulary = Known.of(model), cases.vocabulary
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
-    rows = {new: old for new, name in enumerate(names) if (old := known.row(name)) is not None}
+    known_names = VocabularyIndex(known.names)
+    rows = {new: old for new, name in enumerate(names) if (old := known_names.get(name)) is not None}
     new, old = list(rows), list(rows.values())
-    if model.config.head == "mlp":
-        model.set_disorders(names, icd10cm=codes)
-        width = known.head.weight.shape[1]
-        head = probe.Head(torch.zeros(len(names), width), known.head.bias.mean().expand(len(names)).clone())
-        head.weight[new], head.bias[new] = known.head.weight[old], known.head.bias[old]
-        probe.put_head(model, head)
+    if model.head.reads_text:
+        model.set_disorders(names, embed_texts(model, processor, names).clone(), codes)
     else:
-        embeds = embed_texts(model, processor, names).clone()
-        model.set_disorders(names, embeds, codes)
-        model.disorder_embeds[new] = known.head[old]
+        model.set_disorders(names, icd10cm=codes)
+        bias = known.head["bias"].mean()
+        model.head.set_linear(torch.zeros(len(names), known.head["weight"].shape[1]), bias.expand(len(names)))
+    for name, tensor in model.head.disorder_tensors().items():
+        tensor[new] = known.head[name][old]
     for part in (model.config, model.config.text_config, processor.tokenizer):
         if part is not None:
             part.name_or_path = ""  # where it lay is nobody's business

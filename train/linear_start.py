@@ -68,7 +68,7 @@ def fit_linear_start(model: RadFMForDiagnosis, data: CaseDataset, start: LinearS
             "architecture.case_config, or num_hidden_layers=0"
         )
     features, labels = _cases_of(data)
-    embeds = model.disorder_embeds.double().cpu()
+    embeds = model.head.disorder_embeds.double().cpu()
     named = (labels.sum(1) > 0).nonzero().flatten()
     if len(named) < 2:
         raise ValueError(
@@ -84,8 +84,8 @@ def fit_linear_start(model: RadFMForDiagnosis, data: CaseDataset, start: LinearS
         said[out] = features[out] @ ridge(features[~out], wanted[~out], counts[~out], start.penalty).T
     known = labels.sum(0) > 0
     scale, bias = logistic(F.normalize(said, dim=-1) @ embeds[known].T, labels[:, known])
-    model.logit_scale.fill_(scale.log())
-    model.logit_bias.fill_(bias)
+    model.head.logit_scale.fill_(scale.log())
+    model.head.logit_bias.fill_(bias)
     _put(ridge(features, wanted, counts, start.penalty), network.slice_encoder.projection, network.case_projection)
 
 
@@ -140,7 +140,7 @@ def _cases_of(data: CaseDataset) -> tuple[Tensor, Tensor]:
     """(cases, f) float64, (cases, disorders) float64."""
     features, labels = [], []
     for batch in step_loader(data, steps_in_order(data.slice_counts, _SLICES)):
-        scans = _means(batch["slice_features"].double(), batch["slices_per_scan"].tolist())
+        scans = _means(batch["pixel_values"].double(), batch["slices_per_scan"].tolist())
         features.append(_means(scans, batch["scans_per_case"].tolist()))
         labels.append(batch["labels"].double())
     return torch.cat(features), torch.cat(labels)

@@ -14,16 +14,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from radfm.modeling_radfm import RadFMForDiagnosis
 
 STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2)  # of the pull, per squared distance, for features of variance 1
 
 
-class Head(NamedTuple):
-    """What is linear in a head: `features @ weight.T + bias`, (disorders, width) and (disorders,)."""
+class LinearMap(NamedTuple):
+    """What ends a head, `LinearMap(*model.head.linear())`: (disorders, width) weight and (disorders,) bias."""
 
     weight: Tensor
     bias: Tensor
@@ -32,36 +29,13 @@ class Head(NamedTuple):
         return features @ self.weight.T + self.bias
 
 
-def head_of(model: RadFMForDiagnosis) -> Head:
-    if model.config.head == "mlp":
-        return Head(model.classifier.fc2.weight.detach(), model.classifier.fc2.bias.detach())
-    weight = model.logit_scale.detach().exp() * model.disorder_embeds
-    return Head(weight, model.logit_bias.detach().expand(len(weight)))
-
-
-@torch.no_grad()
-def put_head(model: RadFMForDiagnosis, head: Head) -> Tensor:
-    """Makes it the model's; returns what the logits then lack of it, (disorders,)."""
-    if model.config.head == "mlp":
-        model.classifier.fc2.weight.copy_(head.weight)
-        model.classifier.fc2.bias.copy_(head.bias)
-        return torch.zeros_like(head.bias)
-    model.disorder_embeds.copy_(head.weight / model.logit_scale.exp())
-    return head.bias - model.logit_bias
-
-
-def features_of(model: RadFMForDiagnosis, case_embeds: Tensor) -> Tensor:
-    """(cases, d) `case_embeds` of the model -> (cases, width) what is linear in its head reads."""
-    return F.gelu(model.classifier.fc1(case_embeds)) if model.config.head == "mlp" else case_embeds
-
-
 def fit(
     features: Tensor,
     labels: Tensor,
-    start: Head,
+    start: LinearMap,
     loss: Callable[[Tensor, Tensor], Tensor],
-    quality: Callable[[Head], float],
-) -> tuple[Head, float, dict[float, float]]:
+    quality: Callable[[LinearMap], float],
+) -> tuple[LinearMap, float, dict[float, float]]:
     """The best head of all strengths, its strength, and the quality of each.
 
     Args:
@@ -74,12 +48,12 @@ def fit(
     centre = features.mean(0)
     spread = (features - centre).std().clamp(min=1e-6)
     inputs = (features - centre) / spread
-    begin = Head(start.weight * spread, start(centre))
+    begin = LinearMap(start.weight * spread, start(centre))
     found, heads, now = {}, {}, begin
     for strength in STRENGTHS:
         now = _pulled(inputs, labels, begin, now, learned, loss, strength)
         weight = now.weight / spread
-        heads[strength] = Head(weight, now.bias - weight @ centre)
+        heads[strength] = LinearMap(weight, now.bias - weight @ centre)
         found[strength] = quality(heads[strength])
     best = max(found, key=lambda strength: (found[strength], strength))
     return heads[best], best, found
@@ -88,20 +62,20 @@ def fit(
 def _pulled(
     inputs: Tensor,
     labels: Tensor,
-    begin: Head,
-    now: Head,
+    begin: LinearMap,
+    now: LinearMap,
     learned: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     strength: float,
-) -> Head:
+) -> LinearMap:
     """The head with the least loss over all cases, plus the pull to `begin`; sought from `now`."""
     mask = learned.float()
     weight = (now.weight - begin.weight).clone().requires_grad_()
     bias = (now.bias - begin.bias).clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
 
-    def head() -> Head:
-        return Head(begin.weight + weight * mask[:, None], begin.bias + bias * mask)
+    def head() -> LinearMap:
+        return LinearMap(begin.weight + weight * mask[:, None], begin.bias + bias * mask)
 
     def total() -> Tensor:
         optimizer.zero_grad()
@@ -113,4 +87,4 @@ def _pulled(
     optimizer.step(total)
     # A disorder without a case is as likely as the others have become.
     moved = bias.detach()[learned].median() if learned.any() else bias.new_zeros(())
-    return Head(head().weight.detach(), begin.bias + torch.where(learned, bias.detach(), moved))
+    return LinearMap(head().weight.detach(), begin.bias + torch.where(learned, bias.detach(), moved))

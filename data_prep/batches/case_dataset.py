@@ -62,7 +62,7 @@ class CaseDataset(Dataset):
         sampling: how a sample differs from the stored case; None: not at all.
         rows: of `cases`, to leave out all others; None: all.
         history_embeds: (cases of the data set, d), computed in advance; None: histories are tokenized, if at all.
-        features: of every slice by a frozen tower; they replace the pixels in a batch.
+        features: of every slice by a frozen tower; they are `pixel_values`, (slices, f), in a batch.
         masks: whether a batch tells where disorders are: `masks` (masks, H, W) bool in the square that the model
             sees, `mask_rows` (masks, 2) int64, the slice in the batch and the disorder of each, and `unlocated` (cases,
             disorders) bool, the disorders of a case that are in none of its masks.
@@ -145,7 +145,7 @@ class CaseDataset(Dataset):
                 case.scans = [some_slices(scan, self.sampling.slices_per_scan, rng) for scan in case.scans]
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
-            batch["slice_features"] = self._chosen_features(cases)
+            batch["pixel_values"] = self._chosen_features(cases)
         masks = [self._fitted_masks(scan) for case in cases for scan in case.scans]
         if self._augmentation is not None and self._augmentation.changes_pixels:
             scans = zip(batch["pixel_values"].split(batch["slices_per_scan"].tolist()), masks, strict=True)

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.data_prep.tables import replacing
 from radfm.knowledge.cache import cache_folder
-from radfm.modeling_radfm import RadFMForDiagnosis, RadFMSliceEncoder
+from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.slice_encoder_radfm import RadFMSliceEncoder
 from radfm.towers_radfm import FastTower
 
 SCANS_PER_FILE = 64
@@ -92,7 +93,7 @@ def slice_features(
 
 
 def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
-    if encoder.config.slice_depth > 1 or encoder.token_encoder is not None:
+    if not encoder.tower.features_can_be_cached:
         raise ValueError(
             "a frozen tower gives one vector per slice, which towers with slice_depth above 1 and resnet-vit do not"
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from radfm.heads_radfm import HEADS
 from radfm.pipeline_radfm import synthetic_only
 from radfm.presentation import (
     enumeration,
@@ -76,7 +77,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         table,
         reads=", ".join(modalities),
         disorders=len(config["disorders"]),
-        open_vocabulary=config["head"] == "text",
+        open_vocabulary=HEADS[config["head"]].reads_text,
         trained=config["trained"],
         synthetic=synthetic,
         data=learned or None,
@@ -255,7 +256,7 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
             yield f"{what}: no patient known to be {' or '.join(missing)}."
     if withheld := run.get("withheld"):
         yield f"Disorders withheld on purpose: {', '.join(map(markdown_cell, withheld))}."
-    if config["head"] == "text":
+    if HEADS[config["head"]].reads_text:
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
     if not config["use_history"]:
         yield "A clinical history: it looks at pictures alone."
@@ -341,7 +342,7 @@ def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
         else:
             yield f"{line}; what that learned from is not recorded here"
     if run and "model" not in told:
-        if "text_encoder" not in told and config["head"] == "text":
+        if "text_encoder" not in told and HEADS[config["head"]].reads_text:
             yield "text encoder all-MiniLM-L6-v2 (Apache-2.0), as published"
         if "tower_weights" not in told:
             yield "slice encoder: random weights"
@@ -360,7 +361,7 @@ def _method(recipe: dict, run: dict) -> Iterator[str]:
     details = {
         "head": run.get("head"),
         "level": run.get("level"),
-        "loss": (run.get("loss") or {}).get("name", {"text": "sigmoid", "mlp": "bce"}.get(run.get("head"))),
+        "loss": (run.get("loss") or {}).get("name", run.get("head") and HEADS[run["head"]].default_loss),
         "slices of a step": run.get("slices_per_step"),
         "learning rate": run.get("training", {}).get("learning_rate"),
         "seed": run.get("seed"),

@@ -141,8 +141,8 @@ def from_open_clip(name: str, pretrained: str | None = None, **config) -> tuple[
     image_size = clip.visual.image_size
     ours = {
         "vision_config": {
-            "family": "resnet" if isinstance(vision.get("layers"), list | tuple) else "vit",
-            "tower": "open_clip",
+            "family": "open_clip",
+            "tower": name,
             "tower_args": args | {"vision_cfg": vision},
             "image_size": image_size if isinstance(image_size, int) else image_size[0],
         },
@@ -153,16 +153,16 @@ def from_open_clip(name: str, pretrained: str | None = None, **config) -> tuple[
         **_open_clip_text_config(theirs["text_cfg"], args, clip.text),
     }
     model = RadFMForDiagnosis(RadFMConfig(**ours | config)).eval()
-    model.radfm.slice_encoder.tower.load_state_dict(_state(clip.visual))
+    model.radfm.slice_encoder.tower.network.load_state_dict(_state(clip.visual))
     text = model.radfm.text_encoder
     if isinstance(text.encoder, PreTrainedModel):
         text.encoder.load_state_dict(clip.text.transformer.state_dict())
         text.projection.load_state_dict(clip.text.proj.state_dict())
     else:
         text.encoder.load_state_dict(_state(clip.text))
-    model.logit_scale.data.copy_(clip.logit_scale)
+    model.head.logit_scale.data.copy_(clip.logit_scale)
     if clip.logit_bias is not None:
-        model.logit_bias.data.copy_(clip.logit_bias)
+        model.head.logit_bias.data.copy_(clip.logit_bias)
 
     processor = processor_for(model.config, _open_clip_tokenizer(open_clip.get_tokenizer(name)))
     processor.image_processor.image_mean = list(clip.visual.image_mean)

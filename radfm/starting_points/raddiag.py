@@ -56,12 +56,12 @@ def from_checkpoint(
         raise ValueError(f"the checkpoint scores {num_disorders:,} disorders, {len(disorders):,} names were given")
 
     model_config = config(disorders, icd10cm, fusion_layers=_layers(weights, "vitFuse"))
-    converted = {f"radfm.slice_encoder.tower.{name}": t for name, t in _tower(weights)}
+    converted = {f"radfm.slice_encoder.tower.network.{name}": t for name, t in _tower(weights)}
     converted |= {f"radfm.scan_encoder.{name}": t for name, t in _encoder(weights, "attention1D")}
     if model_config.case_config.num_hidden_layers:
         converted |= {f"radfm.case_encoder.{name}": t for name, t in _encoder(weights, "vitFuse")}
         converted["radfm.modality_embed.weight"] = weights["vitFuse.mod_embed"]
-    converted |= {f"classifier.{ours}": weights[theirs] for ours, theirs in _HEAD.items()}
+    converted |= {f"head.{ours}": weights[theirs] for ours, theirs in _HEAD.items()}
 
     with torch.device("meta"):
         model = RadFMForDiagnosis(model_config)

@@ -118,7 +118,7 @@ def test_a_report_says_what_was_found_where_and_by_which_model(page, checkpoint)
 
 
 def test_a_trained_and_calibrated_model_is_called_so(page):
-    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "one_of": []}
+    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "exclusive": []}
     html = page(trained=True, calibration=fit, thresholds=[0.0, None, 1.0])
     assert "untrained" not in html
     assert "are calibrated: each is a probability" in html
@@ -128,7 +128,7 @@ def test_a_trained_and_calibrated_model_is_called_so(page):
 
 
 def test_of_a_case_unlike_the_training_data_no_probability_threshold_or_set_is_told(page):
-    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "one_of": []}
+    fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "exclusive": []}
     sets = {"threshold": 0.0, "coverage": 0.9, "guarantee": "share", "patients": 50}
     told = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
     marks = ("above threshold", "<small>threshold ", "in the set</span>", "is a probability")

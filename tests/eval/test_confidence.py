@@ -36,7 +36,7 @@ from radfm.knowledge.disorders import Vocabulary
 from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, ood_features
 from radfm.starting_points import embed_texts, from_open_clip, processor_for
 
-TUNED = {"slopes": [1.0], "shifts": [0.0], "one_of": []}
+TUNED = {"slopes": [1.0], "shifts": [0.0], "exclusive": []}
 LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
@@ -132,7 +132,7 @@ def test_a_calibration_that_was_there_is_calibrated_further(plain, calibrated, p
     """Logits times a, plus b, calibrated, are what the logits are, calibrated, but for how hard both are held back."""
     config = json.loads((plain / "config.json").read_text())
     n = len(config["disorders"])
-    config["calibration"] = {"slopes": [1.0] * n, "shifts": [3.0] * n, "one_of": []}
+    config["calibration"] = {"slopes": [1.0] * n, "shifts": [3.0] * n, "exclusive": []}
     shutil.copytree(plain, tmp_path / "shifted")
     (tmp_path / "shifted" / "config.json").write_text(json.dumps(config))
     fit_confidence(tmp_path / "shifted", phantoms, bootstraps=20)
@@ -205,7 +205,9 @@ def test_what_cannot_be_calibrated_is_one_line(change, message, radfm, capsys, p
         model = tmp_path / "model"
         shutil.copytree(plain, model)
         weights = load_file(model / "model.safetensors")
-        save_file(weights | {"logit_bias": torch.tensor([float("nan")])}, model / "model.safetensors", {"format": "pt"})
+        save_file(
+            weights | {"head.logit_bias": torch.tensor([float("nan")])}, model / "model.safetensors", {"format": "pt"}
+        )
     if change == "coverage":
         more = ["--coverage", "90"]
     if change == "output":
@@ -368,7 +370,7 @@ def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(calibrated, tm
     other = tmp_path / "other"
     shutil.copytree(calibrated, other)
     weights = load_file(other / "model.safetensors")
-    save_file(weights | {"logit_bias": torch.ones(1)}, other / "model.safetensors", {"format": "pt"})
+    save_file(weights | {"head.logit_bias": torch.ones(1)}, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="belongs to other weights"):
         TrainingReference.load(other)
     (other / FILE).write_bytes(b"nothing")

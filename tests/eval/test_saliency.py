@@ -19,7 +19,7 @@ from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.starting_points import processor_for
-from radfm.towers_radfm import PlaceTower
+from radfm.towers_radfm import CNNTower, PatchTower
 
 SPACING_MM = (3.0, 2.0, 1.0)
 SQUARE = (slice(6, 14), slice(64, 80))  # off the centre of a slice of 48 x 96
@@ -55,11 +55,11 @@ def linear_model() -> tuple[RadFMForDiagnosis, RadFMProcessor]:
         RadFMConfig(vision_config=vision, scan_config=mean, case_config=mean, text_config=None, hidden_size=16,
                     projection_dim=16, head="mlp", disorders=["Bright", "Dark"])
     )  # fmt: skip
-    model.radfm.slice_encoder.tower = LinearTower(16)
+    model.radfm.slice_encoder.tower = CNNTower(model.config.vision_config, 16, network=LinearTower(16))
     with torch.no_grad():
-        model.classifier.fc1.weight.copy_(torch.eye(16))
-        model.classifier.fc1.bias.fill_(20)  # where GELU is a straight line
-        model.classifier.fc2.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 16))
+        model.head.fc1.weight.copy_(torch.eye(16))
+        model.head.fc1.bias.fill_(20)  # where GELU is a straight line
+        model.head.fc2.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 16))
     images = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
     return model.eval(), RadFMProcessor(images)
 
@@ -86,15 +86,21 @@ class BrightOrNot(LinearTower):
 
 
 def test_a_tower_that_was_taught_places_shows_what_they_say(tiny_config):
-    vision = tiny_config["vision_config"] | {"image_size": 96, "place_disorders": 1, "place_dim": 32}
+    vision = tiny_config["vision_config"] | {
+        "family": "resnet-patch",
+        "image_size": 96,
+        "patch_disorders": 1,
+        "patch_dim": 32,
+    }
     model = RadFMForDiagnosis(RadFMConfig(**tiny_config | {"vision_config": vision}))
     model.set_disorders(["Bright"], torch.randn(1, 32))
-    tower = model.radfm.slice_encoder.tower = PlaceTower(BrightOrNot(16), 1, 32)
+    tower = PatchTower(model.config.vision_config, model.config.hidden_size, network=BrightOrNot(16))
+    model.radfm.slice_encoder.tower = tower
     model.radfm.slice_encoder.projection = torch.nn.Linear(33, model.config.hidden_size, bias=False)
     with torch.no_grad():
         tower.projection.weight.copy_(torch.eye(32))
         tower.embeds.copy_(F.normalize(torch.eye(2).repeat_interleave(16, 1)[:1]))
-        model.radfm.place_projection.weight.copy_(model.disorder_embeds.T)
+        model.radfm.patch_projection.weight.copy_(model.head.disorder_embeds.T)
     processor = processor_for(model.config)
     processor.image_processor = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
     case = case_with_a_square()
@@ -178,7 +184,7 @@ def test_every_family_of_towers_has_maps_and_stays_as_it_was(tiny_config, vision
     gout, named = explain(model, processor, case, ["Gout", "Rib fracture"])
     assert model.training
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
-    assert "forward_features" not in vars(model.radfm.slice_encoder.tower)
+    assert "forward_features" not in vars(model.radfm.slice_encoder.tower.network)
     maps = [gout.scan_map(scan) for scan in range(2)]
     assert [one.shape for one in maps] == [(5, 40, 60), (1, 64, 32)]
     assert max(one.max() for one in gout.coarse) == 1
@@ -192,7 +198,7 @@ def test_every_family_of_towers_has_maps_and_stays_as_it_was(tiny_config, vision
 def test_weights_that_learned_nothing_give_another_map(tiny):
     model, processor = tiny
     other = with_random_vision(model, seed=1)
-    assert torch.equal(other.disorder_embeds, model.disorder_embeds)
+    assert torch.equal(other.head.disorder_embeds, model.head.disorder_embeds)
     maps = [saliency(one, processor, noise_case(), "Gout") for one in (model, other)]
     ours, theirs = (np.concatenate([of_scan.ravel() for of_scan in each]) for each in maps)
     assert np.abs(ours - theirs).mean() > 0.05

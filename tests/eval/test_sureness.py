@@ -266,6 +266,6 @@ def replace_rows(table: Scores, rows: slice) -> Scores:
 
 
 def test_a_case_has_one_disorder_at_most_or_several():
-    assert calibration.one_of(np.array([[1, 1], [0, 1]])) is None
-    assert calibration.one_of(np.array([[1, 0], [0, 1]])) is False
-    assert calibration.one_of(np.array([[1, 0], [0, 0]])) is True
+    assert calibration.label_kind_of(np.array([[1, 1], [0, 1]])) == "multi_label"
+    assert calibration.label_kind_of(np.array([[1, 0], [0, 1]])) == "exactly_one"
+    assert calibration.label_kind_of(np.array([[1, 0], [0, 0]])) == "at_most_one"

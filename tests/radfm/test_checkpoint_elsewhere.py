@@ -35,7 +35,7 @@ print(json.dumps([type(model).__module__, logits.tolist(), texts.tolist()]))
 def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_without_radfm, tiny_config, tmp_path):
     torch.manual_seed(0)
     model = RadFMForDiagnosis(RadFMConfig(**tiny_config, disorders=["Glioma", "Meningioma"])).eval()
-    model.disorder_embeds = torch.nn.functional.normalize(torch.randn_like(model.disorder_embeds), dim=-1)
+    model.head.disorder_embeds = torch.nn.functional.normalize(torch.randn_like(model.head.disorder_embeds), dim=-1)
     processor = RadFMProcessor()
     processor.image_processor.size = 64
     model.save_pretrained(tmp_path / "checkpoint")

@@ -40,7 +40,7 @@ def build(config: RadFMConfig) -> RadFMForDiagnosis:
     for parameter in model.parameters():  # positions, norms and class tokens must count for something
         parameter.data += 0.05 * torch.randn_like(parameter)
     if config.head == "text":
-        model.disorder_embeds = F.normalize(torch.randn_like(model.disorder_embeds), dim=-1)
+        model.head.disorder_embeds = F.normalize(torch.randn_like(model.head.disorder_embeds), dim=-1)
     return model
 
 
@@ -85,16 +85,26 @@ def test_the_order_of_scans_changes_nothing(model):
 
 
 @torch.no_grad()
-def test_a_lone_scan_is_read_as_a_case_of_its_own(model):
+def test_per_scan_logits_are_those_of_each_scan_as_a_case_of_its_own(model):
     inputs = batch([3, 1], [], [5])
-    with torch.no_grad():
-        together = model(**inputs, lone_scans=True)
-        alone = model(**inputs | {"scans_per_case": torch.ones(3, dtype=torch.int64)})
-        plain = model(**inputs)
-    torch.testing.assert_close(together.lone_scan_logits, alone.logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.logits, plain.logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.scan_attentions, plain.scan_attentions, atol=1e-5, rtol=0)
-    assert plain.lone_scan_logits is None
+    context = {name: inputs[name] for name in ("modality_ids", "plane_ids", "days")}
+    slices = model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"])
+    per_scan = model.per_scan_logits(model.radfm.encode_scans(slices), **context)
+    alone = model(**inputs | {"scans_per_case": torch.ones(3, dtype=torch.int64)})
+    torch.testing.assert_close(per_scan, alone.logits, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_stages_called_one_by_one_give_the_logits_of_forward(model):
+    inputs = batch([3, 1], [], [5])
+    context = {name: inputs[name] for name in ("modality_ids", "plane_ids", "days")}
+    slices = model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"])
+    scans = model.radfm.encode_scans(slices)
+    cases = model.radfm.encode_cases(scans, inputs["scans_per_case"], **context)
+    outputs = model(**inputs)
+    torch.testing.assert_close(model.head(cases.embeds), outputs.logits, atol=0, rtol=0)
+    torch.testing.assert_close(scans.slice_attentions, outputs.slice_attentions, atol=0, rtol=0)
+    torch.testing.assert_close(cases.scan_attentions, outputs.scan_attentions, atol=0, rtol=0)
 
 
 def test_the_order_of_slices_is_seen(model):
@@ -137,7 +147,7 @@ def test_chunks_change_nothing(resnet):
     inputs = batch([7, 6])
     answers = []
     for chunk in (1, 5, 64):
-        resnet.radfm.slice_encoder.config.slices_per_chunk = chunk
+        resnet.radfm.slice_encoder.slices_per_chunk = chunk
         answers.append(resnet(**inputs).logits)
     torch.testing.assert_close(answers[0], answers[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(answers[0], answers[2], atol=1e-5, rtol=0)
@@ -195,7 +205,8 @@ def test_every_parameter_gets_a_gradient(model):
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     keys = torch.tensor([2, 0, -1, 1, 1])
     output = model(**inputs, input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels, key_slices=keys)
-    assert output.loss.item() == pytest.approx(output.diagnosis_loss.item() + output.key_slice_loss.item())
+    assert output.loss.item() == pytest.approx(sum(loss.item() for loss in output.losses.values()))
+    assert set(output.losses) == {"diagnosis", "key_slice"}
     output.loss.backward()
     # The key's bias shifts all scores of a softmax alike; and no token has a type but the first.
     exempt = ("k_proj.bias", "key.bias", "token_type_embeddings.weight")
@@ -263,7 +274,7 @@ def test_set_disorders_swaps_the_vocabulary_and_is_saved(resnet, tmp_path):
     again = RadFMForDiagnosis.from_pretrained(tmp_path)
     assert list(again.config.disorders) == ["Gallstones", "Cirrhosis"]
     assert list(again.config.icd10cm) == [["K80.20"], []]
-    torch.testing.assert_close(again.disorder_embeds, F.normalize(embeds, dim=-1))
+    torch.testing.assert_close(again.head.disorder_embeds, F.normalize(embeds, dim=-1))
     with pytest.raises(ValueError, match=r"shape \(1, 32\), got none"):
         resnet.set_disorders(["Gallstones"])
     with pytest.raises(ValueError, match="twice"):
@@ -284,28 +295,31 @@ def test_an_mlp_head_keeps_the_rows_of_names_that_stay(tiny_config):
 
 @torch.no_grad()
 @pytest.mark.parametrize("pool", ["avg", "max", "catavgmax"])
-def test_a_lone_place_is_read_as_a_case_of_its_own(tiny_config, pool):
+def test_patch_logits_are_those_of_each_patch_as_a_case_of_its_own(tiny_config, pool):
     tower = {"tower": "test_resnet", "tower_args": {"global_pool": pool}, "image_size": 32}
     model = build(RadFMConfig(**tiny_config | {"vision_config": tower, "disorders": DISORDERS}))
     inputs = batch([2, 1], [1])
     inputs["pixel_values"] = inputs["pixel_values"][..., :32, :32]
-    told, plain = model(**inputs, lone_places=True, lone_scans=True), model(**inputs)
-    assert told.lone_place_logits.shape == (4, 1, 1, len(DISORDERS))  # 32 pixels are one place of this tower
+    slices = model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"], with_patches=True)
+    context = {name: inputs[name] for name in ("modality_ids", "plane_ids", "days")}
+    patch_logits = model.patch_logits(slices, **context)
+    assert patch_logits.shape == (4, 1, 1, len(DISORDERS))  # the feature map of 32 pixels has one patch
     alone = {"slices_per_scan": torch.ones(4, dtype=torch.int64), "scans_per_case": torch.ones(4, dtype=torch.int64)}
     of_scans = ("modality_ids", "plane_ids", "days")
     of_slice = {name: inputs[name].repeat_interleave(inputs["slices_per_scan"]) for name in of_scans}
     expected = model(pixel_values=inputs["pixel_values"], **alone, **of_slice).logits
-    torch.testing.assert_close(told.lone_place_logits[:, 0, 0], expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(told.logits, plain.logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(told.lone_scan_logits, model(**inputs, lone_scans=True).lone_scan_logits)
-    assert plain.lone_place_logits is None
+    torch.testing.assert_close(patch_logits[:, 0, 0], expected, atol=1e-5, rtol=0)
+    plain = model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"])
+    torch.testing.assert_close(slices.embeds, plain.embeds, atol=1e-5, rtol=0)
+    assert plain.patches is None
 
 
-def test_a_tower_without_places_says_so(tiny_config):
-    model = build(RadFMConfig(**tiny_config | {"disorders": DISORDERS}))
-    model.radfm.slice_encoder.config.family = "vit"
-    with pytest.raises(ValueError, match="of places only a resnet tower tells"):
-        model(**batch([2]), lone_places=True)
+def test_a_tower_that_cannot_show_its_patches_says_so(tiny_config):
+    vision = {"image_size": 64, **FAMILIES["vit"]}
+    model = build(RadFMConfig(**tiny_config | {"vision_config": vision, "disorders": DISORDERS}))
+    inputs = batch([2])
+    with pytest.raises(ValueError, match="patches can be encoded from pixels, by a CNN"):
+        model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"], with_patches=True)
 
 
 @torch.no_grad()

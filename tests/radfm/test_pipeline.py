@@ -135,8 +135,8 @@ def test_scores_of_a_calibrated_vocabulary_are_probabilities_with_thresholds(dia
     raw = {d["label"]: torch.tensor(d["score"]).double().logit() for d in diagnose(case)}
     assert not any("above_threshold" in d for d in diagnose(case))
     config = diagnose.model.config
-    group = {"rows": [1, 3], "none": True}
-    config.calibration = {"slopes": [2.0, 1, 1, 1], "shifts": [15.0, 9, 0, 9.5], "one_of": [group]}
+    group = {"rows": [1, 3], "label_kind": "at_most_one"}
+    config.calibration = {"slopes": [2.0, 1, 1, 1], "shifts": [15.0, 9, 0, 9.5], "exclusive": [group]}
     config.thresholds = [0.9, None, 0.0, 1.0]
     diagnose.save_pretrained(tmp_path / "calibrated")
     calibrated = pipeline("zero-shot-diagnosis", model=str(tmp_path / "calibrated"))

@@ -73,7 +73,8 @@ model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 with torch.no_grad():
     texts = model.get_text_features(**processor(text=["Glioma"]))
-print(json.dumps([texts.tolist(), model.disorder_embeds.tolist(), model.config.disorders, model.config.thresholds]))
+embeds = model.head.disorder_embeds.tolist()
+print(json.dumps([texts.tolist(), embeds, model.config.disorders, model.config.thresholds]))
 """
 
 
@@ -90,14 +91,14 @@ def checkpoint(tmp_path_factory) -> Path:
         hidden_size=48,
         projection_dim=32,
         trained=True,
-        calibration={"slopes": [1.5, 1.0, 2.0], "shifts": [0.1, 0.0, -0.2], "one_of": []},
+        calibration={"slopes": [1.5, 1.0, 2.0], "shifts": [0.1, 0.0, -0.2], "exclusive": []},
         thresholds=[0.4, 0.5, None],
     )
     torch.manual_seed(0)
     model, processor = RadFMForDiagnosis(config).eval(), RadFMProcessor()
     model.set_disorders(DISORDERS, embed_texts(model, processor, DISORDERS), CODES)
     model.config.thresholds = [0.4, 0.5, None]
-    model.config.calibration = {"slopes": [1.5, 1.0, 2.0], "shifts": [0.1, 0.0, -0.2], "one_of": []}
+    model.config.calibration = {"slopes": [1.5, 1.0, 2.0], "shifts": [0.1, 0.0, -0.2], "exclusive": []}
     model.bfloat16().save_pretrained(folder)
     processor.save_pretrained(folder)
     about = {"weights": weights_sha256(folder), "data": DATA["fingerprint"]}
@@ -175,7 +176,8 @@ def test_what_was_published_is_published_again_with_all_that_was_said(published,
     tuned = shutil.copytree(published, tmp_path / "tuned")
     (tuned / FILE).unlink()
     weights = load_file(tuned / "model.safetensors")
-    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, tuned / "model.safetensors", {"format": "pt"})
+    weights["head.logit_scale"] += 1
+    save_file(weights, tuned / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"evaluation\.json was made with other weights"):
         publish(Request(tuned, "me/tuned"), tmp_path / "refused", upload=False)
 
@@ -198,7 +200,7 @@ def test_vocabulary_codes_embeddings_calibration_and_reference_come_along(checkp
     assert model.config.icd10cm == CODES
     assert model.config.thresholds == [0.4, 0.5, None]
     assert model.config.calibration == before.config.calibration
-    assert torch.equal(model.disorder_embeds, before.disorder_embeds)
+    assert torch.equal(model.head.disorder_embeds, before.head.disorder_embeds)
     assert TrainingReference.load(published).modalities == ["CT", "MRI"]
 
 
@@ -386,12 +388,13 @@ def in_the_reference(folder):
 
 def other_weights_than_the_reference(folder):
     weights = load_file(folder / "model.safetensors")
-    save_file(weights | {"logit_scale": weights["logit_scale"] + 1}, folder / "model.safetensors", {"format": "pt"})
+    weights["head.logit_scale"] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def a_weight_missing(folder):
     weights = load_file(folder / "model.safetensors")
-    del weights["logit_scale"]
+    del weights["head.logit_scale"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     (folder / FILE).unlink()
 
@@ -433,7 +436,7 @@ RECIPE = "radfm_diagnosis.json"
         (in_the_header, "model.safetensors, from", "holds a path of a machine"),
         (in_the_reference, f"{FILE}, radfm.about.patient_ids", "tells of a patient"),
         (other_weights_than_the_reference, FILE, "belongs to other weights"),
-        (a_weight_missing, "model.safetensors", "lacks logit_scale"),
+        (a_weight_missing, "model.safetensors", "lacks head.logit_scale"),
         (no_checkpoint, "model", "holds no config.json"),
     ],
     ids=lambda value: getattr(value, "__name__", value if isinstance(value, str) else None),
@@ -525,7 +528,7 @@ def test_the_hubs_own_client_uploads_it_and_it_loads_elsewhere(
     with torch.no_grad():
         expected = model.get_text_features(**RadFMProcessor.from_pretrained(checkpoint)(text=["Glioma"]))
     torch.testing.assert_close(torch.tensor(texts), expected.float())
-    torch.testing.assert_close(torch.tensor(embeds), model.disorder_embeds.float())
+    torch.testing.assert_close(torch.tensor(embeds), model.head.disorder_embeds.float())
     assert (disorders, thresholds) == (DISORDERS, [0.4, 0.5, None])
 
 

@@ -230,8 +230,8 @@ def studies(tmp_path_factory):
     )
     model = RadFMForDiagnosis(config)
     model.set_disorders(NAMES, F.normalize(torch.randn(5, 32), dim=-1), CODES)
-    model.logit_bias.data.zero_()
-    model.config.calibration = {"slopes": [1.0] * 5, "shifts": [0.0] * 5, "one_of": []}
+    model.head.logit_bias.data.zero_()
+    model.config.calibration = {"slopes": [1.0] * 5, "shifts": [0.0] * 5, "exclusive": []}
     model.config.thresholds = [0.5, None, 0.5, 0.5, 0.5]
     model.save_pretrained(folder)
     RadFMProcessor(RadFMImageProcessor(size=64)).save_pretrained(folder)

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, cli
+from radfm.configuration_radfm import LabelKind
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
@@ -23,13 +24,13 @@ from radfm.data_prep.sources.folder import FolderPerClass
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
+from radfm.losses_radfm import CrossEntropyLoss
 from radfm.starting_points import embed_texts
 from radfm.train import finetune as finetuning
 from radfm.train import shots
 from radfm.train.adapters import with_adapters
 from radfm.train.class_weights import class_weights
 from radfm.train.finetune import finetune, settings
-from radfm.train.losses import OneOfLoss
 from radfm.train.wise_ft import smallest_share
 from tests.waiting import TIMEOUT
 
@@ -113,7 +114,7 @@ def test_a_linear_probe_learns_and_ends_as_weights_of_a_checkpoint(head, tiny_co
     changed = {
         name for name in before if before[name].shape != after[name].shape or not before[name].equal(after[name])
     }
-    assert changed == ({"disorder_embeds"} if head == "text" else {"classifier.fc2.weight", "classifier.fc2.bias"})
+    assert changed == ({"head.disorder_embeds"} if head == "text" else {"head.fc2.weight", "head.fc2.bias"})
 
 
 def test_what_the_checkpoint_knew_keeps_its_name_codes_and_score(model, textures, tmp_path):
@@ -265,29 +266,31 @@ def test_shots_are_of_each_class_and_of_different_patients():
     assert rows == [3], "a case counts for every disorder it has"
 
 
-def test_one_of_is_cross_entropy_with_normal_as_a_class_and_weights():
+def test_cross_entropy_has_normal_as_a_class_and_weights():
     torch.manual_seed(0)
     logits, classes = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 3, 0])
     labels = F.one_hot(classes, 4)[:, :3].float()
     with_normal = torch.cat([logits, torch.zeros(6, 1)], 1)
-    torch.testing.assert_close(OneOfLoss()(logits, labels), F.cross_entropy(with_normal, classes))
+    torch.testing.assert_close(CrossEntropyLoss()(logits, labels), F.cross_entropy(with_normal, classes))
     weights = [1.0, 2, 3, 4]
     weighted = (F.cross_entropy(with_normal, classes, reduction="none") * torch.tensor(weights)[classes]).mean()
-    torch.testing.assert_close(OneOfLoss(True, weights)(logits, labels), weighted)
+    torch.testing.assert_close(CrossEntropyLoss(LabelKind.AT_MOST_ONE, weights)(logits, labels), weighted)
     known = classes < 3
-    torch.testing.assert_close(OneOfLoss(False)(logits, labels), F.cross_entropy(logits[known], classes[known]))
+    torch.testing.assert_close(
+        CrossEntropyLoss(LabelKind.EXACTLY_ONE)(logits, labels), F.cross_entropy(logits[known], classes[known])
+    )
     one = torch.tensor([[1.0], [0]])
     torch.testing.assert_close(
-        OneOfLoss()(logits[:2, :1], one), F.binary_cross_entropy_with_logits(logits[:2, :1], one)
+        CrossEntropyLoss()(logits[:2, :1], one), F.binary_cross_entropy_with_logits(logits[:2, :1], one)
     )
 
 
 def test_classes_weigh_by_the_power_of_their_inverse_frequency():
     labels = np.zeros((100, 2))
     labels[:80, 0] = labels[80:90, 1] = 1
-    assert class_weights(labels, None, 1.0) == pytest.approx([0.25, 9.0], rel=1e-3)
-    assert class_weights(labels, None, 0.0) == [1, 1]
-    balanced = np.array(class_weights(labels, True, 1.0))
+    assert class_weights(labels, LabelKind.MULTI_LABEL, 1.0) == pytest.approx([0.25, 9.0], rel=1e-3)
+    assert class_weights(labels, LabelKind.MULTI_LABEL, 0.0) == [1, 1]
+    balanced = np.array(class_weights(labels, LabelKind.AT_MOST_ONE, 1.0))
     assert balanced * [80, 10, 10] == pytest.approx([100 / 3] * 3, rel=1e-3)
 
 
@@ -297,12 +300,12 @@ def test_calibration_finds_slope_and_shift_and_leaves_rare_disorders_to_the_othe
     labels = torch.from_numpy(rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).float()
     labels[5:, 2] = 0  # hardly any case, and these say little
     logits = torch.from_numpy(odds * 4 + 6).float()
-    slopes, shifts = calibration.calibrate(logits[:, :2], labels[:, :2], None)
+    slopes, shifts = calibration.calibrate(logits[:, :2], labels[:, :2], LabelKind.MULTI_LABEL)
     np.testing.assert_allclose(slopes, 0.25, rtol=0.1)
     np.testing.assert_allclose(shifts, -1.5, atol=0.2)
     few = torch.arange(4000) < 5
-    alone, _ = calibration.calibrate(logits[few], labels[few], None)
-    slopes, _ = calibration.calibrate(logits, labels, None)
+    alone, _ = calibration.calibrate(logits[few], labels[few], LabelKind.MULTI_LABEL)
+    slopes, _ = calibration.calibrate(logits, labels, LabelKind.MULTI_LABEL)
     assert (alone / alone.mean() - 1).abs().max() < 0.3, "five cases part no disorder from the others"
     assert slopes[0] == pytest.approx(0.25, rel=0.15)
 
@@ -312,10 +315,10 @@ def test_exclusive_disorders_are_calibrated_as_a_softmax():
     odds = torch.from_numpy(rng.normal(0, 2, (4000, 3)))
     classes = torch.multinomial(F.pad(odds, (0, 1)).softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
     labels = F.one_hot(classes, 4)[:, :3].float()
-    slopes, shifts = calibration.calibrate(odds * 3 - 1, labels, True)
+    slopes, shifts = calibration.calibrate(odds * 3 - 1, labels, LabelKind.AT_MOST_ONE)
     np.testing.assert_allclose(slopes, 1 / 3, rtol=0.1)
     np.testing.assert_allclose(shifts, 1 / 3, atol=0.15)
-    p = calibration.log_odds((odds * 3 - 1).float() * slopes + shifts, True).sigmoid().numpy()
+    p = calibration.log_odds((odds * 3 - 1).float() * slopes + shifts, LabelKind.AT_MOST_ONE).sigmoid().numpy()
     assert calibration.calibration_error(p, labels.numpy()) < 0.02
 
 

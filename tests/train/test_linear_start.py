@@ -78,7 +78,7 @@ def test_a_model_begins_with_what_the_regression_says(hidden_size, phantoms, tex
     means = np.stack([np.mean([data.features.of(s).astype(float).mean(0) for s in rows], axis=0) for rows in scans])
     labels = np.stack([cases.labels(row) for row in data.rows]).astype(float)
     named = labels.any(1)
-    embeds = model.disorder_embeds.double().numpy()
+    embeds = model.head.disorder_embeds.double().numpy()
     rarest = (labels / np.maximum(labels.sum(0), 1)).max(1)
     wanted = labels[named] @ embeds / labels[named].sum(1, keepdims=True)
     weight = ridge(*map(torch.from_numpy, (means[named], wanted, rarest[named])), PENALTY).numpy()

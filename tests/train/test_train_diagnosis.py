@@ -24,9 +24,9 @@ from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.metrics import macro_auc
+from radfm.objectives_radfm import labels_of_scans, patch_losses
 from radfm.train.diagnosis import DiagnosisTrainer, DiagnosisTraining, read_config, train
 from radfm.train.diagnosis_model import build, load_tower
-from radfm.train.places import labels_of_scans, place_losses
 from tests.waiting import TIMEOUT, free_port, wait_until
 
 STEPS = 20
@@ -59,7 +59,6 @@ def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes) -> 
         "place_weight": 0.0 if changes.get("frozen_tower") or changes.get("candidates") else 0.5,
         "by_disorder": 0.3,
         "relatives": {"strength": 0.3, "reach": 4},
-        "logit_adjustment": 1.0,
         "history": changes.get("head", "text") == "text" and changes.get("level", "case") == "case",
     }
     return DiagnosisTraining(data=str(phantoms), output=str(output), training=arguments, **config | changes)
@@ -241,7 +240,7 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
     assert model.config.icd10cm[0] == vocabulary[0].icd10cm
     assert model.config.trained
     embeds = starting_points.embed_texts(model, processor, vocabulary.names[:5])
-    torch.testing.assert_close(model.disorder_embeds[:5], embeds, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.head.disorder_embeds[:5], embeds, atol=1e-5, rtol=0)
 
     case = load(phantoms, "validation")[0]
     found = pipeline("zero-shot-diagnosis", model=str(one_process))(case, top_k=3)
@@ -316,7 +315,7 @@ def test_every_kind_of_experiment_trains_and_loads(changes, phantoms, text_encod
             name for name in learned if changes["text_layers"] == "all" or name.startswith("encoder.layer.1")
         }
         embeds = starting_points.embed_texts(model, processor, list(model.config.disorders))
-        torch.testing.assert_close(model.disorder_embeds, embeds, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.head.disorder_embeds, embeds, atol=1e-5, rtol=0)
 
 
 def test_frozen_parts_of_a_tower_stay_as_they_were_and_the_others_learn(phantoms, text_encoder, tmp_path):
@@ -424,7 +423,7 @@ def test_a_place_is_held_against_the_mask_that_covers_it_most():
     rows = torch.tensor([[0, 1], [1, 0]])
     logits = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     unlocated = torch.tensor([[False, False], [False, False], [True, False]])
-    found = place_losses(logits, masks, rows, unlocated)
+    found = patch_losses(logits, masks, rows, unlocated)
     no, yes = F.softplus(logits), F.softplus(-logits)
     first = yes[0, 0, 0, 1] + (no[0, 0, 1, 1] + no[0, 1, 1, 1]) / 4 + no[0, ..., 0].mean()
     second = yes[1, 0, 0, 0] + (no[1, ..., 0].sum() - no[1, 0, 0, 0]) / 4 + no[1, ..., 1].mean()
@@ -490,16 +489,16 @@ def test_a_slices_vector_says_what_the_places_of_a_tower_that_was_taught_them_sa
 
     model, teacher = (RadFMForDiagnosis.from_pretrained(folder).eval() for folder in (result, taught))
     pictures, one = torch.randn(3, 3, 48, 48), torch.ones(3, dtype=torch.int64)
-    scans = {"slices_per_scan": one, "scans_per_case": one, "modality_ids": one}
     tower = model.radfm.slice_encoder.tower
     with torch.no_grad():
-        expected = teacher(pixel_values=pictures, **scans, lone_places=True).lone_place_logits
-        found = tower.places(tower.forward_features(pictures))
+        slices = teacher.radfm.encode_slices(pictures, one, with_patches=True)
+        expected = teacher.patch_logits(slices, modality_ids=one)
+        found = tower.logits_of_patches(tower.feature_map(pictures))
         said = tower(pictures)[:, -expected.shape[-1] :]
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(said, expected.amax((1, 2)))
     again = train(tiny(phantoms, text_encoder, tmp_path / "again", **given | {"tower_weights": str(result)}))
-    assert RadFMForDiagnosis.from_pretrained(again).config.vision_config.place_disorders == expected.shape[-1]
+    assert RadFMForDiagnosis.from_pretrained(again).config.vision_config.patch_disorders == expected.shape[-1]
     refused = given | {"tower_weights": str(train(dataclasses.replace(config, output=str(tmp_path / "other"))))}
     with pytest.raises(ValueError, match="no tower that was taught its places"):
         train(tiny(phantoms, text_encoder, tmp_path / "refused", **refused))
@@ -511,7 +510,7 @@ def test_whitened_names_vary_alike_in_all_directions_and_others_go_the_same_way(
     for shrinkage in (None, 0.01):
         config = tiny(phantoms, text_encoder, tmp_path, text_whitening=shrinkage)
         model, processor = build(config, load(phantoms, "train", labelled=True).vocabulary, 0.01)
-        embeds = model.disorder_embeds
+        embeds = model.head.disorder_embeds
         assert torch.allclose(embeds, starting_points.embed_texts(model, processor, names), atol=1e-5)
         likeness = embeds @ embeds.T - 2 * torch.eye(len(names))
         spread[shrinkage] = likeness.max(1).values.mean()
@@ -521,7 +520,7 @@ def test_whitened_names_vary_alike_in_all_directions_and_others_go_the_same_way(
     unseen = [starting_points.embed_texts(one, processor, ["Fracture of skull"]) for one in (model, again)]
     assert torch.equal(*unseen)
     own = starting_points.embed_texts(again, processor, [names[0]])
-    assert own @ again.disorder_embeds[0] > 0.999
+    assert own @ again.head.disorder_embeds[0] > 0.999
 
 
 def test_a_frozen_tower_with_pictures_that_vary_is_refused(phantoms):

@@ -7,17 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from radfm.train.losses import (
+from radfm.losses_radfm import (
     LOSSES,
     AsymmetricLoss,
     BCELoss,
     FocalLoss,
-    LogitAdjustment,
     SigmoidContrastiveLoss,
     SoftmaxContrastiveLoss,
-    kinship,
-    soft_labels,
+    loss_function,
 )
+from radfm.train.losses import kinship, soft_labels
 
 
 @pytest.fixture
@@ -76,14 +75,20 @@ def test_every_loss_falls_when_it_is_followed(name, pairs):
     assert loss(logits.bfloat16(), labels).dtype == torch.float32
 
 
-def test_logit_adjustment_raises_the_common_and_keeps_the_level():
-    adjust = LogitAdjustment([300, 30, 3], cases=1000)
-    adjusted = adjust(torch.zeros(1, 3))[0]
-    assert adjusted[0] > adjusted[1] > adjusted[2]
-    assert adjusted.mean().item() == pytest.approx(0, abs=1e-6)
-    odds = (301 / 1002) / (1 - 301 / 1002) / ((4 / 1002) / (1 - 4 / 1002))
-    assert (adjusted[0] - adjusted[2]).item() == pytest.approx(math.log(odds), rel=1e-5)
-    torch.testing.assert_close(adjust(torch.zeros(1, 2), torch.tensor([2, 0]))[0], adjusted[[2, 0]])
+def test_logit_offsets_are_added_in_the_loss(pairs):
+    logits, labels = pairs
+    offsets = [0.5 * row for row in range(9)]
+    loss = loss_function({"name": "bce", "logit_offsets": offsets})
+    torch.testing.assert_close(loss(logits, labels), BCELoss()(logits + torch.tensor(offsets), labels))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"name": "hinge"}, "there is no loss 'hinge'"), ({"name": "focal", "gama": 2}, "unexpected keyword argument")],
+)
+def test_a_wrong_loss_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        loss_function(options)
 
 
 def test_relatives_in_icd10cm_are_weak_positives_graded_by_distance():

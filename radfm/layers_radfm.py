@@ -1,0 +1,42 @@
+"""Small layers and reductions that several parts of the model share."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RadFMDaysEmbedding(nn.Module):
+    """Days before the newest scan as a vector, on a logarithmic scale from a day to a lifetime; zero where unknown."""
+
+    def __init__(self, hidden_size: int, frequencies: int = 8):
+        super().__init__()
+        self.frequencies = frequencies
+        self.weight = nn.Parameter(torch.zeros(2 * frequencies, hidden_size))
+
+    def forward(self, days: Tensor) -> Tensor:
+        """(scans,), NaN where unknown -> (scans, hidden_size)."""
+        known = ~days.isnan()
+        octaves = torch.arange(1, self.frequencies + 1, device=days.device)
+        phase = torch.log1p(days.float().nan_to_num().clamp(min=0)).unsqueeze(-1) * octaves * (torch.pi / 12)
+        features = torch.cat([phase.sin(), phase.cos()], dim=-1) * known.unsqueeze(-1)
+        return features.to(self.weight.dtype) @ self.weight
+
+
+def projection_layer(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
+    """A linear map without bias, left out where the widths agree; or the two-layer projection of open_clip."""
+    if mlp:
+        hidden = (inputs + outputs) // 2
+        return nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.GELU(), nn.Linear(hidden, outputs, bias=False))
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)
+
+
+def mean_of_groups(rows: Tensor, sizes: list[int]) -> Tensor:
+    """(rows, f) and the number of rows of each group -> (groups, f), the mean of each group."""
+    return torch.stack([part.mean(0) for part in rows.split(sizes)]) if sizes else rows[:0]
+
+
+def max_of_groups(rows: Tensor, sizes: list[int]) -> Tensor:
+    """(rows, f) and the number of rows of each group -> (groups, f), the maximum; -inf for a group without rows."""
+    counts = torch.tensor(sizes, dtype=torch.int64, device=rows.device)
+    group = torch.arange(len(sizes), device=rows.device).repeat_interleave(counts)
+    index = group.unsqueeze(-1).expand_as(rows)
+    return rows.new_full((len(sizes), rows.shape[-1]), -torch.inf).scatter_reduce(0, index, rows, "amax")

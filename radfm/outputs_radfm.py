@@ -1,0 +1,120 @@
+"""What the stages of the model return, and the outputs of its two `forward` methods.
+
+A slab is a group of `vision_config.slice_depth` neighbouring slices that go through the tower together; with the usual
+depth of 1 every slab is one slice.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+class PatchEncoding(NamedTuple):
+    """The patches of the tower's last feature map, each encoded as if it were a slice of its own.
+
+    Args:
+        embeds: (slabs, h, w, hidden_size).
+        patch_logits: (slabs, h, w, patch disorders); None for a tower that was not trained on masks.
+    """
+
+    embeds: Tensor
+    patch_logits: Tensor | None = None
+
+
+class SliceEncoding(NamedTuple):
+    """The result of `encode_slices`.
+
+    Args:
+        embeds: (slabs, hidden_size).
+        slices_per_scan: slices of each scan.
+        slabs_per_scan: slabs of each scan.
+        features: (slabs, f). The tower's output before the projection.
+        patch_logits: (slabs, patch disorders). For each disorder on whose masks the tower was trained, the largest
+            logit over the patches; None for a tower that was not trained on masks.
+        patches: [`PatchEncoding`], where requested.
+    """
+
+    embeds: Tensor
+    slices_per_scan: list[int]
+    slabs_per_scan: list[int]
+    features: Tensor
+    patch_logits: Tensor | None = None
+    patches: PatchEncoding | None = None
+
+
+class ScanEncoding(NamedTuple):
+    """The result of `encode_scans`.
+
+    Args:
+        embeds: (scans, hidden_size).
+        features: (scans, f). The mean of the tower's features over the slabs of a scan.
+        slice_attentions: (slices,). Attention over the slices of each scan; sums to 1 per scan.
+        patch_logits: (scans, patch disorders). The largest patch logit of a scan, -inf for a scan without slices.
+    """
+
+    embeds: Tensor
+    features: Tensor | None = None
+    slice_attentions: Tensor | None = None
+    patch_logits: Tensor | None = None
+
+
+class CaseEncoding(NamedTuple):
+    """The result of `encode_cases`.
+
+    Args:
+        embeds: (cases, d). Of unit length where the head reads text.
+        scan_attentions: (scans,). Attention over the scans of each case; sums to 1 per case.
+    """
+
+    embeds: Tensor
+    scan_attentions: Tensor
+
+
+@dataclass
+class RadFMModelOutput(ModelOutput):
+    """
+    Args:
+        case_embeds: (cases, d). The input of the head: of unit length for a head that reads text, unscaled otherwise.
+        scan_embeds: (scans, hidden_size).
+        scan_features: (scans, f). The mean of the tower's features over the slices of a scan.
+        slice_attentions: (slices,). Attention over the slices of each scan; sums to 1 per scan.
+        scan_attentions: (scans,). Attention over the scans of each case; sums to 1 per case.
+        text_embeds: (texts, d), of unit length; where texts were given.
+    """
+
+    case_embeds: Tensor | None = None
+    scan_embeds: Tensor | None = None
+    scan_features: Tensor | None = None
+    slice_attentions: Tensor | None = None
+    scan_attentions: Tensor | None = None
+    text_embeds: Tensor | None = None
+
+
+@dataclass
+class RadFMDiagnosisOutput(ModelOutput):
+    """
+    Args:
+        loss: (). The sum of `losses`; where targets were given.
+        logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
+        case_embeds, scan_embeds, scan_features, slice_attentions, scan_attentions, text_embeds: as in
+            [`RadFMModelOutput`].
+        per_scan_logits: (scans, disorders). The logits of each scan as a case of its own; where an objective needs
+            them.
+        patch_logits: (slabs, h, w, disorders). The logits of each patch as a case of its own; where an objective needs
+            them.
+        losses: objective -> (), times its weight; see `radfm.objectives_radfm`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    case_embeds: Tensor | None = None
+    scan_embeds: Tensor | None = None
+    scan_features: Tensor | None = None
+    slice_attentions: Tensor | None = None
+    scan_attentions: Tensor | None = None
+    text_embeds: Tensor | None = None
+    per_scan_logits: Tensor | None = None
+    patch_logits: Tensor | None = None
+    losses: dict[str, Tensor] | None = None

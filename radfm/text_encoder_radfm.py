@@ -1,0 +1,59 @@
+"""The text encoder: any text encoder of transformers, or the text tower of an open_clip model, and a projection."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
+from .layers_radfm import projection_layer
+from .towers_radfm import open_clip_text_tower
+
+
+class RadFMTextEncoder(nn.Module):
+    """Token ids -> one vector for each text."""
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__()
+        self.pooling = config.text_pooling
+        text = config.text_config
+        if isinstance(text, RadFMOpenCLIPTextConfig):
+            self.encoder, width = open_clip_text_tower(text), text.embed_dim
+        else:
+            self.encoder, width = AutoModel.from_config(text), text.hidden_size
+            if getattr(self.encoder, "pooler", None) is not None:
+                self.encoder.pooler = None  # not used
+        if config.text_projection == "affine":
+            self.projection = nn.Linear(width, config.projection_dim)
+        else:
+            self.projection = projection_layer(width, config.projection_dim, mlp=config.text_projection == "mlp")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """
+        ```python
+        tokens = processor(text=["pneumothorax", "rib fracture"])
+        embeds = model.radfm.text_encoder(**tokens)  # (2, d), of any length
+        ```
+
+        Args:
+            input_ids, attention_mask: (texts, tokens) int64.
+        Returns:
+            (texts, d)
+        """
+        if not isinstance(self.encoder, PreTrainedModel):
+            missing = self.encoder.context_length - input_ids.shape[1]  # open_clip's mask has one length only
+            return self.projection(self.encoder(F.pad(input_ids, (0, missing))))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        hidden_states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "cls":
+            return self.projection(hidden_states[:, 0])
+        mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+        return self.projection((hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return getattr(self.encoder, "token_embedding", None) or self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
