@@ -49,13 +49,14 @@ def case_with_a_square() -> Case:
 @pytest.fixture
 def linear_model() -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     """Averages brightness over all; it speaks for "Bright", and as much against "Dark"."""
-    vision = {"tower": "test_resnet", "image_size": 96, "num_features": 16, "slices_per_chunk": 2}
+    vision = {"tower": "test_resnet", "image_size": 96, "slices_per_chunk": 2}
     mean = {"num_hidden_layers": 0}
     model = RadFMForDiagnosis(
         RadFMConfig(vision_config=vision, scan_config=mean, case_config=mean, text_config=None, hidden_size=16,
                     projection_dim=16, head="mlp", disorders=["Bright", "Dark"])
     )  # fmt: skip
     model.radfm.slice_encoder.tower = CNNTower(model.config.vision_config, 16, network=LinearTower(16))
+    model.radfm.slice_encoder.projection = torch.nn.Identity()
     with torch.no_grad():
         model.head.fc1.weight.copy_(torch.eye(16))
         model.head.fc1.bias.fill_(20)  # where GELU is a straight line
