@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from radfm.checkpoints import resolve
-from radfm.eval.text import fingerprint
+from radfm.eval.text_encoders import fingerprint
 from radfm.knowledge import icd10cm
 from radfm.knowledge.linking import Linker
 from radfm.starting_points import text_embedder

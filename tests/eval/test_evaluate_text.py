@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from radfm.eval import text
+from radfm.eval import linker, text, text_encoders, text_tasks
 from radfm.knowledge import icd10cm, ontology
 from radfm.knowledge.linking import Candidate, Linker
 from radfm.knowledge.wording import read_table
@@ -31,14 +31,14 @@ def obo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def all_terms(obo) -> text.Questions:
+def all_terms(obo) -> text_tasks.Questions:
     known = ontology.read(obo)
-    return text.Questions(list(known), list(known), fold=0)
+    return text_tasks.Questions(list(known), list(known), fold=0)
 
 
 @pytest.fixture(scope="module")
-def space() -> text.Encode:
-    return text.tfidf()
+def space() -> text_encoders.Encode:
+    return text_encoders.tfidf()
 
 
 def vectors(texts, meaning: dict[str, str]) -> np.ndarray:
@@ -52,8 +52,8 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
     meaning = {}
     for name, synonym, _, code in TERMS.values():
         meaning |= dict.fromkeys((name, synonym), icd10cm.get(code).description)
-    found, _ = text.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert set(found) == set(text.FIGURES)
+    found, _ = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert set(found) == set(text_tasks.FIGURES)
     right = ["A@1", "A@5", "A category", "A category all names", "B@1", "B@10"]
     assert {figure: found[figure] for figure in right} == dict.fromkeys(right, 1)
     assert abs(found["C Spearman"]) < 0.05  # of the hierarchy it knows nothing
@@ -62,31 +62,31 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
 
 def test_a_space_that_knows_half_of_the_answers_has_half_of_them_right(all_terms):
     meaning = {TERMS[i][0]: icd10cm.get(TERMS[i][3]).description for i in ("T:1", "T:2")}
-    found, intervals = text.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert [found[figure] for figure in text.FIGURES[:3]] == [0.5, 0.5, 0.5]
+    found, intervals = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert [found[figure] for figure in text_tasks.FIGURES[:3]] == [0.5, 0.5, 0.5]
     assert intervals["A@1"] == [0, 1]  # of four terms, a draw may have only right ones, or none
     assert "C Spearman" not in intervals
 
 
 def test_an_interval_draws_terms_with_all_their_synonyms():
     right = np.repeat([True, False] * 50, 8)  # 100 terms, 8 synonyms of each alike
-    low, high = text._interval(np.repeat(np.arange(100), 8), right)
+    low, high = text_tasks.bootstrap_interval(np.repeat(np.arange(100), 8), right)
     assert 0.38 < low < 0.43 < 0.57 < high < 0.62  # 0.5 +- 1.96 * 0.05; by single synonyms +- 0.035
 
 
 def test_prompts_with_more_than_the_name_find_more(space, all_terms):
-    found = text.compare_prompts(space, all_terms)
+    found = text_tasks.compare_prompts(space, all_terms)
     assert found["description"]["R@1"] > found["name"]["R@1"] - 1e-9
     assert set(found) == {"name", "description", "synonyms", "path"}
 
 
 def test_the_synonym_asked_about_is_not_among_the_averaged_ones(space, all_terms):
     # Were it there, TF-IDF would find each synonym by itself.
-    assert text.compare_prompts(space, all_terms)["synonyms"]["R@1"] < 1
+    assert text_tasks.compare_prompts(space, all_terms)["synonyms"]["R@1"] < 1
 
 
 def test_a_linker_is_measured_by_the_same_questions(all_terms):
-    found = text.measure_linker(Linker(), all_terms)
+    found = linker.measure_linker(Linker(), all_terms)
     assert found["A category"] == 1.0
     assert 0 < found["confident"] <= 1
     assert len(found["misses"]) == round(4 * (1 - found["A@1"]))
@@ -104,7 +104,7 @@ def test_what_the_linker_misses_is_listed_with_what_has_been_judged_of_it(obo, t
             entry = icd10cm.get(one["code"])
             return [Candidate(entry.code, entry.description, entry.path, 0.5, "given", name)]
 
-    (miss,) = text.measure_linker(Answering(), text.questions(known, ontology.fold("T:9")))["misses"]
+    (miss,) = linker.measure_linker(Answering(), text_tasks.questions(known, ontology.fold("T:9")))["misses"]
     assert (miss["curators"], miss["answer"], miss["accepted"]) == (["Z99"], one["code"], True)
     assert len({(row["name"], row["code"]) for row in judged}) == len(judged)
     assert {row["accepted"] for row in judged} == {"yes", "no"}
@@ -113,18 +113,18 @@ def test_what_the_linker_misses_is_listed_with_what_has_been_judged_of_it(obo, t
 
 def test_an_encoder_that_has_seen_the_terms_is_refused(obo, tmp_path):
     (tmp_path / "radfm_text.json").write_text('{"held_out": null}')
-    with pytest.raises(ValueError, match="has learned terms"):
+    with pytest.raises(ValueError, match="was trained on terms"):
         text.evaluate([str(tmp_path)], obo, 0)
 
 
 def test_terms_that_another_file_has_are_not_asked_about(obo, tmp_path):
     known = ontology.read(obo)
     (tmp_path / "seen.obo").write_text(obo.read_text().split("\n[Term]\nid: T:3")[0] + "\n")
-    asked = text.questions(known, seen=ontology.read(tmp_path / "seen.obo"))
+    asked = text_tasks.questions(known, trained_on=ontology.read(tmp_path / "seen.obo"))
     assert [term.id for term in asked.terms] == ["T:3", "T:4"]
     assert len(asked.candidates) == 4
     with pytest.raises(ValueError, match="of the 0 terms that were not trained on none refers to ICD-10-CM"):
-        text.questions(known, seen=known)
+        text_tasks.questions(known, trained_on=known)
 
 
 def test_a_fold_without_codes_is_answered_with_those_that_have_some(tmp_path):
@@ -133,4 +133,4 @@ def test_a_fold_without_codes_is_answered_with_those_that_have_some(tmp_path):
     own = ontology.fold("T:3")
     other = (own + 1) % 5
     with pytest.raises(ValueError, match=f"of the 0 terms of fold {other} none .*; folds {own} have some"):
-        text.questions(known, other)
+        text_tasks.questions(known, other)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radfm.eval.text import measure_linker, questions
+from radfm.eval.linker import measure_linker
+from radfm.eval.text_tasks import questions
 from radfm.knowledge import icd10cm, ontology, wording
 from radfm.knowledge.disorders import Coding, Disorder, Linker, Vocabulary, codes, link
 
