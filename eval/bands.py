@@ -6,12 +6,9 @@ Decisions:
 - A macro average counts each disorder that has a value once, and leaves the others out.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-BANDS = ("head", "body", "tail")
-BAND_MINIMA = (100, 30)  # least number of training cases of the head, and of the body
+from radfm.presentation import BAND_MINIMA
 
 
 def macro(
@@ -33,12 +30,6 @@ def bands(training_counts: np.ndarray, minima: tuple[int, int] = BAND_MINIMA) ->
     counts, (head, body) = np.asarray(training_counts), minima
     masks = {"head": counts >= head, "body": (counts >= body) & (counts < head), "tail": counts < body}
     return {"all": np.full(len(counts), True)} | masks
-
-
-def band_limits(minima: Sequence[int] = BAND_MINIMA) -> dict[str, str]:
-    """ "head", "body", "tail" -> the number of training cases in words, such as "30 to 99"."""
-    head, body = minima
-    return {"head": f"at least {head:,}", "body": f"{body:,} to {head - 1:,}", "tail": f"fewer than {body:,}"}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -28,8 +28,9 @@ from radfm.eval.command_inputs import (
     names_of_option,
     read_names,
 )
-from radfm.eval.comparison_tables import interval_cell, show_comparison
+from radfm.eval.comparison_tables import show_comparison
 from radfm.eval.results_folder import write_results
+from radfm.presentation import interval_cell
 
 if TYPE_CHECKING:
     from radfm.eval.scores import Scores

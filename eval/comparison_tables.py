@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from radfm.cli.console import DISCLAIMER, show, table
+from radfm.presentation import interval_cell
 
 _TOP = 10  # with so few names or fewer, every case has its diagnosis among the first ten
 _COLUMNS = {"all": "overall", "head": "head", "body": "body", "tail": "tail"}
@@ -38,18 +39,6 @@ def show_comparison(result: dict, out: Path | None = None) -> None:
     show(f"[dim]{DISCLAIMER}[/]")
 
 
-def interval_cell(figure: dict | None, digits: str = ".3f", between: str = " to ") -> str:
-    """A figure in one line and its interval in the next."""
-    if figure is None:
-        return "-"
-    return f"{figure['value']:{digits}}\n{figure['low']:{digits}}{between}{figure['high']:{digits}}"
-
-
-def interval_text(figure: dict, digits: str) -> str:
-    """A figure and its interval in one line."""
-    return f"{figure['value']:{digits}} ({figure['low']:{digits}} to {figure['high']:{digits}})"
-
-
 def _table(
     first: str, rows: dict[str, dict], bands: dict[str, dict], seeds: dict[str, int], cell: Callable = interval_cell
 ):
@@ -64,9 +53,7 @@ def _table(
 
 def _difference_cell(figure: dict | None) -> str:
     """A signed difference; its interval has no plus signs, so that four columns fit into 80 characters."""
-    if figure is None:
-        return "-"
-    return f"{figure['value']:+.3f}\n{figure['low']:.3f}, {figure['high']:.3f}"
+    return interval_cell(figure, "+.3f", ".3f", ", ")
 
 
 def _show_notes(name: str, tables: list[dict], result: dict) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import false_discovery_control, norm, rankdata
 
-from radfm.eval.bands import BAND_MINIMA, macro
+from radfm.eval.bands import macro
 from radfm.eval.bootstrap import interval, measure_with_resamples
 from radfm.eval.metrics import checked
+from radfm.presentation import BAND_MINIMA
 
 LEAST_CASES = 10  # that a subgroup has to have to be best or worst
 

@@ -25,8 +25,9 @@ from radfm.eval.command_inputs import (
     names_of_option,
     read_names,
 )
-from radfm.eval.comparison_tables import interval_cell, interval_text, show_comparison
+from radfm.eval.comparison_tables import show_comparison
 from radfm.eval.results_folder import save_tables
+from radfm.presentation import interval_cell, percent_interval
 
 CHANGED = f"{A_CHECKPOINT}; unless --output is given, it is changed."
 _HUBS = 3  # names that are shown, lowered most and least
@@ -150,7 +151,7 @@ def uncertainty(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    wrong = interval_text(found["wrong"], ".1%")
+    wrong = percent_interval(found["wrong"], 1)
     show(f"{found['cases']:,} cases with a disorder, split {split}; first rank wrong: {wrong}")
     rows = table(f"{found['members']} members", ">macro AUC", ">log loss", ">calibration error")
     for name, what in {"single": "the first", "mean": "their mean"}.items():
@@ -201,7 +202,7 @@ def refusal(
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    alarms = interval_text(found["false_alarms"], ".1%")
+    alarms = percent_interval(found["false_alarms"], 1)
     show(
         f"{found['cases']:,} cases, split {split}: {alarms} refused, meant to be {found['promised']:.1%}",
         highlight=False,

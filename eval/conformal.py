@@ -42,11 +42,12 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import expit
 
-from radfm.eval.bands import BAND_MINIMA, bands
+from radfm.eval.bands import bands
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import checked
 from radfm.eval.scores import Scores
+from radfm.presentation import BAND_MINIMA
 
 GUARANTEES = ("share", "all")
 

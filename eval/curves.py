@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from radfm.eval.bands import BAND_MINIMA, bands
+from radfm.eval.bands import bands
 from radfm.eval.bootstrap import interval, patient_weights, seed_weights
 from radfm.eval.metrics import roc
 from radfm.eval.scores import Scores
+from radfm.presentation import BAND_MINIMA
 from radfm.progress import Progress, no_progress, part_of
 
 RATES = np.round(np.r_[np.arange(11) / 100, np.arange(5, 41) / 40], 3)  # false positive rates

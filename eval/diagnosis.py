@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from radfm.eval.bands import BAND_MINIMA, band_limits, bands, macro
+from radfm.eval.bands import bands, macro
 from radfm.eval.bootstrap import interval, measure_with_resamples, patient_weights, seed_weights
 from radfm.eval.comparisons import adjusted, delong, figure, macro_differences, subgroups
 from radfm.eval.metrics import METRICS
 from radfm.eval.ranking import ranking, truth_ranks
 from radfm.eval.scores import Scores
+from radfm.presentation import BAND_MINIMA, band_limits
 from radfm.progress import Progress, no_progress, part_of
 
 Measured = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> values (disorders,), resamples (disorders, resamples)

@@ -17,10 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from radfm.data_prep.plots import FAINT, INK, STYLE, VARIABLES, axes_of
-from radfm.eval.bands import BANDS
 from radfm.eval.curves import RATES, Curves
 from radfm.eval.distributions import GROUPS, Distribution
 from radfm.eval.metrics import METRICS
+from radfm.presentation import BANDS
 
 MODEL_COLOURS = (  # on light and on dark pages; with more models they repeat
     ("#2b6a99", "#74b3de"),

@@ -28,7 +28,6 @@ from radfm.data_prep.plots import within_page
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.data_prep.tables import write_text
 from radfm.eval import figures
-from radfm.eval.bands import band_limits
 from radfm.eval.calibration import before_and_after, measure_calibration
 from radfm.eval.conformal import SetRule, measure_sets
 from radfm.eval.curves import roc_curves
@@ -43,6 +42,7 @@ from radfm.eval.report_sources import table_sources
 from radfm.eval.report_tables import write_tables
 from radfm.eval.scores import Scores
 from radfm.knowledge import icd10cm
+from radfm.presentation import band_limits, interval, percent, value
 from radfm.progress import Progress, no_progress
 
 REPORT = "report.html"
@@ -111,7 +111,7 @@ def write_report(
 
 def _template():
     jinja = environment("radfm.eval")
-    jinja.filters |= {"value": _value, "ends": _ends, "percent": _percent, "rank": lambda rank: f"{rank:,.0f}"}
+    jinja.filters |= {"value": value, "ends": interval, "percent": percent, "rank": lambda rank: f"{rank:,.0f}"}
     return jinja.get_template("report.html")
 
 
@@ -202,20 +202,3 @@ def _dataset(cases: StoredCases, firsts: Mapping[str, Scores]) -> dict:
         "normal": sum(not names for names in table.disorders),
         "labels": int(table.labels.sum()),
     }
-
-
-def _value(figure: dict | None, digits: int = 3, signed: bool = False) -> str:
-    return "–" if figure is None else f"{figure['value']:{'+' if signed else ''}.{digits}f}".replace("-", "−")
-
-
-def _ends(figure: dict | None, digits: int = 3, signed: bool = False) -> str:
-    """The interval of a figure."""
-    if figure is None:
-        return ""
-    sign = "+" if signed else ""
-    between = " to " if signed or figure["low"] < 0 else "–"
-    return f"{figure['low']:{sign}.{digits}f}{between}{figure['high']:{sign}.{digits}f}".replace("-", "−")
-
-
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")

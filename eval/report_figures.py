@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from radfm.data_prep.plots import svg_file
 from radfm.eval import figures
-from radfm.eval.bands import BANDS, bands
+from radfm.eval.bands import bands
 from radfm.eval.curves import Curves
 from radfm.eval.distributions import Distribution
+from radfm.presentation import BANDS
 
 _EXAMPLES = 4  # disorders of each band whose scores are drawn
 _LEAST_POSITIVES = 5  # cases of such a disorder

@@ -25,8 +25,9 @@ def evaluate(
     prompts: bool = False,
     progress: Progress = no_progress,
 ) -> dict:
-    """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model, as "figures": {encoder: {figure: value}}; with
-    the SHA-256 of each model's weights as "checkpoints".
+    """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model.
+
+    "figures" is {encoder: {figure: value}}, and "checkpoints" the SHA-256 of each model's weights.
 
     Args:
         held_out: the tested fold; None: the one that the first model's recipe held out, or without models 4.
