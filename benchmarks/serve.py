@@ -1,11 +1,11 @@
-"""What `radfm serve` takes of memory and disk: one visitor alone, and twenty at once.
+"""Memory and disk that `radfm serve` uses: for one visitor, and for twenty at once.
 
     python benchmarks/serve.py                       # twenty visitors with CTs of 60 slices, 512 x 512
     python benchmarks/serve.py --slices 500 --visitors 5
 
-The server runs as a process of its own, and every visitor sends a CT drawn here, as NIfTI, and waits for the answer.
-Memory is that of the server and of the processes that open studies, read ten times a second from /proc, so on Linux
-only. It is the proportional set size: what processes share is counted once.
+The server runs as a process of its own. Every visitor sends a synthetic CT as NIfTI and waits for the answer. Memory is
+the proportional set size of the server and of the processes that read studies (memory that processes share is counted
+once), sampled ten times a second from /proc, so on Linux only.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import numpy as np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="radfm-phantom-mini", help="folder or name of a checkpoint")
-    parser.add_argument("--visitors", type=int, default=20, help="at once")
-    parser.add_argument("--slices", type=int, default=60, help="of each visitor's study")
+    parser.add_argument("--visitors", type=int, default=20, help="number of simultaneous visitors")
+    parser.add_argument("--slices", type=int, default=60, help="slices of each study")
     arguments = parser.parse_args()
     body = study(arguments.slices)
     print(f"A study: CT, {arguments.slices} slices of 512 x 512, {len(body) / 1e6:.0f} MB")
@@ -52,7 +52,7 @@ def measure(server: subprocess.Popen, url: str, body: bytes, visitors: int, temp
     wait_for(server, url)
     with Watch(server.pid, temporary) as watch:
         print(f"The server at rest: {watch.now():,.0f} MB")
-        visit(url, body)  # the first one loads what is loaded once
+        visit(url, body)  # the first study loads tables that stay in memory
         before = watch.restart()
         tokens = [visit(url, body)]
         print(
@@ -77,7 +77,7 @@ def measure(server: subprocess.Popen, url: str, body: bytes, visitors: int, temp
 
 
 def study(slices: int) -> bytes:
-    """The body of a request, see `radfm.serve.intake`: noise in a cylinder, which no compression makes small."""
+    """The body of a request, see `radfm.serve.intake`: a cylinder of noise, which does not compress."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
     body = np.where(rows**2 + columns**2 < 0.7, 40, -1000).astype(np.int16)
@@ -87,18 +87,14 @@ def study(slices: int) -> bytes:
 
 
 def visit(url: str, body: bytes) -> str | None:
-    """The token of a study that was answered; None where it was refused."""
+    """The token of a study that was answered; None if it was refused."""
     token = json.loads(post(url + "study", body))["study"]
-    post(url + "gradio_api/queue/join", json.dumps({"data": [token], "fn_index": 0, "session_hash": token}).encode())
-    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={token}") as events:
-        for line in events:
-            if b'"process_completed"' in line:
-                last = json.loads(line[6:])["output"]["data"][0]
-                if last["stage"] != "answered":
-                    print(f"refused: {last['why']}")
-                    return None
-                return token
-    return None
+    with urllib.request.urlopen(urllib.request.Request(url + "progress", headers={"X-Study": token})) as events:
+        last = [json.loads(line[6:]) for line in events if line.startswith(b"data: ")][-1]
+    if last["stage"] != "answered":
+        print(f"refused: {last['reason']}")
+        return None
+    return token
 
 
 def post(address: str, body: bytes) -> bytes:
@@ -118,7 +114,7 @@ def wait_for(server: subprocess.Popen, url: str) -> None:
 
 
 class Watch:
-    """Peaks, MB, of the server with its processes and of its files, since it was restarted."""
+    """Peaks in MB, since the last `restart`: memory of the server and its processes, and its files on disk."""
 
     def __init__(self, pid: int, temporary: Path):
         self.pid, self.temporary, self.ended = pid, temporary, threading.Event()
@@ -155,7 +151,7 @@ class Watch:
             try:
                 self.now()
                 self.peak_disk = max(self.peak_disk, sum(path.stat().st_size for path in self._files()) / 1e6)
-            except OSError:  # what was there is gone
+            except OSError:  # a process or file has gone meanwhile
                 continue
 
 

@@ -328,7 +328,7 @@ def ood_reason(judged: dict) -> str:
     new = judged["new_modalities"]
     if new:
         return f"no training scan was of {', '.join(new)}"
-    return f"at most {judged['p']:.1%} of the cases that it was checked on differ as much from its training scans"
+    return f"at most {judged['p_value']:.1%} of the cases that it was checked on differ as much from its training scans"
 
 
 def synthetic_only(recipe: Mapping) -> bool:

@@ -4,15 +4,16 @@
     >>> serve("radfm-phantom-mini")  # http://127.0.0.1:7860
 
 Decisions:
-- Gradio gives the server, its queue and the way onto a Hugging Face Space (`gradio.Server`); the page is our own, since
-  a viewer that scrolls through hundreds of slices is no form. The page talks to this server and to nobody else.
-- What a visitor drops is opened by a process of its own, with limits on memory and time: a file that breaks a decoder
-  breaks that process, and no other visitor notices. See `radfm.serve.reading`.
-- Files are on disk until their study is answered, under numbers for names, and in no place that Gradio knows. The
-  answer is kept in memory, for the page that holds its token alone, until that page is closed or idle.
-- Slices go out as sheets of sixteen, those around the shown one first. Maps go out as coarse as they are, a few numbers
-  a slice, and are coloured in the browser: changing the disorder or hiding the map loads nothing.
-- One study is answered at a time. Those that wait cost disk, not memory.
+- The server is FastAPI with uvicorn, and the page is our own HTML and JavaScript. The page communicates with this
+  server only.
+- The files of a study are opened by a process of their own, with limits on memory and time: a file that crashes a
+  decoder ends that process, and no other study is affected. See `radfm.serve.reading`.
+- Files are on disk only until their study is answered, with numbers as names. The answer is kept in memory for the
+  page that has its token, until the page is closed or idle.
+- Slices are sent as sheets of sixteen, those near the shown slice first. Saliency maps are sent at the coarse
+  resolution at which they are computed and are coloured in the browser, so that showing another disorder or hiding the
+  map loads nothing.
+- One study is answered at a time. Waiting studies take disk space, not memory.
 """
 
 from radfm.serve.limits import Limits
@@ -30,13 +31,13 @@ def serve(
     """Serves the page until interrupted.
 
     Args:
-        model: folder of a checkpoint, the name of one that comes with radfm, or its name on the Hub.
-        host: the address to listen on; "0.0.0.0" for every one that the machine has.
-        limits: what a visitor may ask for.
-        device: "cpu", "cuda", ...; unset, a GPU where there is one.
+        model: Folder of a checkpoint, the name of one that comes with radfm, or its name on the Hub.
+        host: Address to listen on; "0.0.0.0" for every address of the machine.
+        limits: What visitors may request.
+        device: "cpu", "cuda", ...; by default a GPU if there is one.
     Raises:
-        ValueError: the checkpoint is not there, or has no vocabulary of its own; or gradio is missing.
-        OSError: the port is taken.
+        ValueError: The checkpoint does not exist or has no vocabulary, or a library of the extra `serve` is missing.
+        OSError: The port is in use.
     """
     from radfm.cli.console import needs
 

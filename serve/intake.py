@@ -1,14 +1,14 @@
-"""A study on its way in: what the browser sends becomes files of a folder, under numbers for names.
+"""Receiving a study: the files that the browser sends are written into a folder, with numbers as names.
 
-The body of the request is one line of JSON, {"files": [[name, bytes], ...], "modality": ..., "history": ...}, and
-behind it the files, one after another. So a study is one request, whose size can be refused before it is read.
+The body of the request is one line of JSON, {"files": [[name, bytes], ...], "modality": ..., "history": ...}, followed
+by the files, one after another. A study is therefore one request, whose size is checked before it is read.
 
 Decisions:
-- A name holds no more than a number and an ending ("12.nii.gz"). The page makes it so, since patients' names are found
-  in names of files, and anything else is refused.
-- Members of a zip get such names, too, so that no name in it can lead out of the folder. One that tries is refused all
-  the same: it is not a study. Files that belong together (.hdr and .img) keep a common number.
-- Bytes are counted as they come, whatever a header said of them.
+- A file name is a number and an extension ("12.nii.gz"). The page assigns it, because file names may contain the names
+  of patients; other names are refused.
+- Members of a zip file get such names too, so that no name can point outside of the folder. A zip file with such a
+  name is refused all the same, because it is not a study. Files that belong together (.hdr and .img) share a number.
+- Bytes are counted as they arrive, whatever a header says.
 """
 
 import json
@@ -22,73 +22,75 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
 from radfm.readers.natural_order import natural
-from radfm.serve.limits import Limits, Refused
+from radfm.serve.limits import TOO_LARGE, Limits, Refused
 
 _NAME = re.compile(r"\d{1,6}(\.[a-z0-9]{1,8}){0,2}")
-_ENDING = re.compile(r"(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$")
-_LONGEST_HEADER = 2**20
-_BLOCK = 2**20
+_EXTENSION = re.compile(r"(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$")
+_LONGEST_HEADER = 2**20  # bytes
+_LONGEST_TEXT = 20_000  # characters
+_BLOCK = 2**20  # bytes
 _ZIP = b"PK\x03\x04"
 _ARCHIVES = (_ZIP, b"PK\x05\x06", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
-_ARCHIVE_ENDINGS = (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz")
-_MANY = "this page takes up to {files:,} files: drop one series, or fewer"
-_LARGE = "this page takes up to {megabytes:,} MB: drop one series, or fewer"
+_ARCHIVE_EXTENSIONS = (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz")
+_NO_STUDY = "the request is not a study"
+_NESTED = "the zip file contains another archive: unpack it and drop its files"
 
 
 async def write_files(stream: AsyncIterator[bytes], folder: Path, limits: Limits) -> dict:
-    """Writes the files of a request's body into a folder; returns what its first line says.
+    """Writes the files of a request's body into a folder; returns the header, the first line of the body.
 
     Raises:
-        Refused: it is more than the limits allow, or no such body.
+        Refused: The body is larger than the limits allow, or is not a study.
     """
-    body, line, held = aiter(stream), bytearray(), b""
-    while not held:
-        block = await anext(body, None)
-        if block is None or len(line) > _LONGEST_HEADER:
-            raise Refused("what was sent is no study")
-        before, held, after = block.partition(b"\n")
-        line += before
-    header, held = _header(bytes(line), limits), after
+    body, line, block = aiter(stream), bytearray(), b""
+    while b"\n" not in block:
+        line += block
+        if len(line) > _LONGEST_HEADER or (block := await anext(body, None)) is None:
+            raise Refused(_NO_STUDY)
+    end, _, rest = block.partition(b"\n")
+    header = _parse_header(bytes(line + end), limits)
     for name, size in header["files"]:
         with open(folder / name, "xb") as file:
             while size:
-                if not held and (held := await anext(body, None)) is None:
-                    raise Refused("the study ended before all its files had come: send it again")
-                file.write(held[:size])
-                size, held = max(0, size - len(held)), held[size:]
-    if held or await anext(body, None):
-        raise Refused("more was sent than the study's files: send it again")
+                if not rest and (rest := await anext(body, None)) is None:
+                    raise Refused("the study ended before all its files had arrived: send it again")
+                file.write(rest[:size])
+                size, rest = max(0, size - len(rest)), rest[size:]
+    if rest or await anext(body, None):
+        raise Refused("the request contains more than the files of the study: send it again")
     return header
 
 
-def _header(line: bytes, limits: Limits) -> dict:
+def _parse_header(line: bytes, limits: Limits) -> dict:
     try:
         header = json.loads(line)
         files = [(str(name), int(size)) for name, size in header["files"]]
-        words = [header.get("modality"), header.get("history")]
+        texts = [header.get("modality"), header.get("history")]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise Refused("what was sent is no study") from None
+        raise Refused(_NO_STUDY) from None
     names = {name for name, _ in files}
     if not all(_NAME.fullmatch(name) for name in names) or len(names) < len(files):
-        raise Refused("what was sent is no study: files are named by numbers")
-    if not all(word is None or (isinstance(word, str) and len(word) <= 20_000) for word in words):
-        raise Refused("what was sent is no study")
+        raise Refused(f"{_NO_STUDY}: file names must be numbers")
+    if not all(text is None or (isinstance(text, str) and len(text) <= _LONGEST_TEXT) for text in texts):
+        raise Refused(_NO_STUDY)
     if not files:
-        raise Refused("no file was sent: drop the images of a study")
+        raise Refused("the study contains no file: drop its images")
     if len(files) > limits.files:
-        raise Refused(f"{len(files):,} files were sent, and {_MANY.format(files=limits.files)}")
+        raise _too_many_files(f"the study has {len(files):,} files", limits)
     total = sum(size for _, size in files)
-    if min(size for _, size in files) < 0 or total > limits.megabytes * 10**6:
-        raise Refused(f"{total / 1e6:,.0f} MB were sent, and {_LARGE.format(megabytes=limits.megabytes)}")
-    return {"files": files, "modality": words[0] or None, "history": words[1] or None}
+    if min(size for _, size in files) < 0:
+        raise Refused(_NO_STUDY)
+    if total > limits.megabytes * 10**6:
+        raise _too_large(f"the study has {total / 1e6:,.0f} MB", limits)
+    return {"files": files, "modality": texts[0] or None, "history": texts[1] or None}
 
 
 def unpack(folder: Path, limits: Limits) -> None:
-    """Replaces every zip file of a folder by what is in it.
+    """Replaces every zip file of a folder by its members.
 
     Raises:
-        Refused: one is broken or encrypted, holds an archive, a link or a name that leads elsewhere, or all together
-            they are more than the limits allow.
+        Refused: A zip file is damaged or encrypted, or contains an archive, a link or a name that points outside of the
+            folder; or all files together exceed the limits.
     """
     files = sorted(folder.iterdir(), key=lambda file: natural(file.name))
     zips = [file for file in files if _is_zip(file)]
@@ -101,16 +103,16 @@ def unpack(folder: Path, limits: Limits) -> None:
                 members = sorted(_members(archive), key=lambda member: natural(member.filename))
                 count += len(members)
                 if count > limits.files:
-                    raise Refused(f"the zip file holds {count:,} files, and {_MANY.format(files=limits.files)}")
-                numbers: dict[str, int] = {}
+                    raise _too_many_files(f"the zip file contains {count:,} files", limits)
+                numbers: dict[str, int] = {}  # stem -> the number of its files
                 for member in members:
                     name = member.filename.lower()
-                    ending = (_ENDING.search(name) or [""])[0]
-                    stem = numbers.setdefault(name.removesuffix(ending), number + len(numbers))
-                    total = _unpack_one(archive, member, folder / f"{stem}{ending}", total, limits)
+                    extension = (_EXTENSION.search(name) or [""])[0]
+                    stem = numbers.setdefault(name.removesuffix(extension), number + len(numbers))
+                    total = _extract(archive, member, folder / f"{stem}{extension}", total, limits)
                 number += len(numbers)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, OSError) as error:
-            raise Refused("the zip file is damaged: copy it again from where it came from") from error
+            raise Refused("the zip file is damaged: copy it again from its source") from error
         finally:
             file.unlink()
 
@@ -125,29 +127,39 @@ def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     for member in archive.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", member.filename):
-            raise Refused("the zip file holds a name that leads out of it: it is no study")
+            raise Refused("the zip file contains a name that points outside of it: it is not a study")
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise Refused("the zip file holds a link: zip the images themselves")
+            raise Refused("the zip file contains a link: zip the images themselves")
         if member.flag_bits & 1:
-            raise Refused("the zip file is encrypted: unpack it and drop what is in it")
-        if member.filename.lower().endswith(_ARCHIVE_ENDINGS):
-            raise Refused("the zip file holds another archive: unpack it and drop what is in it")
+            raise Refused("the zip file is encrypted: unpack it and drop its files")
+        if member.filename.lower().endswith(_ARCHIVE_EXTENSIONS):
+            raise Refused(_NESTED)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
         if not member.is_dir() and not hidden:
             yield member
 
 
-def _unpack_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, total: int, limits: Limits) -> int:
-    """Returns how many bytes there are now, of all files together."""
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, total: int, limits: Limits) -> int:
+    """Returns the bytes of all files so far, given those before this member."""
     while os.path.lexists(target):  # "a/1.dcm" and "A/1.DCM"
         target = target.with_name(f"0{target.name}")
     with archive.open(member) as source, open(target, "xb") as file:
         start = True
         while block := source.read(_BLOCK):
             if start and block.startswith(_ARCHIVES) and target.suffix != ".npz":
-                raise Refused("the zip file holds another archive: unpack it and drop what is in it")
+                raise Refused(_NESTED)
             start, total = False, total + len(block)
             if total > limits.megabytes * 10**6:
-                raise Refused(f"the zip file unpacks to more than that: {_LARGE.format(megabytes=limits.megabytes)}")
+                raise _too_large("the unpacked zip file is larger", limits)
             file.write(block)
     return total
+
+
+def _too_many_files(problem: str, limits: Limits) -> Refused:
+    return Refused(f"{problem}, and this page accepts up to {limits.files:,}: drop one series, or fewer", TOO_LARGE)
+
+
+def _too_large(problem: str, limits: Limits) -> Refused:
+    return Refused(
+        f"{problem}, and this page accepts up to {limits.megabytes:,} MB: drop one series, or fewer", TOO_LARGE
+    )

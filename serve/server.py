@@ -1,55 +1,55 @@
-"""The web server: which addresses there are, and what each takes and gives.
+"""The web server: its addresses, what each accepts and what it returns.
 
-| address | takes | gives |
+| address | accepts | returns |
 |---|---|---|
 | `GET /`, `/page.css`, `/page.js`, `/icon.svg` | | the page |
-| `POST /study` | a study's files, see `radfm.serve.intake` | its token |
-| `POST /gradio_api/queue/join`, `GET …/data` | the token | its place in the queue, how far it is, how it ended |
+| `POST /study` | the files of a study, see `radfm.serve.intake` | its token, JSON |
+| `GET /progress` | | its position in the queue, its progress and how it ended: server-sent events |
 | `GET /answer` | | what the page shows, JSON |
 | `GET /sheet/SCAN/WINDOW/SHEET` | | sixteen slices, JPEG |
-| `GET /maps/DISORDER` | | coarse maps of all scans, a byte for each place |
-| `POST /names` | names that a visitor typed, or one to remove | their scores, JSON |
+| `GET /maps/DISORDER` | | coarse maps of all scans, one byte per patch |
+| `POST /names` | names that the visitor typed, or one to remove | their scores, JSON |
 | `GET /report` | | the report, HTML |
 | `POST /forget` | the token | |
 
-All but the first two rows and the last want the token in the header `X-Study`. Any other address is not found, those
-that Gradio brings along included: its own uploads, for one, would stay on disk.
+All but the first two and the last need the token in the header `X-Study`. Every error is JSON, {"reason": ...}, with
+the HTTP status of its kind: 404 for an unknown address, 408 and 413 for what exceeds a limit, 410 for a study that was
+deleted, 422 for what is not a study or a name, 503 while too many studies wait.
 """
 
 import asyncio
 import json
 import logging
-import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import parse_qs
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-import gradio
-from fastapi import HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
 from radfm.pipeline_radfm import SYNTHETIC_ONLY
+from radfm.serve.answers import Answer
 from radfm.serve.intake import write_files
-from radfm.serve.limits import Limits
-from radfm.serve.studies import Studies
+from radfm.serve.limits import TIMED_OUT, TOO_LARGE, Limits, Refused
+from radfm.serve.studies import ANSWERED, REFUSED, Studies
 
-_JOIN, _LISTEN = "/gradio_api/queue/join", "/gradio_api/queue/data"
-_QUEUE = (_JOIN, _LISTEN, "/gradio_api/startup-events")
-_PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_FILES_OF_PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_LARGEST_BODY = 64_000  # bytes, of every request but a study
 _DRAINING_SECONDS = 10
-_LARGEST_BODY = 64_000  # bytes, of all requests but a study
+_POLL_SECONDS, _HEARTBEAT_SECONDS = 0.1, 15.0  # of the progress of a study
+_CLOSING_SECONDS = 3  # that open connections have when the server ends
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -67,21 +67,21 @@ def run(model: str, host: str, port: int, limits: Limits, device: str | None) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        server, url = launch(studies, host, port)
-        show(f"[bold]{url}[/] answers with {Path(model).name}. Ctrl+C ends it.", highlight=False)
+        server = launch(studies, host, port)
+        show(f"[bold]{server.url}[/] serves {Path(model).name}. Ctrl+C ends it.", highlight=False)
         show(f"[dim]{DISCLAIMER}[/]")
         if studies.pipe.synthetic_only:
             show(f"[bold yellow]{SYNTHETIC_ONLY}[/]")
         if host not in ("127.0.0.1", "localhost", "::1"):
-            show("[yellow]Whoever reaches this machine can use the page: it has no password.[/]")
+            show("[yellow]The page has no password: everyone who can reach this machine can use it.[/]")
         stop.wait()
-        server.blocks.close(verbose=False)
+        server.close()
     finally:
         studies.close()
 
 
 def open_studies(model: str, limits: Limits, device: str | None = None) -> Studies:
-    """Loads the checkpoint. Raises: ValueError where it is not there, or has no vocabulary of its own."""
+    """Loads the checkpoint. Raises: ValueError: it does not exist, or has no vocabulary."""
     from transformers import pipeline
 
     from radfm.knowledge.definitions import define
@@ -91,210 +91,271 @@ def open_studies(model: str, limits: Limits, device: str | None = None) -> Studi
     quiet_transformers()
     pipe = pipeline("zero-shot-diagnosis", model=model, device=device)
     if not pipe.model.config.disorders:
-        raise ValueError(f"{model} has no vocabulary of its own, which the page shows: give it one by set_disorders")
-    define("Pneumothorax", codes("Pneumothorax"))  # reads the tables of names now, and not when a visitor waits
+        raise ValueError(f"{model} has no vocabulary, which the page shows: give it one with set_disorders")
+    define("Pneumothorax", codes("Pneumothorax"))  # loads the tables of names before the first visitor waits for them
     return Studies(pipe, model, limits)
 
 
-def launch(studies: Studies, host: str, port: int | None) -> tuple[gradio.Server, str]:
-    """Starts the server in a thread: it, and the address of the page. Raises: OSError where the port is taken."""
-    # Nothing comes there, but Gradio makes folders, one of them where it was told when it was imported.
-    os.environ["GRADIO_TEMP_DIR"] = gradio.routes.DEFAULT_TEMP_DIR = str(studies.root / "gradio")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    _, url, _ = (server := _server(studies)).launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        max_threads=40,
-    )
-    return server, url
+class RunningServer:
+    """A server in a thread of its own. `url` is the address of the page."""
+
+    def __init__(self, app, host: str, port: int):
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port"
+            ) from error
+        shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{port}/"
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+        )
+        for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):  # their messages may quote requests
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
 
 
-def _server(studies: Studies) -> gradio.Server:
-    server = gradio.Server(title="radfm", docs_url=None, redoc_url=None, openapi_url=None)
-    limits, model = studies.limits, studies.pipe.model
-    config = model.config
-    page = files("radfm.serve") / "page"
-    about = {
-        "megabytes": limits.megabytes,
-        "files": limits.files,
-        "names": limits.names if model.head.reads_text or config.disorders else 0,
-        "modalities": list(MODALITIES)[1:],
-        "history": config.use_history,
-        "synthetic_only": SYNTHETIC_ONLY if studies.pipe.synthetic_only else None,
-    }
-    words = {
+def launch(studies: Studies, host: str, port: int) -> RunningServer:
+    """Starts the server in a thread. Raises: OSError: the port is in use."""
+    return RunningServer(_Outermost(make_app(studies)), host, port)
+
+
+def make_app(studies: Studies) -> FastAPI:
+    """The application with all its addresses."""
+    app = FastAPI(title="radfm", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
+        return _error(error.status_code, error.detail)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return _error(error.status, one_line(error))
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> Response:
+        return _error(500, "an internal error")
+
+    _add_page(app, studies)
+    _add_study(app, studies)
+    _add_answer(app, studies)
+    _add_names(app, studies)
+    return app
+
+
+def _add_page(app: FastAPI, studies: Studies) -> None:
+    folder = files("radfm.serve") / "page"
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    for placeholder, text in {
         "{{ disclaimer }}": DISCLAIMER,
         "{{ model }}": escape(Path(studies.model).name),
-        "{{ about }}": json.dumps(about).replace("<", "\\u003c"),
-    }
+        "{{ settings }}": json.dumps(_settings(studies)).replace("<", "\\u003c"),
+    }.items():
+        index = index.replace(placeholder, text)
 
-    @server.api(name="answer", concurrency_limit=1, api_visibility="private")
-    def answer(token: str) -> dict:
-        yield from _safely(studies, token)
-
-    @server.api_route("/", methods=["GET", "HEAD"])
-    def root() -> Response:
-        index = (page / "index.html").read_text(encoding="utf-8")
-        for word, said in words.items():
-            index = index.replace(word, said)
+    @app.api_route("/", methods=["GET", "HEAD"])
+    def page() -> Response:
         return Response(index, media_type="text/html")
 
-    def attach(name: str, kind: str) -> None:
-        server.get(f"/{name}")(lambda: Response((page / name).read_bytes(), media_type=kind))
+    def add_file(name: str, media_type: str) -> None:
+        app.get(f"/{name}")(lambda: Response((folder / name).read_bytes(), media_type=media_type))
 
-    for name, kind in _PAGE.items():
-        attach(name, kind)
+    for name, media_type in _FILES_OF_PAGE.items():
+        add_file(name, media_type)
 
-    @server.post("/study")
+
+def _settings(studies: Studies) -> dict:
+    """What the page knows of the server before a study is sent."""
+    return {
+        "megabytes": studies.limits.megabytes,
+        "files": studies.limits.files,
+        "modalities": list(MODALITIES)[1:],
+        "history": studies.pipe.model.config.use_history,
+        "synthetic_only": SYNTHETIC_ONLY if studies.pipe.synthetic_only else None,
+    }
+
+
+def _add_study(app: FastAPI, studies: Studies) -> None:
+    limits = studies.limits
+
+    @app.post("/study")
     async def study(request: Request) -> Response:
         try:
             with studies.arriving() as folder:
                 async with asyncio.timeout(limits.seconds):
                     header = await write_files(request.stream(), folder / "in", limits)
-                return JSONResponse({"study": studies.waits(folder, header)})
+                return JSONResponse({"study": studies.enqueue(folder, header)})
         except TimeoutError:
-            why = f"sending took longer than {limits.seconds} s: drop one series, or fewer"
-        except ValueError as error:
-            why = one_line(error)
-        await _drained(request, limits)
-        return JSONResponse({"why": why}, 413, {"Connection": "close"})
+            error = Refused(f"sending took longer than {limits.seconds} s: drop one series, or fewer", TIMED_OUT)
+        except Refused as refused:
+            error = refused
+        await _drain(request, limits)
+        return _error(error.status, one_line(error), {"Connection": "close"})
 
-    @server.get("/answer")
-    def shown(request: Request) -> Response:
-        return JSONResponse(_found(studies, request).shown)
-
-    @server.get("/sheet/{scan:int}/{window:int}/{sheet:int}")
-    def sheet(scan: int, window: int, sheet: int, request: Request) -> Response:
-        answer = _found(studies, request)
+    @app.get("/progress")
+    async def progress(request: Request) -> Response:
+        token = request.headers.get("X-Study", "")
         try:
-            pictures = list(answer.sheets[scan].pictures.values())[window][sheet]
-        except IndexError:
-            raise HTTPException(404) from None
-        return Response(pictures, media_type="image/jpeg")
+            studies.progress(token)
+        except KeyError:
+            raise _gone() from None
+        unbuffered = {"X-Accel-Buffering": "no"}  # a proxy that collects events would hold them back
+        return StreamingResponse(_events(studies, token, request), media_type="text/event-stream", headers=unbuffered)
 
-    @server.get("/maps/{disorder:int}")
-    def maps(disorder: int, request: Request) -> Response:
-        answer = _found(studies, request)
-        if disorder >= len(answer.maps):
-            raise HTTPException(404)
-        return Response(answer.maps[disorder], media_type="application/octet-stream")
-
-    @server.post("/names")
-    def names(body: dict, request: Request) -> Response:
-        token = _token(studies, request)
-        wanted = body.get("names", [])
-        if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
-            raise HTTPException(400)
-        if isinstance(name := body.get("remove"), str):
-            studies.remove(token, name)
-        try:
-            return JSONResponse({"diagnoses": studies.score(token, wanted)})
-        except ValueError as error:
-            return JSONResponse({"why": one_line(error)}, 422)
-
-    @server.get("/report")
-    def report(request: Request) -> Response:
-        content = studies.report(_token(studies, request))
-        attached = {"Content-Disposition": 'attachment; filename="case.html"'}
-        return Response(content, media_type="text/html", headers=attached)
-
-    @server.post("/forget")
+    @app.post("/forget")
     async def forget(request: Request) -> Response:
-        studies.forget((await request.body()).decode("ascii", "replace"))
+        studies.delete((await _read_body(request)).decode("ascii", "replace"))
         return Response(status_code=204)
 
-    server.add_middleware(_Doors, studies=studies)
-    return server
+
+def _add_answer(app: FastAPI, studies: Studies) -> None:
+    @app.get("/answer")
+    def answer(request: Request) -> Response:
+        return JSONResponse(_answer_of(studies, request).shown)
+
+    @app.get("/sheet/{scan:int}/{window:int}/{sheet:int}")
+    def sheet(scan: int, window: int, sheet: int, request: Request) -> Response:
+        sheets = _answer_of(studies, request).sheets
+        try:
+            picture = list(sheets[scan].pictures.values())[window][sheet]
+        except IndexError:
+            raise HTTPException(404, "there is no such sheet") from None
+        return Response(picture, media_type="image/jpeg")
+
+    @app.get("/maps/{disorder:int}")
+    def maps(disorder: int, request: Request) -> Response:
+        maps = _answer_of(studies, request).maps
+        if disorder >= len(maps):
+            raise HTTPException(404, "there is no such map")
+        return Response(maps[disorder], media_type="application/octet-stream")
+
+    @app.get("/report")
+    def report(request: Request) -> Response:
+        content = _answer_of(studies, request).report_page()
+        attachment = {"Content-Disposition": 'attachment; filename="case.html"'}
+        return Response(content, media_type="text/html", headers=attachment)
 
 
-def _safely(studies: Studies, token: str) -> Iterator[dict]:
-    try:
-        yield from studies.answer(token)
-    except Exception as error:  # one visitor's study must end in a line, whatever it is; which kind of error is logged
-        logging.getLogger("radfm").error("a study ended in %s", type(error).__name__)
-        yield {"stage": "refused", "done": 0, "of": 0, "why": "something went wrong with this study, and it was let go"}
+def _add_names(app: FastAPI, studies: Studies) -> None:
+    @app.post("/names")
+    async def names(request: Request) -> Response:
+        body = await _read_body(request)
+        token = request.headers.get("X-Study", "")
+        try:
+            content = json.loads(body)
+            typed, removed = content.get("names", []), content.get("remove")
+        except (ValueError, AttributeError):
+            raise Refused("the request is not JSON with names") from None
+        if not isinstance(typed, list) or not all(isinstance(name, str) for name in typed):
+            raise Refused("names must be a list of text")
+        return await asyncio.to_thread(score, token, typed, removed)
+
+    def score(token: str, typed: list[str], removed) -> Response:
+        try:
+            if isinstance(removed, str):
+                studies.remove(token, removed)
+            return JSONResponse({"diagnoses": studies.score(token, typed)})
+        except KeyError:
+            raise _gone() from None
+        except ValueError as error:  # a name that is not on the list of a model with a fixed one
+            return _error(422, one_line(error))
 
 
-async def _drained(request: Request, limits: Limits) -> None:
-    """Lets what still comes of a refused study pass by, within reason: a browser that is sending hears no answer."""
+async def _events(studies: Studies, token: str, request: Request) -> AsyncIterator[str]:
+    """The progress of a study as server-sent events, until it has ended or its visitor has left."""
+    last, sent = None, time.monotonic()
+    with suppress(KeyError), studies.listening(token):
+        while not await request.is_disconnected():
+            stage = studies.progress(token)
+            if stage != last:
+                last, sent = stage, time.monotonic()
+                yield f"data: {json.dumps(stage)}\n\n"
+            elif time.monotonic() - sent > _HEARTBEAT_SECONDS:
+                sent = time.monotonic()
+                yield ": still here\n\n"  # a comment, so that proxies keep the connection open
+            if stage["stage"] in (ANSWERED, REFUSED):
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > _LARGEST_BODY:
+            await _drain(request, Limits(megabytes=1))
+            raise Refused(f"a request has at most {_LARGEST_BODY:,} bytes", TOO_LARGE)
+    return bytes(body)
+
+
+async def _drain(request: Request, limits: Limits) -> None:
+    """Reads and discards the rest of a refused body, within limits: a browser reads no answer while it still sends."""
     read = 0
-    with suppress(TimeoutError, ClientDisconnect):
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: the body has been read
         async with asyncio.timeout(_DRAINING_SECONDS):
             async for block in request.stream():
                 if (read := read + len(block)) > limits.megabytes * 10**6:
                     return
 
 
-def _token(studies: Studies, request: Request) -> str:
-    token = request.headers.get("X-Study", "")
-    _get(studies, token)
-    return token
-
-
-def _found(studies: Studies, request: Request):
-    return _get(studies, request.headers.get("X-Study", ""))
-
-
-def _get(studies: Studies, token: str):
+def _answer_of(studies: Studies, request: Request) -> Answer:
     try:
-        return studies.get(token)
+        return studies.get(request.headers.get("X-Study", ""))
     except KeyError:
-        raise HTTPException(410, "this study was let go: drop it again") from None
+        raise _gone() from None
 
 
-class _Doors:
-    """Lets through what the table above lists, bodies no larger than they need to be, and adds the headers.
+def _gone() -> HTTPException:
+    return HTTPException(410, "this study was deleted: drop it again")
 
-    The queue is Gradio's, so that here alone is seen who joins it, and who listens.
+
+def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"reason": reason}, status, headers)
+
+
+class _Outermost:
+    """Adds the headers of every response, refuses requests of other sites, and logs errors without their content.
+
+    A browser tells in Sec-Fetch-Site whether a page of another site sends a request. Such a page may not send studies.
     """
 
-    def __init__(self, app, studies: Studies):
-        self.app, self.studies = app, studies
+    def __init__(self, app):
+        self.app = app
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
             return
-        path = scope["path"]
-        ours = path in ("/", "/study", "/answer", "/names", "/report", "/forget") or path[1:] in _PAGE
-        if not (ours or path in _QUEUE or path.startswith(("/sheet/", "/maps/"))):
-            await Response(status_code=404)(scope, receive, send)
-            return
-        read, joining = 0, bytearray()
 
-        async def counted():
-            nonlocal read, joining
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > _LARGEST_BODY and path != "/study":
-                raise HTTPException(413)
-            if path == _JOIN and message["type"] == "http.request":
-                joining += message.get("body", b"")
-                if not message.get("more_body"):
-                    self._joined(bytes(joining))
-            return message
-
-        async def with_headers(message) -> None:
+        async def send_with_headers(message) -> None:
             if message["type"] == "http.response.start":
                 own = {name.lower().encode(): value.encode() for name, value in _HEADERS.items()}
                 message["headers"] = [pair for pair in message["headers"] if pair[0] not in own] + list(own.items())
             await send(message)
 
-        session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-        with self.studies.attended(session) if path == _LISTEN else nullcontext():
-            await self.app(scope, counted, with_headers)
+        site = dict(scope["headers"]).get(b"sec-fetch-site", b"same-origin")
+        if scope["method"] == "POST" and site not in (b"same-origin", b"none"):
+            await _error(403, "requests of other sites are refused")(scope, receive, send_with_headers)
+            return
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # the application has answered; a traceback in the log may quote the request
+            logging.getLogger("radfm").error("a request ended in %s", type(error).__name__)
 
-    def _joined(self, body: bytes) -> None:
-        with suppress(ValueError, KeyError, TypeError, IndexError):  # what is no study, Gradio refuses
-            said = json.loads(body)
-            self.studies.joins(said["data"][0], str(said["session_hash"]))
 
-
-__all__ = ["launch", "open_studies", "run"]
+__all__ = ["RunningServer", "launch", "make_app", "open_studies", "run"]

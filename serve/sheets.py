@@ -1,9 +1,9 @@
-"""The slices of a scan as pictures to scroll through: JPEG sheets of sixteen, in each window that fits.
+"""The slices of a scan as pictures for the viewer: JPEG sheets of sixteen slices, in each window that applies.
 
 Decisions:
-- One range of grey for all slices of a scan, or scrolling would flicker: the window for CT in Hounsfield units, else
-  between two percentiles.
-- Pixels are made square, and a slice has at most 512 on its longer side, a radiograph 1,024.
+- All slices of a scan share one range of grey values, so that scrolling does not flicker: a window in Hounsfield units
+  for CT, otherwise the range between two percentiles.
+- Pixels are resampled to squares. A slice has at most 512 pixels on its longer side, a radiograph 1,024.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from radfm.data_prep.pictures import ct_window
 
 PER_SHEET = 16
 _COLUMNS = 4
-_SIDE, _LONE_SIDE = 512, 1024
+_SIDE, _RADIOGRAPH_SIDE = 512, 1024  # pixels
 _QUALITY = 82
-_SAMPLE = 1_000_000  # pixels that percentiles are taken of
+_SAMPLE = 1_000_000  # pixels from which percentiles are computed
 _WINDOWS = {"Soft tissue": (-160.0, 240.0), "Lung": (-1350.0, 150.0), "Bone": (-450.0, 1050.0)}  # Hounsfield units
 _BRAIN = {"Brain": (-10.0, 90.0)}
 
@@ -29,10 +29,10 @@ _BRAIN = {"Brain": (-10.0, 90.0)}
 class Sheets:
     """
     Attributes:
-        width, height: of a slice, pixels.
-        columns: of a sheet.
-        windows: name -> (low, high) Hounsfield units; one without a name where the scan has none.
-        pictures: name -> sheets in order, JPEG.
+        width, height: Of a slice, pixels.
+        columns: Slices in a row of a sheet.
+        windows: Name -> (low, high) in Hounsfield units; one without a name for a scan that has no windows.
+        pictures: Name of a window -> sheets in order, JPEG.
     """
 
     width: int
@@ -46,12 +46,13 @@ class Sheets:
         return sum(len(sheet) for sheets in self.pictures.values() for sheet in sheets)
 
 
-def draw(scan: Scan) -> Sheets:
+def render(scan: Scan) -> Sheets:
+    """The sheets of a scan, in every window."""
     count, (rows, columns) = len(scan.pixels), scan.pixels.shape[1:3]
     row_mm, column_mm = scan.spacing_mm[1:] if scan.spacing_mm is not None else (1.0, 1.0)
     finest = min(row_mm, column_mm) or 1.0
     height, width = rows * (row_mm or 1.0) / finest, columns * (column_mm or 1.0) / finest
-    scale = min(1.0, (_SIDE if count > 1 else _LONE_SIDE) / max(height, width))
+    scale = min(1.0, (_SIDE if count > 1 else _RADIOGRAPH_SIDE) / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     windows = _windows(scan)
     sheets = Sheets(*size, min(_COLUMNS, count), windows)
@@ -83,9 +84,10 @@ def _sheet(pixels: np.ndarray, limits: tuple[float, float], sheets: Sheets) -> b
     rows = -(-len(pixels) // sheets.columns)
     mode = "RGB" if pixels.ndim == 4 else "L"
     sheet = Image.new(mode, (min(len(pixels), sheets.columns) * width, rows * height))
-    for place, image in enumerate(_images(pixels, limits)):
+    for position, image in enumerate(_images(pixels, limits)):
         fitted = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-        sheet.paste(fitted, (place % sheets.columns * width, place // sheets.columns * height))
+        row, column = divmod(position, sheets.columns)
+        sheet.paste(fitted, (column * width, row * height))
     file = BytesIO()
     sheet.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
@@ -93,7 +95,7 @@ def _sheet(pixels: np.ndarray, limits: tuple[float, float], sheets: Sheets) -> b
 
 def _images(pixels: np.ndarray, limits: tuple[float, float]) -> Iterator[Image.Image]:
     low, high = limits
-    for one in pixels:
-        if one.dtype != np.uint8:
-            one = np.uint8(255 * np.clip((one.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1))
-        yield Image.fromarray(np.ascontiguousarray(one))
+    for image in pixels:
+        if image.dtype != np.uint8:
+            image = np.uint8(255 * np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1))
+        yield Image.fromarray(np.ascontiguousarray(image))

@@ -1,13 +1,15 @@
-"""Studies from the moment they arrive until they are let go: what is on disk, what is kept, and the model's answers.
+"""Studies from their arrival until they are deleted: the queue of those that wait, and the answers that are kept.
 
 Decisions:
-- Who holds a study's token may see it. Tokens are 256 random bits, travel in a header and are in no address.
-- The model reads one study at a time, and the lock on it is its own: names typed for a study that was answered are
-  scored while another one is read.
-- A study keeps its place as long as its visitor listens to how it goes. One that nobody waits for goes in a minute, or
-  a few dozen that were sent and left would keep everybody else out.
+- Access to a study needs its token: 256 random bits, sent in a header and never in an address.
+- The queue has one slot: one thread answers one study at a time, in the order in which their visitors began to listen.
+  Names that are typed for an answered study have a lock of their own, and are scored meanwhile.
+- A study keeps its position while its visitor listens to its progress. Studies without a listener are not answered and
+  are deleted after a minute, so that abandoned studies do not keep other visitors out.
+- Files are on disk until the study is answered or refused; then nothing of it is.
 """
 
+import logging
 import secrets
 import shutil
 import tempfile
@@ -16,203 +18,157 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from radfm.cases import Case
 from radfm.cli.console import one_line
 from radfm.eval import case_report
-from radfm.eval.saliency import Explanation, explain
-from radfm.serve.limits import Limits, Refused
+from radfm.eval.saliency import explain
+from radfm.serve.answers import Answer, content_of_page, maps_as_bytes
+from radfm.serve.limits import TOO_MANY_STUDIES, Limits, Refused
 from radfm.serve.reading import read_study
-from radfm.serve.sheets import PER_SHEET, Sheets, draw
+from radfm.serve.sheets import render
 
 _LONGEST_NAME = 300  # characters
 _TIDY_SECONDS = 30
+ANSWERED, REFUSED = "answered", "refused"  # the last stage of a study
 
 
 @dataclass
 class Waiting:
-    """A study whose files have come.
+    """A study whose files have arrived.
 
     Attributes:
-        session: by which its visitor joined the queue; None: nobody has.
-        since: when it was last left alone; infinite while its visitor listens.
-        begun: whether its turn has come; from then on its time is limited by the deadline.
+        position: Its number in the queue, from the moment that its visitor listened first; None before.
+        listeners: How many connections listen to its progress.
+        left: When the last listener left, or the files arrived.
+        stage: Its progress, {"stage", "done", "total", "reason"}; None until its turn has come.
+        deleted: Whether its visitor deleted it while it was being answered.
     """
 
     folder: Path
     header: dict
-    session: str | None = None
-    since: float = field(default_factory=time.monotonic)
-    begun: bool = False
-
-
-@dataclass
-class Answer:
-    """All that is kept of a study.
-
-    Attributes:
-        shown: what the page shows, JSON-able.
-        sheets: of each scan.
-        maps: of each explained disorder, all scans' coarse maps one after another, a byte for each place.
-        report: the content of its report.
-        case_embed: (d,), to score other names.
-        typed: names that were scored for it, with their scores.
-        seen: when a visitor last asked for it.
-    """
-
-    shown: dict
-    sheets: list[Sheets]
-    maps: list[bytes]
-    report: dict
-    case_embed: torch.Tensor
-    typed: dict[str, dict] = field(default_factory=dict)
-    seen: float = field(default_factory=time.monotonic)
+    position: int | None = None
+    listeners: int = 0
+    left: float = field(default_factory=time.monotonic)
+    stage: dict | None = None
+    deleted: bool = False
 
     @property
-    def bytes(self) -> int:
-        pictures = sum(len(uri) for scan in self.report["scans"] for uri in _uris(scan))
-        return sum(sheets.bytes for sheets in self.sheets) + sum(map(len, self.maps)) + pictures
+    def ended(self) -> bool:
+        return self.stage is not None and self.stage["stage"] in (ANSWERED, REFUSED)
+
+    @property
+    def may_begin(self) -> bool:
+        return self.stage is None and self.listeners > 0
+
+    def abandoned(self, seconds: float) -> bool:
+        running = self.stage is not None and not self.ended
+        return not running and not self.listeners and time.monotonic() - self.left > seconds
 
 
 class Studies:
     def __init__(self, pipe, model: str, limits: Limits):
-        """`pipe` is the zero-shot-diagnosis pipeline, `model` the folder or name it was loaded from."""
+        """`pipe` is the zero-shot-diagnosis pipeline, `model` the folder or name from which it was loaded."""
         self.pipe, self.model, self.limits = pipe, model, limits
         self.root = Path(tempfile.mkdtemp(prefix="radfm-serve-"))
         self._waiting: dict[str, Waiting] = {}
         self._arriving = 0
+        self._positions = count()
         self._answers: dict[str, Answer] = {}
-        self._lock = threading.Lock()  # of the four above
-        self._text = threading.Lock()  # the pipeline remembers the texts it embedded last
+        self._changed = threading.Condition()  # guards the four above
+        self._text = threading.Lock()  # the pipeline caches the texts that it embedded last
         self._closed = threading.Event()
-        threading.Thread(target=self._tidies, daemon=True).start()
+        for loop in (self._answer_in_turn, self._tidy_regularly):
+            threading.Thread(target=loop, daemon=True).start()
 
     def close(self) -> None:
         self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
         shutil.rmtree(self.root, ignore_errors=True)
 
     @contextmanager
     def arriving(self) -> Iterator[Path]:
-        """A new folder for a study's files; `waits` keeps it, else it is deleted in the end."""
+        """A new folder for the files of a study, deleted at the end unless `enqueue` took it over.
+
+        Raises:
+            Refused: Too many studies are waiting.
+        """
         self.tidy()
-        with self._lock:
-            if self._arriving + len(self._waiting) >= self.limits.waiting:
-                raise Refused("too many studies are waiting: try again in a minute")
+        with self._changed:
+            waiting = sum(not study.ended for study in self._waiting.values())
+            if self._arriving + waiting >= self.limits.waiting:
+                raise Refused("too many studies are waiting: try again in a minute", TOO_MANY_STUDIES)
             self._arriving += 1
         folder = Path(tempfile.mkdtemp(dir=self.root))
         try:
             (folder / "in").mkdir()
             yield folder
         finally:
-            with self._lock:
+            with self._changed:
                 self._arriving -= 1
                 kept = any(folder == study.folder for study in self._waiting.values())
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def waits(self, folder: Path, header: dict) -> str:
-        """The token of a study whose files have come."""
+    def enqueue(self, folder: Path, header: dict) -> str:
+        """The token of a study whose files have arrived in a folder of `arriving`."""
         token = secrets.token_urlsafe(32)
-        with self._lock:
+        with self._changed:
             self._waiting[token] = Waiting(folder, header)
         return token
 
-    def joins(self, token: str, session: str) -> None:
-        """A waiting study's visitor has joined the queue."""
-        with self._lock:
-            if token in self._waiting:
-                self._waiting[token].session = session
-
     @contextmanager
-    def attended(self, session: str) -> Iterator[None]:
-        """While the visitor of this session listens."""
-        self._attends(session, float("inf"))
+    def listening(self, token: str) -> Iterator[None]:
+        """While a visitor listens to the progress of a study. Raises: KeyError: there is no such study."""
+        with self._changed:
+            study = self._waiting[token]
+            study.listeners += 1
+            if study.position is None:
+                study.position = next(self._positions)
+            self._changed.notify_all()
         try:
             yield
         finally:
-            self._attends(session, time.monotonic())
+            with self._changed:
+                study.listeners -= 1
+                study.left = time.monotonic()
 
-    def _attends(self, session: str, since: float) -> None:
-        with self._lock:
-            for study in self._waiting.values():
-                if study.session == session:
-                    study.since = since
+    def progress(self, token: str) -> dict:
+        """{"stage", "done", "total", "reason"}; while it waits, `total` is the number of studies before it.
 
-    def answer(self, token: str) -> Iterator[dict]:
-        """Reads a waiting study and keeps the answer: yields {"stage", "done", "of", "why"} as it goes on.
-
-        The last stage is "answered", or "refused" with the reason. Nothing of it is on disk by then.
+        Raises:
+            KeyError: There is no such study.
         """
-        with self._lock:
-            study = self._waiting.get(token)
-            if study is not None:
-                study.begun = True
-        if study is None:
-            yield _stage("refused", why="this study waited too long: drop it again")
-            return
-        try:
-            try:
-                yield from self._answered(token, study.folder, study.header)
-                last = _stage("answered")
-            finally:
-                shutil.rmtree(study.folder, ignore_errors=True)
-                with self._lock:
-                    self._waiting.pop(token, None)
-        except (ValueError, OSError) as error:
-            last = _stage("refused", why=one_line(error))
-        except torch.OutOfMemoryError:
-            last = _stage("refused", why="the study is too large for this machine's memory: drop one series, or fewer")
-        yield last
-
-    def _answered(self, token: str, folder: Path, header: dict) -> Iterator[dict]:
-        started = time.monotonic()
-        deadline = started + self.limits.seconds
-        case = None
-        for so_far in read_study(folder, header, self.limits, deadline):
-            if isinstance(so_far, Case):
-                case = so_far
-            else:
-                yield _stage("reading", *so_far)
-        read = time.monotonic()
-        slices = sum(len(scan.pixels) for scan in case.scans)
-        yield _stage("looking", 0, slices)
-        with _until(self.pipe.model, deadline, self.limits):
-            found = self.pipe(case, return_attentions=True)
-            yield _stage("explaining", 0, slices)
-            explanations = explain(self.pipe.model, self.pipe.processor, case, case_report.explained(found))
-        answered = time.monotonic()
-        sheets = []
-        for scan in case.scans:
-            yield _stage("drawing", sum(len(other.pixels) for other in case.scans[: len(sheets)]), slices)
-            if time.monotonic() > deadline:
-                raise _too_long(self.limits)
-            sheets.append(draw(scan))
-        report = case_report.content(self.pipe.model.config, case, found, explanations, self.model)
-        shown = _shown(report, case, found, explanations, sheets)
-        shown["seconds"] = {"reading": read - started, "model": answered - read}
-        maps = [b"".join(_bytes(coarse) for coarse in one.coarse) for one in explanations]
-        with self._lock:
-            self._answers[token] = Answer(shown, sheets, maps, report, found["case_embed"])
-        self.tidy()
+        with self._changed:
+            study = self._waiting[token]
+            if study.stage is not None:
+                return study.stage
+            position = next(self._positions) if study.position is None else study.position
+            before = sum(
+                (other.may_begin and other.position < position) or (other.stage is not None and not other.ended)
+                for other in self._waiting.values()
+            )
+            return _stage("waiting", 0, before)
 
     def get(self, token: str) -> Answer:
-        """Raises: KeyError where there is none, any more."""
-        with self._lock:
+        """Raises: KeyError: there is no such answer, or it was deleted."""
+        with self._changed:
             answer = self._answers[token]
-            answer.seen = time.monotonic()
+            answer.used = time.monotonic()
             return answer
 
     def score(self, token: str, names: list[str]) -> list[dict]:
-        """What the model says of names that a visitor typed: all of this study's, as `case_report.described`.
+        """Scores names that the visitor typed; returns all names typed for this study, best first.
 
         Raises:
-            KeyError: there is no such study.
-            Refused: there are too many, or one is too long or empty.
-            ValueError: a model with a fixed list does not know one.
+            KeyError: There is no such study.
+            Refused: There are too many names, or one is too long or empty.
+            ValueError: The model has a fixed list of disorders, and a name is not on it.
         """
         answer = self.get(token)
         names = [" ".join(name.split()) for name in names]
@@ -222,56 +178,117 @@ class Studies:
             raise Refused(f"this page scores up to {self.limits.names} names: remove some")
         if names:
             with self._text:
-                found = self.pipe.score(answer.case_embed, names)
-            config, unlike = self.pipe.model.config, answer.shown["unlike"] is not None
-            answer.typed |= {one["label"]: case_report.described(one, config, unlike) for one in found}
-        return sorted(answer.typed.values(), key=lambda one: -one["score"])
+                diagnoses = self.pipe.score(answer.case_embed, names)
+            for diagnosis in diagnoses:
+                described = case_report.described(diagnosis, self.pipe.model.config, answer.is_ood)
+                answer.typed[diagnosis["label"]] = described
+        return answer.diagnoses_of_typed()
 
     def remove(self, token: str, name: str) -> None:
+        """Removes a name that was typed for a study. Raises: KeyError: there is no such study."""
         self.get(token).typed.pop(name, None)
 
-    def report(self, token: str) -> str:
-        """The study's report with the names that were typed, HTML."""
-        answer = self.get(token)
-        known = {one["label"].casefold() for one in answer.report["diagnoses"]}
-        others = [one for one in answer.typed.values() if one["label"].casefold() not in known]
-        diagnoses = sorted([*answer.report["diagnoses"], *others], key=lambda one: -one["score"])
-        return case_report.page(answer.report | {"diagnoses": diagnoses})
-
-    def forget(self, token: str) -> None:
-        with self._lock:
+    def delete(self, token: str) -> None:
+        """Deletes an answer or a waiting study. A study that is being answered is deleted at its next stage."""
+        with self._changed:
             self._answers.pop(token, None)
             study = self._waiting.get(token)
-            if study is not None and not study.begun:
-                del self._waiting[token]
-                shutil.rmtree(study.folder, ignore_errors=True)
+            if study is None:
+                return
+            if study.stage is None or study.ended:
+                self._discard(token)
+            else:
+                study.deleted = True
 
     def tidy(self) -> None:
-        """Lets go of what nobody asks for any more: answers that are idle or too much, studies nobody waits for."""
+        """Deletes answers that are idle or exceed the limit, and studies that were abandoned."""
         now, limits = time.monotonic(), self.limits
-        with self._lock:
-            idle = [token for token, answer in self._answers.items() if now - answer.seen > limits.idle_seconds]
+        with self._changed:
+            idle = [token for token, answer in self._answers.items() if now - answer.used > limits.idle_seconds]
             for token in idle:
                 del self._answers[token]
-            oldest = sorted(self._answers, key=lambda token: self._answers[token].seen)
+            oldest = sorted(self._answers, key=lambda token: self._answers[token].used)
             total = sum(answer.bytes for answer in self._answers.values())
             while total > limits.kept_megabytes * 10**6 and len(oldest) > 1:
                 total -= self._answers.pop(oldest.pop(0)).bytes
-            left = [
-                token
-                for token, study in self._waiting.items()
-                if not study.begun and now - study.since > limits.unattended_seconds
-            ]
-            for token in left:
-                shutil.rmtree(self._waiting.pop(token).folder, ignore_errors=True)
+            for token, study in list(self._waiting.items()):
+                if study.abandoned(limits.unattended_seconds):
+                    self._discard(token)
 
-    def _tidies(self) -> None:
+    def _discard(self, token: str) -> None:
+        shutil.rmtree(self._waiting.pop(token).folder, ignore_errors=True)
+
+    def _tidy_regularly(self) -> None:
         while not self._closed.wait(_TIDY_SECONDS):
             self.tidy()
 
+    def _answer_in_turn(self) -> None:
+        while (token := self._next()) is not None:
+            study = self._waiting[token]
+            try:
+                for stage in self._stages(token, study):
+                    study.stage = stage
+                    if study.deleted:
+                        raise Refused("the study was deleted")
+                last = _stage(ANSWERED)
+            except (ValueError, OSError) as error:
+                last = _stage(REFUSED, reason=one_line(error))
+            except torch.OutOfMemoryError:
+                last = _stage(REFUSED, reason="the study is too large for this machine's memory: drop fewer series")
+            except Exception as error:  # one study must not end the thread; only the kind of error is logged
+                logging.getLogger("radfm").error("a study ended in %s", type(error).__name__)
+                last = _stage(REFUSED, reason="an internal error ended this study, and its files were deleted")
+            shutil.rmtree(study.folder, ignore_errors=True)
+            study.stage = last
+            if study.deleted:
+                self.delete(token)
 
-def _stage(stage: str, done: int = 0, of: int = 0, why: str = "") -> dict:
-    return {"stage": stage, "done": done, "of": of, "why": why}
+    def _next(self) -> str | None:
+        """The token of the study whose turn it is, once there is one; None when the server closes."""
+        with self._changed:
+            while not self._closed.is_set():
+                ready = {token: study for token, study in self._waiting.items() if study.may_begin}
+                if ready:
+                    token = min(ready, key=lambda token: ready[token].position)
+                    ready[token].stage = _stage("opening")
+                    return token
+                self._changed.wait()
+        return None
+
+    def _stages(self, token: str, study: Waiting) -> Iterator[dict]:
+        """Answers a study: yields its progress, and keeps the answer at the end."""
+        started = time.monotonic()
+        deadline = started + self.limits.seconds
+        case = None
+        for item in read_study(study.folder, study.header, self.limits, deadline):
+            if isinstance(item, Case):
+                case = item
+            else:
+                yield _stage("reading", *item)
+        read = time.monotonic()
+        slices = sum(len(scan.pixels) for scan in case.scans)
+        yield _stage("diagnosing", 0, slices)
+        with _stop_at(deadline, self.pipe.model, self.limits):
+            diagnosed = self.pipe(case, return_attentions=True)
+            yield _stage("mapping", 0, slices)
+            explanations = explain(self.pipe.model, self.pipe.processor, case, case_report.explained(diagnosed))
+        seconds = {"reading": read - started, "model": time.monotonic() - read}
+        sheets = []
+        for scan in case.scans:
+            yield _stage("rendering", sum(len(other.pixels) for other in case.scans[: len(sheets)]), slices)
+            if time.monotonic() > deadline:
+                raise _too_long(self.limits)
+            sheets.append(render(scan))
+        report = case_report.content(self.pipe.model.config, case, diagnosed, explanations, self.model)
+        shown = content_of_page(report, case, explanations, sheets, seconds)
+        maps = [maps_as_bytes(explanation) for explanation in explanations]
+        with self._changed:
+            self._answers[token] = Answer(shown, sheets, maps, report, diagnosed["case_embed"])
+        self.tidy()
+
+
+def _stage(stage: str, done: int = 0, total: int = 0, reason: str = "") -> dict:
+    return {"stage": stage, "done": done, "total": total, "reason": reason}
 
 
 def _too_long(limits: Limits) -> Refused:
@@ -279,8 +296,8 @@ def _too_long(limits: Limits) -> Refused:
 
 
 @contextmanager
-def _until(model, deadline: float, limits: Limits) -> Iterator[None]:
-    """Raises Refused from within, at the first slices that the tower is given after the deadline."""
+def _stop_at(deadline: float, model, limits: Limits) -> Iterator[None]:
+    """Raises Refused from within, at the first batch of slices that the tower receives after the deadline."""
 
     def check(*_) -> None:
         if time.monotonic() > deadline:
@@ -291,54 +308,3 @@ def _until(model, deadline: float, limits: Limits) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _shown(report: dict, case: Case, found: dict, explanations: list[Explanation], sheets: list[Sheets]) -> dict:
-    config = report["config"]
-    facts = {scan["number"]: scan for scan in [*report["scans"], *report["other_scans"]]}
-    words = ("number", "modality", "plane", "body_part", "days", "weight", "slices", "spacing", "source")
-    return {
-        "model": report["model"],
-        "trained": config.trained,
-        "synthetic_only": report["synthetic_only"],
-        "calibrated": report["calibrated"],
-        "vocabulary": len(config.disorders),
-        "sets": report["sets"] and {name: report["sets"][name] for name in ("coverage", "guarantee")},
-        "unlike": report["unlike"],
-        "p": report["judged"] and report["judged"]["p_value"],
-        "slices": report["slices"],
-        "heaviest": report["heaviest"],
-        "diagnoses": report["diagnoses"],
-        "explained": report["explained"],
-        "brightest": [int(np.argmax([coarse.max() for coarse in one.coarse])) for one in explanations],
-        "skipped": report["skipped"],
-        "scans": [
-            {name: facts[i + 1][name] for name in words} | _of_viewer(i, scan, explanations, sheets[i])
-            for i, scan in enumerate(case.scans)
-        ],
-    }
-
-
-def _of_viewer(number: int, scan, explanations: list[Explanation], sheets: Sheets) -> dict:
-    first = explanations[0]
-    return {
-        "width": sheets.width,
-        "height": sheets.height,
-        "columns": sheets.columns,
-        "per_sheet": PER_SHEET,
-        "windows": [{"name": name, "range": limits} for name, limits in sheets.windows.items()],
-        "key": first.key_slice(number),
-        "taken": first.taken[number],
-        "attention": [round(float(weight), 5) for weight in first.attentions[number]],
-        "map": first.coarse[number].shape,  # slices taken, rows, columns
-        "part": first.part_of_square(number),
-        "peaks": [one.peak(number)[0] if one.coarse[number].max() >= 0.05 else None for one in explanations],
-    }
-
-
-def _bytes(coarse: np.ndarray) -> bytes:
-    return np.uint8(np.rint(255 * coarse)).tobytes()
-
-
-def _uris(scan: dict) -> list[str]:
-    return [scan["plain"], *(one["uri"] for one in scan["overlays"])]

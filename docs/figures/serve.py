@@ -1,4 +1,4 @@
-"""Takes serve.webp: the page of `radfm serve`, with a knee that `radfm.data_prep.phantoms` drew.
+"""Makes serve.webp: a screenshot of `radfm serve` with a synthetic knee of `radfm.data_prep.phantoms`.
 
 python docs/figures/serve.py          # needs chromium and chromedriver
 """
@@ -20,7 +20,7 @@ from radfm.serve import Limits
 from radfm.serve.server import launch, open_studies
 
 KNEE = {"seed": 11, "index": 7001, "cases": 8000, "size": 192}  # osteoarthritis, a torn meniscus and an effusion
-ASKED = "Segond fracture; tear of lateral meniscus"
+TYPED_NAMES = "Segond fracture; tear of lateral meniscus"
 SIZE = (1280, 860)
 
 
@@ -32,18 +32,18 @@ def main() -> None:
     options.binary_location = shutil.which("chromium")
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        _, url = launch(studies, "127.0.0.1", 7861)
+        url = launch(studies, "127.0.0.1", 7861).url
         size = {"width": SIZE[0], "height": SIZE[1], "deviceScaleFactor": 1.5, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         with tempfile.TemporaryDirectory() as folder:
-            shown = picture(browser, url, drawn(Path(folder)))
+            shown = screenshot(browser, url, write_knee(Path(folder)))
         Image.open(io.BytesIO(shown)).convert("RGB").save(Path(__file__).with_suffix(".webp"), quality=82, method=6)
     finally:
         browser.quit()
         studies.close()
 
 
-def drawn(folder: Path) -> list[str]:
+def write_knee(folder: Path) -> list[str]:
     files = []
     for number, scan in enumerate(make_case(**KNEE).case.scans):
         files.append(str(folder / f"{number}.nii.gz"))
@@ -52,7 +52,7 @@ def drawn(folder: Path) -> list[str]:
 
 
 def affine(scan: Scan) -> np.ndarray:
-    """Of columns, rows and slices as `radfm.readers` orders them, in NIfTI's right, anterior, superior."""
+    """Directions of columns, rows and slices as `radfm.readers` orders them, in NIfTI's RAS coordinates."""
     between, row_mm, column_mm = scan.spacing_mm
     axes = {
         "axial": ((-column_mm, 0, 0), (0, -row_mm, 0), (0, 0, between)),
@@ -64,16 +64,16 @@ def affine(scan: Scan) -> np.ndarray:
     return matrix
 
 
-def picture(browser, url: str, files: list[str]) -> bytes:
+def screenshot(browser, url: str, files: list[str]) -> bytes:
     browser.get(url)
     browser.find_element("id", "modality").send_keys("MRI")
     browser.find_element("id", "files").send_keys("\n".join(files))
     until(lambda: browser.find_element("tag name", "body").get_attribute("data-state") == "study")
-    browser.find_element("id", "name").send_keys(f"{ASKED}\n")
+    browser.find_element("id", "name").send_keys(f"{TYPED_NAMES}\n")
     until(lambda: browser.find_elements("css selector", "#typed li"))
-    browser.find_element("css selector", "#found .badges button").click()  # show it on the images
+    browser.find_element("css selector", "#diagnoses .badges button").click()  # show on the images
     browser.execute_script("document.activeElement.blur()")
-    time.sleep(5)  # the map and the sheets have come
+    time.sleep(5)  # until the map and the sheets are loaded
     return browser.get_screenshot_as_png()
 
 

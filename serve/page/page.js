@@ -1,17 +1,17 @@
-// The page: sends a study, waits for its turn, shows slices with maps, and what the model says.
+// The page: sends a study, follows its progress, and shows its slices with saliency maps and the scores of disorders.
 //
-// - Of a file's name only the ending is sent. Files that belong together (.hdr and .img) share a number.
-// - Slices come as sheets, those nearest to the shown one first, and are kept as they came; the few in use are decoded.
-// - A map is a coarse grid for each slice that the model was shown. It is interpolated and coloured here, as
-//   `radfm.eval.saliency` does, so that no choice of disorder or slice waits for the server.
+// - Only the extension of a file name is sent. Files that belong together (.hdr and .img) share a number.
+// - Slices are loaded as sheets, those near the shown slice first. Sheets are kept as JPEG; the few in use are decoded.
+// - A map is a coarse grid for each slice that the model read. It is interpolated and coloured here, as
+//   `radfm.eval.saliency` does, so that choosing another disorder or slice does not wait for the server.
 
-const about = JSON.parse(document.getElementById("about").textContent);
+const settings = JSON.parse(document.getElementById("settings").textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = [[0, 88, 24, 130], [0.4, 212, 62, 80], [0.7, 250, 150, 40], [1, 252, 240, 130]];
-const COVER = 0.62;
-const GRID = 64; // places a side of a map that is drawn
+const OPACITY = 0.62; // of a map, at most
+const GRID = 64; // points on each side of a drawn map
 const DECODED = 6; // sheets
-const FETCHES = 3; // at once
+const FETCHES = 3; // simultaneous requests
 const MEGA = 1e6;
 
 let token = null, study = null, viewer = null, running = null;
@@ -30,14 +30,15 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const many = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+const many = (n, noun, plural = `${noun}s`) => `${n.toLocaleString("en")} ${n === 1 ? noun : plural}`;
 const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
-const score = (one) => (one.calibrated ? percent(one.score) : one.score < 0.001 ? one.score.toExponential(0) : one.score.toFixed(3));
+const score = (diagnosis) => (diagnosis.calibrated ? percent(diagnosis.score) : diagnosis.score < 0.001 ? diagnosis.score.toExponential(0) : diagnosis.score.toFixed(3));
 const state = (name) => (document.body.dataset.state = name);
 
 // --- sending a study -------------------------------------------------------------------------------------------------
 
-function named(files) {
+// [[number and extension, file], ...], in natural order of the paths.
+function numbered(files) {
   const natural = new Intl.Collator("en", { numeric: true });
   const sorted = [...files].map((file) => [file.webkitRelativePath || file.path || file.name, file]);
   sorted.sort((a, b) => natural.compare(a[0], b[0]));
@@ -45,13 +46,13 @@ function named(files) {
   for (const [path, file] of sorted) {
     const leaf = path.split("/").pop();
     if (leaf.startsWith(".") || /^(thumbs\.db|desktop\.ini)$/i.test(leaf)) continue;
-    const ending = (/(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$/i.exec(leaf)?.[0] ?? "").toLowerCase();
-    const stem = path.slice(0, path.length - ending.length);
+    const extension = (/(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$/i.exec(leaf)?.[0] ?? "").toLowerCase();
+    const stem = path.slice(0, path.length - extension.length);
     if (!numbers.has(stem)) numbers.set(stem, numbers.size + 1);
-    let name = `${numbers.get(stem)}${ending}`;
+    let name = `${numbers.get(stem)}${extension}`;
     if (taken.has(name)) {
       numbers.set(stem, numbers.size + 1 + taken.size);
-      name = `${numbers.get(stem)}${ending}`;
+      name = `${numbers.get(stem)}${extension}`;
     }
     taken.add(name);
     list.push([name, file]);
@@ -60,191 +61,189 @@ function named(files) {
 }
 
 async function send(files) {
-  const list = named(files);
+  const list = numbered(files);
   const total = list.reduce((sum, [, file]) => sum + file.size, 0);
-  if (!list.length) return refuse("No file was found in what you dropped.");
-  if (list.length > about.files) return refuse(`These are ${many(list.length, "file")}, and this page takes up to ${about.files.toLocaleString("en")}: drop one series, or fewer.`);
-  if (total > about.megabytes * MEGA) return refuse(`These are ${Math.round(total / MEGA).toLocaleString("en")} MB, and this page takes up to ${about.megabytes.toLocaleString("en")} MB: drop one series, or fewer.`);
+  if (!list.length) return refuse("There is no file in what you dropped.");
+  if (list.length > settings.files) return refuse(`The study has ${many(list.length, "file")}, and this page accepts up to ${settings.files.toLocaleString("en")}: drop one series, or fewer.`);
+  if (total > settings.megabytes * MEGA) return refuse(`The study has ${Math.round(total / MEGA).toLocaleString("en")} MB, and this page accepts up to ${settings.megabytes.toLocaleString("en")} MB: drop one series, or fewer.`);
   const header = { files: list.map(([name, file]) => [name, file.size]), modality: $("modality").value || null, history: $("history").value.trim() || null };
   const body = new Blob([JSON.stringify(header), "\n", ...list.map(([, file]) => file)]);
-  $("why").hidden = true;
+  $("error").hidden = true;
   state("busy");
   progress("Sending", 0, total, `${many(list.length, "file")}, ${(total / MEGA).toFixed(1)} MB`);
-  const request = new XMLHttpRequest();
-  running = { stop: () => request.abort() };
-  request.upload.onprogress = (event) => progress("Sending", event.loaded, event.total);
-  request.onload = () => {
-    const said = parsed(request.responseText);
-    if (request.status === 200) wait(said.study);
-    else refuse(sentence(said?.why ?? "the server did not take the study"));
+  const upload = new XMLHttpRequest(); // fetch does not report the progress of an upload
+  running = { stop: () => upload.abort() };
+  upload.upload.onprogress = (event) => progress("Sending", event.loaded, event.total);
+  upload.onload = () => {
+    const answer = parsed(upload.responseText);
+    if (upload.status === 200) follow(answer.study);
+    else refuse(sentence(answer?.reason ?? "the server did not accept the study"));
   };
-  request.onerror = () => refuse("The connection broke while the study was sent. Try again, or drop fewer files.");
-  request.onabort = () => state("empty");
-  request.open("POST", "study");
-  request.send(body);
+  upload.onerror = () => refuse("The connection broke while the study was sent. Try again, or drop fewer files.");
+  upload.onabort = () => state("empty");
+  upload.open("POST", "study");
+  upload.send(body);
 }
 
-async function wait(study_token) {
-  const session = crypto.getRandomValues(new Uint32Array(4)).join("");
-  const joined = await fetch("gradio_api/queue/join", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ data: [study_token], fn_index: 0, session_hash: session }),
-  }).catch(() => null);
-  if (!joined?.ok) return refuse("The server takes no study at the moment. Try again in a minute.");
-  const events = new EventSource(`gradio_api/queue/data?session_hash=${session}`);
-  let now = {};
-  const end = () => { events.close(); running = null; };
-  running = { stop: () => { end(); forget(study_token); state("empty"); } };
+// Listens to the progress of a study, which the server sends as events, until it is answered or refused.
+async function follow(studyToken) {
+  const connection = new AbortController();
+  running = { stop: () => { connection.abort(); running = null; forget(studyToken); state("empty"); } };
   progress("Waiting", 0, 0);
-  events.onerror = () => { end(); refuse("The connection to the server broke. Drop the study again."); };
-  events.onmessage = async (event) => {
-    const said = JSON.parse(event.data);
-    if (said.msg === "estimation") progress("Waiting", 0, 0, said.rank ? `${many(said.rank, "study").replace("studys", "studies")} before yours` : "yours is next");
-    if (said.msg === "process_starts") progress("Opening the study", 0, 0);
-    if (said.msg === "process_generating" || said.msg === "process_completed") {
-      if (!said.success) { end(); return refuse("Something went wrong with this study. Drop it again."); }
-      now = followed(now, said.output.data?.[0]);
-      stage(now);
-    }
-    if (said.msg === "unexpected_error") { end(); refuse("The server stopped. Drop the study again."); }
-    if (said.msg === "process_completed") {
-      end();
-      if (now.stage !== "answered") return refuse(sentence(now.why || "the study was not answered"));
-      token = study_token;
-      const answer = await ask("answer").catch(() => null);
-      answer ? open(await answer.json()) : refuse("The answer was let go. Drop the study again.");
-    }
-  };
+  let last = null;
+  try {
+    const response = await fetch("progress", { headers: { "X-Study": studyToken }, signal: connection.signal });
+    if (!response.ok) return refuse(sentence((await reason(response)) ?? "the study was deleted"));
+    for await (const event of events(response.body)) show(last = event);
+  } catch {
+    if (connection.signal.aborted) return;
+  }
+  if (last?.stage === "refused") return refuse(sentence(last.reason));
+  if (last?.stage !== "answered") return refuse("The connection to the server broke. Drop the study again.");
+  running = null;
+  token = studyToken;
+  const answer = await request("answer").catch(() => null);
+  answer ? open(await answer.json()) : refuse("The answer was deleted. Drop the study again.");
 }
 
-// Gradio sends a value whole at first, then as changes: [["replace", ["done"], 12], ...].
-function followed(value, said) {
-  if (!Array.isArray(said)) return said ?? value;
-  const next = { ...value };
-  for (const [change, path, to] of said) change === "delete" ? delete next[path[0]] : (next[path[0]] = to);
-  return next;
+// Server-sent events, each one JSON; fetch in place of EventSource, which cannot send the token in a header.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) if (block.startsWith("data: ")) yield JSON.parse(block.slice(6));
+  }
 }
 
-function stage({ stage, done, of }) {
-  if (stage === "reading") progress("Reading", done, of, `${done.toLocaleString("en")} of ${many(of, "file")}`);
-  if (stage === "looking") progress("Looking at the slices", 0, 0, many(of, "slice"));
-  if (stage === "explaining") progress("Finding what speaks for the first disorders", 0, 0, many(of, "slice"));
-  if (stage === "drawing") progress("Drawing slices", done, of, many(of, "slice"));
+function show({ stage, done, total }) {
+  if (stage === "waiting") progress("Waiting", 0, 0, total ? `${many(total, "study", "studies")} before yours` : "yours is next");
+  if (stage === "opening") progress("Opening the study", 0, 0);
+  if (stage === "reading") progress("Reading", done, total, `${done.toLocaleString("en")} of ${many(total, "file")}`);
+  if (stage === "diagnosing") progress("Diagnosing", 0, 0, many(total, "slice"));
+  if (stage === "mapping") progress("Computing saliency maps", 0, 0, many(total, "slice"));
+  if (stage === "rendering") progress("Rendering slices", done, total, many(total, "slice"));
 }
 
-function progress(what, done, of, detail) {
-  $("stage").textContent = what;
-  $("done").parentElement.classList.toggle("endless", !of);
-  $("done").style.width = of ? `${(100 * done) / of}%` : "";
+function progress(title, done, total, detail) {
+  $("stage").textContent = title;
+  $("done").parentElement.classList.toggle("endless", !total);
+  $("done").style.width = total ? `${(100 * done) / total}%` : "";
   if (detail !== undefined) $("detail").textContent = detail || "\u00a0";
 }
 
-function refuse(why) {
+function refuse(message) {
   running = null;
-  $("why").textContent = why;
-  $("why").hidden = false;
+  $("error").textContent = message;
+  $("error").hidden = false;
   state("empty");
 }
 
 const parsed = (text) => { try { return JSON.parse(text); } catch { return null; } };
 const sentence = (text) => text[0].toUpperCase() + text.slice(1).replace(/\.?$/, ".");
-const forget = (which) => navigator.sendBeacon("forget", which);
+const forget = (studyToken) => navigator.sendBeacon("forget", studyToken);
+const reason = async (response) => parsed(await response.text())?.reason;
 
-async function ask(address, options = {}) {
+async function request(address, options = {}) {
   const response = await fetch(address, { ...options, headers: { "X-Study": token, ...options.headers } });
-  if (response.status === 410) leave("This study was let go, since nobody asked for it. Drop it again.");
+  if (response.status === 410) leave("This study was deleted because it was not used for a while. Drop it again.");
   if (!response.ok && response.status !== 422) throw new Error(response.status);
   return response;
 }
 
-function leave(why) {
+function leave(message) {
   if (token) forget(token);
   viewer?.close();
   token = study = viewer = null;
   for (const id of ["files", "folder", "name", "history"]) $(id).value = "";
   $("typed").replaceChildren();
-  $("why").hidden = true;
+  $("error").hidden = true;
   state("empty");
-  if (why) refuse(why);
+  if (message) refuse(message);
 }
 
-// --- what the model says ---------------------------------------------------------------------------------------------
+// --- disorders -------------------------------------------------------------------------------------------------------
 
 function open(answer) {
   study = answer;
-  $("found").replaceChildren(...study.diagnoses.map((one, i) => row(one, i + 1)));
+  $("diagnoses").replaceChildren(...study.diagnoses.map((diagnosis, i) => row(diagnosis, i + 1)));
   $("typed").replaceChildren();
-  $("unknown").hidden = true;
-  $("means").firstElementChild.textContent = study.calibrated ? "Scores are probabilities" : "Scores rank disorders, and are no probabilities";
-  $("means").lastElementChild.textContent = means();
+  $("name-error").hidden = true;
+  $("score-help").firstElementChild.textContent = study.calibrated ? "Scores are probabilities" : "Scores rank disorders and are not probabilities";
+  $("score-help").lastElementChild.textContent = scoreHelp();
   $("warnings").replaceChildren(...warnings());
-  $("aside").hidden = !study.skipped.length;
-  $("aside").firstElementChild.textContent = `${many(study.skipped.length, "file")} set aside`;
-  $("aside").lastElementChild.replaceChildren(...study.skipped.map(([file, reason]) => make("li", {}, `file ${file}: ${reason}`)));
+  $("skipped").hidden = !study.skipped.length;
+  $("skipped").firstElementChild.textContent = `${many(study.skipped.length, "file")} skipped`;
+  $("skipped").lastElementChild.replaceChildren(...study.skipped.map(([file, cause]) => make("li", {}, `file ${file}: ${cause}`)));
   const { reading, model } = study.seconds;
-  $("facts").textContent = `${many(study.scans.length, "scan")}, ${many(study.slices, "slice")}: opened in ${reading.toFixed(1)} s, answered in ${model.toFixed(1)} s. The model's vocabulary has ${many(study.vocabulary, "disorder")}.`;
+  $("facts").textContent = `${many(study.scans.length, "scan")}, ${many(study.slices, "slice")}: read in ${reading.toFixed(1)} s, diagnosed in ${model.toFixed(1)} s. The model's vocabulary has ${many(study.vocabulary, "disorder")}.`;
   $("disorder").replaceChildren(...study.explained.map((name, i) => make("option", { value: i }, name)));
   state("study");
   viewer = new Viewer(study);
   scrollTo(0, 0);
 }
 
-function means() {
-  const words = study.unlike ? ["Of a study unlike the training data a score says which disorder is likelier, and not how likely; no threshold holds."] : [study.calibrated ? "Scores of the model's vocabulary are calibrated; those of other names are not." : "The model is not calibrated: a score says which disorder is likelier, and not how likely."];
-  if (study.diagnoses.some((one) => one.threshold !== null)) words.push("A line on a bar is the disorder's threshold.");
+function scoreHelp() {
+  const sentences = [];
+  if (study.out_of_distribution) sentences.push("The study is out of distribution: scores rank disorders and are not probabilities, and no threshold is valid.");
+  else if (study.calibrated) sentences.push("Scores of the model's vocabulary are calibrated; scores of other names are not.");
+  else sentences.push("The model is not calibrated: scores rank disorders and are not probabilities.");
+  if (study.diagnoses.some((diagnosis) => diagnosis.threshold !== null)) sentences.push("A line on a bar is the disorder's threshold.");
   if (study.sets) {
     const share = `${Math.round(100 * study.sets.coverage)}%`;
-    const holds = study.sets.guarantee === "all" ? `in ${share} of cases it has all disorders of the case` : `on average it has ${share} of a case's disorders`;
-    words.push(`The set holds what cannot be ruled out: ${holds}, if patients are like those it was fitted to.`);
+    const promise = study.sets.guarantee === "all" ? `in ${share} of cases it contains all disorders of the case` : `on average it contains ${share} of a case's disorders`;
+    sentences.push(`The prediction set contains the disorders that cannot be ruled out: ${promise}, if patients are like those it was fitted to.`);
   }
-  if (study.p !== null && !study.unlike) words.push(`The study is not unlike the training data: ${percent(study.p)} of validation cases are at least as far from it.`);
-  return words.join(" ");
+  if (study.p_value !== null && !study.out_of_distribution) sentences.push(`The study is not out of distribution: ${percent(study.p_value)} of the validation cases are at least as far from the training data.`);
+  return sentences.join(" ");
 }
 
 function warnings() {
   const list = [];
   if (!study.trained) list.push(["This model is untrained.", "Its scores, weights and maps mean nothing."]);
   if (study.synthetic_only) list.push([null, study.synthetic_only]);
-  if (study.unlike) list.push(["This study is unlike the training data.", `Its scores mean little, and no threshold holds: ${study.unlike}.`]);
-  return list.map(([title, why]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), why));
+  if (study.out_of_distribution) list.push(["This study is out of distribution.", `Its scores are unreliable, and no threshold is valid: ${study.out_of_distribution}.`]);
+  return list.map(([title, text]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), text));
 }
 
-function row(one, rank, remove = null) {
-  const explained = remove ? -1 : study.explained.indexOf(one.label);
-  const bar = make("div", { class: "bar", role: "img", "aria-label": `score ${score(one)}` }, make("i", { width: `${100 * one.score}%` }));
-  if (one.threshold !== null) bar.append(make("b", { left: `${100 * one.threshold}%`, title: `threshold ${percent(one.threshold)}` }));
+function row(diagnosis, rank, remove = null) {
+  const explained = remove ? -1 : study.explained.indexOf(diagnosis.label);
+  const bar = make("div", { class: "bar", role: "img", "aria-label": `score ${score(diagnosis)}` }, make("i", { width: `${100 * diagnosis.score}%` }));
+  if (diagnosis.threshold !== null) bar.append(make("b", { left: `${100 * diagnosis.threshold}%`, title: `threshold ${percent(diagnosis.threshold)}` }));
   const badges = make("div", { class: "badges" });
-  if (one.above) badges.append(make("span", { class: "above" }, "above threshold"));
-  if (one.in_set) badges.append(make("span", {}, "in the set"));
-  if (!one.known) badges.append(make("span", {}, "not in the model's vocabulary"));
-  if (study.calibrated && !one.calibrated) badges.append(make("span", {}, "not calibrated"));
+  if (diagnosis.above) badges.append(make("span", { class: "above" }, "above threshold"));
+  if (diagnosis.in_set) badges.append(make("span", {}, "in the prediction set"));
+  if (!diagnosis.known) badges.append(make("span", {}, "not in the model's vocabulary"));
+  if (study.calibrated && !diagnosis.calibrated) badges.append(make("span", {}, "not calibrated"));
   if (explained >= 0) badges.append(make("button", { type: "button", class: "quiet", onclick: () => viewer.show(explained) }, "show on the images"));
-  const codes = one.codes.map((code) => {
+  const codes = diagnosis.codes.map((code) => {
     const name = make("summary", {}, make("code", {}, code.code), ` ${code.description ?? "not in this edition of ICD-10-CM"}`);
     const includes = code.terms.length ? make("p", {}, `Includes: ${code.terms.join("; ")}${code.more ? `; and ${code.more} more` : ""}`) : null;
     const path = code.path.length ? make("p", {}, code.path.join(" › ")) : null;
-    return make("details", rank === 1 || !one.definition ? { open: "" } : {}, name, path, includes);
+    return make("details", rank === 1 || !diagnosis.definition ? { open: "" } : {}, name, path, includes);
   });
   if (!codes.length) codes.push(make("p", { class: "soft" }, "no ICD-10-CM code known"));
-  const drop = remove && make("button", { type: "button", "aria-label": `Remove ${one.label}`, onclick: remove }, "×");
-  const place = rank ? make("span", { class: "rank" }, rank) : null;
-  const head = make("div", { class: "head" }, place, make("span", { class: "label" }, one.label), make("span", { class: "score" }, score(one)), drop);
-  const said = one.definition && make("p", { class: "definition" }, one.definition.of && `${one.definition.of}: `, one.definition.text, make("small", {}, ` (${one.definition.source})`));
-  return make("li", {}, head, bar, badges.children.length ? badges : null, ...codes, said);
+  const removal = remove && make("button", { type: "button", "aria-label": `Remove ${diagnosis.label}`, onclick: remove }, "×");
+  const number = rank ? make("span", { class: "rank" }, rank) : null;
+  const head = make("div", { class: "head" }, number, make("span", { class: "label" }, diagnosis.label), make("span", { class: "score" }, score(diagnosis)), removal);
+  const definition = diagnosis.definition && make("p", { class: "definition" }, diagnosis.definition.of && `${diagnosis.definition.of}: `, diagnosis.definition.text, make("small", {}, ` (${diagnosis.definition.source})`));
+  return make("li", {}, head, bar, badges.children.length ? badges : null, ...codes, definition);
 }
 
-async function names(body) {
-  const response = await ask("names", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  const said = await response.json();
-  $("unknown").hidden = !said.why;
-  if (said.why) return void ($("unknown").textContent = sentence(said.why));
+async function scoreNames(body) {
+  const response = await request("names", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const answer = await response.json();
+  $("name-error").hidden = !answer.reason;
+  if (answer.reason) return void ($("name-error").textContent = sentence(answer.reason));
   $("name").value = "";
-  $("typed").replaceChildren(...said.diagnoses.map((one) => row(one, 0, () => names({ remove: one.label }))));
+  $("typed").replaceChildren(...answer.diagnoses.map((diagnosis) => row(diagnosis, 0, () => scoreNames({ remove: diagnosis.label }))));
 }
 
 async function download() {
-  const page = await (await ask("report")).blob();
+  const page = await (await request("report")).blob();
   const link = make("a", { href: URL.createObjectURL(page), download: "case.html" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
@@ -254,10 +253,10 @@ async function download() {
 
 class Sheets {
   constructor(scans, arrived) {
-    Object.assign(this, { scans, arrived, blobs: new Map(), decoded: new Map(), wanted: [], fetching: 0, closed: false });
+    Object.assign(this, { scans, arrived, blobs: new Map(), decoded: new Map(), queue: [], fetching: 0, closed: false });
   }
 
-  // The sheet, if it is there to be drawn; else it is on its way.
+  // The sheet as a bitmap if it is decoded; otherwise starts to decode it.
   get(scan, window, sheet) {
     const key = `${scan}/${window}/${sheet}`;
     const bitmap = this.decoded.get(key);
@@ -267,10 +266,10 @@ class Sheets {
     return bitmap;
   }
 
-  want(scan, window, sheet) {
+  load(scan, window, sheet) {
     const { slices, per_sheet } = this.scans[scan];
     const order = [...Array(Math.ceil(slices / per_sheet)).keys()].sort((a, b) => Math.abs(a - sheet) - Math.abs(b - sheet));
-    this.wanted = order.map((one) => `${scan}/${window}/${one}`).filter((key) => !this.blobs.has(key));
+    this.queue = order.map((one) => `${scan}/${window}/${one}`).filter((key) => !this.blobs.has(key));
     this.fetch();
   }
 
@@ -291,12 +290,12 @@ class Sheets {
   }
 
   async fetch() {
-    while (!this.closed && this.fetching < FETCHES && this.wanted.length) {
-      const key = this.wanted.shift();
+    while (!this.closed && this.fetching < FETCHES && this.queue.length) {
+      const key = this.queue.shift();
       if (this.blobs.has(key)) continue;
       this.blobs.set(key, null);
       this.fetching++;
-      ask(`sheet/${key}`)
+      request(`sheet/${key}`)
         .then((response) => response.blob())
         .then((blob) => { this.blobs.set(key, blob); this.arrived(); })
         .catch(() => this.blobs.delete(key))
@@ -357,7 +356,7 @@ class Viewer {
     const { slices, windows } = this.scan;
     $("position").max = slices - 1;
     $("scrub").hidden = $("key").hidden = slices === 1;
-    $("viewport").classList.toggle("lone", slices === 1);
+    $("viewport").classList.toggle("single", slices === 1);
     $("windows").replaceChildren(...windows.map(({ name, range }, j) =>
       make("button", { type: "button", title: `${range[0]} to ${range[1]} HU`, onclick: () => this.window(j) }, name)));
     this.window(this.windows[i]);
@@ -373,11 +372,11 @@ class Viewer {
     slice = Math.min(Math.max(Math.round(slice), 0), this.scan.slices - 1);
     this.at[this.chosen] = slice;
     $("position").value = slice;
-    this.sheets.want(this.chosen, this.windows[this.chosen], Math.floor(slice / this.scan.per_sheet));
+    this.sheets.load(this.chosen, this.windows[this.chosen], Math.floor(slice / this.scan.per_sheet));
     this.draw();
   }
 
-  // Where the map of a disorder is brightest.
+  // Goes to the slice where the map of a disorder is brightest.
   show(disorder) {
     const scan = study.brightest[disorder], peak = this.scans[scan].peaks[disorder];
     this.explain(disorder);
@@ -391,7 +390,7 @@ class Viewer {
     this.toggle(true);
     $("disorder").value = disorder;
     if (!this.maps.has(disorder)) {
-      const bytes = await ask(`maps/${disorder}`).then((response) => response.arrayBuffer()).catch(() => null);
+      const bytes = await request(`maps/${disorder}`).then((response) => response.arrayBuffer()).catch(() => null);
       if (!bytes) return;
       this.maps.set(disorder, new Uint8Array(bytes));
     }
@@ -416,10 +415,10 @@ class Viewer {
     const sheet = Math.floor(slice / scan.per_sheet), within = slice % scan.per_sheet;
     const bitmap = this.sheets.get(this.chosen, window, sheet);
     for (const near of [sheet + 1, sheet - 1]) if (this.sheets.blobs.get(`${this.chosen}/${window}/${near}`)) this.sheets.get(this.chosen, window, near);
-    this.words(scan, slice, window);
+    this.label(scan, slice, window);
     this.curve(scan, slice);
     const shown = `${this.chosen}/${window}`;
-    if (!bitmap && this.last === shown) return; // the slice before stays until this one is here
+    if (!bitmap && this.last === shown) return; // keep the previous slice until this one is loaded
     this.last = shown;
     const [context, width, height] = fitted($("slice"));
     context.clearRect(0, 0, width, height);
@@ -433,7 +432,7 @@ class Viewer {
     $("slice").dataset.shown = `${this.chosen}/${slice}`;
   }
 
-  // The map of one slice, in colour, over the scan's own part of the square that the model saw.
+  // The map of one slice in colour, over the scan's part of the square that the model read.
   coloured(map, scan, slice) {
     const [, rows, columns] = scan.map, [top, left, height, width] = scan.part;
     const [below, above, share] = between(scan.taken, slice);
@@ -453,23 +452,23 @@ class Viewer {
     return this.small;
   }
 
-  words(scan, slice, window) {
-    $("what").textContent = [`Scan ${scan.number}: ${scan.modality}`, scan.plane, scan.body_part].filter(Boolean).join(", ");
-    $("where").textContent = scan.slices === 1 ? "one slice" : `slice ${slice + 1} of ${scan.slices}${slice === scan.key ? ", key slice" : ""}`;
+  label(scan, slice, window) {
+    $("scan-label").textContent = [`Scan ${scan.number}: ${scan.modality}`, scan.plane, scan.body_part].filter(Boolean).join(", ");
+    $("slice-label").textContent = scan.slices === 1 ? "one slice" : `slice ${slice + 1} of ${scan.slices}${slice === scan.key ? ", key slice" : ""}`;
     const { name, range } = scan.windows[window];
-    $("grey").textContent = [name && `${name}, ${range[0]} to ${range[1]} HU`.replaceAll("-", "−"), scan.spacing].filter(Boolean).join(" · ");
+    $("window-label").textContent = [name && `${name}, ${range[0]} to ${range[1]} HU`.replaceAll("-", "−"), scan.spacing].filter(Boolean).join(" · ");
     const peak = scan.peaks[this.disorder], disorder = study.explained[this.disorder], words = [];
-    if (this.shows_map && peak === null) words.push(`Next to nothing in this scan speaks for ${disorder}.`);
+    if (this.shows_map && peak === null) words.push(`The map shows almost no evidence for ${disorder} in this scan.`);
     else if (this.shows_map && scan.slices > 1) {
-      words.push(`What speaks most for ${disorder} in this scan is on`, make("button", { type: "button", onclick: () => this.go(peak) }, `slice ${peak + 1}`), "·");
+      words.push(`The strongest evidence for ${disorder} in this scan is on`, make("button", { type: "button", onclick: () => this.go(peak) }, `slice ${peak + 1}`), "·");
     }
-    if (scan.taken.length < scan.slices) words.push(`The model was shown ${scan.taken.length} of its slices, evenly spaced.`);
+    if (scan.taken.length < scan.slices) words.push(`The model read ${scan.taken.length} of its slices, evenly spaced.`);
     if (scan.days) words.push(`${scan.days} days before the newest scan.`);
-    words.push("A map shows what the model used, which need not be the lesion.");
-    $("says").replaceChildren(...words.flatMap((word) => [word, " "]));
+    words.push("A saliency map shows what the model used, which is not necessarily the lesion.");
+    $("note").replaceChildren(...words.flatMap((word) => [word, " "]));
   }
 
-  // How much each slice counted for its scan.
+  // The weight of each slice in its scan.
   curve(scan, slice) {
     if (scan.slices === 1) return;
     const [context, width, height] = fitted($("curve"));
@@ -485,7 +484,7 @@ class Viewer {
   }
 }
 
-// Of an index among all slices: the taken ones below and above, and how far it is towards the upper one.
+// Of a slice: the slices that the model read below and above it, and its relative distance from the lower one.
 function between(taken, slice) {
   let below = 0;
   while (below + 1 < taken.length && taken[below + 1] <= slice) below++;
@@ -493,8 +492,8 @@ function between(taken, slice) {
   return [below, below + 1, (slice - taken[below]) / (taken[below + 1] - taken[below])];
 }
 
-function cell(place, count) {
-  const at = Math.min(Math.max(place - 0.5, 0), count - 1), low = Math.floor(at);
+function cell(position, count) {
+  const at = Math.min(Math.max(position - 0.5, 0), count - 1), low = Math.floor(at);
   return [low, Math.min(low + 1, count - 1), at - low];
 }
 
@@ -502,10 +501,10 @@ function colour(value, pixels, at) {
   const above = COLOURS.findIndex(([stop]) => stop >= value), [a, b] = [COLOURS[Math.max(0, above - 1)], COLOURS[Math.max(0, above)]];
   const share = b[0] > a[0] ? (value - a[0]) / (b[0] - a[0]) : 0;
   for (let channel = 1; channel < 4; channel++) pixels[at + channel - 1] = a[channel] + (b[channel] - a[channel]) * share;
-  pixels[at + 3] = 255 * COVER * value ** 0.8;
+  pixels[at + 3] = 255 * OPACITY * value ** 0.8;
 }
 
-// A canvas as large as it is shown: its context, and its size in its own pixels.
+// Resizes a canvas to its displayed size: [context, width, height] in pixels of the screen.
 function fitted(canvas) {
   const ratio = Math.min(devicePixelRatio || 1, 2);
   const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
@@ -513,26 +512,26 @@ function fitted(canvas) {
   return [canvas.getContext("2d"), width, height];
 }
 
-// --- hands -----------------------------------------------------------------------------------------------------------
+// --- events ----------------------------------------------------------------------------------------------------------
 
-for (const modality of about.modalities) $("modality").append(make("option", { value: modality }, modality));
-$("history-field").hidden = !about.history;
-$("drawn").hidden = !about.synthetic_only;
-$("drawn").textContent = about.synthetic_only;
-$("limits").textContent = `Up to ${about.megabytes.toLocaleString("en")} MB and ${many(about.files, "file")}.`;
+for (const modality of settings.modalities) $("modality").append(make("option", { value: modality }, modality));
+$("history-field").hidden = !settings.history;
+$("synthetic").hidden = !settings.synthetic_only;
+$("synthetic").textContent = settings.synthetic_only;
+$("limits").textContent = `Up to ${settings.megabytes.toLocaleString("en")} MB and ${many(settings.files, "file")}.`;
 $("files").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("folder").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("stop").addEventListener("click", () => running?.stop());
-$("again").addEventListener("click", () => leave());
+$("new").addEventListener("click", () => leave());
 $("report").addEventListener("click", download);
 $("map").addEventListener("click", () => viewer.toggle());
 $("key").addEventListener("click", () => viewer.go(viewer.scan.key));
 $("disorder").addEventListener("change", (event) => viewer.explain(Number(event.target.value)));
 $("position").addEventListener("input", (event) => viewer.go(Number(event.target.value)));
-$("ask").addEventListener("submit", (event) => {
+$("names").addEventListener("submit", (event) => {
   event.preventDefault();
   const list = $("name").value.split(";").map((name) => name.trim()).filter(Boolean);
-  if (list.length) names({ names: list });
+  if (list.length) scoreNames({ names: list });
 });
 addEventListener("pagehide", () => (running ? running.stop() : token && forget(token)));
 addEventListener("pageshow", (event) => event.persisted && location.reload());
@@ -548,28 +547,29 @@ addEventListener("drop", async (event) => {
   send(files);
 });
 
+// All files of a dropped file or folder.
 async function below(entry) {
   if (entry.isFile) {
     const file = await new Promise((done, failed) => entry.file(done, failed));
     file.path = entry.fullPath;
     return [file];
   }
-  const reader = entry.createReader(), found = [];
+  const reader = entry.createReader(), entries = [];
   for (;;) {
     const some = await new Promise((done, failed) => reader.readEntries(done, failed));
     if (!some.length) break;
-    found.push(...some);
+    entries.push(...some);
   }
-  return (await Promise.all(found.map(below))).flat();
+  return (await Promise.all(entries.map(below))).flat();
 }
 
-let rolled = 0;
+let scrolled = 0;
 $("viewport").addEventListener("wheel", (event) => {
   if (viewer.scan.slices === 1 || event.ctrlKey) return;
   event.preventDefault();
-  rolled += event.deltaMode ? event.deltaY * 30 : event.deltaY;
-  const steps = Math.trunc(rolled / 30);
-  rolled -= steps * 30;
+  scrolled += event.deltaMode ? event.deltaY * 30 : event.deltaY;
+  const steps = Math.trunc(scrolled / 30);
+  scrolled -= steps * 30;
   if (steps) viewer.go(viewer.at[viewer.chosen] + Math.sign(steps) * Math.min(Math.abs(steps), 5));
 }, { passive: false });
 

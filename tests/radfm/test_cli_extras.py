@@ -9,8 +9,8 @@ import pytest
 
 # What the extras bring, and nothing else that radfm needs does.
 OF_EXTRAS = (
-    *("accelerate", "datasets", "deepspeed", "dicomanonymizer", "gradio", "imagehash", "matplotlib", "monai", "peft"),
-    *("pyarrow", "tensorboard"),
+    *("accelerate", "datasets", "deepspeed", "dicomanonymizer", "fastapi", "imagehash", "matplotlib", "monai", "peft"),
+    *("pyarrow", "tensorboard", "uvicorn"),
 )
 ASKING = {
     "demo": "train",

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +39,7 @@ from radfm.serve.reading import read_study
 from tests.radfm.untrained import STUDY
 from tests.waiting import TIMEOUT, free_port, wait_until
 
-server = pytest.importorskip("radfm.serve.server", reason="needs gradio: pip install 'radfm[serve]'")
+server = pytest.importorskip("radfm.serve.server", reason="needs FastAPI: pip install 'radfm[serve]'")
 
 NAMES = ["Meningioma", "Pneumothorax", "Gallstones", "Cirrhosis", "Rib fracture"]
 CODES = [["D32.9"], ["J93.9"], ["K80.20"], ["K74.60"], []]
@@ -75,7 +77,7 @@ def ct(slices: int = 40, brighter: int = 500) -> bytes:
     return nibabel.Nifti1Image(voxels, np.diag([-1.5, -1.5, 3, 1])).to_bytes()
 
 
-# --- what comes in --------------------------------------------------------------------------------------------------
+# --- receiving a study -----------------------------------------------------------------------------------------------
 
 
 async def sent(body: bytes, folder: Path, limits: Limits) -> dict:
@@ -96,21 +98,21 @@ def test_files_arrive_as_they_were_sent(tmp_path):
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"nonsense\n", "no study"),
-        (b"x" * 3_000_000, "no study"),
-        (packed({}), "no file was sent"),
-        (packed({"../1.dcm": b"a"}), "named by numbers"),
-        (packed({"/etc/passwd": b"a"}), "named by numbers"),
-        (packed({f"{SECRET}.dcm": b"a"}), "named by numbers"),
+        (b"nonsense\n", "not a study"),
+        (b"x" * 3_000_000, "not a study"),
+        (packed({}), "contains no file"),
+        (packed({"../1.dcm": b"a"}), "file names must be numbers"),
+        (packed({"/etc/passwd": b"a"}), "file names must be numbers"),
+        (packed({f"{SECRET}.dcm": b"a"}), "file names must be numbers"),
         (packed({"1.dcm": b"abc"})[:-1], "ended before"),
-        (packed({"1.dcm": b"abc"}) + b"d", "more was sent"),
-        (packed({f"{i}.dcm": b"a" for i in range(6)}), "6 files were sent, and this page takes up to 5 files"),
-        (packed({"1.dcm": bytes(2_100_000)}), "2 MB were sent, and this page takes up to 2 MB"),
-        (b'{"files": [["1.dcm", -5]]}\n', "were sent"),
-        (b'{"files": [["1.dcm", 1]], "history": 5}\na', "no study"),
+        (packed({"1.dcm": b"abc"}) + b"d", "more than the files of the study"),
+        (packed({f"{i}.dcm": b"a" for i in range(6)}), "the study has 6 files, and this page accepts up to 5"),
+        (packed({"1.dcm": bytes(2_100_000)}), "the study has 2 MB, and this page accepts up to 2 MB"),
+        (b'{"files": [["1.dcm", -5]]}\n', "not a study"),
+        (b'{"files": [["1.dcm", 1]], "history": 5}\na', "not a study"),
     ],
 )
-def test_what_is_no_study_is_refused_in_one_line(body, why, tmp_path):
+def test_a_request_that_is_not_a_study_is_refused_in_one_line(body, why, tmp_path):
     with pytest.raises(Refused, match=why) as refused:
         asyncio.run(sent(body, tmp_path, Limits(megabytes=2, files=5)))
     assert "\n" not in str(refused.value)
@@ -130,14 +132,14 @@ for at in (ENCRYPTED.index(b"PK\x03\x04") + 6, ENCRYPTED.index(b"PK\x01\x02") + 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (zipped({"a/../../b.dcm": b"a"}), "leads out of it"),
-        (zipped({"/etc/b.dcm": b"a"}), "leads out of it"),
-        (zipped({"..\\b.dcm": b"a"}), "leads out of it"),
-        (zipped({"b.dcm": b"/etc/passwd"}, link), "holds a link"),
+        (zipped({"a/../../b.dcm": b"a"}), "points outside of it"),
+        (zipped({"/etc/b.dcm": b"a"}), "points outside of it"),
+        (zipped({"..\\b.dcm": b"a"}), "points outside of it"),
+        (zipped({"b.dcm": b"/etc/passwd"}, link), "contains a link"),
         (zipped({"b.zip": b"a"}), "another archive"),
         (zipped({"b.dcm": zipped({"c.dcm": b"a"})}), "another archive"),
-        (zipped({"b.dcm": bytes(2_100_000)}), "unpacks to more than that: this page takes up to 2 MB"),
-        (zipped({f"{i}.dcm": b"a" for i in range(6)}), "6 files, and this page takes up to 5 files"),
+        (zipped({"b.dcm": bytes(2_100_000)}), "unpacked zip file is larger, and this page accepts up to 2 MB"),
+        (zipped({f"{i}.dcm": b"a" for i in range(6)}), "contains 6 files, and this page accepts up to 5"),
         (bytes(ENCRYPTED), "encrypted"),
         (bytes(DAMAGED), "damaged"),
         (zipped({"a.dcm": b"abc"})[:40], "damaged"),
@@ -187,8 +189,8 @@ def test_a_study_read_in_its_own_process_is_what_read_case_reads(tmp_path):
     ("files", "limits", "why"),
     [
         ({"1.txt": b"hello"}, Limits(), "no image could be read: 1.txt is not an image format"),
-        ({"1.nii": ct()}, Limits(slices=39), "has 40 slices, and this page takes up to 39"),
-        ({"1.png": picture(600)}, Limits(slices=1), "has 0.4 million pixels, and this page takes up to 0.3"),
+        ({"1.nii": ct()}, Limits(slices=39), "has 40 slices, and this page accepts up to 39"),
+        ({"1.png": picture(600)}, Limits(slices=1), "has 0.4 million pixels, and this page accepts up to 0.3"),
         ({"1.nii": ct()}, Limits(seconds=0), "took longer than 0 s"),
     ],
 )
@@ -205,9 +207,9 @@ def test_a_small_file_that_unpacks_to_more_memory_than_a_reader_may_take_is_refu
         read(tmp_path, {"1.nii.gz": bomb}, Limits(megabytes=1))
 
 
-def test_a_reader_that_dies_takes_nobody_along(tmp_path, monkeypatch):
+def test_a_reader_that_dies_is_reported_as_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("radfm.serve.reading.sys.executable", shutil.which("false"))
-    with pytest.raises(Refused, match="a file of this study broke its reader"):
+    with pytest.raises(Refused, match="a file of this study crashed its reader"):
         read(tmp_path, {"1.nii": ct()}, Limits())
 
 
@@ -242,25 +244,25 @@ def studies(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(studies) -> str:
-    running, url = server.launch(studies, "127.0.0.1", free_port())
-    yield url
-    running.blocks.close(verbose=False)
+    running = server.launch(studies, "127.0.0.1", free_port())
+    yield running.url
+    running.close()
 
 
 @pytest.fixture
 def nothing_left(studies):
-    """Fails where a test leaves a file in the folders for temporary ones, Gradio's among them."""
-    places = [Path(tempfile.gettempdir()), Path(tempfile.gettempdir()) / "gradio"]
-    before = [set(place.glob("*")) for place in places]
+    """Fails where a test leaves a file in the folder of the server or a new folder of ours beside it."""
+    temporary = Path(tempfile.gettempdir())
+    before = set(temporary.glob("radfm*"))
     yield
-    new = {path for place, old in zip(places, before, strict=True) for path in set(place.glob("*")) - old}
-    assert not {path for path in new if "radfm" in path.name or path.parent.name == "gradio"}
+    assert set(temporary.glob("radfm*")) == before
     assert not [path for path in studies.root.rglob("*") if path.is_file()]
 
 
-def call(address: str, body: bytes | None = None, token: str = "", kind: str = "application/json"):
+def call(address: str, body: bytes | None = None, token: str = "", **headers: str):
     """(status, content)"""
-    request = urllib.request.Request(address, body, {"X-Study": token, "Content-Type": kind})
+    headers = {"X-Study": token, "Content-Type": "application/json"} | headers
+    request = urllib.request.Request(address, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return response.status, response.read()
@@ -268,23 +270,30 @@ def call(address: str, body: bytes | None = None, token: str = "", kind: str = "
         return error.code, error.read()
 
 
-def ask(url: str, body: bytes) -> tuple[str, dict]:
-    """Sends a study and waits for its turn: its token, and the last that the queue says of it."""
-    status, said = call(url + "study", body)
-    if status != 200:
-        return "", {"stage": "refused", "why": json.loads(said)["why"]}
-    token = json.loads(said)["study"]
-    assert joined(url, token) == 200
-    with urllib.request.urlopen(f"{url}gradio_api/queue/data?session_hash={token}", timeout=TIMEOUT) as events:
+def send(url: str, body: bytes) -> str:
+    """The token of a study that is accepted."""
+    status, content = call(url + "study", body)
+    assert status == 200, content
+    return json.loads(content)["study"]
+
+
+def progress(url: str, token: str) -> Iterator[dict]:
+    """The events of a study; leaving the loop closes the connection."""
+    request = urllib.request.Request(url + "progress", headers={"X-Study": token})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as events:
         for line in events:
-            if b'"process_completed"' in line:
-                return token, json.loads(line[6:])["output"]["data"][0]
-    raise AssertionError("the queue ended without a word")
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
 
 
-def joined(url: str, token: str) -> int:
-    join = {"data": [token], "fn_index": 0, "session_hash": token}
-    return call(url + "gradio_api/queue/join", json.dumps(join).encode())[0]
+def ask(url: str, body: bytes) -> tuple[str, dict]:
+    """Sends a study and waits until it has ended: its token, and its last event."""
+    status, content = call(url + "study", body)
+    if status != 200:
+        return "", {"stage": "refused", "reason": json.loads(content)["reason"]}
+    token = json.loads(content)["study"]
+    *_, last = progress(url, token)
+    return token, last
 
 
 def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, url, nothing_left, tmp_path):
@@ -294,8 +303,8 @@ def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, u
     body = packed({"1.zip": study, "2.nii": ct(), "3.txt": b"hello"}, modality="CT")
     token, last = ask(url, body)
     assert last["stage"] == "answered", last
-    _, said = call(url + "answer", token=token)
-    shown = json.loads(said)
+    _, content = call(url + "answer", token=token)
+    shown = json.loads(content)
     case = read_case([STUDY, tmp_path / "1.nii"], modality="CT")
     expected = studies.pipe(case)
     assert [one["label"] for one in shown["diagnoses"]] == [one["label"] for one in expected]
@@ -311,19 +320,19 @@ def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, u
     assert len(maps) == sum(np.prod(scan["map"]) for scan in shown["scans"])
     _, report = call(url + "report", token=token)
     assert b"Case report" in report
-    assert SECRET.encode() not in said + report
+    assert SECRET.encode() not in content + report
     call(url + "forget", token.encode())
     assert call(url + "answer", token=token)[0] == 410
 
 
-def test_typed_names_are_scored_without_looking_at_the_study_again(studies, url, tmp_path):
+def test_typed_names_are_scored_without_encoding_the_study_again(studies, url, tmp_path):
     token, _ = ask(url, packed({"1.png": picture()}, modality="X-ray"))
-    looks = []
-    hook = studies.pipe.model.radfm.slice_encoder.register_forward_pre_hook(lambda *_: looks.append(1))
-    status, said = call(url + "names", b'{"names": ["Segond  fracture", "gallstones"]}', token)
+    encoded = []
+    hook = studies.pipe.model.radfm.slice_encoder.register_forward_pre_hook(lambda *_: encoded.append(1))
+    status, content = call(url + "names", b'{"names": ["Segond  fracture", "gallstones"]}', token)
     hook.remove()
-    assert (status, looks) == (200, [])
-    found = {one["label"]: one for one in json.loads(said)["diagnoses"]}
+    assert (status, encoded) == (200, [])
+    found = {one["label"]: one for one in json.loads(content)["diagnoses"]}
     (tmp_path / "1.png").write_bytes(picture())
     case = read_case(tmp_path / "1.png", modality="X-ray")
     expected = {one["label"]: one["score"] for one in studies.pipe(case, candidate_labels=list(found))}
@@ -332,11 +341,11 @@ def test_typed_names_are_scored_without_looking_at_the_study_again(studies, url,
     assert b"Segond fracture" in call(url + "report", token=token)[1]
     assert len(json.loads(call(url + "names", b'{"remove": "Segond fracture"}', token)[1])["diagnoses"]) == 1
     for names, why in ([""], "a name has"), (["x" * 301], "a name has"), ([str(i) for i in range(51)], "up to 50"):
-        status, said = call(url + "names", json.dumps({"names": names}).encode(), token)
-        assert (status, why in json.loads(said)["why"]) == (422, True)
+        status, content = call(url + "names", json.dumps({"names": names}).encode(), token)
+        assert (status, why in json.loads(content)["reason"]) == (422, True)
 
 
-def test_bad_uploads_disturb_nobody(url, nothing_left, capfd):
+def test_bad_uploads_do_not_affect_other_studies(url, nothing_left, capfd):
     good, bad = packed({"1.nii": ct()}, modality="CT"), zipped({"a.zip": b"a"})
     broken = ct()[:9_000]
     bodies = [good, packed({"1.zip": bad}), packed({"1.nii": broken}), packed({"1.png": bytes(5_000_000)}), good]
@@ -351,9 +360,9 @@ def test_bad_uploads_disturb_nobody(url, nothing_left, capfd):
     for visitor in visitors:
         visitor.join()
     assert [last["stage"] for _, last in answers] == ["answered", *["refused"] * 3, "answered"]
-    assert "another archive" in answers[1][1]["why"]
-    assert "1.nii" in answers[2][1]["why"]
-    assert "5 MB were sent, and this page takes up to 4 MB" in answers[3][1]["why"]
+    assert "another archive" in answers[1][1]["reason"]
+    assert "1.nii" in answers[2][1]["reason"]
+    assert "the study has 5 MB, and this page accepts up to 4 MB" in answers[3][1]["reason"]
     first, last = (json.loads(call(url + "answer", token=answers[i][0])[1]) for i in (0, -1))
     assert first["diagnoses"] == last["diagnoses"]
     for token, _ in answers:
@@ -361,66 +370,114 @@ def test_bad_uploads_disturb_nobody(url, nothing_left, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_only_what_the_page_needs_is_there_and_only_with_a_token(url, nothing_left):
+def test_only_the_addresses_of_the_page_exist_and_studies_need_their_token(url, nothing_left):
     token, _ = ask(url, packed({"1.png": picture()}))
-    for address in ("answer", "sheet/0/0/0", "maps/0", "report", "names"):
+    for address in ("answer", "sheet/0/0/0", "maps/0", "report", "names", "progress"):
         body = b"{}" if address == "names" else None
         assert call(url + address, body, token)[0] == 200
-        assert call(url + address, body, token[:-1] + "!")[0] == 410
-    upload = b'--a\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nb\r\n--a--\r\n'
-    for address in ("config", "gradio_api/info", "docs", "openapi.json", "gradio_api/file=/etc/passwd", "page.py"):
-        assert call(url + address)[0] == 404
-    assert call(url + "gradio_api/upload", upload, kind="multipart/form-data; boundary=a")[0] == 404
-    assert call(url + "forget", bytes(100_000))[0] == 413
+        status, content = call(url + address, body, token[:-1] + "!")
+        assert (status, "deleted" in json.loads(content)["reason"]) == (410, True)
+    for address in ("config", "docs", "openapi.json", "redoc", "page.py", "sheet/0/0/9", "maps/9", "sheet/-1/0/0"):
+        status, content = call(url + address, token=token)
+        assert (status, list(json.loads(content))) == (404, ["reason"])
     call(url + "forget", token.encode())
 
 
-def test_studies_that_nobody_waits_for_keep_nobody_out(studies, url, monkeypatch, nothing_left):
-    body = packed({"1.png": picture()})
-    limits = replace(studies.limits, waiting=3)
-    monkeypatch.setattr(studies, "limits", limits)
-    go, looks, answers = threading.Event(), threading.Event(), []
+def test_errors_come_as_json_with_their_status_when_the_body_has_arrived(studies, url, nothing_left, monkeypatch):
+    token, _ = ask(url, packed({"1.png": picture()}))
+    large = bytes(100_000)
+    for address, body, status, reason in (
+        ("study", packed({"1.png": bytes(5_000_000)}), 413, "the study has 5 MB"),
+        ("study", b"nonsense\n" + large, 422, "not a study"),
+        ("forget", large, 413, "at most 64,000 bytes"),
+        ("names", b'{"names": [' + large, 413, "at most 64,000 bytes"),
+        ("names", b"nonsense", 422, "not JSON"),
+        ("names", b'{"names": [5]}', 422, "list of text"),
+        ("answer", b"", 405, "Method Not Allowed"),
+    ):
+        got, content = call(url + address, body, token)
+        assert (got, reason in json.loads(content)["reason"]) == (status, True), (address, content)
+    monkeypatch.setattr(studies, "limits", replace(studies.limits, waiting=0))
+    got, content = call(url + "study", packed({"1.png": bytes(3_000_000)}))
+    assert (got, "too many studies" in json.loads(content)["reason"]) == (503, True)
+    call(url + "forget", token.encode())
 
-    def held(*_) -> None:
-        looks.set()
+
+def test_a_page_of_another_site_may_not_send_anything(url, nothing_left):
+    for site in ("cross-site", "same-site"):
+        assert call(url + "study", packed({"1.png": picture()}), **{"Sec-Fetch-Site": site})[0] == 403
+
+
+@contextlib.contextmanager
+def paused_model(studies):
+    """(started, go): the model sets the first event when it receives a study, and then waits for the second."""
+    started, go = threading.Event(), threading.Event()
+
+    def pause(*_) -> None:
+        started.set()
         go.wait(TIMEOUT)
 
-    hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(held)
-    visitors = [threading.Thread(target=lambda: answers.append(ask(url, body)[1]["stage"])) for _ in range(2)]
+    hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(pause)
     try:
-        visitors[0].start()
-        assert looks.wait(TIMEOUT)  # the first study is being read
-        visitors[1].start()  # the second waits, and its visitor listens
-        wait_until(lambda: any(study.since == float("inf") and not study.begun for study in studies._waiting.values()))
-        left = json.loads(call(url + "study", body)[1])["study"]
-        assert joined(url, left) == 200  # the third has joined, and gone away
-        assert b"too many studies are waiting" in call(url + "study", body)[1]
-        monkeypatch.setattr(studies, "limits", replace(limits, unattended_seconds=0))
-        status, said = call(url + "study", body)
-        assert (status, left in studies._waiting) == (200, False)
-        call(url + "forget", json.loads(said)["study"].encode())
+        yield started, go
     finally:
         go.set()
         hook.remove()
-    for visitor in visitors:
-        visitor.join()
-    assert answers == ["answered", "answered"]
 
 
-def test_a_visitor_who_stops_listening_loses_the_place(studies, tmp_path, monkeypatch):
-    (folder := studies.root / "left").mkdir()
-    token = studies.waits(folder, {})
-    studies.joins(token, "session")
-    monkeypatch.setattr(studies, "limits", replace(studies.limits, unattended_seconds=0))
-    with studies.attended("session"):
-        studies.tidy()
-        assert folder.exists()
-    studies.tidy()
-    assert not folder.exists()
-    assert [stage["stage"] for stage in studies.answer(token)] == ["refused"]
+@pytest.fixture
+def occupied(studies, url):
+    """The event that ends a study which holds the one slot of the queue."""
+    last = []
+    visitor = threading.Thread(target=lambda: last.append(ask(url, packed({"1.png": picture()}))[1]["stage"]))
+    with paused_model(studies) as (started, go):
+        visitor.start()
+        started.wait(TIMEOUT)
+        yield go
+    visitor.join()
+    assert last == ["answered"]
 
 
-def test_answers_go_when_they_are_idle_or_too_much(studies, url):
+def test_studies_wait_for_their_turn_and_hear_how_many_are_before_them(url, occupied, nothing_left):
+    first, second = (progress(url, send(url, packed({"1.png": picture()}))) for _ in range(2))
+    assert next(first) == {"stage": "waiting", "done": 0, "total": 1, "reason": ""}
+    assert next(second) == {"stage": "waiting", "done": 0, "total": 2, "reason": ""}
+    occupied.set()
+    assert [list(events)[-1]["stage"] for events in (first, second)] == ["answered", "answered"]
+
+
+def test_abandoned_studies_keep_no_visitor_out(studies, url, occupied, monkeypatch, nothing_left):
+    body = packed({"1.png": picture()})
+    attended = progress(url, send(url, body))
+    assert next(attended)["stage"] == "waiting"
+    limits = replace(studies.limits, waiting=3)
+    monkeypatch.setattr(studies, "limits", limits)
+    abandoned = send(url, body)
+    for _ in progress(url, abandoned):
+        break  # its visitor listens, and leaves
+    status, content = call(url + "study", body)
+    assert (status, "too many studies" in json.loads(content)["reason"]) == (503, True)
+    monkeypatch.setattr(studies, "limits", replace(limits, unattended_seconds=0))
+    wait_until(lambda: studies.tidy() or call(url + "progress", token=abandoned)[0] == 410)
+    call(url + "forget", send(url, body).encode())  # there is room again
+    occupied.set()
+    assert list(attended)[-1]["stage"] == "answered"
+
+
+def test_a_study_that_its_visitor_deletes_while_it_is_answered_leaves_nothing(studies, url, nothing_left):
+    token = send(url, packed({"1.png": picture()}))
+    with paused_model(studies) as (started, go):
+        events = progress(url, token)
+        next(events)
+        started.wait(TIMEOUT)
+        call(url + "forget", token.encode())
+        go.set()
+        list(events)
+    wait_until(lambda: call(url + "progress", token=token)[0] == 410)
+    assert call(url + "answer", token=token)[0] == 410
+
+
+def test_answers_are_deleted_when_they_are_idle_or_exceed_the_limit(studies, url):
     first, second = (ask(url, packed({"1.png": picture()}))[0] for _ in range(2))
     limits = studies.limits
     try:
@@ -435,15 +492,15 @@ def test_answers_go_when_they_are_idle_or_too_much(studies, url):
 
 
 def test_a_model_that_takes_too_long_is_stopped(studies, url, monkeypatch, nothing_left):
-    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1201)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + studies.limits.seconds + 1)
     clock = lambda *_: monkeypatch.setattr("radfm.serve.studies.time", later)  # noqa: E731
     hook = studies.pipe.model.radfm.slice_encoder.tower.register_forward_pre_hook(clock)
     _, last = ask(url, packed({"1.png": picture()}))
     hook.remove()
-    assert last["why"] == "the study took longer than 1200 s: drop one series, or fewer"
+    assert last["reason"] == f"the study took longer than {studies.limits.seconds} s: drop one series, or fewer"
 
 
-def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
+def test_the_command_reports_an_error_in_one_line(radfm, tmp_path):
     status, out, err = radfm("serve", "--model", tmp_path / "nowhere")
     assert (status, out) == (1, "")
     assert "no such folder" in err
@@ -452,12 +509,14 @@ def test_the_command_says_what_is_wrong_in_one_line(radfm, tmp_path):
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """The address of space/app.py, started as Hugging Face starts a Space."""
+    """The server as the Dockerfile of the Space starts it; its address, process and folder for temporary files."""
     home, temporary, port = tmp_path_factory.mktemp("space"), tmp_path_factory.mktemp("temporary"), free_port()
-    spaces = {"SYSTEM": "spaces", "SPACE_ID": "someone/radfm", "SPACE_HOST": "someone-radfm.hf.space"}
-    environment = os.environ | spaces | {"GRADIO_SERVER_PORT": str(port), "HOME": str(home), "TMPDIR": str(temporary)}
-    app = Path(__file__).parents[2] / "space" / "app.py"
-    running = subprocess.Popen([sys.executable, app], cwd=home, env=environment)
+    dockerfile = (Path(__file__).parents[2] / "space" / "Dockerfile").read_text()
+    command = re.search(r"^CMD (.*)$", dockerfile, re.MULTILINE).group(1).replace("7860", str(port))
+    assert str(port) in command
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "HOME": str(home), "TMPDIR": str(temporary)}
+    running = subprocess.Popen(["/bin/sh", "-c", command], cwd=home, env=environment)
     address = f"http://127.0.0.1:{port}/"
 
     def answers() -> bool:
@@ -468,18 +527,18 @@ def space(tmp_path_factory):
     wait_until(answers)
     yield SimpleNamespace(url=address, pid=running.pid, temporary=temporary)
     running.terminate()
-    assert running.wait(TIMEOUT) == 0
+    assert running.wait() == 0
     assert not list(temporary.iterdir())
 
 
-def test_the_page_answers_as_a_space(space, browser, tmp_path):
+def test_the_page_works_as_a_space(space, browser, tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
     _, last = ask(space.url, packed({"1.png": picture()}, modality="X-ray"))
     assert last["stage"] == "answered", last
     browser.get(space.url)
-    assert browser.find_element("id", "drawn").text == SYNTHETIC_ONLY
+    assert browser.find_element("id", "synthetic").text == SYNTHETIC_ONLY
     assert drop(browser, space.url, tmp_path / "a.png") == "study"
-    assert browser.find_elements("css selector", "#found .label")
+    assert browser.find_elements("css selector", "#diagnoses .label")
     assert SYNTHETIC_ONLY in browser.find_element("id", "warnings").text
 
 
@@ -488,7 +547,7 @@ STATED, ONE_STUDY = 8_400, 500  # MB, as docs/serve.md states them
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_twenty_visitors_at_once_get_each_their_own_answer_within_the_stated_memory(space):
+def test_twenty_visitors_at_once_each_get_their_own_answer_within_the_stated_memory(space):
     bodies = [packed({"1.nii": ct(3 + i, 20 * i)}, modality="CT") for i in range(VISITORS)]
     at_rest = megabytes(space.pid, "VmRSS")
     Path(f"/proc/{space.pid}/clear_refs").write_text("5")  # the peak counts from now
@@ -507,7 +566,7 @@ def test_twenty_visitors_at_once_get_each_their_own_answer_within_the_stated_mem
     assert len(set(tokens)) == VISITORS
     shown = [json.loads(call(space.url + "answer", token=token)[1]) for token in tokens]
     assert [answer["scans"][0]["slices"] for answer in shown] == [3 + i for i in range(VISITORS)]
-    for i in (0, VISITORS // 2, VISITORS - 1):  # what each was told is what it is told alone
+    for i in (0, VISITORS // 2, VISITORS - 1):  # the same answer as without the others
         token, _ = ask(space.url, bodies[i])
         alone = json.loads(call(space.url + "answer", token=token)[1])
         assert alone["diagnoses"] == shown[i]["diagnoses"]
@@ -538,7 +597,7 @@ def drop(browser, url: str, *files: Path) -> str:
 
     def ended():
         state = browser.find_element("tag name", "body").get_attribute("data-state")
-        refused = browser.find_element("id", "why").is_displayed()
+        refused = browser.find_element("id", "error").is_displayed()
         return state if state == "study" or (state == "empty" and refused) else None
 
     return wait_until(ended)
@@ -552,12 +611,12 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
 
     case = read_case(file, modality="CT")
     expected = studies.pipe(case)
-    rows = [row.text for row in browser.find_elements("css selector", "#found .label")]
+    rows = [row.text for row in browser.find_elements("css selector", "#diagnoses .label")]
     assert rows == [one["label"] for one in expected]
-    found = element("found").get_attribute("textContent")
-    assert "Diseases of the respiratory system" in found
-    assert "Air in the pleural space" in found
-    assert "Includes: " in found
+    listed = element("diagnoses").get_attribute("textContent")
+    assert "Diseases of the respiratory system" in listed
+    assert "Air in the pleural space" in listed
+    assert "Includes: " in listed
     assert "not a medical device" in browser.find_element("css selector", "header .only").text
 
     wait_until(shown)
@@ -568,7 +627,7 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     scroll = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: -60, cancelable: true}))"
     browser.execute_script(scroll, element("viewport"))
     wait_until(lambda: shown() == "0/36")
-    assert "slice 37 of 40" in element("where").text
+    assert "slice 37 of 40" in element("slice-label").text
 
     seen = pixels(browser)
     element("map").click()
@@ -584,7 +643,7 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     assert np.abs(difference).mean() < 2
     assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
 
-    browser.find_element("css selector", "#found .badges button").click()  # show on the images
+    browser.find_element("css selector", "#diagnoses .badges button").click()  # show on the images
     wait_until(lambda: shown() == f"0/{found.peak(0)[0]}")
 
     element("name").send_keys("Segond fracture; cirrhosis\n")
@@ -607,26 +666,27 @@ def test_the_page_takes_a_zip_of_a_dicom_study_and_a_nifti_together(browser, url
     assert len(tabs) == len(expected) > 2
     for i, (tab, scan) in enumerate(zip(tabs, expected, strict=True)):
         tab.click()
-        slice_ = browser.find_element("id", "slice")
-        wait_until(lambda i=i, slice_=slice_: (slice_.get_attribute("data-shown") or "").startswith(f"{i}/"))
-        where = browser.find_element("id", "where").text
-        assert where.startswith("one slice") if len(scan.pixels) == 1 else f"of {len(scan.pixels)}" in where
+        wait_until(
+            lambda i=i: (browser.find_element("id", "slice").get_attribute("data-shown") or "").startswith(f"{i}/")
+        )
+        label = browser.find_element("id", "slice-label").text
+        assert label.startswith("one slice") if len(scan.pixels) == 1 else f"of {len(scan.pixels)}" in label
     assert SECRET not in browser.page_source
 
 
-def test_a_study_unlike_the_training_data_has_no_marks_of_a_threshold(browser, studies, url, monkeypatch, tmp_path):
+def test_an_out_of_distribution_study_has_no_marks_of_a_threshold(browser, studies, url, monkeypatch, tmp_path):
     (tmp_path / "a.png").write_bytes(picture())
-    marks = "#found .above, #typed .above, .bar b"
+    marks = "#diagnoses .above, #typed .above, .bar b"
     assert drop(browser, url, tmp_path / "a.png") == "study"
     assert browser.find_elements("css selector", marks)
     judged = {"is_ood": True, "p_value": 0.002, "new_modalities": [], "scans": [0.002]}
     monkeypatch.setitem(vars(studies.pipe), "reference", SimpleNamespace(judge=lambda *_: judged))
     assert drop(browser, url, tmp_path / "a.png") == "study"
-    assert "unlike the training data" in browser.find_element("id", "warnings").text
+    assert "out of distribution" in browser.find_element("id", "warnings").text
     browser.find_element("id", "name").send_keys("cirrhosis\n")
     wait_until(lambda: browser.find_elements("css selector", "#typed .label"))
     assert not browser.find_elements("css selector", marks)
-    assert "probabilities, and" not in browser.find_element("id", "means").text
+    assert "are calibrated" not in browser.find_element("id", "score-help").get_attribute("textContent")
 
 
 def pixels(browser) -> np.ndarray:
@@ -637,17 +697,17 @@ def pixels(browser) -> np.ndarray:
     return canvas[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1, :3]
 
 
-def test_the_page_says_why_a_study_is_refused(browser, url, tmp_path):
+def test_the_page_shows_the_reason_of_a_refusal(browser, url, tmp_path):
     (tmp_path / f"{SECRET}.zip").write_bytes(zipped({"a.zip": b"a"}))
     assert drop(browser, url, tmp_path / f"{SECRET}.zip") == "empty"
-    why = browser.find_element("id", "why").text
-    assert why == "The zip file holds another archive: unpack it and drop what is in it."
+    reason = browser.find_element("id", "error").text
+    assert reason == "The zip file contains another archive: unpack it and drop its files."
     (tmp_path / "large.nii").write_bytes(bytes(4_100_000))
     assert drop(browser, url, tmp_path / "large.nii") == "empty"
-    assert "up to 4 MB" in browser.find_element("id", "why").text
+    assert "up to 4 MB" in browser.find_element("id", "error").text
 
 
-def test_the_page_fits_a_phone_and_asks_nobody_else(browser, url, tmp_path):
+def test_the_page_fits_a_phone_and_requests_nothing_from_other_sites(browser, url, tmp_path):
     browser.get_log("performance")
     (tmp_path / "a.png").write_bytes(picture())
     screen = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
@@ -657,7 +717,7 @@ def test_the_page_fits_a_phone_and_asks_nobody_else(browser, url, tmp_path):
     assert browser.find_element("css selector", "header .only").is_displayed()
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    assert len(asked) > 5
-    assert not [address for address in asked if not address.startswith((url, "blob:", "data:"))]
+    requested = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert len(requested) > 5
+    assert not [address for address in requested if not address.startswith((url, "blob:", "data:"))]
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
