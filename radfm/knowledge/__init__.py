@@ -1,1 +1,1 @@
-"""What radfm knows of medicine before it sees an image: ICD-10-CM, disease ontologies, the disorder vocabulary."""
+"""Medical knowledge as text: ICD-10-CM, disease ontologies, definitions, and the vocabulary of disorders."""

@@ -1,11 +1,11 @@
-"""Tables that take seconds to derive, kept between runs in the user's cache folder.
+"""Caches tables that take seconds to compute, in the user's cache folder.
 
 Decisions:
-- npz without pickle: numpy arrays as they are, lists of strings as one UTF-8 array joined by line feeds.
-- The file name carries a key, which the caller makes from everything the table depends on. A table is never updated;
-  the four newest of a name are kept.
-- Written beside its place and moved there, so that a reader never sees half a file and two writers do no harm.
-- A cache that cannot be read or written costs time, never the result: the table is then built anew.
+- The format is npz without pickle: NumPy arrays as they are, lists of strings as one UTF-8 array joined by line feeds.
+- The file name contains a key that the caller computes from everything the table depends on. A table is never updated;
+  the four newest files of a name are kept.
+- A file is written under a temporary name and then renamed, so that other processes never read an incomplete file.
+- Where the cache cannot be read or written, the table is computed again.
 """
 
 import contextlib
@@ -19,13 +19,14 @@ import numpy as np
 
 Columns = dict[str, np.ndarray | list[str]]
 
-_TEXT = "text "  # marks, in the file, an array that holds strings
+_TEXT = "text "  # prefix of the names of arrays that hold strings
+_FILES_PER_NAME = 4
 
 
-def remember(name: str, key: str, build: Callable[[], Columns]) -> Columns:
-    """The columns that `build` returns, from the cache where they are there.
+def cached_columns(name: str, key: str, build: Callable[[], Columns]) -> Columns:
+    """The columns that `build` returns, from the cache where they are in it.
 
-    Strings hold no line feed. Raises only what `build` raises.
+    Strings must not contain line feeds. Raises only what `build` raises.
     """
     folder = cache_folder()
     if folder is None:
@@ -33,18 +34,18 @@ def remember(name: str, key: str, build: Callable[[], Columns]) -> Columns:
     file = folder / f"{name}-{key}.npz"
     try:
         return _read(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # not there yet, or damaged
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):  # missing or damaged
         columns = build()
-    with contextlib.suppress(OSError):  # read-only or full: the next process builds it again
+    with contextlib.suppress(OSError):  # read-only or full: the next process computes the table again
         _write(file, columns)
-        by_age = sorted(folder.glob(f"{name}-*.npz"), key=lambda kept: kept.stat().st_mtime, reverse=True)
-        for old in by_age[4:]:
+        by_age = sorted(folder.glob(f"{name}-*.npz"), key=lambda table: table.stat().st_mtime, reverse=True)
+        for old in by_age[_FILES_PER_NAME:]:
             old.unlink(missing_ok=True)
     return columns
 
 
 def cache_folder() -> Path | None:
-    """`$XDG_CACHE_HOME/radfm`, or `~/.cache/radfm`; None where there is no home."""
+    """`$XDG_CACHE_HOME/radfm`, or `~/.cache/radfm`; None where there is no home folder."""
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(root) / "radfm" if root else Path.home() / ".cache" / "radfm"
@@ -71,12 +72,12 @@ def _write(file: Path, columns: Columns) -> None:
         else:
             arrays[_TEXT + name] = np.frombuffer("\n".join(column).encode(), dtype=np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as half:
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as temporary:
         try:
-            np.savez(half, **arrays)
-            half.close()
-            os.replace(half.name, file)
+            np.savez(temporary, **arrays)
+            temporary.close()
+            os.replace(temporary.name, file)
         except BaseException:
-            half.close()
-            os.unlink(half.name)
+            temporary.close()
+            os.unlink(temporary.name)
             raise

@@ -1,18 +1,19 @@
-"""What a disorder is, in a sentence: `definitions.csv`.
+"""Definitions of disorders, one sentence each, from `definitions.csv`.
 
     >>> from radfm.knowledge import definitions
     >>> definitions.define("hepatic abscess").text
     'A collection of pus in the liver.'
-    >>> found = definitions.define("collapsed lung", ["J93.9"])
-    >>> found.name, found.text
+    >>> definition = definitions.define("collapsed lung", ["J93.9"])
+    >>> definition.name, definition.text
     ('Pneumothorax', 'Air in the pleural space, between the lung and the chest wall, which lets the lung collapse.')
 
 Decisions:
-- A name that is not in the table is defined by what its first ICD-10-CM code is of; `name` then says what is defined.
-- Most rows are the Disease Ontology's (CC0 1.0), their first sentence: terms that ICD-10-CM names, too, in chapters
-  that images show something of, and no subtypes by gene. Those that it lacks of the phantoms' disorders were written
-  for radfm, without a doctor's review; their source is "radfm", and they go first.
-- The ontology's rows are written anew by `python -m radfm.knowledge.definitions disease_ontology.obo`.
+- A name that is not in the table has the definition of its first ICD-10-CM code; `Definition.name` is then the name of
+  that code.
+- Most rows are the first sentences of definitions in the Disease Ontology (CC0 1.0), of terms that ICD-10-CM has too,
+  in chapters that are relevant for imaging, without subtypes by gene. Definitions of the phantoms' disorders that the
+  ontology lacks were written for radfm and not reviewed by a physician. Their source is "radfm", and they go first.
+- `python -m radfm.knowledge.definitions disease_ontology.obo` writes the ontology's rows again.
 """
 
 import csv
@@ -28,17 +29,18 @@ from radfm.knowledge import icd10cm, wording
 TABLE = "definitions.csv"
 OWN = "radfm"
 
-_CHAPTERS = "CDGIJKMNQRST"  # letters of codes: tumours, nerves, heart, lungs, bowel, bones, kidneys, malformations, ...
+_CHAPTERS = "CDGIJKMNQRST"  # first letters of codes: neoplasms, nervous system, circulatory system, ..., injuries
 _BY_GENE = re.compile(r"\b(mutation|chromosome|gene)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """
+    """A definition and its source.
+
     Attributes:
-        name: Of what is defined.
-        text: A sentence.
-        source: "radfm", or a term of the Disease Ontology, such as "DOID:1686".
+        name: of the defined disorder.
+        text: one sentence.
+        source: "radfm", or the identifier of a term of the Disease Ontology, such as "DOID:1686".
     """
 
     name: str
@@ -47,15 +49,15 @@ class Definition:
 
 
 def define(name: str, codes: Sequence[str] = ()) -> Definition | None:
-    """What a disorder is, by its name, else by its first ICD-10-CM code; None where neither is known."""
-    found = _table().get(wording.key(wording.expand(name)))
-    if found is None and codes:
-        found = _of_code(codes[0])
-    return found
+    """The definition of a disorder by name, else by its first ICD-10-CM code; None where neither is in the table."""
+    definition = _table().get(wording.key(wording.expand(name)))
+    if definition is None and codes:
+        return _definition_of_code(codes[0])
+    return definition
 
 
-def of_ontology(file: Path) -> Iterator[Definition]:
-    """What the table takes of an ontology, OBO."""
+def ontology_definitions(file: Path) -> Iterator[Definition]:
+    """The definitions of an ontology in OBO format that go into the table."""
     from radfm.knowledge import disorders, ontology
 
     for term in sorted(ontology.read(file), key=lambda term: term.id):
@@ -66,17 +68,17 @@ def of_ontology(file: Path) -> Iterator[Definition]:
                 yield Definition(term.name, text, term.id)
 
 
-def _of_code(code: str) -> Definition | None:
+def _definition_of_code(code: str) -> Definition | None:
     try:
         description = icd10cm.get(code).description
-    except ValueError:  # of another edition
+    except ValueError:  # a code of another edition
         return None
     return _table().get(wording.key(re.sub(r"\bunspecified\b", "", description, flags=re.IGNORECASE)))
 
 
 @cache
 def _table() -> dict[str, Definition]:
-    """Definitions by the key of their names; of two with the same key the first."""
+    """Definitions by the key of their names; the first of several with the same key."""
     rows = [Definition(**row) for row in wording.read_table(TABLE)]
     return {wording.key(row.name): row for row in reversed(rows)}
 
@@ -84,7 +86,7 @@ def _table() -> dict[str, Definition]:
 if __name__ == "__main__":
     file = Path(__file__).with_name(TABLE)
     own = [row for row in wording.read_table(TABLE) if row["source"] == OWN]
-    rows = own + [asdict(one) for one in of_ontology(Path(sys.argv[1]))]
+    rows = own + [asdict(one) for one in ontology_definitions(Path(sys.argv[1]))]
     with file.open("w", encoding="utf-8", newline="") as out:
         table = csv.DictWriter(out, ["name", "text", "source"], lineterminator="\n")
         table.writeheader()

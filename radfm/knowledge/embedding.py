@@ -1,10 +1,11 @@
-"""Likeness of meaning: cosines between a name and every name of ICD-10-CM, by an encoder that the caller brings.
+"""Semantic similarity: cosines between a name and all names of ICD-10-CM, by a text encoder of the caller.
 
 Decisions:
-- The encoder is any callable from a list of texts to vectors, or anything with `encode` (a SentenceTransformer).
-- Vectors of the codes' names are computed once, and held and compared in half precision: a cosine is then off by some
-  1e-4, and a name is linked in half the time. With a fingerprint of the encoder they are kept in the cache; without one
-  they live as long as the object, since a changed encoder could not be told from the old.
+- The encoder is any callable from a list of texts to vectors, or an object with `encode` (a SentenceTransformer).
+- The vectors of the names are computed once, and stored and compared in half precision. The error of a cosine is then
+  about 1e-4, and linking a name takes half the time.
+- With a fingerprint of the encoder the vectors are cached on disk. Without one they are not, because a changed encoder
+  could not be recognised.
 """
 
 import hashlib
@@ -14,13 +15,20 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from radfm.knowledge.cache import remember
+from radfm.knowledge.cache import cached_columns
 
 Encoder = Callable[[list[str]], np.ndarray]
 
 
 def batches_of_one_length(lengths: Sequence[int], tokens: int = 3072) -> Iterator[list[int]]:
-    """Positions of texts in batches of so many tokens, and of texts equally long, so that nothing is padding."""
+    """Batches of texts of equal length, so that no padding is needed.
+
+    Args:
+        lengths: tokens of each text.
+        tokens: of a batch, at most, unless one text is longer.
+    Yields:
+        The positions of a batch's texts.
+    """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for length, group in groupby(order, key=lengths.__getitem__):
         rows, size = list(group), max(1, tokens // length)
@@ -28,15 +36,14 @@ def batches_of_one_length(lengths: Sequence[int], tokens: int = 3072) -> Iterato
 
 
 class NameVectors:
-    """Unit vectors of names.
+    """Unit vectors of names, for comparing texts with all of them.
 
     Args:
-        names: The names.
-        encoder: Takes a list of texts and returns (n, d) numbers, or has such a method `encode`.
-        fingerprint: Names the encoder and its weights, for the cache.
-
+        names: may repeat; each is encoded once.
+        encoder: takes a list of n texts and returns (n, d) numbers, or has a method `encode` that does.
+        fingerprint: identifies the encoder and its weights, for the cache on disk.
     Raises:
-        ValueError: The encoder does not return one finite vector per text.
+        ValueError: the encoder does not return one finite vector per text.
     """
 
     def __init__(self, names: list[str], encoder: Encoder, fingerprint: str | None = None):
@@ -46,13 +53,13 @@ class NameVectors:
             vectors = self._unit(unique)
         else:
             key = hashlib.sha256("\n".join([fingerprint, *unique]).encode()).hexdigest()[:16]
-            vectors = remember("vectors", key, lambda: {"vectors": self._unit(unique)})["vectors"]
+            vectors = cached_columns("vectors", key, lambda: {"vectors": self._unit(unique)})["vectors"]
         self._vectors = torch.from_numpy(np.array(vectors))  # (unique names, d)
         position = {name: i for i, name in enumerate(unique)}
         self._rows = np.array([position[name] for name in names])
 
     def cosines(self, text: str) -> np.ndarray:
-        """(names,) cosine of each name with the text."""
+        """(names,) float32, the cosine of each name with the text."""
         cosines = self._vectors @ torch.from_numpy(self._unit([text])[0])
         return cosines.float().numpy()[self._rows]
 

@@ -8,12 +8,12 @@
     ('S83.511', 2)
 
 Decisions:
-- Source: the tabular list of the CDC/NCHS as the package simple-icd-10-cm carries it (version 1.5: April 2026).
-- That package parses 10 MB of XML on import (about 1.5 s). We parse once, keep the table in the user's cache folder,
-  and make an entry when it is asked for. Importing this module loads nothing.
-- Every entry has a code of its own. The tabular list gives 39 blocks the name of their only category ("C50"); here
-  such a block is "C50-C50", as other blocks are "C60-C63", and "C50" is the category.
-- Descriptions of chapters and blocks are without the range in brackets that the tabular list ends them with.
+- Source: the tabular list of the CDC/NCHS in the package simple-icd-10-cm (version 1.5: April 2026).
+- That package parses 10 MB of XML on import (about 1.5 s). The table is parsed once and kept in the user's cache
+  folder; entries are created on access. Importing this module loads nothing.
+- Every entry has a unique code. The tabular list names 39 blocks like their only category ("C50"). Here such a block is
+  "C50-C50", like the block "C60-C63", and "C50" is the category.
+- Descriptions of chapters and blocks omit the range of codes in brackets at their end.
 """
 
 import difflib
@@ -27,13 +27,13 @@ from typing import Literal
 
 import numpy as np
 
-from radfm.knowledge.cache import Columns, remember
+from radfm.knowledge.cache import Columns, cached_columns
 
 Kind = Literal["chapter", "block", "category", "subcategory", "extension"]
 KINDS: tuple[Kind, ...] = ("chapter", "block", "category", "subcategory", "extension")
 NOTES = ("inclusion_terms", "includes", "excludes1", "excludes2")
 
-_FORMAT = 1  # of the cached table: raise it when `_parse` changes what it returns
+_FORMAT = 1  # of the cached table: increase it when the result of `_parse` changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Entry:
     """One entry of the tabular list.
 
     Attributes:
-        code: With its dot, such as "I71.4"; "A00-A09" for a block, "1" to "22" for a chapter.
+        code: with its dot, such as "I71.4"; "A00-A09" for a block, "1" to "22" for a chapter.
         kind: "chapter", "block", "category" (three characters), "subcategory", or "extension" (a seventh character).
-        description: The full one; for an extension that of its parent and the meaning of the seventh character.
-        inclusion_terms: Conditions that this very code is used for.
-        includes: Conditions that the entry and all below it contain.
-        excludes1: What is never coded together with this entry.
-        excludes2: What is not part of this entry, but may be coded beside it.
+        description: in full; for an extension, that of its parent with the meaning of the seventh character.
+        inclusion_terms: conditions for which this code is used.
+        includes: conditions that the entry and the entries below it contain.
+        excludes1: conditions that are never coded together with this entry.
+        excludes2: conditions that are not part of this entry, but may be coded in addition.
         parent_code: None for a chapter.
-        child_codes: In the order of the tabular list.
+        child_codes: in the order of the tabular list.
     """
 
     code: str
@@ -73,16 +73,16 @@ class Entry:
     @property
     def ancestors(self) -> tuple["Entry", ...]:
         """From the parent to the chapter."""
-        found = []
+        ancestors = []
         entry = self.parent
         while entry is not None:
-            found.append(entry)
+            ancestors.append(entry)
             entry = entry.parent
-        return tuple(found)
+        return tuple(ancestors)
 
     @property
     def category(self) -> str | None:
-        """The three characters the code begins with; None for chapters and blocks."""
+        """The first three characters of the code; None for chapters and blocks."""
         return None if self.kind in ("chapter", "block") else self.code[:3]
 
     @property
@@ -92,55 +92,65 @@ class Entry:
 
     @property
     def billable(self) -> bool:
-        """Whether nothing more specific exists below it."""
+        """Whether the code may be used for billing: there is no more specific code below it."""
         return not self.child_codes and self.kind not in ("chapter", "block")
 
 
 def get(code: str) -> Entry:
-    """The entry of a code, however it is written: see `normalise`, which also says what is raised."""
+    """The entry of a code in any spelling that `normalise` accepts. Raises as `normalise`."""
     return _entry(_row(code))
 
 
 def normalise(code: str) -> str:
-    """A code as the tabular list writes it: "i71.3", "I713" and "I71.3 " are "I71.3", "S83.51-" is "S83.51".
+    """A code as in the tabular list: "i71.3", "I713" and "I71.3 " become "I71.3", "S83.51-" becomes "S83.51".
 
     Raises:
-        ValueError: The code is unknown (mistyped, retired, of another edition of ICD-10); the message names near ones.
-        TypeError: It is not a string.
+        ValueError: the code is unknown (mistyped, retired, of another edition); the message names similar codes.
+        TypeError: it is not a string.
     """
     return _table().codes[_row(code)]
 
 
 def entries(*kinds: Kind) -> Iterator[Entry]:
-    """All 98,505 entries in the order of the tabular list, or those of the given kinds."""
+    """All 98,505 entries in the order of the tabular list, or those of the given kinds.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
     table = _table()
     unknown = set(kinds).difference(KINDS)
     if unknown:
         raise ValueError(f"no such kind of entry: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    wanted = {KINDS.index(kind) for kind in kinds or KINDS}
-    return (_entry(row) for row in range(len(table.codes)) if table.kinds[row] in wanted)
+    chosen = {KINDS.index(kind) for kind in kinds or KINDS}
+    return (_entry(row) for row in range(len(table.codes)) if table.kinds[row] in chosen)
 
 
 def common_ancestor(a: str, b: str) -> Entry | None:
-    """The lowest entry that contains both codes, which may be one of them; None where they share no chapter."""
-    above = set(_lineage(_row(a)))
-    return next((_entry(row) for row in _lineage(_row(b)) if row in above), None)
+    """The lowest entry that contains both codes, perhaps one of the two; None where they are in different chapters."""
+    of_first = set(_lineage(_row(a)))
+    return next((_entry(row) for row in _lineage(_row(b)) if row in of_first), None)
 
 
 def distance(a: str, b: str) -> int:
-    """Steps between two codes in the tree; chapters hang two steps apart, on a common root."""
+    """Number of edges between two codes in the tree, whose root is above the chapters."""
     first, second = _lineage(_row(a)), _lineage(_row(b))
     shared = len(set(first) & set(second))
     return len(first) + len(second) - 2 * shared
 
 
 def edition() -> str:
-    """Which tabular list this is, for a cache key or a model card: "simple-icd-10-cm 1.5.0"."""
+    """The source of the tabular list, for cache keys and model cards: "simple-icd-10-cm 1.5.0"."""
     return f"simple-icd-10-cm {version('simple-icd-10-cm')}"
 
 
 class _Table:
-    """The tabular list by columns; `rows` finds the row of a code, `notes[kind]` the notes of a row."""
+    """The tabular list in columns.
+
+    Attributes:
+        rows: code -> its row.
+        children: row -> the rows below it.
+        notes: kind of note -> row -> its notes.
+    """
 
     def __init__(self, columns: Columns):
         self.codes: list[str] = columns["codes"]
@@ -161,7 +171,7 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    return _Table(remember("icd10cm", f"{version('simple-icd-10-cm')}-{_FORMAT}", _parse))
+    return _Table(cached_columns("icd10cm", f"{version('simple-icd-10-cm')}-{_FORMAT}", _parse))
 
 
 @cache
@@ -180,6 +190,7 @@ def _entry(row: int) -> Entry:
 
 
 def _lineage(row: int) -> list[int]:
+    """The rows from an entry up to its chapter."""
     rows, parents = [], _table().parents
     while row >= 0:
         rows.append(row)
@@ -199,9 +210,10 @@ def _row(code: str) -> int:
 
 
 def _unknown(code: str, dotted: str) -> str:
-    shown = code if len(code) <= 20 else f"{code[:20]}..."
+    """The message of the error for an unknown code."""
+    displayed = code if len(code) <= 20 else f"{code[:20]}..."
     if not re.fullmatch(r"[A-Z][0-9][0-9A-Z](\.[0-9A-Z]{1,4})?", dotted):
-        return f"{shown!r} is no ICD-10-CM code, which looks like I71.3 or S83.511A"
+        return f"{displayed!r} is no ICD-10-CM code: codes have the form I71.3 or S83.511A"
     table, known = _table(), dotted
     while known and known not in table.rows:
         known = known[:-1].removesuffix(".")
@@ -211,12 +223,12 @@ def _unknown(code: str, dotted: str) -> str:
     else:
         categories = [c for c, kind in zip(table.codes, table.kinds, strict=True) if KINDS[kind] == "category"]
         near = difflib.get_close_matches(dotted[:3], categories, n=4, cutoff=0.5)
-    found = f"; near it: {', '.join(near)}" if near else ""
-    return f"{shown!r} is not in ICD-10-CM ({edition()}): mistyped, retired, or of another edition{found}"
+    similar = f"; near it: {', '.join(near)}" if near else ""
+    return f"{displayed!r} is not in ICD-10-CM ({edition()}): mistyped, retired, or of another edition{similar}"
 
 
 def _parse() -> Columns:
-    """The columns of `_Table` from simple-icd-10-cm. Of an extension, `texts` holds what follows its parent's."""
+    """The columns of `_Table` from simple-icd-10-cm. The text of an extension lacks the description of its parent."""
     import simple_icd_10_cm as source
 
     readers = {
@@ -229,11 +241,11 @@ def _parse() -> Columns:
     notes: dict[str, tuple[list[int], list[str]]] = {note: ([], []) for note in NOTES}
     names = source.get_all_codes()
     shared = {name for name, times in Counter(names).items() if times > 1}
-    met: set[str] = set()
-    lineage: list[int] = []  # rows from the chapter to the entry last read
+    parsed: set[str] = set()
+    lineage: list[int] = []  # rows from the chapter to the last entry
     for row, name in enumerate(names):
-        of_block = name in shared and name not in met  # the block comes before the category that has its name
-        met.add(name)
+        of_block = name in shared and name not in parsed  # the block comes before the category of the same name
+        parsed.add(name)
         code = f"{name}-{name}" if of_block else name
         kind = _kind(source, name, of_block)
         parent_name = source.get_parent(name, prioritize_blocks=of_block)

@@ -1,4 +1,4 @@
-"""A disease ontology in OBO: names, definitions, synonyms, is_a, and cross references to ICD-10-CM.
+"""Reads disease ontologies in OBO format: names, definitions, synonyms, is_a, cross references to ICD-10-CM.
 
     >>> doid = read("disease_ontology.obo")
     >>> term = doid["DOID:1686"]
@@ -6,13 +6,13 @@
     ('glaucoma', ('H40',))
 
 Decisions:
-- `pronto` parses. It is handed the clauses that are used here and no others, so that a file whose relations or subsets
-  it would refuse can still be read, and so that it never fetches an import from the network.
-- What breaks one term (an is_a to nowhere, a second term of the same id, a code that ICD-10-CM does not have) costs
-  that clause, and is listed in `skipped`. What makes the file something else (not UTF-8, not OBO) is a ValueError.
-- An is_a that closes a cycle is skipped, so that going up always ends.
-- Codes of the WHO's ICD-10 count where ICD-10-CM has the same code. Obsolete terms are left out.
-- What is held out of training is decided by the SHA-256 of an id, so that anyone makes the same split: see `fold`.
+- `pronto` parses the file. It is given only the clauses that are used here, so that files whose relations or subsets it
+  refuses can be read, and so that it never downloads an import.
+- An invalid clause of a term (an is_a to a missing term, a repeated id, a code that ICD-10-CM does not have) is left
+  out and listed in `skipped`. A file that is not UTF-8 or not OBO is a ValueError.
+- An is_a that closes a cycle is left out, so that every path upwards ends.
+- Codes of the WHO's ICD-10 are used where ICD-10-CM has the same code. Obsolete terms are left out.
+- Terms are held out of training by the SHA-256 of their id, so that the split is reproducible: see `fold`.
 """
 
 import hashlib
@@ -39,6 +39,8 @@ _ICD10 = re.compile(r"ICD-?10-?(?:CM|WHO)?(?:_[\w.-]+)?:\s*(.+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Synonym:
+    """Another name of a term, and how it relates to it (the scope of OBO)."""
+
     text: str
     scope: Scope
 
@@ -48,12 +50,12 @@ class Term:
     """One disease.
 
     Attributes:
-        id: Such as "DOID:1686".
-        name: The preferred one.
+        id: such as "DOID:1686".
+        name: the preferred name.
         definition: "" where there is none.
-        synonyms: In the order of the file.
-        parent_ids: What it is a kind of.
-        icd10cm: Codes its cross references name, as ICD-10-CM writes them; a block such as "I20-I25" is possible.
+        synonyms: by scope, then by text.
+        parent_ids: ids of the terms that it is_a subtype of.
+        icd10cm: codes of its cross references as ICD-10-CM writes them; also blocks such as "I20-I25".
     """
 
     id: str
@@ -68,18 +70,18 @@ FOLDS = 5
 
 
 def fold(identifier: str) -> int:
-    """0 to 4: the fifth of all terms (or codes) that this one belongs to, by the SHA-256 of its id."""
+    """The fold of a term or code, 0 to 4, by the SHA-256 of its identifier."""
     return int(hashlib.sha256(identifier.encode()).hexdigest(), 16) % FOLDS
 
 
 class Ontology:
-    """Terms by id, in the order of their ids.
+    """Terms by id, in the order of their ids; a read-only mapping that iterates over the terms.
 
     Attributes:
-        name: Of the ontology, else of the file: "doid".
+        name: of the ontology, else of the file, such as "doid".
         terms: id -> Term.
         skipped: (id or file, reason) of everything that was left out.
-        notice: What the file says of itself, where it does: "version", "licence", "remark".
+        notice: "version", "licence" and "remark" of the file's header, where it has them.
     """
 
     def __init__(
@@ -112,22 +114,22 @@ class Ontology:
         return [self.terms[child] for child in self._children.get(term.id, ())]
 
     def ancestors(self, term: Term) -> list[Term]:
-        """Nearest first, each once."""
-        found: dict[str, Term] = {}
+        """All terms above a term, the nearest first, each once."""
+        ancestors: dict[str, Term] = {}
         level = self.parents(term)
         while level:
-            new = [above for above in dict.fromkeys(a.id for a in level) if above not in found]
-            found |= {above: self.terms[above] for above in new}
-            level = [up for above in new for up in self.parents(self.terms[above])]
-        return list(found.values())
+            new = {parent.id: parent for parent in level if parent.id not in ancestors}
+            ancestors |= new
+            level = [grandparent for parent in new.values() for grandparent in self.parents(parent)]
+        return list(ancestors.values())
 
 
 def read(path: str | Path) -> Ontology:
-    """An OBO file.
+    """Read an OBO file.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is not UTF-8, not OBO, or without terms; the message names the file and, where known, the line.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8, not OBO, or has no terms; the message names the file and, where known, the line.
     """
     import pronto
 
@@ -143,7 +145,7 @@ def read(path: str | Path) -> Ontology:
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(f"{path} is not valid OBO: {str(error).splitlines()[0]}") from error
     terms = []
-    for term in sorted(parsed.terms(), key=lambda term: term.id):  # pronto's order is another in each process
+    for term in sorted(parsed.terms(), key=lambda term: term.id):  # the order of pronto differs between processes
         if term.obsolete:
             continue
         if not term.name:
@@ -169,8 +171,8 @@ def read(path: str | Path) -> Ontology:
 
 def _notice(text: str) -> dict[str, str]:
     head = re.split(r"^\[\w+\]", text, maxsplit=1, flags=re.MULTILINE)[0]
-    found = {key: re.search(pattern, head, re.MULTILINE | re.IGNORECASE) for key, pattern in _NOTICE.items()}
-    return {key: match.group(1).strip() for key, match in found.items() if match}
+    matches = {key: re.search(pattern, head, re.MULTILINE | re.IGNORECASE) for key, pattern in _NOTICE.items()}
+    return {key: match.group(1).strip() for key, match in matches.items() if match}
 
 
 def _text(path: Path) -> str:
@@ -183,20 +185,20 @@ def _text(path: Path) -> str:
 
 
 def _usable(text: str, path: Path, skipped: list[tuple[str, str]]) -> str:
-    """The header and the terms with the clauses used here, each id once, each is_a to a term that is there."""
+    """The header and the terms with only the clauses used here, without repeated ids and is_a to missing terms."""
     head, *frames = re.split(r"^\[(?=\w+\]\s*$)", text, flags=re.MULTILINE)
     terms: dict[str, list[str]] = {}
     for frame in frames:
         if not frame.startswith("Term]"):
             continue
         lines = [line.strip() for line in frame.splitlines()[1:]]
-        found = [line.partition(":")[2].split("!")[0].strip() for line in lines if line.startswith("id:")]
-        if not found or not found[0]:
+        ids = [line.partition(":")[2].split("!")[0].strip() for line in lines if line.startswith("id:")]
+        if not ids or not ids[0]:
             skipped.append((path.name, f"a term without an id: {' '.join(lines)[:60]!r}"))
-        elif found[0] in terms:
-            skipped.append((found[0], "a second term of this id; the first counts"))
+        elif ids[0] in terms:
+            skipped.append((ids[0], "a second term of this id; the first counts"))
         else:
-            terms[found[0]] = [line for line in lines if line.partition(":")[0] in _CLAUSES]
+            terms[ids[0]] = [line for line in lines if line.partition(":")[0] in _CLAUSES]
     if not terms:
         raise ValueError(f"{path} holds no [Term]: is it OBO?")
     kept = [line for line in head.splitlines() if line.partition(":")[0] in _HEADER]
@@ -218,22 +220,22 @@ def _usable(text: str, path: Path, skipped: list[tuple[str, str]]) -> str:
 def _codes(term_id: str, xrefs: list[str], skipped: list[tuple[str, str]]) -> tuple[str, ...]:
     codes: dict[str, None] = {}
     for xref in xrefs:
-        found = _ICD10.fullmatch(xref)
-        if found:
+        match = _ICD10.fullmatch(xref)
+        if match:
             try:
-                codes[icd10cm.normalise(found.group(1))] = None
+                codes[icd10cm.normalise(match.group(1))] = None
             except ValueError as error:
                 skipped.append((term_id, f"cross reference {xref}: {error}"))
     return tuple(codes)
 
 
 def _acyclic(terms: list[Term], skipped: list[tuple[str, str]]) -> list[Term]:
-    """The terms, less each is_a that leads back to where it started."""
+    """The terms without is_a to terms that were left out and without is_a that close a cycle (depth-first search)."""
     parents = {term.id: list(term.parent_ids) for term in terms}
     by_id = {term.id: term for term in terms}
     for term in terms:
         for parent in term.parent_ids:
-            if parent not in by_id:  # it was left out: obsolete, or without a name
+            if parent not in by_id:  # the parent is obsolete or has no name
                 parents[term.id].remove(parent)
                 skipped.append((term.id, f"is_a {parent}, which was left out"))
     done: set[str] = set()
@@ -241,15 +243,15 @@ def _acyclic(terms: list[Term], skipped: list[tuple[str, str]]) -> list[Term]:
         trail = [(start, iter(list(parents[start])))]
         on_trail = {start}
         while trail:
-            here, above = trail[-1]
-            parent = next(above, None)
+            term_id, remaining = trail[-1]
+            parent = next(remaining, None)
             if parent is None:
                 trail.pop()
-                on_trail.discard(here)
-                done.add(here)
+                on_trail.discard(term_id)
+                done.add(term_id)
             elif parent in on_trail:
-                parents[here].remove(parent)
-                skipped.append((here, f"is_a {parent} closes a cycle"))
+                parents[term_id].remove(parent)
+                skipped.append((term_id, f"is_a {parent} closes a cycle"))
             elif parent not in done:
                 trail.append((parent, iter(list(parents[parent]))))
                 on_trail.add(parent)

@@ -1,4 +1,4 @@
-"""How a disorder is worded, taken out of the way: two spellings of one name come out as the same words.
+"""Normalises the wording of disorder names, so that spellings of the same name become the same words.
 
     >>> words("Crohn's disease"), words("Haemorrhages of the pancreas")
     (['crohn', 'disease'], ['hemorrhage', 'pancreas'])
@@ -6,12 +6,13 @@
     True
 
 Decisions:
-- The same rules run over names, ICD-10-CM and ontologies. A rule may therefore go too far ("pancreas" could become
-  "pancrea"), as long as it goes equally far on both sides and rarely makes one word of two.
-- Equivalences (hepatic and liver, neoplasm and tumour) are data: `words.csv`, longest phrase first. So are the
-  abbreviations, `abbreviations.csv`: one written there in small letters is known in any case, one in capitals only so.
-- Letters of other alphabets stay as they are and simply match nothing in ICD-10-CM; symbols and emoji are dropped.
-- Laterality and encounter are words like others here. What they mean for a code is decided in `linking`.
+- The same rules are applied to names, ICD-10-CM and ontologies. A rule may therefore be too strong ("pancreas" could
+  become "pancrea"), as long as it rarely makes two different words equal.
+- Equivalences (hepatic and liver, neoplasm and tumour) are in the table `words.csv`; the longest phrase is replaced
+  first. Abbreviations are in `abbreviations.csv`: one in small letters is expanded in any case, one in capitals only in
+  capitals.
+- Letters of other alphabets are kept, and match nothing in ICD-10-CM. Symbols and emoji are dropped.
+- Laterality and encounter are ordinary words here; `linking` interprets them.
 """
 
 import csv
@@ -41,7 +42,7 @@ _PREFIXES = frozenset(
 
 
 def words(text: str) -> list[str]:
-    """The canonical words of a name, in order, without stop words; [] where it holds no letter or digit."""
+    """The canonical words of a name, in order, without stop words; [] where it has no letter or digit."""
     return [word for word in _replace(_split(text)) if word not in STOP_WORDS]
 
 
@@ -51,17 +52,18 @@ def key(text: str) -> str:
 
 
 def expand(text: str) -> str:
-    """The text with known abbreviations written out: "ACL tear" becomes "anterior cruciate ligament tear"."""
+    """The text with known abbreviations expanded: "ACL tear" becomes "anterior cruciate ligament tear"."""
     any_case, capitals = _abbreviations()
 
-    def full(found: re.Match) -> str:
-        short = found.group()
+    def expansion(match: re.Match) -> str:
+        short = match.group()
         return capitals.get(short) or any_case.get(short.lower()) or short
 
-    return re.sub(r"[A-Za-z][A-Za-z0-9]*(?:[/&-][A-Za-z0-9]+)*", full, text)
+    return re.sub(r"[A-Za-z][A-Za-z0-9]*(?:[/&-][A-Za-z0-9]+)*", expansion, text)
 
 
 def _split(text: str) -> list[str]:
+    """The words of a text in lower case, without accents and possessives, each by `_american_singular`."""
     text = text.casefold()
     if not text.isascii():
         text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
@@ -73,12 +75,12 @@ def _split(text: str) -> list[str]:
             joined[-1] += word
         else:
             joined.append(word)
-    return [_plain(word) for word in joined]
+    return [_american_singular(word) for word in joined]
 
 
 @lru_cache(maxsize=1 << 16)
-def _plain(word: str) -> str:
-    """The American singular."""
+def _american_singular(word: str) -> str:
+    """The American spelling, in the singular."""
     for pattern, american in _SPELLINGS:
         word = pattern.sub(american, word)
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
@@ -95,14 +97,15 @@ def _plain(word: str) -> str:
 
 
 def _replace(plain: list[str]) -> list[str]:
+    """The words with phrases of `words.csv` replaced by their canonical form, the longest phrase first."""
     phrases, longest = _equivalences()
     canonical: list[str] = []
     start = 0
     while start < len(plain):
         for length in range(min(longest, len(plain) - start), 0, -1):
-            found = phrases.get(tuple(plain[start : start + length]))
-            if found is not None:
-                canonical.extend(found)
+            replacement = phrases.get(tuple(plain[start : start + length]))
+            if replacement is not None:
+                canonical.extend(replacement)
                 start += length
                 break
         else:
@@ -113,6 +116,7 @@ def _replace(plain: list[str]) -> list[str]:
 
 @cache
 def _equivalences() -> tuple[dict[tuple[str, ...], list[str]], int]:
+    """Phrase -> its canonical words, and the number of words of the longest phrase."""
     phrases = {}
     for row in read_table("words.csv"):
         phrases[tuple(_split(row["variant"]))] = _split(row["canonical"])
@@ -121,6 +125,7 @@ def _equivalences() -> tuple[dict[tuple[str, ...], list[str]], int]:
 
 @cache
 def _abbreviations() -> tuple[dict[str, str], dict[str, str]]:
+    """The expansions of abbreviations in any case, and of those in capitals only."""
     any_case, capitals = {}, {}
     for row in read_table("abbreviations.csv"):
         (any_case if row["short"].islower() else capitals)[row["short"]] = row["expansion"]
@@ -128,6 +133,6 @@ def _abbreviations() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def read_table(name: str, package: str = "radfm.knowledge") -> list[dict[str, str]]:
-    """The rows of a CSV file that lies in a package."""
+    """The rows of a CSV file in a package, as dictionaries by column."""
     with files(package).joinpath(name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

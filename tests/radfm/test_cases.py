@@ -38,7 +38,7 @@ def test_a_folder_a_file_and_a_list_are_read(tmp_path):
     assert [len(scan.pixels) for scan in files.scans] == [5]
 
 
-def test_what_the_caller_knows_is_kept(tmp_path):
+def test_the_arguments_of_the_caller_are_stored_in_the_case(tmp_path):
     options = {"history": "cough", "disorders": ("Pneumonia",), "case_id": "7"}
     case = read_case(study(tmp_path), modality="MR", **options)
     assert (case.history, case.disorders, case.case_id, case.patient_id) == ("cough", ["Pneumonia"], "7", None)
@@ -53,7 +53,7 @@ def test_progress_counts_every_file_once(tmp_path):
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path):
+def test_the_error_for_a_missing_path_names_it(tmp_path):
     for path in (tmp_path / "nowhere", [tmp_path, tmp_path / "nowhere"]):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             read_case(path)
@@ -74,7 +74,7 @@ def test_an_empty_list_is_an_error_with_a_remedy():
 
 
 @pytest.mark.parametrize("path", [None, 7, b"bytes", [None], {"a": 1}])
-def test_what_is_no_path_is_a_type_error(path):
+def test_a_path_of_another_type_is_a_type_error(path):
     with pytest.raises(TypeError):
         read_case(path)
 
@@ -94,7 +94,7 @@ def test_nothing_readable_is_a_case_without_scans(tmp_path):
     assert case.skipped[0][1].startswith("is not an image format radfm reads")
 
 
-def test_one_bad_file_costs_only_itself_and_is_told(tmp_path):
+def test_a_damaged_file_is_listed_and_the_others_are_read(tmp_path):
     study(tmp_path)
     (tmp_path / "ct" / "broken.dcm").write_bytes((tmp_path / "ct" / "0.dcm").read_bytes()[:300])
     (tmp_path / "zero.png").write_bytes(b"")
@@ -104,7 +104,7 @@ def test_one_bad_file_costs_only_itself_and_is_told(tmp_path):
     assert dict(case.skipped)["zero.png"] == "is empty, zero bytes: copy it again from where it came from"
 
 
-def test_a_dicom_file_is_known_by_its_bytes_whatever_its_name(tmp_path):
+def test_a_dicom_file_is_recognised_by_its_bytes_whatever_its_name(tmp_path):
     dicom(tmp_path / "scan.png", ramp()[0])
     Image.fromarray(ramp(dtype=np.uint8)[0]).save(tmp_path / "photo.dcm", format="png")
     case = read_case(tmp_path)
@@ -138,7 +138,7 @@ def test_a_liver_ct_is_in_hounsfield_units():
 
 
 @with_shared_cases
-def test_two_dates_and_three_modalities_are_told_apart():
+def test_scans_of_two_dates_and_three_modalities_are_separated():
     case = read_case(CASES / "dicom" / "CMB-CRC-MSB-06489")
     assert [scan.modality for scan in case.scans] == ["MRI"] * 4
     assert sorted(scan.days for scan in case.scans) == [0.0, 0.0, 126.0, 126.0]

@@ -46,7 +46,7 @@ def test_a_disorder_is_defined_by_its_name_or_else_its_code(name, codes, defined
     assert (found and found.name) == defined
 
 
-def test_a_code_defines_what_it_is_called_and_nothing_else_that_it_is_used_for():
+def test_a_code_has_the_definition_of_its_description_only():
     assert definitions.define("Cyst of liver") is not None
     assert definitions.define("Focal nodular hyperplasia", ["K76.89"]) is None  # the same code
 
@@ -66,8 +66,8 @@ def test_the_table_is_small_and_names_the_source_of_every_row():
     assert sum(len(text) for row in rows for text in row.values()) < 150_000
 
 
-def test_of_an_ontology_the_terms_that_icd10cm_names_are_taken_with_their_first_sentence(tmp_path):
+def test_terms_of_an_ontology_that_icd10cm_has_are_taken_with_their_first_sentence(tmp_path):
     (tmp_path / "small.obo").write_text(ONTOLOGY)
-    assert [(one.name, one.text, one.source) for one in definitions.of_ontology(tmp_path / "small.obo")] == [
+    assert [(one.name, one.text, one.source) for one in definitions.ontology_definitions(tmp_path / "small.obo")] == [
         ("lung abscess", "A lung disease located in the lung, e.g. an apex.", "DOID:1")
     ]

@@ -1,7 +1,8 @@
+"""Linking names of disorders to ICD-10-CM, and vocabularies of disorders."""
+
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -44,11 +45,11 @@ from radfm.knowledge.disorders import Coding, Disorder, Linker, Vocabulary, code
         ("Neurofibromatosis type 2", "Q85.02"),
     ],
 )
-def test_a_clinician_s_name_finds_its_code(name, code):
-    found = link(name)
-    assert found.verdict == "confident"
-    assert found.candidates[0].code == code
-    assert codes(name) == found.codes == [code]
+def test_a_clinical_name_is_linked_to_its_code_confidently(name, code):
+    linked = link(name)
+    assert linked.verdict == "confident"
+    assert linked.candidates[0].code == code
+    assert codes(name) == linked.codes == [code]
 
 
 @pytest.mark.parametrize(
@@ -61,44 +62,44 @@ def test_a_clinician_s_name_finds_its_code(name, code):
         ("Pneumothorax NOS", "J93.9"),
     ],
 )
-def test_side_and_encounter_lead_down_the_tree_where_it_has_them(name, code):
+def test_side_and_encounter_select_a_more_specific_code_where_there_is_one(name, code):
     assert codes(name) == [code]
 
 
-def test_every_description_of_a_category_finds_that_category():
+def test_the_description_of_a_category_is_linked_to_that_category():
     sample = list(icd10cm.entries("category"))[::40]
-    found = [link(entry.description[:300], top=1).candidates[0].code[:3] for entry in sample]
-    wrong = [(e.code, c) for e, c in zip(sample, found, strict=True) if e.code != c]
+    linked = [link(entry.description[:300], top=1).candidates[0].code[:3] for entry in sample]
+    wrong = [(entry.code, code) for entry, code in zip(sample, linked, strict=True) if entry.code != code]
     assert len(wrong) <= 1, wrong
 
 
 @pytest.mark.parametrize("name", ["Pneumothrax", "Breast neoplasms", "Diabetic foot", "Cyst"])
-def test_what_is_misspelt_or_open_is_doubtful_and_gives_no_code(name):
-    found = link(name)
-    assert found.verdict == "doubtful"
-    assert found.candidates
-    assert found.codes == codes(name) == []
+def test_misspelt_and_ambiguous_names_are_doubtful_and_have_no_code(name):
+    linked = link(name)
+    assert linked.verdict == "doubtful"
+    assert linked.candidates
+    assert linked.codes == codes(name) == []
 
 
 @pytest.mark.parametrize("name", ["Normal", "qwertyuiop", "🙂🙂", "肺炎", "Пневмоторакс", "!!!", "12345"])
-def test_what_means_nothing_here_is_unlinked(name):
-    found = link(name)
-    assert (found.verdict, found.candidates, found.codes) == ("unlinked", (), [])
+def test_text_that_names_no_disorder_is_unlinked(name):
+    linked = link(name)
+    assert (linked.verdict, linked.candidates, linked.codes) == ("unlinked", (), [])
 
 
-def test_another_disease_is_no_misspelling():
+def test_another_disease_is_not_taken_for_a_misspelling():
     assert codes("Pharyngocele") == []
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "empty"), ("  \n", "empty"), ("a" * 10_000, "10,000 characters")])
-def test_an_empty_or_endless_name_is_an_error(name, message):
+def test_an_empty_or_too_long_name_is_an_error(name, message):
     with pytest.raises(ValueError, match=message):
         link(name)
     with pytest.raises(ValueError, match=message):
         codes(["Pneumothorax", name])
 
 
-def test_what_is_no_name_or_no_number_of_codes_is_an_error():
+def test_a_name_of_another_type_and_top_below_one_are_errors():
     with pytest.raises(TypeError, match="not NoneType"):
         link(None)
     with pytest.raises(ValueError, match="top is 0"):
@@ -106,10 +107,10 @@ def test_what_is_no_name_or_no_number_of_codes_is_an_error():
 
 
 @given(st.text(min_size=1, max_size=300).filter(str.strip))
-def test_any_text_is_answered(text):
-    found = link(text, top=3)
-    assert len(found.candidates) <= 3
-    assert all(0.3 <= candidate.confidence <= 1 for candidate in found.candidates)
+def test_any_text_can_be_linked(text):
+    linked = link(text, top=3)
+    assert len(linked.candidates) <= 3
+    assert all(0.3 <= candidate.confidence <= 1 for candidate in linked.candidates)
 
 
 @pytest.mark.parametrize(
@@ -120,17 +121,17 @@ def test_any_text_is_answered(text):
         ("gout of knee or elbow", "M10"),  # what the first three have in common
     ],
 )
-def test_what_lies_above_is_an_answer_too(name, above):
+def test_codes_above_the_best_ones_are_candidates(name, above):
     assert above in [candidate.code for candidate in link(name).candidates]
 
 
 def test_candidates_are_ranked_distinct_and_ready_for_json():
-    found = link("Pulmonary embolism", top=5)
-    assert len(found.candidates) == 5
-    confidences = [candidate.confidence for candidate in found.candidates]
+    linked = link("Pulmonary embolism", top=5)
+    assert len(linked.candidates) == 5
+    confidences = [candidate.confidence for candidate in linked.candidates]
     assert confidences == sorted(confidences, reverse=True)
-    assert len({candidate.code for candidate in found.candidates}) == 5
-    answer = json.loads(json.dumps(found.to_dict()))
+    assert len({candidate.code for candidate in linked.candidates}) == 5
+    answer = json.loads(json.dumps(linked.to_dict()))
     assert answer["verdict"] == "confident"
     assert answer["codes"] == ["I26"]
     assert answer["candidates"][0]["path"][0] == "Diseases of the circulatory system"
@@ -158,45 +159,43 @@ def test_abbreviations_that_are_words_need_capitals():
     assert wording.expand("all ribs") == "all ribs"
 
 
-def test_every_common_name_means_a_code_that_exists_and_says_so():
+def test_every_common_name_is_linked_to_its_code():
     rows = wording.read_table("common_names.csv")
     assert len(rows) > 500
     for row in rows[::10]:
         assert codes(row["name"]) == [icd10cm.normalise(row["code"])], row
 
 
-def test_codes_of_a_fresh_process_come_fast_and_without_torch():
-    link("warm the cache")
-    started = time.perf_counter()
+def test_a_new_process_links_a_name_without_importing_torch_or_scipy():
+    link("Pneumothorax")  # fills the cache
     code = "import sys; from radfm.knowledge.disorders import codes; print(codes('Pneumothorax'), *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 5  # 0.4 s on a free core
     assert done.stdout.startswith("['J93.9']")
     assert not {"torch", "pronto", "sklearn", "scipy", "simple_icd_10_cm"} & set(done.stdout.split())
 
 
-def test_an_encoder_is_further_evidence():
-    """Letters as vectors: what has the same letters is alike."""
-    asked = []
+def test_an_encoder_adds_to_the_similarity():
+    """The vector of a text is its counts of letters."""
+    encoded = []
 
     def letters(texts):
-        asked.extend(texts)
+        encoded.extend(texts)
         return np.array([[text.lower().count(chr(97 + i)) + 0.01 for i in range(26)] for text in texts])
 
     linker = Linker(encoder=letters)
-    assert len(asked) > 40_000
-    found = linker.link("Klebsiella pneumonia")
-    assert found.candidates[0].evidence == "lexical and embedding"
-    assert found.candidates[0].code == "J15.0"
+    assert len(encoded) > 40_000
+    linked = linker.link("Klebsiella pneumonia")
+    assert linked.candidates[0].evidence == "lexical and embedding"
+    assert linked.candidates[0].code == "J15.0"
     assert linker.codes(["Pneumothorax"]) == [["J93.9"]]
 
 
-def test_an_encoder_that_returns_something_else_is_refused():
+def test_an_encoder_that_returns_no_matrix_is_an_error():
     with pytest.raises(ValueError, match=r"\(3,\) for \d+ texts: expected \(n, d\)"):
         Linker(encoder=lambda texts: np.zeros(3))
 
 
-def test_vectors_are_kept_for_the_encoder_s_fingerprint(tmp_path, monkeypatch):
+def test_vectors_are_cached_by_the_fingerprint_of_the_encoder(tmp_path, monkeypatch):
     from radfm.knowledge.embedding import NameVectors
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -226,7 +225,7 @@ def test_an_ontology_adds_its_names(tmp_path):
     assert (child.verdict, child.candidates[0].code) == ("doubtful", "J93.9")
 
 
-def test_a_vocabulary_is_saved_with_the_checkpoint_and_loaded_as_it_was(tmp_path):
+def test_a_saved_vocabulary_loads_unchanged(tmp_path):
     vocabulary = Vocabulary.from_names(["Pneumothorax", "Ménétrier disease", "Normal"])
     assert vocabulary.save(tmp_path / "checkpoint").name == "disorders.json"
     loaded = Vocabulary.load(tmp_path / "checkpoint")
@@ -247,41 +246,8 @@ def test_names_that_cannot_be_used_are_listed():
     ]
 
 
-def test_a_csv_with_typos_in_its_codes(tmp_path):
-    file = tmp_path / "disorders.csv"
-    file.write_text(
-        "name,synonyms,codes,description\n"
-        "Leaky lung,air leak; burst lung,j939,A lung that leaks.\n"
-        "Asthma,,J45; J99.99,\n"
-        "Rib fracture,,,\n"
-        ",,,\n"
-    )
-    vocabulary = Vocabulary.from_csv(file)
-    assert vocabulary[0] == Disorder(
-        "Leaky lung", ("air leak", "burst lung"), "A lung that leaks.", (Coding("J93.9", 1.0, "given"),)
-    )
-    assert [disorder.icd10cm for disorder in vocabulary] == [["J93.9"], ["J45"], ["S22.3"]]
-    assert [where for where, _ in vocabulary.skipped] == ["line 3: Asthma", ""]
-    assert "'J99.99' is not in ICD-10-CM" in vocabulary.skipped[0][1]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"disorder\nAsthma\n", "has no column 'name', but disorder"),
-        (b"", "has no column 'name'"),
-        ("name\nMénétrier\n".encode("latin-1"), "not UTF-8"),
-    ],
-)
-def test_a_csv_that_is_no_list_of_disorders_is_an_error(tmp_path, content, message):
-    file = tmp_path / "disorders.csv"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        Vocabulary.from_csv(file)
-
-
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "disorders": [{"name": 1}]}'])
-def test_a_file_that_save_did_not_write_is_an_error(tmp_path, content):
+def test_loading_a_file_of_another_format_is_an_error(tmp_path, content):
     (tmp_path / "disorders.json").write_text(content)
     with pytest.raises(ValueError, match="is no vocabulary of format 1"):
         Vocabulary.load(tmp_path)
@@ -292,7 +258,7 @@ def test_a_folder_without_vocabulary_is_a_missing_file(tmp_path):
         Vocabulary.load(tmp_path)
 
 
-def test_prompts_hold_what_the_disorder_has():
+def test_prompts_contain_what_the_disorder_has():
     disorder = Disorder("Pneumothorax", ("collapsed lung",), "Air in the pleura.", (Coding("J93.9", 0.97, "given"),))
     assert disorder.prompts("name") == ["Pneumothorax"]
     assert disorder.prompts("description") == ["Pneumothorax", "Pneumothorax: Air in the pleura."]
@@ -306,17 +272,7 @@ def test_prompts_hold_what_the_disorder_has():
         bare.prompts("poem")
 
 
-def test_a_vocabulary_of_an_ontology_has_its_codes_and_words(shared):
-    doid = ontology.read(shared / "knowledge" / "disease_ontology.obo")
-    few = ontology.Ontology(doid.name, [term for term in doid if term.id in ("DOID:1686", "DOID:0040001")], [])
-    vocabulary = Vocabulary.from_ontology(few)
-    assert vocabulary.find("glaucoma").codings == (Coding("H40", 0.95, "cross reference in DOID"),)
-    named = Vocabulary.from_names(["Angiosarcoma"], ontology=doid)
-    assert named[0].synonyms == ("hemangiosarcoma",)
-    assert named[0].description.startswith("A vascular cancer")
-
-
-def test_the_ontology_s_own_codes_are_found_without_it(shared):
+def test_names_of_an_ontology_are_linked_to_its_codes_without_it(shared):
     doid = ontology.read(shared / "knowledge" / "disease_ontology.obo")
     figures = measure_linker(Linker(), questions(doid, held_out=4))
     assert figures["A@1"] > 0.70
@@ -325,16 +281,13 @@ def test_the_ontology_s_own_codes_are_found_without_it(shared):
     assert figures["category of the confident"] > 0.96
 
 
-def test_the_rp3d_records_come_out_in_their_own_categories(shared):
+def test_the_rp3d_records_are_linked_to_their_own_categories(shared):
     cases = json.loads((shared / "rp3d_demo" / "demoData.json").read_text(encoding="utf-8"))
     for case in cases.values():
         sample = case["Samples"][0]
         assert {code[:3] for name in sample["articles"] for code in codes(name)} == set(sample["icd10s"])
 
 
-def test_all_rp3d_names_are_linked_in_a_minute(shared):
+def test_most_rp3d_names_are_linked(shared):
     names = list(json.loads((shared / "rp3d_demo" / "disorder_label_dict.json").read_text(encoding="utf-8")))
-    started = time.perf_counter()
-    found = codes(names)
-    assert time.perf_counter() - started < 60
-    assert sum(map(bool, found)) > 1700
+    assert sum(map(bool, codes(names))) > 1700

@@ -47,7 +47,7 @@ def test_parents_children_and_ancestors(write):
     assert [term.id for term in found.children(found["T:1"])] == ["T:2", "T:3"]
 
 
-def test_a_cycle_is_cut_and_listed(write):
+def test_an_is_a_that_closes_a_cycle_is_left_out_and_listed(write):
     terms = "\n[Term]\nid: T:2\nname: b\nis_a: T:3\n\n[Term]\nid: T:3\nname: c\nis_a: T:2\n"
     found = ontology.read(write(HEADER + ANEURYSM + terms))
     assert found.skipped == [("T:3", "is_a T:2 closes a cycle")]
@@ -55,7 +55,7 @@ def test_a_cycle_is_cut_and_listed(write):
     assert found.ancestors(found["T:3"]) == []
 
 
-def test_an_is_a_to_itself_is_cut(write):
+def test_an_is_a_to_itself_is_left_out(write):
     found = ontology.read(write(HEADER + ANEURYSM + "is_a: T:1\n"))
     assert found["T:1"].parent_ids == ()
     assert found.skipped == [("T:1", "is_a T:1, which is itself")]
@@ -73,14 +73,14 @@ def test_of_two_terms_with_one_id_the_first_counts(write):
     assert found.skipped == [("T:1", "a second term of this id; the first counts")]
 
 
-def test_a_code_that_icd_10_cm_has_not_is_listed(write):
+def test_a_code_that_icd_10_cm_does_not_have_is_listed(write):
     found = ontology.read(write(HEADER + ANEURYSM + "xref: ICD10CM:I71.99\n"))
     ((term, reason),) = found.skipped
     assert term == "T:1"
     assert "'I71.99' is not in ICD-10-CM" in reason
 
 
-def test_an_ontology_without_codes_is_read_and_says_so(write):
+def test_an_ontology_without_codes_is_read_and_listed(write):
     found = ontology.read(write(HEADER + "\n[Term]\nid: T:1\nname: a\n"))
     assert len(found) == 1
     assert found.skipped == [("test.obo", "no term refers to ICD-10-CM: it adds names and relations, but no codes")]
@@ -110,13 +110,13 @@ def test_imports_and_relations_are_not_followed(write):
         (HEADER + "\n[Term]\nid: T:1\nname: a\nsynonym: unquoted\n", "is not valid OBO"),
     ],
 )
-def test_what_is_no_obo_is_one_line(write, content, message):
+def test_the_error_for_a_file_that_is_not_obo_is_one_line(write, content, message):
     with pytest.raises(ValueError, match=message) as error:
         ontology.read(write(content))
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_a_missing_file(tmp_path):
+def test_a_missing_file_is_a_file_not_found_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         ontology.read(tmp_path / "none.obo")
 

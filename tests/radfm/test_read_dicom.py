@@ -84,14 +84,14 @@ def test_a_series_is_one_scan_in_hounsfield_units_in_order_of_position_whatever_
     assert (scan.days, scan.body_part, scan.source, case.skipped) == (0.0, "chest", ".", [])
 
 
-def test_positions_decide_even_against_instance_numbers(tmp_path):
+def test_slices_are_ordered_by_position_even_against_instance_numbers(tmp_path):
     for i, picture in enumerate(ramp()):
         place = {"ImagePositionPatient": [0, 0, 5.0 * i], "ImageOrientationPatient": AXIAL}
         dicom(tmp_path / f"{i}", picture, SeriesInstanceUID="1.2", InstanceNumber=9 - i, **place)
     assert np.array_equal(read_case(tmp_path).scans[0].pixels, ramp())
 
 
-def test_without_positions_instance_numbers_decide_then_names(tmp_path):
+def test_slices_without_position_are_ordered_by_instance_number_then_name(tmp_path):
     for i, picture in enumerate(ramp(12)):
         dicom(tmp_path / "numbered" / f"{99 - i}", picture, SeriesInstanceUID="1.2", InstanceNumber=i)
         dicom(tmp_path / "named" / f"im{i}", picture, SeriesInstanceUID="1.3")
@@ -127,7 +127,7 @@ def test_slices_run_from_feet_to_head_front_to_back_right_to_left(tmp_path):
         assert np.array_equal(scan.pixels, ramp()[::-1]), name
 
 
-def test_a_patient_who_lay_on_the_belly_is_shown_with_the_front_up(tmp_path):
+def test_a_prone_patient_is_shown_with_the_front_up(tmp_path):
     series(tmp_path, ramp(), orientation=[-1, 0, 0, 0, -1, 0])
     (scan,) = read_case(tmp_path).scans
     assert np.array_equal(scan.pixels, ramp()[:, ::-1, ::-1])
@@ -165,7 +165,7 @@ def test_one_series_is_split_where_matrix_orientation_or_pixel_spacing_change(tm
         ("InstanceNumber", tuple(range(0, 50, 10))),
     ],
 )
-def test_volumes_at_the_same_positions_are_scans_of_their_own(tmp_path, keyword, values):
+def test_volumes_at_the_same_positions_are_separate_scans(tmp_path, keyword, values):
     for k, value in enumerate(values):
         for i, picture in enumerate(ramp()):
             place = {"ImagePositionPatient": [0, 0, 5.0 * i], "ImageOrientationPatient": AXIAL}
@@ -177,7 +177,7 @@ def test_volumes_at_the_same_positions_are_scans_of_their_own(tmp_path, keyword,
         assert np.array_equal(scan.pixels - scan.pixels.min(), ramp())
 
 
-def test_of_a_long_series_of_volumes_sixteen_are_read_and_the_rest_told(tmp_path):
+def test_of_a_long_series_of_volumes_sixteen_are_read_and_the_rest_listed(tmp_path):
     for k in range(20):
         series(tmp_path, ramp(2) + k, names=[f"{k}-0", f"{k}-1"], SeriesInstanceUID="1.2", TemporalPositionIdentifier=k)
     case = read_case(tmp_path)
@@ -186,7 +186,7 @@ def test_of_a_long_series_of_volumes_sixteen_are_read_and_the_rest_told(tmp_path
     assert "4 of 20 volumes" in case.skipped[0][1]
 
 
-def test_pictures_of_one_place_over_time_are_one_clip(tmp_path):
+def test_frames_of_one_position_over_time_are_one_clip(tmp_path):
     for i, picture in enumerate(ramp()):
         place = {"ImagePositionPatient": [0, 0, 7], "ImageOrientationPatient": AXIAL, "TriggerTime": i * 40}
         dicom(tmp_path / f"{9 - i}", picture, Modality="MR", SeriesInstanceUID="1.2", InstanceNumber=i, **place)
@@ -231,7 +231,7 @@ def enhanced(path, volume, echoes=1, **elements):
     return dicom(path, pixels, SOPClassUID=EnhancedMRImageStorage, Modality="MR", **sequences, **elements)
 
 
-def test_an_enhanced_file_is_read_by_the_place_and_slope_of_each_frame(tmp_path):
+def test_an_enhanced_file_is_read_by_the_position_and_slope_of_each_frame(tmp_path):
     (scan,) = read_case(enhanced(tmp_path / "file", ramp())).scans
     assert np.array_equal(scan.pixels, ramp() + 10 * np.arange(5)[:, None, None])
     assert (scan.plane, scan.spacing_mm, scan.source) == ("axial", (3.0, 0.5, 0.75), "file")
@@ -259,7 +259,7 @@ def test_a_key_object_names_the_key_slice(tmp_path):
     assert case.skipped == [("key", "is a list of key images, not an image of the patient: set aside")]
 
 
-def test_a_copy_is_read_once_but_one_identifier_for_all_slices_costs_none(tmp_path):
+def test_a_copy_is_read_once_but_slices_with_one_identifier_are_all_read(tmp_path):
     series(tmp_path, ramp(), SOPInstanceUID="1.2.3.4")
     (tmp_path / "copy.dcm").write_bytes((tmp_path / "2.dcm").read_bytes())
     case = read_case(tmp_path)
@@ -267,7 +267,7 @@ def test_a_copy_is_read_once_but_one_identifier_for_all_slices_costs_none(tmp_pa
     assert case.skipped == [("copy.dcm", "is a copy of 2.dcm: read once")]
 
 
-def test_slices_that_only_damaged_numbers_tell_apart_are_no_copies(tmp_path):
+def test_slices_that_differ_in_damaged_numbers_only_are_not_copies(tmp_path):
     for name in (b"1a", b"2b"):
         file = dicom(tmp_path / f"{name.decode()}.dcm", ramp()[0], SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2")
         dataset = pydicom.dcmread(file)
@@ -290,7 +290,7 @@ def test_of_two_patients_the_one_with_more_images_is_read_and_the_other_listed(t
     assert case.skipped == [("a/0.dcm", reason), ("a/1.dcm", reason)]
 
 
-def test_one_bad_file_of_a_series_costs_one_slice(tmp_path):
+def test_a_damaged_file_of_a_series_is_one_missing_slice(tmp_path):
     series(tmp_path, ramp())
     whole = (tmp_path / "2.dcm").read_bytes()
     (tmp_path / "2.dcm").write_bytes(whole[:-20])
@@ -313,7 +313,7 @@ def test_one_bad_file_of_a_series_costs_one_slice(tmp_path):
         (b"", None),
     ],
 )
-def test_numbers_are_read_as_they_stand_and_damaged_ones_are_none(tmp_path, syntax, written, read):
+def test_valid_numbers_are_read_and_damaged_ones_are_none(tmp_path, syntax, written, read):
     dicom(tmp_path / "a.dcm", ramp()[0], syntax)
     dataset = pydicom.dcmread(tmp_path / "a.dcm")
     explicit = syntax == ExplicitVRLittleEndian
@@ -342,7 +342,7 @@ def test_numbers_are_read_as_they_stand_and_damaged_ones_are_none(tmp_path, synt
         ),
     ],
 )
-def test_what_is_not_an_image_of_the_patient_is_set_aside_and_said_so(tmp_path, elements, what):
+def test_objects_that_are_no_images_of_the_patient_are_skipped_with_a_reason(tmp_path, elements, what):
     dicom(tmp_path / "image", ramp()[0], SeriesInstanceUID="1.2")
     dicom(tmp_path / "other", ramp()[0], SeriesInstanceUID="1.2", **elements)
     case = read_case(tmp_path)
@@ -353,7 +353,7 @@ def test_what_is_not_an_image_of_the_patient_is_set_aside_and_said_so(tmp_path, 
     assert "set aside" in skipped[1]
 
 
-def test_files_without_the_128_bytes_in_front_or_any_meta_header_are_read(tmp_path):
+def test_files_without_preamble_or_meta_header_are_read(tmp_path):
     path = dicom(tmp_path / "whole", ramp()[0])
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "no_preamble").write_bytes(path.read_bytes()[132:])
@@ -378,7 +378,7 @@ def _without_meta(dataset, little):
     return bare
 
 
-def test_a_dicomdir_is_read_through_its_records_and_missing_files_are_told(tmp_path):
+def test_a_dicomdir_is_read_by_its_records_and_missing_files_are_listed(tmp_path):
     dicom(tmp_path / "DISC" / "im1", ramp()[0])
     dicom(tmp_path / "DISC" / "NOTNAMED", ramp()[0])
     records = [(["DISC", "IM1"]), (["DISC", "IM2"]), (["..", "ESCAPE"])]

@@ -81,7 +81,7 @@ def test_the_window_is_applied_to_radiographs_and_never_to_ct(tmp_path):
     assert np.array_equal(only(dicom(tmp_path / "u", picture, Modality="CR", **useless)).pixels[0], picture)
 
 
-def test_a_modality_table_is_looked_up(tmp_path):
+def test_a_modality_lut_is_applied(tmp_path):
     table = item(
         LUTDescriptor=[48, 0, 16], LUTData=np.arange(1000, 1480, 10, dtype=np.uint16).tobytes(), ModalityLUTType="US"
     )
@@ -104,7 +104,7 @@ def test_ybr_becomes_rgb(tmp_path):
     assert np.abs(only(dicom(tmp_path / "f", red, **kind)).pixels.astype(int) - (255, 0, 0)).max() <= 2
 
 
-def test_a_palette_is_looked_up():
+def test_a_palette_is_applied():
     scan = only(FILES / "examples_palette.dcm")
     assert scan.pixels.shape == (1, 350, 800, 3)
     assert scan.pixels.dtype == np.uint8
@@ -114,7 +114,7 @@ def test_a_palette_is_looked_up():
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless]
 )
-def test_lossless_ways_of_storing_give_the_same_pixels(tmp_path, syntax):
+def test_lossless_transfer_syntaxes_give_the_same_pixels(tmp_path, syntax):
     path = dicom(tmp_path / "f", ramp(3, 64, 48, dtype=np.uint16) * 7, Modality="MR")
     dataset = pydicom.dcmread(path)
     if syntax.is_encapsulated:
@@ -130,21 +130,21 @@ def test_compressed_examples_equal_their_uncompressed_originals():
         assert np.array_equal(only(FILES / f"MR_small_{name}.dcm").pixels, original), name
 
 
-def test_lossy_jpeg_in_its_variants_shows_the_same_picture():
+def test_variants_of_lossy_jpeg_give_nearly_the_same_pixels():
     original = only(FILES / "SC_rgb_rle.dcm").pixels.astype(int)
     for name in ("dcmtk_+eb+cr", "dcmtk_+eb+cy+n1", "dcmtk_+eb+cy+np", "dcmtk_+eb+cy+s4", "jpeg_dcmtk", "jpeg_gdcm"):
         shown = only(FILES / f"SC_rgb_{name}.dcm").pixels
         assert np.abs(shown - original).mean() < 5, name
 
 
-def test_modality_stands_in_only_where_the_header_is_silent(tmp_path):
+def test_the_modality_of_the_caller_is_used_only_where_the_header_has_none(tmp_path):
     for code in ("OT", "SC", "", "PETER"):
         assert only(dicom(tmp_path / "f", ramp()[0], Modality=code), modality="MR").modality == "MRI"
         assert only(tmp_path / "f").modality is None
     assert only(dicom(tmp_path / "f", ramp()[0], Modality="US"), modality="MR").modality == "ultrasound"
 
 
-def test_a_patient_key_makes_a_pseudonym_and_without_one_there_is_none(tmp_path):
+def test_a_patient_has_a_pseudonym_only_with_a_key(tmp_path):
     dicom(tmp_path / "f", ramp()[0], PatientID=" 4711 ")
     expected = hmac.new(b"secret", b"4711", hashlib.sha256).hexdigest()[:16]
     assert read_case(tmp_path, patient_key="secret").patient_id == expected
@@ -217,7 +217,7 @@ def test_a_disc_with_two_patients_is_read_as_the_one_with_more_images():
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_what_stands_in_unused_bits_is_not_read(tmp_path, dtype, syntax):
+def test_unused_bits_are_ignored(tmp_path, dtype, syntax):
     picture = ramp(dtype=dtype)[0] * dtype(40) - dtype(0 if dtype == np.uint16 else 1000)
     stored = (picture & dtype(0x0FFF)) | (np.arange(48).reshape(8, 6).astype(dtype) << dtype(12))
     file = dicom(tmp_path / "f", stored, syntax, BitsStored=12, HighBit=11)

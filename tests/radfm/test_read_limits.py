@@ -121,7 +121,7 @@ def bombs(folder):
         archive.writestr("x.npy", npy)
 
 
-def test_nothing_large_is_reserved_for_what_a_header_only_claims(tmp_path):
+def test_no_memory_is_allocated_for_a_size_that_only_the_header_states(tmp_path):
     good_files(tmp_path / "good")
     bombs(tmp_path / "bombs")
     command = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path / "good"), str(tmp_path / "bombs")]
@@ -166,7 +166,7 @@ def test_a_file_with_random_bytes_changed_is_skipped_or_read_never_raised(tmp_pa
     "name", ["a.dcm", "a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.png", "a.tif", "a.npy", "a.npz", "a"]
 )
 @pytest.mark.parametrize("contents", [b"", b"\0", b"hello, this is no image", bytes(5000), b"\x1f\x8b" + bytes(50)])
-def test_what_is_no_image_is_skipped_with_a_reason(tmp_path, name, contents):
+def test_files_that_are_no_images_are_skipped_with_a_reason(tmp_path, name, contents):
     (tmp_path / name).write_bytes(contents)
     case = read_case(tmp_path / name)
     assert case.scans == []
@@ -175,7 +175,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(tmp_path, name, contents):
     assert ":" in case.skipped[0][1]
 
 
-def test_links_pipes_and_closed_files_are_told_and_loops_end(tmp_path):
+def test_broken_links_pipes_and_loops_are_listed(tmp_path):
     np.save(tmp_path / "good.npy", ramp())
     (tmp_path / "gone.npy").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -190,20 +190,20 @@ def test_links_pipes_and_closed_files_are_told_and_loops_end(tmp_path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
-def test_a_file_for_which_memory_ran_out_is_not_called_damaged(error):
+def test_a_file_that_needs_too_much_memory_is_not_called_damaged(error):
     """numpy raises the second where it maps a file."""
     assert reason_for(error, "a volume").startswith("needs more memory than this machine has free")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_opened_is_told(tmp_path):
+def test_a_file_without_permission_is_listed(tmp_path):
     np.save(tmp_path / "a.npy", ramp())
     np.save(tmp_path / "b.npy", ramp())
     (tmp_path / "b.npy").chmod(0)
     assert read_case(tmp_path).skipped == [("b.npy", "may not be opened: ask for permission to read it")]
 
 
-def test_a_damaged_segment_of_a_jpeg_is_told_before_a_decoder_can_end_the_process(tmp_path):
+def test_a_damaged_segment_of_a_jpeg_is_refused_before_a_decoder_can_end_the_process(tmp_path):
     for name in ("SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_jpeg_gdcm.dcm"):
         whole = Path(pydicom.data.get_testdata_file(name)).read_bytes()
         at = whole.index(b"\xff\xd8\xff") + 4

@@ -28,7 +28,7 @@ def test_grey_in_three_channels_is_grey_and_colour_stays(tmp_path, suffix):
     assert only(tmp_path / f"c{suffix}").pixels.shape == (1, 8, 6, 3)
 
 
-def test_transparency_is_dropped_and_a_palette_looked_up(tmp_path):
+def test_transparency_is_dropped_and_a_palette_applied(tmp_path):
     alpha = np.concatenate([COLOUR, np.full((8, 6, 1), 7, np.uint8)], axis=-1)
     Image.fromarray(alpha).save(tmp_path / "a.png")
     assert np.array_equal(only(tmp_path / "a.png").pixels[0], COLOUR)
@@ -59,7 +59,7 @@ def test_a_tiff_that_stores_white_as_zero_is_inverted(tmp_path):
     assert np.array_equal(only(tmp_path / "w.tif").pixels[0], 65535 - GREY.astype(int))
 
 
-def test_pages_are_slices_and_pages_of_another_size_are_told(tmp_path):
+def test_pages_are_slices_and_pages_of_another_size_are_listed(tmp_path):
     pages = [Image.fromarray(GREY + i) for i in range(5)]
     pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
     assert np.array_equal(only(tmp_path / "p.tif").pixels, [GREY + i for i in range(5)])
@@ -99,7 +99,7 @@ def test_each_picture_of_a_folder_is_a_scan_in_natural_order(tmp_path):
         ((1, 16, 16, 4), (4, 16, 16)),
     ],
 )
-def test_the_shape_of_an_array_says_what_its_axes_are(tmp_path, shape, slices):
+def test_the_shape_of_an_array_determines_its_axes(tmp_path, shape, slices):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random(shape))
     scan = only(tmp_path / "a.npy")
     assert scan.pixels.shape == slices
@@ -129,7 +129,7 @@ def test_numbers_are_kept_in_the_smallest_exact_type(tmp_path, dtype, kept):
     assert np.array_equal(scan.pixels[0], values)
 
 
-def test_each_array_of_an_archive_is_a_scan_and_a_bad_one_costs_only_itself(tmp_path):
+def test_each_array_of_an_archive_is_a_scan_and_a_damaged_one_is_listed(tmp_path):
     np.savez(
         tmp_path / "a.npz", ct=GREY, pet=GREY.astype(np.float32), odd=np.zeros((2, 2, 2, 2, 2)), text=np.array("x")
     )

@@ -51,7 +51,7 @@ def test_all_48_orientations_of_a_volume_give_the_same_scan(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd", ".nii"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_simpleitk_writes_what_gives_the_same_scan(tmp_path, suffix, compressed):
+def test_files_written_by_simpleitk_give_the_same_scan(tmp_path, suffix, compressed):
     image = sitk.GetImageFromArray(volume().transpose(2, 1, 0)[:, ::-1])  # stored from back to front
     image.SetSpacing(SPACING)
     image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, 1))
@@ -84,7 +84,7 @@ def test_dicom_and_nifti_of_the_same_volume_give_the_same_scan(tmp_path, plane, 
     assert np.array_equal(from_dicom.pixels, from_nifti.pixels)
 
 
-def test_an_isotropic_volume_is_axial_unless_its_header_names_the_slices(tmp_path):
+def test_an_isotropic_volume_is_axial_unless_its_header_states_the_slice_axis(tmp_path):
     values, axes = as_stored((0, 1, 2), (1, 1, 1), (1, 1, 1))
     (scan,) = read_case(nifti(tmp_path / "v.nii", values, axes)).scans
     assert (scan.plane, scan.pixels.shape) == ("axial", (5, 8, 6))
