@@ -83,7 +83,7 @@ get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
 
 
 @pytest.fixture(scope="session")
-def deepspeed_extensions(python, tmp_path_factory) -> Iterator[None]:
+def deepspeed_extensions(tmp_path_factory) -> Iterator[Path]:
     """The C++ that DeepSpeed compiles when it starts on a CPU is compiled once, not in each process of each test.
 
     torch leaves a file named "lock" where a process is killed that compiles or loads an extension, and everyone waits
@@ -92,10 +92,11 @@ def deepspeed_extensions(python, tmp_path_factory) -> Iterator[None]:
     folder = folder_of_session(tmp_path_factory, "torch_extensions")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        patch.setenv("DS_ACCELERATOR", "cpu")
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
-                subprocess.run([python, "-c", BUILD], check=True)
-        yield
+                subprocess.run([sys.executable, "-c", BUILD], check=True)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -44,11 +44,14 @@ sys.exit(int(server.recv(8) or {CRASHED}))
 
 
 @contextmanager
-def serving(folder: Path, environment: Mapping[str, str], keep: bool = False) -> Iterator[Path]:
-    """The path of the program, of a server whose files lie in `folder`. Processes that give the same folder share it.
+def serving(
+    folder: Path, environment: Mapping[str, str], first: Path | None = None, keep: bool = False
+) -> Iterator[Path]:
+    """The path of the program, of a server that works in `folder`. Processes that give the same folder share it.
 
     Args:
         environment: the server's, when it imports.
+        first: a file of Python that the server runs before it imports.
         keep: the server is not ended; the next that gives the same folder finds it.
     """
     program, address = folder / "python", folder / "socket"
@@ -57,9 +60,9 @@ def serving(folder: Path, environment: Mapping[str, str], keep: bool = False) ->
         if not program.exists():
             # A worker of pytest-xdist may end before others do; its parent ends last.
             user = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-            command = [sys.executable, __file__, str(address), str(0 if keep else user)]
+            command = [sys.executable, __file__, str(address), str(0 if keep else user), str(first or "")]
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-            server = subprocess.Popen(command, env=dict(environment), start_new_session=True, **pipes)
+            server = subprocess.Popen(command, cwd=folder, env=dict(environment), start_new_session=True, **pipes)
             if server.stdout.readline() != b"ready\n":
                 raise RuntimeError("the server of the forked Python did not start: its errors are above")
             program.write_text(PROGRAM.replace("SOCKET", str(address)))
@@ -67,8 +70,10 @@ def serving(folder: Path, environment: Mapping[str, str], keep: bool = False) ->
     yield program
 
 
-def _serve(address: str, user: int) -> None:
+def _serve(address: str, user: int, first: str) -> None:
     """Answers until the process `user` ends; for ever if that is 0."""
+    if first:
+        runpy.run_path(first, run_name="__main__")
     import deepspeed  # noqa: F401  all that most commands import
     import torch  # noqa: F401
     import transformers  # noqa: F401
@@ -157,4 +162,4 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], files: 
 
 if __name__ == "__main__":
     del sys.path[0]  # this folder, where the folder radfm would be taken for the package
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -7,14 +7,12 @@ test cannot count on, are stood in for by what these commands need of them.
 
 import shlex
 import sys
-from pathlib import Path
 from sysconfig import get_path
 
-from radfm_server import CLIENT, SHORTER
+import short_radfm
 
-_BIN = Path(sys.executable).parent
-_BRIEF = " ".join(map(shlex.quote, SHORTER["train", "diagnosis"]))
-_BRIEF_TEXT = " ".join(map(shlex.quote, SHORTER["train", "text"]))
+_BRIEF = " ".join(map(shlex.quote, short_radfm.SHORTER["train", "diagnosis"]))
+_BRIEF_TEXT = " ".join(map(shlex.quote, short_radfm.SHORTER["train", "text"]))
 
 # What both launchers start: `-m radfm.train.diagnosis` is no command of radfm's, which would be made short.
 _SHORTER = f"""#!/bin/bash
@@ -29,15 +27,15 @@ esac
 
 TORCHRUN = f"""{_SHORTER}
 if [[ "$*" != *"--nnodes 2"* ]]; then
-    exec '{_BIN}/torchrun' "${{@/#8/2}}" "${{brief[@]}}"
+    exec PYTHON -m torch.distributed.run "${{@/#8/2}}" "${{brief[@]}}"
 fi
 words=("${{@/#8/1}}")
 words=("${{words[@]/#node1/127.0.0.1}}")
 if [[ $SLURM_JOB_ID ]]; then  # started once on each node already
-    exec '{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}"
+    exec PYTHON -m torch.distributed.run "${{words[@]}}" "${{brief[@]}}"
 fi
-'{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}" &
-'{_BIN}/torchrun' "${{words[@]}}" "${{brief[@]}}" || exit
+PYTHON -m torch.distributed.run "${{words[@]}}" "${{brief[@]}}" &
+PYTHON -m torch.distributed.run "${{words[@]}}" "${{brief[@]}}" || exit
 wait $!
 """
 
@@ -54,12 +52,12 @@ for word in "$@"; do
 done
 if [[ "$*" == *"--node_rank 0"* ]]; then
     other=("${{words[@]/#0/1}}")
-    '{_BIN}/deepspeed' "${{other[@]}}" "${{brief[@]}}" &
-    '{_BIN}/deepspeed' "${{words[@]}}" "${{brief[@]}}" || exit
+    PYTHON -m deepspeed.launcher.runner "${{other[@]}}" "${{brief[@]}}" &
+    PYTHON -m deepspeed.launcher.runner "${{words[@]}}" "${{brief[@]}}" || exit
     wait $!
     exit
 fi
-exec '{_BIN}/deepspeed' "${{words[@]}}" "${{brief[@]}}"
+exec PYTHON -m deepspeed.launcher.runner "${{words[@]}}" "${{brief[@]}}"
 """
 
 SBATCH = """#!/bin/bash
@@ -113,8 +111,10 @@ fi
 exec "$own/bin/python" -m pip "$1" --no-index --no-build-isolation --disable-pip-version-check "${{@:2}}"
 """
 
+# Name -> program; PYTHON in it stands for the Python of `tests/forked_python.py`.
 PROGRAMS = {
-    "radfm": CLIENT,
+    "python": '#!/bin/bash\nexec PYTHON "$@"\n',
+    "radfm": f"#!/bin/bash\nexec PYTHON '{short_radfm.__file__}' \"$@\"\n",
     "torchrun": TORCHRUN,
     "deepspeed": DEEPSPEED,
     "sbatch": SBATCH,

@@ -5,7 +5,7 @@ How it works:
   shell, blocks of `python` in one namespace, or by themselves where a comment says so (<!-- run in a process of its
   own -->). What the document takes for granted (`study/`, `datasets/mine`,
   `runs/mine`, ...) lies there before, small and real: see `workplace.make_template`.
-- `radfm` makes long things short, by options and keys of configs that it adds: see `radfm_server.SHORTER`. The
+- `radfm` makes long things short, by options and keys of configs that it adds: see `short_radfm.SHORTER`. The
   documents do not know of it.
 - The Hugging Face Hub of the shell is a stand-in within this machine, `tests/radfm/hub.py`.
 - A block of `text` right after a block is what that prints, and is compared; "..." stands for anything. Where it
@@ -48,11 +48,13 @@ def all_blocks() -> list[tuple[Path, Block]]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell, workplace):
+def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell, workplace, request):
     file = ROOT / document
     found = [block for block in blocks(file) if block.language in ("bash", "python") and not block.left_out]
     if not found:
         return
+    if any("deepspeed" in block.code for block in found):
+        request.getfixturevalue("deepspeed_extensions")
     folder = workplace(file)
     namespace = {"__name__": "__main__"}
     printed: list[tuple[Block, str]] = []

@@ -19,14 +19,16 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-import radfm_server
+import short_radfm
+import stand_in_hub
 from filelock import FileLock
 from markdown_blocks import ASKED, blocks, commands
 from PIL import Image
 from programs import PROGRAMS
 from pydicom.data import get_testdata_file
 
-from tests.conftest import SHARED
+from tests.conftest import SHARED, folder_of_session
+from tests.forked_python import serving
 from tests.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ SOME_TESTS = "tests/radfm/test_memory.py"  # of all, for `make test`, which runs
 
 @dataclass
 class Shell:
-    """Runs blocks of bash in which `radfm` is answered by `radfm_server`."""
+    """Runs blocks of bash with the programs of `programs.PROGRAMS`."""
 
     environment: dict[str, str]
 
@@ -68,43 +70,32 @@ class Shell:
 @pytest.fixture(scope="session", name="shell")
 def start_shell(tmp_path_factory):
     kept = os.environ.get("RADFM_DOCS")
-    folder = Path(kept or tmp_path_factory.mktemp("shell")).absolute()
-    programs = folder / "bin"
-    programs.mkdir(exist_ok=True, parents=True)
-    for name, program in PROGRAMS.items():
-        (programs / name).write_text(program)
-        (programs / name).chmod(0o755)
-    hub = folder / radfm_server.HUB
+    folder = Path(kept).absolute() if kept else folder_of_session(tmp_path_factory, "shell")
     environment = dict(os.environ) | {
-        "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "RADFM_SERVER": str(folder / "s"),
+        "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_EXTENSIONS_DIR": str(folder_of_session(tmp_path_factory, "torch_extensions")),
         "TORCHDYNAMO_DISABLE": "1",  # --fast would compile for minutes; tests/radfm/test_modeling.py compiles
         "COLUMNS": "100",
     }
-    if (folder / "s").exists():
-        yield Shell(environment | json.loads(hub.read_text()))
-        return
-    command = [sys.executable, radfm_server.__file__, str(folder / "s")]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True)
-    assert server.stdout.readline() == b"ready\n"
-    yield Shell(environment | json.loads(hub.read_text()))
-    if not kept:
-        server.kill()
-        server.wait()
+    with serving(folder, environment, Path(stand_in_hub.__file__), keep=bool(kept)) as python:
+        (folder / "bin").mkdir(exist_ok=True)
+        with FileLock(folder / "bin.lock"):
+            for name, program in PROGRAMS.items():
+                if not (file := folder / "bin" / name).exists():
+                    file.write_text(program.replace("PYTHON ", f"'{python}' "))
+                    file.chmod(0o755)
+        yield Shell(environment | json.loads((folder / stand_in_hub.HUB).read_text()))
 
 
 @pytest.fixture(scope="session", name="template")
 def make_template(tmp_path_factory, shell) -> Path:
     """All that the documents take for granted. Made once, also where several processes test."""
-    shared = tmp_path_factory.getbasetemp()
-    if "RADFM_DOCS" in os.environ:
-        shared = Path(os.environ["RADFM_DOCS"]).absolute()
-    elif "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "template"
-    with FileLock(shared / "template.lock"):
+    kept = os.environ.get("RADFM_DOCS")
+    folder = Path(kept).absolute() / "template" if kept else folder_of_session(tmp_path_factory, "template")
+    with FileLock(f"{folder}.lock"):
         if not (folder / "complete").exists():
             _make(folder, shell)
             (folder / "complete").touch()
@@ -189,7 +180,7 @@ def _clone(folder: Path) -> None:
     for program in Path(sys.executable).parent.iterdir():
         if program.name != "radfm":
             (programs / program.name).symlink_to(program)
-    (programs / "radfm").write_text(radfm_server.SHORT)
+    (programs / "radfm").write_text(f"#!/bin/bash\nexec '{sys.executable}' '{short_radfm.__file__}' \"$@\"\n")
     (programs / "radfm").chmod(0o755)
     (environment / "installed").touch()
 
@@ -215,7 +206,7 @@ def _small_files(folder: Path) -> None:
     for kind, disorder in enumerate(("Glioma", "Meningioma", "normal")):
         for i in range(50):
             coarse = rng.integers(0, 255, (6 + 8 * kind, 6 + 8 * kind), np.uint8)
-            picture = Image.fromarray(coarse).resize((radfm_server.SIDE,) * 2, Image.Resampling.BICUBIC)
+            picture = Image.fromarray(coarse).resize((short_radfm.SIDE,) * 2, Image.Resampling.BICUBIC)
             path = Path("pictures", disorder, f"{disorder}{i}.png")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             picture.save(folder / path)
@@ -228,7 +219,7 @@ def _small_files(folder: Path) -> None:
     (folder / "17").mkdir()
     picture.save(folder / "17" / "chest.png")
     picture.save(folder / "cat.jpg")
-    with open(folder / radfm_server.FILLED_IN, "w", newline="") as file:
+    with open(folder / short_radfm.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
     if ASKED:
         _large_files(folder)
@@ -248,7 +239,7 @@ def _large_files(folder: Path) -> None:
     (folder / "pytorch_model.bin").symlink_to(folder.parent / "pytorch_model.bin")
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "WEIGHTS")
     columns = "case,patient,path,modality,disorders,icd10cm,history,plane,body_part,days,date,key_slice,split,age,sex\n"
-    (folder / "cases.csv").write_text(columns + (folder / radfm_server.FILLED_IN).read_text())
+    (folder / "cases.csv").write_text(columns + (folder / short_radfm.FILLED_IN).read_text())
 
 
 def _published() -> dict[str, Callable[[Path], object]]:
