@@ -1,4 +1,4 @@
-"""From hospital files to a case data set.
+"""Preparation of case data sets from hospital files and public data.
 
 >>> from radfm.data_prep import load
 >>> cases = load("datasets/mine", split="train")

@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import UID
 
 from radfm.cases import Scan
-from radfm.data_prep.image_fingerprint import grey_slice, representative_slice
+from radfm.data_prep.pictures import grey_slice, representative_slice
 from radfm.readers.errors import quiet_libraries
 
 _TAGS = ["BurnedInAnnotation", "SOPClassUID", "Modality", "RecognizableVisualFeatures"]

@@ -1,9 +1,9 @@
-"""README.md: the data set as a card of the Hugging Face Hub, and as the page that people read first in its folder.
+"""README.md of a data set: its card on the Hugging Face Hub, and the first page to read in its folder.
 
 Decisions:
-- Its head names the tables as configurations, so the folder can be pushed as it is and `datasets` loads it.
-- The licence is what the source says of itself. Where it says nothing the card says that too, and guesses nothing.
-- Names of disorders are escaped, for a bar or a tag in a name must not break the page.
+- The metadata lists the tables as configurations, so that the folder can be pushed as it is and `datasets` loads it.
+- The licence is the one that the source states. Where it states none, the card says so and guesses nothing.
+- Names of disorders are escaped, because a vertical bar or a tag in a name would break the page.
 """
 
 import re
@@ -13,17 +13,18 @@ from pathlib import Path
 import yaml
 
 from radfm.data_prep import plots
-from radfm.data_prep.counts import Counts, bytes_on_disk, count
+from radfm.data_prep.columns import TABLES
+from radfm.data_prep.counts import Counts, count
 from radfm.data_prep.pages import environment
-from radfm.data_prep.tables import replacing, write_text
+from radfm.data_prep.tables import TABLE_FILES, bytes_on_disk, replacing, write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
 from radfm.presentation import band_limits, markdown_cell, plural, tidy_markdown
 
 CARD = "README.md"
 
-_DISORDERS = 50  # rows of the table
-_LICENCES = {  # what a licence is called by people -> by the Hub, without spaces and signs
+_DISORDERS = 50  # rows of the table of disorders
+_LICENCES = {  # name of a licence without spaces and signs -> identifier on the Hub
     "apache20": "apache-2.0",
     "mit": "mit",
     "cc010": "cc0-1.0",
@@ -37,50 +38,9 @@ _LICENCES = {  # what a licence is called by people -> by the Hub, without space
 }
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
-COLUMNS = {
-    "cases": {
-        "case_id": "pseudonym of the case",
-        "patient_id": "pseudonym of the patient; all cases of one are in one split",
-        "scan_rows": "rows of the table of scans",
-        "disorders": "names of what the case shows; empty for a normal case",
-        "labels": "the same as rows of the vocabulary, `disorders.json`",
-        "icd10cm": "codes of all disorders, those that are sure",
-        "labelled": "false where nobody said what the case shows",
-        "history": "what was known before the scans were read",
-        "age": "years; 90 for all above 89",
-        "sex": "F, M or other",
-        "split": "train, validation or test",
-        "split_from": "source or drawn",
-    },
-    "scans": {
-        "case_id": "the case it belongs to",
-        "number": "of the scan within its case, from 0",
-        "pixels": "bytes of all slices, in order",
-        "shape": "(slices, height, width), or (slices, height, width, 3) in colour",
-        "dtype": "uint8 or float16; CT in float16 is in Hounsfield units",
-        "modality": "one of radfm's modalities; null where unknown",
-        "modality_from": "who said so: header, source, guess or unknown",
-        "plane": "axial, coronal, sagittal, oblique; a radiograph's view; null where unknown",
-        "plane_from": "who said so",
-        "spacing_mm": "between slices, rows and columns, as stored",
-        "days": "before the newest scan of the case",
-        "body_part": "as the header or the source names it",
-        "key_slice": "index of the slice that shows the finding; null where unknown",
-        "source": "what the file is called in `rejected.csv` and in tables of links",
-        "text_in_pixels": "why there may be writing in the picture; null where nothing says so",
-    },
-    "truth": {
-        "case_id": "the case",
-        "number": "of the scan within its case",
-        "disorder": "what is masked",
-        "mask": "`numpy.packbits` of the mask, true where the disorder is to be seen",
-        "shape": "(slices, height, width)",
-    },
-}
-
 
 def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -> None:
-    """Writes README.md and its plots into the data set's folder. Arguments: see `report.write_report`."""
+    """Writes README.md and its plots into the folder of a data set. Arguments: see `report.write_report`."""
     counts = count(rows, scans, vocabulary)
     figures = {"modalities": plots.modalities(counts)}
     if has_tail := any(one.split_cases["train"] for one in counts.disorders):
@@ -99,20 +59,20 @@ def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[di
         bands=band_limits(),
         most=_DISORDERS,
         has_tail=has_tail,
-        tables={table: COLUMNS[table] for table in record["tables"]},
+        tables={table: TABLES[table] for table in record["tables"]},
         split_text=_split_text(counts, record),
         text_note=_text_note(counts),
-        made=_made(record, counts),
+        made=_preparation(record, counts),
     )
-    write_text(out / CARD, f"---\n{_head(title, record, counts)}---\n\n{tidy_markdown(text)}")
+    write_text(out / CARD, f"---\n{_metadata(title, record, counts)}---\n\n{tidy_markdown(text)}")
 
 
-def _head(title: str, record: dict, counts: Counts) -> str:
-    """The YAML that the Hub reads."""
+def _metadata(title: str, record: dict, counts: Counts) -> str:
+    """The YAML front matter that the Hub reads."""
     licence = record["notice"].get("licence")
     known = _LICENCES.get(re.sub(r"[^a-z0-9]|license|licence", "", licence.casefold())) if licence else "unknown"
     named = {"license": known} if known else {"license": "other", "license_name": licence}
-    about = {
+    metadata = {
         "pretty_name": title,
         **named,
         "task_categories": ["image-classification", "zero-shot-image-classification"],
@@ -128,18 +88,19 @@ def _head(title: str, record: dict, counts: Counts) -> str:
         "configs": [
             {
                 "config_name": table,
-                "data_files": [{"split": table, "path": f"{table}/data-*.arrow"}],
+                "data_files": [{"split": table, "path": f"{table}/{TABLE_FILES}"}],
                 **({"default": True} if table == "cases" else {}),
             }
             for table in record["tables"]
         ],
     }
-    return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
 
 
 def _split_text(counts: Counts, record: dict) -> str:
     official = sum(split.official for split in counts.splits.values())
-    drawn = f"drawn with seed {record['settings']['seed']}, each disorder spread alike as far as its patients reach"
+    seed = record["settings"]["seed"]
+    drawn = f"drawn with seed {seed}, stratified by disorder as far as the number of patients allows"
     if official == counts.cases:
         origin = "The split is the official one of the source."
     elif official:
@@ -149,8 +110,8 @@ def _split_text(counts: Counts, record: dict) -> str:
     return f"All cases of a patient are in one split. {origin}"
 
 
-def _made(record: dict, counts: Counts) -> list[str]:
-    """How the data set was made, in items of a list."""
+def _preparation(record: dict, counts: Counts) -> list[str]:
+    """Items of a list: how the data set was prepared."""
     settings, listed = record["settings"], record["counts"]["listed"]
     source = ", ".join([record["source"], *(f"{name} {value}" for name, value in record["source_settings"].items())])
     stored = "8 bits, CT in float16 as Hounsfield units" if settings["precision"] == "auto" else "float16"
@@ -175,6 +136,6 @@ def _made(record: dict, counts: Counts) -> list[str]:
 
 def _text_note(counts: Counts) -> str:
     if not counts.text_in_pixels:
-        return "No sign of text in the pixels was found, which is no proof that there is none."
+        return "No sign of text in the pixels was found, which does not prove that there is none."
     scans = plural(counts.text_in_pixels, "scan")
-    return f"**{scans} may carry text in the pixels: look before you share the data set.**"
+    return f"**{scans} may carry text in the pixels: check them before you share the data set.**"

@@ -1,14 +1,13 @@
-"""The numbers of a data set, for its report and its card: both say the same because both ask here.
+"""Counts over a data set, for its report, its card and its summary, so that all three agree.
 
 Decisions:
-- Head, body and tail go by the cases of the training split: at least 100, 30 to 99, fewer than 30.
-- A case without disorders is normal where somebody said so, and unlabelled where nobody did.
+- The band of a disorder (`presentation.band_of`) follows from its cases in the training split.
+- A case without disorders is normal if the source says so, otherwise unlabelled.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from radfm.data_prep.plan import SPLITS
 from radfm.knowledge import icd10cm
@@ -25,7 +24,7 @@ class SplitCounts:
     scans: int = 0
     slices: int = 0
     disorders: int = 0
-    official: int = 0  # cases whose split the source gave
+    official: int = 0  # cases with an official split
 
 
 @dataclass
@@ -39,10 +38,10 @@ class ModalityCounts:
 
 @dataclass(frozen=True)
 class DisorderCounts:
-    """A disorder and in how many cases it is.
+    """A disorder and its number of cases.
 
     Attributes:
-        codes: sure ones, each with its description.
+        codes: certain ICD-10-CM codes, each with its description.
         split_cases: split -> cases.
         band: head, body or tail, by the cases of the training split.
     """
@@ -59,13 +58,13 @@ class DisorderCounts:
 
 @dataclass
 class Counts:
-    """All numbers; those that are Counters are in no special order.
+    """All counts. Counters have no particular order.
 
     Attributes:
         modalities, body_parts: most frequent first, `UNKNOWN` last.
-        disorders: in the order of the vocabulary, which is by cases.
-        sex, ages: of patients; ages only where known.
-        several_modalities: cases with scans of more than one.
+        disorders: in the order of the vocabulary, most frequent first.
+        sex, ages: of the patients; ages only where known.
+        several_modalities: number of cases with scans of more than one modality.
     """
 
     cases: int = 0
@@ -98,7 +97,13 @@ class Counts:
 
 
 def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -> Counts:
-    """rows: of the table of cases; scans: what the shards noted of each scan, in the order of the table of scans."""
+    """Counts cases and scans.
+
+    Args:
+        rows: rows of the table of cases.
+        scans: summaries of the scans, by their row in the table of scans; see `ShardRecord.scans`.
+        vocabulary: disorders that the labels refer to.
+    """
     counts = Counts(cases=len(rows), scans=len(scans), splits={split: SplitCounts() for split in SPLITS})
     split_cases: dict[str, Counter] = {split: Counter() for split in SPLITS}
     patients: dict[str, dict] = {}
@@ -118,12 +123,12 @@ def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -
         counts.normal += row["labelled"] and not row["labels"]
         counts.with_history += bool(row["history"])
         counts.scans_per_case[len(row["scan_rows"])] += 1
-        seen = set()
+        modalities_of_case = set()
         for scan in (scans[i] for i in row["scan_rows"]):
             name = scan["modality"] or UNKNOWN
             modality = modalities.setdefault(name, ModalityCounts())
-            modality.cases += name not in seen
-            seen.add(name)
+            modality.cases += name not in modalities_of_case
+            modalities_of_case.add(name)
             modality.scans += 1
             modality.slices += scan["slices"]
             modality.key_slices += scan["key_slice"]
@@ -135,7 +140,7 @@ def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -
             counts.modality_from[scan["modality_from"]] += 1
             counts.plane_from[scan["plane_from"]] += 1
             counts.text_in_pixels += scan["text_in_pixels"] is not None
-        counts.several_modalities += len(seen) > 1
+        counts.several_modalities += len(modalities_of_case) > 1
     for name, split in counts.splits.items():
         split.disorders = len(split_cases[name])
     counts.patients = len(patients)
@@ -143,23 +148,18 @@ def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -
     counts.key_slices = sum(modality.key_slices for modality in modalities.values())
     counts.modalities = dict(sorted(modalities.items(), key=lambda m: (m[0] == UNKNOWN, -m[1].scans, m[0])))
     counts.body_parts = dict(sorted(body_parts.items(), key=lambda part: (part[0] == UNKNOWN, -part[1], part[0])))
-    counts.disorders = [_disorder(one, i, split_cases) for i, one in enumerate(vocabulary)]
+    counts.disorders = [_disorder(disorder, row, split_cases) for row, disorder in enumerate(vocabulary)]
     counts.sex = Counter(person["sex"] or UNKNOWN for person in patients.values())
     counts.ages = [person["age"] for person in patients.values() if person["age"] is not None]
     return counts
 
 
-def bytes_on_disk(folder: Path, tables: Sequence[str]) -> int:
-    """Of the tables, which is nearly all there is."""
-    return sum(file.stat().st_size for table in tables for file in (folder / table).glob("data-*.arrow"))
-
-
-def described(code: str) -> str:
+def code_description(code: str) -> str:
     """The description of an ICD-10-CM code."""
     return icd10cm.get(code).description
 
 
 def _disorder(disorder: Disorder, row: int, split_cases: dict[str, Counter]) -> DisorderCounts:
     cases = {split: split_cases[split][row] for split in SPLITS}
-    codes = [(code, described(code)) for code in disorder.icd10cm]
+    codes = [(code, code_description(code)) for code in disorder.icd10cm]
     return DisorderCounts(disorder.name, codes, cases, band_of(cases["train"]))

@@ -1,10 +1,10 @@
-"""The shards -> a data set: splits, labels, vocabulary, duplicates, counts, card and report.
+"""Finishes a data set once all shards are written: splits, labels, vocabulary, duplicates, counts, card and report.
 
 Decisions:
-- Everything here follows from the shards' records, in their order, so finishing twice writes the same bytes.
-- What went in must have come out or be in rejected.csv: cases, files and scans are counted where they are read, where
-  they are written, and in the files written, and the counts must agree.
-- dataset.json is written last; where it is, the data set is whole.
+- Everything follows from the records of the shards, in their order, so that finishing twice writes the same bytes.
+- Every case, file and scan must be in the data set or in rejected.csv. They are counted where they are read, where they
+  are written, and in the written files, and the counts must agree.
+- dataset.json is written last, and marks the data set as complete.
 """
 
 import csv
@@ -16,40 +16,41 @@ from pathlib import Path
 
 import numpy as np
 
-from radfm.data_prep.duplicates import groups_of
-from radfm.data_prep.image_fingerprint import grey_slice, representative_slice
-from radfm.data_prep.plan import SPLITS, Listing, Source
+from radfm.data_prep.duplicates import duplicate_groups
+from radfm.data_prep.pictures import grey_slice, representative_slice
+from radfm.data_prep.plan import SPLITS, Listing, Rejected, Source
 from radfm.data_prep.shard import WORK, record_file
-from radfm.data_prep.splits import assign, official_of
-from radfm.data_prep.stored_cases import scan_of
+from radfm.data_prep.splits import assign_splits, official_splits
 from radfm.data_prep.tables import (
-    CASES,
     FORMAT,
     RECORD,
     StoredScans,
+    count_rows,
     describe,
-    read_batches,
-    shard_file,
-    write_batches,
+    has_masks,
+    write_rows,
     write_text,
 )
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Coding, Disorder, Vocabulary
 
-_ROWS_PER_BATCH = 1000
-
 
 def finish(out: Path, shards: int, source: Source, settings: dict, listing: Listing, fingerprint: str) -> dict:
-    """Writes all but the scans; returns the content of dataset.json. Raises: AssertionError if a count is wrong."""
+    """Writes everything except the scans, and returns the content of dataset.json.
+
+    Raises:
+        AssertionError: two counts of the same thing differ.
+    """
     records = [json.loads(record_file(out, i).read_text(encoding="utf-8")) for i in range(shards)]
     cases = [case for record in records for case in record["cases"]]
     scans = [scan for record in records for scan in record["scans"]]
-    rejected = [vars_of(one) for one in listing.rejected] + [one for record in records for one in record["rejected"]]
-    _spell_alike(cases)
-    vocabulary, bad_codes = vocabulary_of(cases)
+    rejected = [rejection_fields(one) for one in listing.rejected]
+    rejected += [one for record in records for one in record["rejected"]]
+    _unify_spelling(cases)
+    vocabulary, unknown_codes = vocabulary_of(cases)
     split_of, several = _splits(cases, settings)
     rows = _case_rows(cases, vocabulary, split_of)
-    write_batches(shard_file(out, "cases", 0), CASES, _batches(rows))
+    write_rows(out, "cases", rows)
     duplicates = _duplicates(rows, scans, StoredScans(out, [len(record["scans"]) for record in records]))
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
     _write_csv(
@@ -58,7 +59,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
         [[one["what"], one["name"], one["case_id"], one["reason"]] for one in rejected],
     )
     vocabulary.save(out)
-    tables = ["cases", "scans"] + (["truth"] if any((out / "truth").glob("data-*.arrow")) else [])
+    tables = ["cases", "scans"] + (["truth"] if has_masks(out) else [])
     for table in tables:
         describe(out, table, fingerprint)
     write_text(out / "dataset_dict.json", json.dumps({"splits": tables}) + "\n")
@@ -76,7 +77,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
         "splits": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
         "disorders": len(vocabulary),
         "patients_in_several_official_splits": several,
-        "codes_not_in_icd10cm": bad_codes,
+        "codes_not_in_icd10cm": unknown_codes,
         "names_left_out": [list(pair) for pair in vocabulary.skipped],
         "text_in_pixels": sum(scan["text_in_pixels"] is not None for scan in scans),
         "groups_of_duplicates_across_splits": len({line[0] for line in duplicates if line[1]}),
@@ -88,36 +89,36 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     return record
 
 
-def vars_of(rejected) -> dict:
+def rejection_fields(rejected: Rejected) -> dict:
     return {name: getattr(rejected, name) for name in ("what", "name", "reason", "case_id")}
 
 
-def _spell_alike(cases: list[dict]) -> None:
-    """Names that differ in capitals and spaces only are one disorder, called as most cases call it."""
+def _unify_spelling(cases: list[dict]) -> None:
+    """Names that differ in capitals and spaces only are one disorder, in its most frequent spelling."""
     counts = Counter(name for case in cases for name in case["disorders"])
-    called: dict[str, str] = {}
+    spelling: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: (-counts[name], name)):
-        called.setdefault(_plain(name), name)
+        spelling.setdefault(_normalised(name), name)
     for case in cases:
-        case["disorders"] = [called[_plain(name)] for name in case["disorders"]]
+        case["disorders"] = [spelling[_normalised(name)] for name in case["disorders"]]
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
 def vocabulary_of(cases: list[dict]) -> tuple[Vocabulary, list[str]]:
-    """The disorders of all cases, the most frequent first, and the given codes that ICD-10-CM does not have."""
+    """The disorders of all cases, the most frequent first, and given codes that are not in ICD-10-CM."""
     counts = Counter(name for case in cases for name in set(case["disorders"]))
     given: dict[str, set[str]] = defaultdict(set)
-    bad = set()
+    unknown = set()
     for case in cases:
         for name, codes in zip(case["disorders"], case["icd10cm"] or [[]] * len(case["disorders"]), strict=True):
             for code in codes:
                 try:
                     known = icd10cm.normalise(code)
                 except ValueError:
-                    bad.add(code)
+                    unknown.add(code)
                 else:
                     given[name].add(known)
     names = sorted(counts, key=lambda name: (-counts[name], name))
@@ -128,21 +129,21 @@ def vocabulary_of(cases: list[dict]) -> tuple[Vocabulary, list[str]]:
         else linked.get(name) or Disorder(name)
         for name in names
     ]
-    return Vocabulary(disorders), sorted(bad)
+    return Vocabulary(disorders), sorted(unknown)
 
 
 def _splits(cases: list[dict], settings: dict) -> tuple[dict[str, tuple[str, str]], int]:
-    """Patient -> (split, "source" or "drawn"), and how many patients were in several official splits."""
+    """Patient -> (split, "source" or "drawn"), and the number of patients that were in several official splits."""
     labels: dict[str, set] = defaultdict(set)
     official: dict[str, set] = defaultdict(set)
     for case in cases:
         labels[case["patient_id"]].update(case["disorders"])
         if case["split"]:
             official[case["patient_id"]].add(case["split"])
-    kept, several = official_of(official)
-    drawn = assign({patient: sorted(found) for patient, found in labels.items()}, kept, settings["fractions"],
-                   settings["seed"])  # fmt: skip
-    return {p: (split, "source" if p in kept else "drawn") for p, split in drawn.items()}, len(several)
+    kept, several = official_splits(official)
+    disorders = {patient: sorted(names) for patient, names in labels.items()}
+    split_of = assign_splits(disorders, kept, settings["fractions"], settings["seed"])
+    return {p: (split, "source" if p in kept else "drawn") for p, split in split_of.items()}, len(several)
 
 
 def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict) -> list[dict]:
@@ -172,21 +173,16 @@ def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict) -> lis
     return rows
 
 
-def _batches(rows: list[dict]):
-    for start in range(0, len(rows), _ROWS_PER_BATCH):
-        yield rows[start : start + _ROWS_PER_BATCH]
-
-
 def _duplicates(rows: list[dict], scans: list[dict], stored: StoredScans) -> list[list]:
-    """Lines of duplicates.csv: scans of several patients that look the same."""
+    """Lines of duplicates.csv: copies of one picture under several patients."""
     case_of = [row for row in rows for _ in row["scan_rows"]]
     lines, number = [], 0
 
     def picture_of(row: int) -> np.ndarray:
-        scan = scan_of(stored[row])
+        scan = stored[row]
         return grey_slice(scan, representative_slice(scan))
 
-    for group in groups_of([scan["image_fingerprint"] for scan in scans], picture_of):
+    for group in duplicate_groups([scan["image_fingerprint"] for scan in scans], picture_of):
         cases = [case_of[scan] for scan in group]
         if len({case["patient_id"] for case in cases}) < 2:
             continue
@@ -210,23 +206,23 @@ def _write_csv(path: Path, columns: list[str], lines: list[list]) -> None:
 def _counts(records, listing: Listing, out: Path, shards: int, cases: int) -> dict:
     counts = {kind: Counter() for kind in ("cases", "files", "scans")}
     for record in records:
-        for kind, found in record["counts"].items():
-            counts[kind].update(found)
+        for kind, of_shard in record["counts"].items():
+            counts[kind].update(of_shard)
     listed = Counter(one["what"] for record in records for one in record["rejected"])
-    written = sum(len(read_batches(shard_file(out, "scans", i))) for i in range(shards))
+    written = sum(count_rows(out, "scans", shard) for shard in range(shards))
     checks = {
-        "all cases were read": (counts["cases"]["in"], len(listing.plans)),
-        "all cases are written": (counts["cases"]["out"], cases),
-        "all scans are written": (counts["scans"]["out"], written),
-        "rejected cases are listed": (counts["cases"]["rejected"], listed["case"]),
-        "rejected scans are listed": (counts["scans"]["rejected"], listed["scan"]),
+        "planned and read cases": (len(listing.plans), counts["cases"]["in"]),
+        "read and written cases": (counts["cases"]["out"], cases),
+        "read and written scans": (counts["scans"]["out"], written),
+        "rejected and listed cases": (counts["cases"]["rejected"], listed["case"]),
+        "rejected and listed scans": (counts["scans"]["rejected"], listed["scan"]),
     }
-    for kind, found in counts.items():
-        checks[f"{kind} in = out + rejected"] = (found["in"], found["out"] + found["rejected"])
-    for what, (one, other) in checks.items():
-        if one != other:
-            raise AssertionError(f"{what}? {one} is not {other}: the data set is not complete, prepare it again")
-    result = {kind: dict(found) for kind, found in counts.items()}
+    for kind, count in counts.items():
+        checks[f"{kind} in, and {kind} out or rejected"] = (count["in"], count["out"] + count["rejected"])
+    for what, (first, second) in checks.items():
+        if first != second:
+            raise AssertionError(f"{what} differ, {first} and {second}: the data set is incomplete, prepare it again")
+    result = {kind: dict(count) for kind, count in counts.items()}
     result["listed"] = {"unit": listing.unit, "in": listing.listed, "out": listing.planned,
                         "rejected": len(listing.rejected)}  # fmt: skip
     return result

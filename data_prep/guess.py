@@ -49,6 +49,6 @@ def guess_plane(name: str, modality: str | None) -> str | None:
 
 
 def _words(name: str) -> list[str]:
-    """ "chest_X-Ray/IM-0012 AP.png" -> chest, xray, im, ap, png: digits and signs part words, x-ray is one."""
+    """ "chest_X-Ray/IM-0012 AP.png" -> chest, xray, im, ap, png: digits and signs separate words, x-ray is one."""
     joined = re.sub(r"x[\s_-]?ray", "xray", name.casefold())
     return re.findall(r"t[12][wc]?(?![a-z0-9])|[a-z]+", joined)

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from radfm.cases import Scan
+from radfm.data_prep.pictures import grey_slice, representative_slice
 
 _SIDE = 16
-_WINDOW = (-1000.0, 1000.0)  # Hounsfield units: enough to separate the body from air
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,3 @@ def image_fingerprint(scan: Scan) -> ImageFingerprint | None:
     if float(thumbnail.std()) < 2.0:
         return None
     return ImageFingerprint(str(imagehash.phash(small)), thumbnail.tobytes().hex())
-
-
-def representative_slice(scan: Scan) -> int:
-    """Index of the slice that represents the scan: the key slice, or the middle one where none is known."""
-    return len(scan.pixels) // 2 if scan.key_slice is None else min(scan.key_slice, len(scan.pixels) - 1)
-
-
-def grey_slice(scan: Scan, index: int) -> np.ndarray:
-    """One slice as (H, W) uint8, for any stored data type. Hounsfield units are clipped to -1000 to 1000."""
-    pixels = scan.pixels[index]
-    if pixels.ndim == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    values = pixels.astype(np.float32)
-    low, high = _WINDOW if scan.modality == "CT" and values.min() < -100 else (values.min(), values.max())
-    return np.uint8(255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1))

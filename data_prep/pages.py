@@ -1,11 +1,10 @@
-"""Pages of one file, which load nothing: the templates, the style and the words that they share.
+"""HTML pages that consist of one file and load nothing from elsewhere: shared templates, style and filters.
 
     >>> environment("radfm.eval").get_template("case.html").render(...)
 
 Decisions:
-- `page.css` is the look of all pages; a page adds what is its own. It follows the reader's choice of light or dark, and
-  prints.
-- A page's own templates come first, then those of `radfm.data_prep`, which hold what is shared.
+- `page.css` is the style of all pages, to which a page adds its own rules. It has a light and a dark mode, and prints.
+- Templates of the page's own package come first, then the shared ones of `radfm.data_prep`.
 """
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -16,7 +15,7 @@ _SHARED = "radfm.data_prep"
 
 
 def environment(package: str = _SHARED) -> Environment:
-    """Of the templates of a package, with the filters that they use; HTML is escaped."""
+    """A Jinja environment for the templates of a package, with shared filters; HTML is escaped."""
     jinja = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, _SHARED))]),
         autoescape=lambda name: name is not None and name.endswith(".html"),

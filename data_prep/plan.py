@@ -1,9 +1,9 @@
-"""What a source says before any pixel is read: the cases, where their scans are, and what is known of them.
+"""Plans of cases: what a source states before any pixel is read, and the protocol of a source.
 
 Decisions:
-- A plan is small and is the same whenever the same files are listed, so any process on any machine can make it, and a
-  killed run can go on from it.
-- What a source cannot use (a row with a mistake, a file without a label) it lists as `Rejected`, and goes on.
+- A plan is small and the same whenever the same files are listed, so that every process on every machine can make it,
+  and a run that was killed can continue from it.
+- A source lists what it cannot use, such as a row with a mistake or a file without a label, as `Rejected`.
 """
 
 import json
@@ -22,11 +22,11 @@ _SPLIT_NAMES = {
     "test": "test testing ts held-out",
 }
 _SPLIT_OF = {word: split for split, words in _SPLIT_NAMES.items() for word in words.split()}
-_OLDEST = 90  # HIPAA's safe harbour: ages above 89 are one
+_OLDEST = 90  # HIPAA's safe harbour rule puts all ages above 89 into one group
 
 
 def known_split(text: str) -> str:
-    """ "val" -> "validation". Raises: ValueError for what is no split."""
+    """The split of a name: "val" -> "validation". Raises: ValueError for other words."""
     try:
         return _SPLIT_OF[text.strip().casefold()]
     except KeyError:
@@ -34,26 +34,27 @@ def known_split(text: str) -> str:
 
 
 _NORMAL = "normal healthy negative none regular control controls nofinding notumor"
-NORMAL = {*_NORMAL.split(), "no finding", "no findings", "no tumor"}  # names that say there is no disorder
+NORMAL = {*_NORMAL.split(), "no finding", "no findings", "no tumor"}  # names of normal cases
 
 
 def known_age(years: float | None) -> float | None:
+    """An age in years, 90 for all above 89."""
     return None if years is None else float(min(years, _OLDEST))
 
 
 def known_sex(text: str | None) -> str | None:
-    """ "female" -> "F"; None for what says nothing."""
+    """The sex that a word states: "female" -> "F"; None for other words."""
     first = (text or "").strip().casefold()[:1]
     return {"f": "F", "w": "F", "m": "M", "o": "other", "d": "other", "x": "other"}.get(first)
 
 
 @dataclass(slots=True)
 class Item:
-    """Files that are read together, and what the source knows of their scans; None leaves it to the files' headers.
+    """Files that are read together, and what the source states about their scans; None leaves it to the headers.
 
     Attributes:
         paths: absolute paths of files.
-        names: how the files are called in the data set, one for each path.
+        names: names of the files in the data set, one for each path.
         days: days before the newest scan of the case.
         key_slice: index of the slice that shows the finding.
     """
@@ -69,17 +70,17 @@ class Item:
 
 @dataclass(slots=True)
 class CasePlan:
-    """One case to be.
+    """A case before it is read.
 
     Attributes:
-        case_id, patient_id: as the data set will show them.
-        items: of what it is read; empty where the source makes its scans itself.
-        disorders: names; empty for a normal case.
-        icd10cm: codes that the source gives, one list for each disorder (an empty one: to be looked up).
-        labelled: False where nobody said what the case shows.
-        split: the official one, of `SPLITS`; None where there is none.
-        age, sex: of the patient, years and "F", "M" or "other"; None where unknown. Above 89 the age is 90.
-        about: what the source needs to read it (a row number, a seed).
+        case_id, patient_id: identifiers in the data set.
+        items: files to read; empty where the source makes the scans itself.
+        disorders: names of disorders; empty for a normal case.
+        icd10cm: codes that the source gives, one list for each disorder; an empty list is looked up by name.
+        labelled: False where the source states nothing about the disorders.
+        split: official split, one of `SPLITS`; None where there is none.
+        age, sex: of the patient, in years and "F", "M" or "other"; None where unknown. Ages above 89 are 90.
+        source_data: what the source needs to read the case, such as a row number.
     """
 
     case_id: str
@@ -92,7 +93,7 @@ class CasePlan:
     labelled: bool = True
     age: float | None = None
     sex: str | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+    source_data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
@@ -105,7 +106,11 @@ class CasePlan:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """What did not become part of the data set: a "row", "folder", "case", "file" or "scan", its name, and why."""
+    """Something that did not become part of the data set, and the reason.
+
+    Attributes:
+        what: "row", "folder", "case", "file" or "scan".
+    """
 
     what: str
     name: str
@@ -114,28 +119,32 @@ class Rejected:
 
 
 @dataclass(slots=True)
-class Found:
-    """What came of one case plan.
+class ReadCase:
+    """A case that was read according to its plan.
 
     Attributes:
-        case: with its scans; `skipped` lists files that were not read.
-        files: how many files were looked at.
-        unread: of them, those of which no scan came.
-        notes: one for each scan.
-        truth: for each scan, disorder -> (slices, H, W) bool mask; only where the source knows it.
+        case: the case with its scans; `skipped` lists files that could not be read.
+        files: number of files that were opened.
+        unread: number of files without a usable scan.
+        origins: one for each scan.
+        masks: for each scan, disorder -> (slices, H, W) bool mask; None where the source provides none.
     """
 
     case: Case
     files: int
     unread: int
-    notes: list["Notes"]
-    truth: list[dict] | None = None
+    origins: list["ScanOrigin"]
+    masks: list[dict] | None = None
 
 
 @dataclass(slots=True)
-class Notes:
-    """What is known of a scan beyond the scan: who said its modality and plane ("header", "source", "guess",
-    "unknown"), and what its header says about text in its pixels."""
+class ScanOrigin:
+    """Where the description of a scan comes from.
+
+    Attributes:
+        modality_from, plane_from: "header", "source", "guess" or "unknown".
+        text_in_pixels: why the header suggests text in the pixels; None where it does not.
+    """
 
     modality_from: str = "unknown"
     plane_from: str = "unknown"
@@ -144,12 +153,12 @@ class Notes:
 
 @dataclass(slots=True)
 class Listing:
-    """What a source listed before any pixel is read.
+    """All cases of a source, before any pixel is read.
 
     Attributes:
-        unit: what is counted: "row", "file", "picture".
-        listed: how many of them there are; each is in a plan or in `rejected`.
-        planned: how many are in a plan.
+        unit: what is counted: "row", "file" or "picture".
+        listed: number of units; each is in a plan or in `rejected`.
+        planned: number of units in plans.
     """
 
     plans: list[CasePlan]
@@ -160,12 +169,12 @@ class Listing:
 
 
 class Source(Protocol):
-    """Where cases come from.
+    """Where the cases of a data set come from.
 
     Attributes:
-        name: "manifest" and the like.
-        settings: what decides the outcome, kept in the data set: no paths of a machine, no secrets.
-        notice: "title", "licence", "citation", "layout": for the card, where known.
+        name: name of the kind of source, such as "manifest".
+        settings: what determines the result; stored with the data set, so without paths and secrets.
+        notice: "title", "licence", "citation" and "layout" for the card, where known.
     """
 
     name: str
@@ -173,7 +182,11 @@ class Source(Protocol):
     notice: dict[str, str]
 
     def listing(self) -> Listing:
-        """All cases, in an order that does not depend on the machine. Raises: ValueError, FileNotFoundError."""
+        """All cases, in an order that does not depend on the machine.
 
-    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
-        """One `Found` for each plan, in order. What is wrong with a file is listed in its case, never raised."""
+        Raises:
+            ValueError, FileNotFoundError: the source cannot be listed at all.
+        """
+
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
+        """One `ReadCase` for each plan, in order. A damaged file is listed in its case, never raised."""

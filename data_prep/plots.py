@@ -1,10 +1,10 @@
-"""The figures of the report and of the card.
+"""Figures of the report and the card of a data set.
 
 Decisions:
-- Narrow, with large letters: two stand side by side on a screen, and one fills a phone and stays legible.
-- As SVG, words stay words: they can be searched, and names in any script are drawn by the reader's own fonts.
-- Within a page, colours are those of its style, so a figure follows the page into the dark.
-- The same numbers give the same bytes: no date, and a fixed salt for the ids.
+- Figures are narrow and have large letters, so that two fit side by side on a screen and one is legible on a phone.
+- In SVG, text stays text: it can be searched, and names in any script are rendered with the reader's fonts.
+- Within a page, colours are CSS variables, so that a figure follows the page into dark mode.
+- The same numbers give the same bytes: there is no date, and ids have a fixed salt.
 """
 
 import re
@@ -48,14 +48,14 @@ STYLE = {
     "svg.hashsalt": "radfm",
 }
 _WIDTH = 4.6  # inches
-_LONGEST = 26  # letters beside a bar
+_LONGEST = 26  # letters of a name beside a bar
 _NUMBERS = FuncFormatter(lambda value, _: f"{value:,.0f}")
-_SLICES = (1, 2, 5, 9, 17, 33, 65, 129, 257, 513)  # least of each bin
-_SCANS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33)
+_SLICE_BINS = (1, 2, 5, 9, 17, 33, 65, 129, 257, 513)  # lower limits
+_SCAN_BINS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33)
 
 
 def modalities(counts: Counts) -> Figure:
-    """Scans by modality, parted by split."""
+    """Scans by modality, divided by split."""
     bars = {
         name: {split: one.split_scans[split] for split in SPLITS if counts.splits[split].cases}
         for name, one in counts.modalities.items()
@@ -75,31 +75,31 @@ def body_parts(counts: Counts, most: int = 12) -> Figure:
 
 
 def scans_per_case(counts: Counts) -> Figure:
-    return _histogram(counts.scans_per_case, _SCANS, "scans per case", "cases")
+    return _histogram(counts.scans_per_case, _SCAN_BINS, "scans per case", "cases")
 
 
 def slices_per_scan(counts: Counts) -> Figure:
-    return _histogram(counts.slices_per_scan, _SLICES, "slices per scan", "scans")
+    return _histogram(counts.slices_per_scan, _SLICE_BINS, "slices per scan", "scans")
 
 
 def tail(counts: Counts) -> Figure:
-    """Training cases of every disorder, from the most frequent to the rarest."""
+    """Training cases of each disorder, from the most frequent to the rarest."""
     cases = sorted((one.split_cases["train"] for one in counts.disorders), reverse=True)
-    seen = [n for n in cases if n]
+    trained = [n for n in cases if n]
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(3.0)
         for band in BANDS:
-            ranks = [i for i, n in enumerate(seen) if band_of(n) == band]
+            ranks = [i for i, n in enumerate(trained) if band_of(n) == band]
             total = plural(sum(band_of(n) == band for n in cases), "disorder")
-            steps, edges = [seen[i] for i in ranks], [0.5 + i for i in [*ranks, ranks[-1] + 1]] if ranks else [0, 0]
+            steps, edges = [trained[i] for i in ranks], [0.5 + i for i in [*ranks, ranks[-1] + 1]] if ranks else [0, 0]
             axes.stairs(steps or [0], edges, fill=True, color=BAND_COLOURS[band], linewidth=0, label=f"{band}: {total}")
         axes.set_yscale("log")
-        top = max([*seen, 10]) * 1.6
+        top = max([*trained, 10]) * 1.6
         for least in BAND_MINIMA:
             if least < top:
                 axes.axhline(least, color=FAINT, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         axes.set_ylim(0.7, top)
-        axes.set_xlim(0.5, max(len(seen), 5) + 0.5)
+        axes.set_xlim(0.5, max(len(trained), 5) + 0.5)
         axes.yaxis.set_major_formatter(_NUMBERS)
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -111,7 +111,7 @@ def tail(counts: Counts) -> Figure:
 
 
 def stratification(counts: Counts) -> Figure:
-    """Share of each disorder's cases that is in the training split, against how many cases it has."""
+    """Share of each disorder's cases in the training split, against its number of cases."""
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(3.0)
         dots = Counter((one.cases, one.split_cases["train"], one.band) for one in counts.disorders if one.cases)
@@ -119,8 +119,8 @@ def stratification(counts: Counts) -> Figure:
         shares = [training / cases for cases, training, _ in dots]
         sizes = [12 * (1 + log10(disorders)) for disorders in dots.values()]
         colours = [BAND_COLOURS[band] for _, _, band in dots]
-        wanted = counts.splits["train"].cases / counts.cases
-        axes.axhline(wanted, color=SPLIT_COLOURS["test"], linewidth=1, zorder=0)
+        expected = counts.splits["train"].cases / counts.cases
+        axes.axhline(expected, color=SPLIT_COLOURS["test"], linewidth=1, zorder=0)
         axes.scatter(cases, shares, sizes, colours, linewidths=0)
         axes.set_xscale("log")
         axes.set_xlim(0.8, max([*cases, 10]) * 1.4)
@@ -134,23 +134,24 @@ def stratification(counts: Counts) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """To stand within a page."""
+    """A figure as SVG to include in a page."""
     return within_page(svg_file(figure))
 
 
 def svg_file(figure: Figure) -> str:
-    """To stand alone, on white."""
-    file, about = StringIO(), {"Date": None, "Creator": None}
+    """A figure as an SVG file on a white background."""
+    file, metadata = StringIO(), {"Date": None, "Creator": None}
     with matplotlib.rc_context(STYLE):
-        figure.savefig(file, format="svg", facecolor="white", metadata=about)
+        figure.savefig(file, format="svg", facecolor="white", metadata=metadata)
     return file.getvalue()
 
 
 def within_page(text: str, variables: Mapping[str, str] = VARIABLES) -> str:
-    """An SVG file without a header, and without what names a place in the network.
+    """An SVG file without its header, and without anything that refers to the network.
 
     Args:
-        variables: colours, as #rrggbb, and the CSS variables that may change them.
+        text: content of the SVG file.
+        variables: colour as #rrggbb -> name of the CSS variable that replaces it.
     """
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>| xmlns(:\w+)?=\"[^\"]*\"", "", text, flags=re.S)
     text = re.sub(r" (width|height)=\"[\d.]+pt\"", "", text[text.index("<svg") :], count=2)
@@ -167,13 +168,13 @@ def png(figure: Figure) -> bytes:
 
 
 def axes_of(height: float) -> tuple[Figure, Axes]:
-    """A figure of the house's width, so many inches high; to be drawn in a context of `STYLE`."""
+    """A figure of the common width and its axes, for use in a context of `STYLE`. height: inches."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
-    """Bars from left to right, each of one part or of one per split; the total stands at its end."""
+    """Horizontal bars, each of one part or of one part for each split, with the total at the end."""
     names = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in bars]
     totals = [sum(parts.values()) for parts in bars.values()]
     splits = list(next(iter(bars.values())))
@@ -186,8 +187,8 @@ def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
                 range(len(names)), lengths, 0.72, left, color=SPLIT_COLOURS.get(split, _ONE), label=split, linewidth=0
             )
             left = [start + length for start, length in zip(left, lengths, strict=True)]
-        for place, total in enumerate(totals):
-            axes.annotate(f"{total:,}", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        for bar, total in enumerate(totals):
+            axes.annotate(f"{total:,}", (total, bar), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlim(0, max(totals) * 1.14)
@@ -200,23 +201,21 @@ def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
     return figure
 
 
-def _histogram(found: Mapping[int, int], least: tuple[int, ...], what: str, unit: str) -> Figure:
-    """Counts in bins, which are named by the numbers that they hold."""
-    most = max(found)
+def _histogram(counts: Mapping[int, int], least: tuple[int, ...], what: str, unit: str) -> Figure:
+    """A histogram whose bins are named by the values that they hold."""
+    most = max(counts)
     edges = [edge for edge in least if edge <= most]
     ends = [*edges[1:], None]
-    heights = [sum(n for value, n in found.items() if low <= value and (end is None or value < end))
+    heights = [sum(n for value, n in counts.items() if low <= value and (end is None or value < end))
                for low, end in zip(edges, ends, strict=True)]  # fmt: skip
     tops = [(end or max(most + 1, low + 1)) - 1 for low, end in zip(edges, ends, strict=True)]
     names = [f"{low}" if low >= top else f"{low}–{top}" for low, top in zip(edges, tops, strict=True)]
     with matplotlib.rc_context(STYLE):
         figure, axes = axes_of(2.3)
         axes.bar(range(len(names)), heights, 0.78, color=_ONE, linewidth=0)
-        for place, height in enumerate(heights):
+        for bar, height in enumerate(heights):
             if height:
-                axes.annotate(
-                    f"{height:,}", (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=8
-                )
+                axes.annotate(f"{height:,}", (bar, height), (0, 2), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xticks(range(len(names)), names, fontsize=8)
         axes.set_xlim(-0.6, max(len(names), 5) - 0.4)
         axes.set_ylim(0, max(heights) * 1.14)

@@ -1,10 +1,10 @@
-"""A source -> a data set: list the cases, make the shards in several processes, finish.
+"""Prepares a data set from a source: lists the cases, writes shards in several processes, and finishes.
 
 Decisions:
-- The list of cases is cut into shards of so many cases. A shard is whole or absent, so a run that was killed at any
-  moment goes on by making the shards that are absent, and the outcome is the same to the byte.
-- Several machines share the folder: each makes the shards of its part, and whoever finds all of them there finishes.
-- A folder takes one data set: another source or another setting is refused, never mixed in.
+- The cases are divided into shards. A shard is complete or absent, so that a run that was killed continues with the
+  absent shards, and the result has the same bytes.
+- Several machines can share the folder. Each writes the shards of its part, and the last one finishes the data set.
+- A folder holds one data set. Another source or other settings are refused.
 """
 
 import hashlib
@@ -28,13 +28,14 @@ from radfm.progress import Progress, no_progress
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the outcome, beside the source.
+    """What determines the result, besides the source.
 
     Attributes:
         size: pixels of the longer side of a stored slice.
         precision, max_slices: see `stored_scan`.
-        fractions: of the patients without an official split, for train, validation and test.
-        seed: of the split.
+        cases_per_shard: number of cases in a shard.
+        fractions: shares of the patients for train, validation and test, where there is no official split.
+        seed: seed of the split.
     """
 
     size: int = 256
@@ -46,9 +47,9 @@ class Settings:
 
     def __post_init__(self):
         if self.size < 16 or self.cases_per_shard < 1 or (self.max_slices or 1) < 1:
-            raise ValueError("size is at least 16, cases per shard and slices at least 1")
+            raise ValueError("size must be at least 16, cases per shard and slices at least 1")
         if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise ValueError(f"fractions for train, validation and test sum to 1, not {self.fractions}")
+            raise ValueError(f"fractions for train, validation and test must sum to 1, not {self.fractions}")
 
 
 def prepare(
@@ -60,32 +61,35 @@ def prepare(
     part: tuple[int, int] = (0, 1),
     progress: Progress = no_progress,
 ) -> dict | None:
-    """Makes the data set, or goes on with it.
+    """Prepares a data set, or continues a run that was killed.
 
     Args:
-        out: its folder; new, empty, or that of a run that was killed.
-        part: (i, n): of the shards only those whose number leaves i when divided by n. For n machines.
-        progress: called with the number of shards there are, and of all.
+        source: where the cases come from.
+        out: folder of the data set: new, empty, or that of a run that was killed.
+        settings: None: the defaults.
+        processes: number of processes that write shards.
+        part: (i, n): write only the shards whose number has the remainder i when divided by n, for n machines.
+        progress: called with the number of finished shards, and of all.
     Returns:
         The content of dataset.json; None where shards of other parts are still missing.
     Raises:
-        ValueError: nothing to prepare; a folder that holds something else.
+        ValueError: there is nothing to prepare, or the folder holds something else.
     """
     out, settings = Path(out), settings or Settings()
     if not 0 <= part[0] < part[1]:
-        raise ValueError(f"part {part[0]}/{part[1]} is none: the parts of {part[1]} are 0 to {part[1] - 1}")
+        raise ValueError(f"part {part[0]}/{part[1]} does not exist: the parts of {part[1]} are 0 to {part[1] - 1}")
     listing = source.listing()
     _check(listing)
     fingerprint = _fingerprint(source, settings, listing)
     if (out / RECORD).exists():
         return _finished(out, fingerprint)
-    shards = _lay_out(out, listing, settings, fingerprint)
+    shards = _write_plans(out, listing, settings, fingerprint)
     missing = [i for i in range(shards) if i % part[1] == part[0] and not record_file(out, i).exists()]
     done = len(missing)
     for made in _make(out, missing, source, settings, processes):
         done = made
         progress(shards - len(missing) + done, shards)
-    if (out / RECORD).exists():  # a run of the same shards was faster
+    if (out / RECORD).exists():  # another run of the same shards has finished
         return _finished(out, fingerprint)
     if not all(record_file(out, i).exists() for i in range(shards)):
         return None
@@ -107,33 +111,34 @@ def _check(listing: Listing) -> None:
         )
     if not listing.plans:
         why = f": {listing.rejected[0].name} {listing.rejected[0].reason}" if listing.rejected else ""
-        raise ValueError(f"there is no case to prepare, of {listing.listed} {listing.unit}s{why}")
-    seen: set[str] = set()
+        raise ValueError(f"there is no case to prepare among {listing.listed} {listing.unit}s{why}")
+    case_ids: set[str] = set()
     for plan in listing.plans:
-        if plan.case_id in seen:
+        if plan.case_id in case_ids:
             raise AssertionError(f"case {plan.case_id} was planned twice")
-        seen.add(plan.case_id)
+        case_ids.add(plan.case_id)
 
 
 def _fingerprint(source: Source, settings: Settings, listing: Listing) -> str:
     digest = hashlib.sha256()
-    about = [FORMAT, source.name, source.settings, asdict(settings), [asdict(one) for one in listing.rejected]]
-    digest.update(json.dumps(about, sort_keys=True).encode())
+    run = [FORMAT, source.name, source.settings, asdict(settings), [asdict(one) for one in listing.rejected]]
+    digest.update(json.dumps(run, sort_keys=True).encode())
     for plan in listing.plans:
         content = asdict(plan)
+        content["about"] = content.pop("source_data")  # the key under which published fingerprints were computed
         for item in content["items"]:
-            del item["paths"]  # the same files elsewhere are the same files
+            del item["paths"]  # the same files in another folder are the same data
         digest.update(json.dumps(content, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def _lay_out(out: Path, listing: Listing, settings: Settings, fingerprint: str) -> int:
-    """Writes the plans of every shard, unless they are there; returns how many shards there are."""
+def _write_plans(out: Path, listing: Listing, settings: Settings, fingerprint: str) -> int:
+    """Writes the plans of all shards if they are missing, and returns the number of shards."""
     mark = out / WORK / "fingerprint"
     shards = -(-len(listing.plans) // settings.cases_per_shard)
     if mark.exists():
         if mark.read_text() != fingerprint:
-            raise ValueError(f"{out} holds a run of other settings or files: choose another folder, or delete it")
+            raise ValueError(f"{out} holds a run with other settings or files: choose another folder, or delete it")
         return shards
     if out.exists() and any(file for file in out.iterdir() if file.name != WORK):
         raise ValueError(f"{out} is not empty: choose a new folder")
@@ -149,7 +154,7 @@ def _plan_file(out: Path, shard: int) -> Path:
 
 
 def _make(out: Path, shards: list[int], source: Source, settings: Settings, processes: int):
-    """Makes shards; yields how many are done."""
+    """Writes shards, and yields the number of finished ones."""
     if processes <= 1 or len(shards) <= 1:
         for done, shard in enumerate(shards, 1):
             _make_one(out, shard, source, asdict(settings))
@@ -157,7 +162,7 @@ def _make(out: Path, shards: list[int], source: Source, settings: Settings, proc
         return
     try:
         with ProcessPoolExecutor(
-            min(processes, len(shards)), get_context("spawn"), initializer=_die_with, initargs=(os.getpid(),)
+            min(processes, len(shards)), get_context("spawn"), initializer=_end_with_parent, initargs=(os.getpid(),)
         ) as pool:
             made = [pool.submit(_make_one, out, shard, source, asdict(settings)) for shard in shards]
             try:
@@ -170,19 +175,19 @@ def _make(out: Path, shards: list[int], source: Source, settings: Settings, proc
     except BrokenProcessPool:
         raise ValueError(
             "a process was killed, most likely because memory ran out: run the same command with fewer processes; "
-            "what is done is kept"
+            "finished shards are kept"
         ) from None
 
 
 def _make_one(out: Path, shard: int, source: Source, settings: dict) -> None:
-    if (out / RECORD).exists():  # a run of the same shards was faster, and is done
+    if (out / RECORD).exists():  # another run of the same shards has finished
         return
     lines = _plan_file(out, shard).read_text(encoding="utf-8").split("\n")
     make_shard(out, shard, [CasePlan.from_json(line) for line in lines], source, settings)
 
 
-def _die_with(parent: int) -> None:
-    """A process whose parent was killed ends too, rather than wait forever."""
+def _end_with_parent(parent: int) -> None:
+    """Ends this process when its parent was killed, so that it does not wait forever."""
 
     def watch() -> None:
         while os.getppid() == parent:

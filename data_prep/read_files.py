@@ -14,16 +14,16 @@ from pathlib import Path, PurePosixPath
 from radfm.cases import Case, Scan
 from radfm.data_prep.burned_in import header_says_text
 from radfm.data_prep.guess import guess_modality, guess_plane
-from radfm.data_prep.plan import CasePlan, Found, Item, Notes
+from radfm.data_prep.plan import CasePlan, Item, ReadCase, ScanOrigin
 from radfm.readers.dicom_headers import date_of, read_header
 from radfm.readers.errors import reason_for
 from radfm.readers.read_case import read_case
 
 
-def read_files(plan: CasePlan) -> Found:
+def read_files(plan: CasePlan) -> ReadCase:
     """Reads every item of a plan. Nothing is raised for what is wrong with a file: it is in `case.skipped`."""
     case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-    found = Found(case, files=0, unread=0, notes=[])
+    found = ReadCase(case, files=0, unread=0, origins=[])
     newest: list = []
     for item in plan.items:
         scans, skipped, unread, days = _read_item(item)
@@ -31,7 +31,7 @@ def read_files(plan: CasePlan) -> Found:
         found.unread += unread
         case.skipped += skipped
         for scan, first in scans:
-            found.notes.append(_know(scan, item, first))
+            found.origins.append(_know(scan, item, first))
             newest.append(days)
             case.scans.append(scan)
     if any(item.days is not None for item in plan.items):
@@ -98,9 +98,9 @@ def _without_names(reason: str, item: Item, own: dict[str, int]) -> str:
     return reason
 
 
-def _know(scan: Scan, item: Item, path: str) -> Notes:
+def _know(scan: Scan, item: Item, path: str) -> ScanOrigin:
     """Fills in what the source knows, then what can be guessed, and notes which is which."""
-    notes = Notes(text_in_pixels=header_says_text(Path(path)))
+    notes = ScanOrigin(text_in_pixels=header_says_text(Path(path)))
     if scan.modality is not None:
         said = item.modality is not None and scan.modality == item.modality
         notes.modality_from = "source" if said else "header"

@@ -1,10 +1,10 @@
-"""report.html: what is in a data set, what was left out, and what a person should look at.
+"""report.html: the content of a data set, what was left out, and what a person should check.
 
 Decisions:
-- One file that loads nothing: figures and pictures are in it, and it reads, sorts and prints without a network.
-- It shows pseudonyms, never more; pictures are described by modality, plane and body part alone.
-- Tables end where nobody reads on; what is left over is counted, and the file that has it all is named.
-- The same data set gives the same bytes, so pictures are chosen by rule and nothing tells the time.
+- One file that loads nothing from elsewhere: it holds all figures and pictures, and works without a network.
+- It shows pseudonyms only. Pictures are described by modality, plane and body part.
+- Long tables are cut. The remaining rows are counted, and the report names the file that holds all of them.
+- The same data set gives the same bytes: pictures are chosen by rule, and the report has no date.
 """
 
 import re
@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 
 from radfm.data_prep import plots
-from radfm.data_prep.counts import UNKNOWN, Counts, bytes_on_disk, count, described
+from radfm.data_prep.counts import UNKNOWN, Counts, code_description, count
 from radfm.data_prep.pages import environment
-from radfm.data_prep.pictures import LARGE, Picture, Pictures
 from radfm.data_prep.plan import SPLITS
-from radfm.data_prep.tables import write_text
+from radfm.data_prep.report_pictures import LARGE, Picture, Pictures
+from radfm.data_prep.tables import bytes_on_disk, write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
 from radfm.presentation import band_limits
@@ -27,13 +27,13 @@ from radfm.presentation import band_limits
 REPORT = "report.html"
 ORIGINS = ("header", "source", "guess", "unknown")
 
-_EXAMPLES = 4  # of each modality
+_EXAMPLES = 4  # scans of each modality
 _DISORDERS = 1000  # rows of the table
 _DOUBTFUL = 100
 _REASONS = 40
 _NAMES_OF_CASE = 3
-_NAMES = 4  # examples of each reason
-_GROUPS = 12  # of duplicates
+_NAMES = 4  # examples for each reason
+_GROUPS = 12  # groups of duplicates
 _COPIES = 4  # pictures of each group
 _TEXT_PICTURES = 24
 _TEXT_ROWS = 200
@@ -49,13 +49,15 @@ def write_report(
     duplicates: Sequence[list],
     vocabulary: Vocabulary,
 ) -> None:
-    """Writes report.html into the data set's folder, whose tables are there.
+    """Writes report.html into the folder of a data set whose tables are complete.
 
     Args:
-        record: what dataset.json will say.
-        rows: of the table of cases.
-        scans: what the shards noted of each scan, in the order of the table of scans.
+        out: folder of the data set.
+        record: content of dataset.json.
+        rows: rows of the table of cases.
+        scans: summaries of the scans, see `ShardRecord.scans`.
         rejected, duplicates: lines of rejected.csv and duplicates.csv.
+        vocabulary: disorders of the data set.
     """
     counts, reasons = count(rows, scans, vocabulary), _reasons(rejected)
     case_of = [row for row in rows for _ in row["scan_rows"]]
@@ -84,32 +86,32 @@ def write_report(
             reasons=reasons[:_REASONS],
             more_reasons=max(0, len(reasons) - _REASONS),
             duplicates=_duplicates(duplicates, pictures),
-            written=_written(scans, case_of, pictures),
+            written=_text_in_pixels(scans, case_of, pictures),
         )
     )
     write_text(out / REPORT, page.rstrip() + "\n")
 
 
 def _figures(counts: Counts) -> dict[str, str]:
-    drawn = {
+    figures = {
         "modalities": plots.modalities(counts),
         "body_parts": plots.body_parts(counts),
         "scans_per_case": plots.scans_per_case(counts),
         "slices_per_scan": plots.slices_per_scan(counts),
     }
     if any(one.split_cases["train"] for one in counts.disorders):
-        drawn["tail"] = plots.tail(counts)
-        drawn["stratification"] = plots.stratification(counts)
-    return {name: plots.svg(figure) for name, figure in drawn.items()}
+        figures["tail"] = plots.tail(counts)
+        figures["stratification"] = plots.stratification(counts)
+    return {name: plots.svg(figure) for name, figure in figures.items()}
 
 
 def _doubtful(vocabulary: Vocabulary, counts: Counts) -> list[dict]:
-    """Disorders without a code that is sure, the most frequent first, with the codes that they may mean."""
+    """Disorders without a certain code, the most frequent first, with candidate codes."""
     return [
         {
             "name": disorder.name,
             "cases": counted.cases,
-            "codings": [(coding.code, described(coding.code), coding.confidence) for coding in disorder.codings],
+            "codings": [(coding.code, code_description(coding.code), coding.confidence) for coding in disorder.codings],
         }
         for disorder, counted in zip(vocabulary, counts.disorders, strict=True)
         if not disorder.icd10cm
@@ -117,16 +119,16 @@ def _doubtful(vocabulary: Vocabulary, counts: Counts) -> list[dict]:
 
 
 def _examples(counts: Counts, scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> list[dict]:
-    """Of each modality a few scans, of different body parts and cases where there are."""
-    found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    """A few scans of each modality, of different body parts and cases where possible."""
+    by_part: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, scan in enumerate(scans):
-        found[scan["modality"] or UNKNOWN][scan["body_part"] or UNKNOWN].append(row)
+        by_part[scan["modality"] or UNKNOWN][scan["body_part"] or UNKNOWN].append(row)
     return [
         {
             "modality": modality,
             "scans": [
                 _example(case_of[row], pictures.picture(row))
-                for row in sorted(_varied(found[modality], scans, case_of))
+                for row in sorted(_varied(by_part[modality], scans, case_of))
             ],
         }
         for modality in counts.modalities
@@ -134,31 +136,31 @@ def _examples(counts: Counts, scans: Sequence[dict], case_of: Sequence[dict], pi
 
 
 def _example(case: dict, picture: Picture) -> dict:
-    """With the names of what the case has, first those that are outlined."""
+    """A picture with the disorders of its case, outlined ones first."""
     names = sorted(case["disorders"], key=lambda name: name not in picture.outlined)
-    said = names[:_NAMES_OF_CASE] or ["normal" if case["labelled"] else "unlabelled"]
-    return {"picture": picture, "case": case, "names": said, "more": max(0, len(names) - _NAMES_OF_CASE)}
+    shown = names[:_NAMES_OF_CASE] or ["normal" if case["labelled"] else "unlabelled"]
+    return {"picture": picture, "case": case, "names": shown, "more": max(0, len(names) - _NAMES_OF_CASE)}
 
 
 def _varied(of_part: dict[str, list[int]], scans: Sequence[dict], case_of: Sequence[dict]) -> list[int]:
-    """Rows of scans: body parts in turn, each time of a new case, first those without text in their pixels."""
+    """Rows of scans: body parts in turn, each time from another case, scans without text in their pixels first."""
     queues = [
         sorted(rows, key=lambda row: (scans[row]["text_in_pixels"] is not None, not scans[row]["key_slice"], row))
         for _, rows in sorted(of_part.items(), key=lambda part: (part[0] == UNKNOWN, -len(part[1]), part[0]))
     ]
-    in_turn = [queue[place] for place in range(_EXAMPLES) for queue in queues if place < len(queue)]
-    first_of_case, others, seen = [], [], set()
+    in_turn = [queue[i] for i in range(_EXAMPLES) for queue in queues if i < len(queue)]
+    first_of_case, others, used_cases = [], [], set()
     for row in in_turn + [row for queue in queues for row in queue[_EXAMPLES:]]:
         case = case_of[row]["case_id"]
-        (others if case in seen else first_of_case).append(row)
-        seen.add(case)
+        (others if case in used_cases else first_of_case).append(row)
+        used_cases.add(case)
         if len(first_of_case) == _EXAMPLES:
             break
     return (first_of_case + others)[:_EXAMPLES]
 
 
 def _reasons(rejected: Iterable[dict]) -> list[dict]:
-    """What was rejected by kind and reason, the most frequent first; reasons that differ in names only are one."""
+    """Rejected items by kind and reason, the most frequent first; reasons that differ in names only are grouped."""
     groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for one in rejected:
         groups[one["what"], _shape(one["reason"])].append(one)
@@ -175,13 +177,17 @@ def _reasons(rejected: Iterable[dict]) -> list[dict]:
 
 
 def _shape(reason: str) -> str:
-    """A reason without what is of one file only: numbers, names in quotes, paths."""
+    """A reason without the parts that refer to one file: numbers, quoted names, paths."""
     reason = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason)
     return re.sub(r"(?<!\w)[^\s(),:;]*(?:\d|\w/|\w\.\w)[^\s(),:;]*", "…", reason)
 
 
 def _duplicates(lines: Sequence[list], pictures: Pictures) -> dict:
-    """lines: group, across splits, case, patient, split, scan. Groups across splits come first."""
+    """Groups of duplicates with pictures, groups across splits first.
+
+    Args:
+        lines: group, across splits, case, patient, split, scan.
+    """
     groups = [list(group) for _, group in groupby(lines, key=lambda line: line[0])]
     groups.sort(key=lambda group: not group[0][1])
     return {
@@ -205,7 +211,7 @@ def _duplicates(lines: Sequence[list], pictures: Pictures) -> dict:
 
 
 def _one_of_each_split(group: list[list]) -> list[list]:
-    """A few of the group, so chosen that all its splits are seen."""
+    """A few scans of the group that cover all its splits."""
     splits: set[str] = set()
     repeats = []
     for line in group:
@@ -215,8 +221,8 @@ def _one_of_each_split(group: list[list]) -> list[list]:
     return [group[i] for i in sorted(order)]
 
 
-def _written(scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> dict:
-    """Scans that may carry text: how many for each reason, and pictures of some of each."""
+def _text_in_pixels(scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> dict:
+    """Scans that may carry text in their pixels: their number by reason, and some pictures for each reason."""
     found: dict[str, list[int]] = defaultdict(list)
     for row, scan in enumerate(scans):
         if scan["text_in_pixels"] is not None:

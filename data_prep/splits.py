@@ -1,12 +1,14 @@
-"""Patients -> train, validation, test: never a patient in two, each disorder in all, as far as its patients reach.
+"""Splits patients into train, validation and test, stratified by disorder. No patient is in two splits.
 
 Decisions:
-- An official split is kept. A patient whom it puts into two goes whole into the one nearer to the test, so that nothing
-  of the test is trained on.
-- The rest is drawn by iterative stratification (Sechidis, Tsoumakas, Vlahavas, "On the stratification of multi-label
-  data", ECML PKDD 2011): disorders from rare to frequent, each patient to the split that lacks the disorder most. Of a
-  disorder with one patient, that is the training.
-- The draw depends on patients' names and the seed, not on the order in which they come.
+- An official split is kept. A patient in several official splits goes to the last of train, validation and test, so
+  that no patient of the test split is in training.
+- The other patients are assigned by iterative stratification (Sechidis, Tsoumakas, Vlahavas, "On the stratification of
+  multi-label data", ECML PKDD 2011): disorders from rare to frequent, each patient to the split that lacks the disorder
+  most. The only patient of a disorder goes to training.
+- The result depends on the patients' identifiers and the seed, not on the order of the patients.
+- The library iterative-stratification does not serve here. It takes no account of patients with an
+  official split, and it depends on the order of the rows. `benchmarks/data.py splits` compares both.
 """
 
 import hashlib
@@ -16,13 +18,17 @@ from collections.abc import Mapping, Sequence
 from radfm.data_prep.plan import SPLITS
 
 
-def official_of(splits: Mapping[str, set[str]]) -> tuple[dict[str, str], list[str]]:
-    """Patient -> the official splits of its cases, to patient -> one, and the patients that were in several."""
-    chosen = {patient: max(found, key=SPLITS.index) for patient, found in splits.items() if found}
-    return chosen, sorted(patient for patient, found in splits.items() if len(found) > 1)
+def official_splits(splits: Mapping[str, set[str]]) -> tuple[dict[str, str], list[str]]:
+    """One official split for each patient, and the patients that were in several.
+
+    Args:
+        splits: patient -> the official splits of its cases.
+    """
+    chosen = {patient: max(stated, key=SPLITS.index) for patient, stated in splits.items() if stated}
+    return chosen, sorted(patient for patient, stated in splits.items() if len(stated) > 1)
 
 
-def assign(
+def assign_splits(
     labels: Mapping[str, Sequence[str]],
     official: Mapping[str, str],
     fractions: tuple[float, float, float],
@@ -31,44 +37,45 @@ def assign(
     """Patient -> split.
 
     Args:
-        labels: patient -> its disorders, over all its cases.
-        official: patient -> split, for those that have one.
-        fractions: of all patients, for train, validation and test; what official splits took is taken into account.
+        labels: patient -> disorders of all its cases.
+        official: patient -> split, for patients with an official split.
+        fractions: shares of all patients for train, validation and test; patients with an official split count.
+        seed: of the order in which patients are assigned.
     """
     split_of = {patient: official[patient] for patient in labels if patient in official}
-    free = sorted((patient for patient in labels if patient not in official), key=lambda p: _draw(p, seed))
-    wanted = _wanted(labels, fractions, split_of)
-    bearers = defaultdict(list)
+    free = sorted((patient for patient in labels if patient not in official), key=lambda p: _order(p, seed))
+    missing = _missing(labels, fractions, split_of)
+    patients_of = defaultdict(list)
     for patient in free:
         for label in set(labels[patient]):
-            bearers[label].append(patient)
-    for label in sorted(bearers, key=lambda one: (len(bearers[one]), one)):
-        for patient in bearers[label]:
+            patients_of[label].append(patient)
+    for label in sorted(patients_of, key=lambda label: (len(patients_of[label]), label)):
+        for patient in patients_of[label]:
             if patient not in split_of:
-                _give(patient, label, labels, wanted, split_of)
+                _assign(patient, label, labels, missing, split_of)
     for patient in free:
         if patient not in split_of:
-            _give(patient, None, labels, wanted, split_of)
+            _assign(patient, None, labels, missing, split_of)
     return split_of
 
 
-def _wanted(labels, fractions, split_of) -> dict[str, Counter]:
-    """For each split how many patients of each disorder it still lacks; under None, of all."""
-    totals = Counter(label for found in labels.values() for label in {*found, None})
-    wanted = {
+def _missing(labels, fractions, split_of) -> dict[str, Counter]:
+    """Split -> disorder -> number of patients that the split still lacks; the key None counts all patients."""
+    totals = Counter(label for of_patient in labels.values() for label in {*of_patient, None})
+    missing = {
         split: Counter({label: share * n for label, n in totals.items()})
         for split, share in zip(SPLITS, fractions, strict=True)
     }
     for patient, split in split_of.items():
-        wanted[split].subtract({*labels[patient], None})
-    return {split: wanted[split] for split, share in zip(SPLITS, fractions, strict=True) if share > 0}
+        missing[split].subtract({*labels[patient], None})
+    return {split: missing[split] for split, share in zip(SPLITS, fractions, strict=True) if share > 0}
 
 
-def _give(patient, label, labels, wanted, split_of) -> None:
-    best = max(wanted, key=lambda split: (round(wanted[split][label], 6), round(wanted[split][None], 6)))
+def _assign(patient, label, labels, missing, split_of) -> None:
+    best = max(missing, key=lambda split: (round(missing[split][label], 6), round(missing[split][None], 6)))
     split_of[patient] = best
-    wanted[best].subtract({*labels[patient], None})
+    missing[best].subtract({*labels[patient], None})
 
 
-def _draw(patient: str, seed: int) -> bytes:
+def _order(patient: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{patient}".encode()).digest()

@@ -1,29 +1,29 @@
-"""A prepared data set as cases.
+"""A prepared data set as a sequence of cases.
 
     >>> from radfm.data_prep import load
     >>> cases = load("datasets/mine", split="train")
     >>> len(cases), cases[0].disorders, cases[0].scans[0].pixels.shape
 
 Decisions:
-- Nothing is read before it is asked for: a scan's pixels are a read-only view of the mapped file, and the operating
-  system brings in the pages that are touched. So a slice costs the same wherever it lies, and memory stays free.
-- Labelled cases are what models learn from and are measured on: their histories do not name their own disorders.
-- A data set that goes to another process goes as the name of its folder, and is opened there again.
+- Pixels are read on access: a scan's pixels are a read-only view of the memory-mapped file, so that every slice costs
+  the same, and memory is not filled.
+- With `labelled=True` the set is prepared for training and evaluation: cases without labels are left out, and words
+  that name a case's own disorders are removed from its history.
+- Pickling a `StoredCases` keeps the folder and the arguments only, and another process opens the files again.
+- The rows of the tables are dictionaries; `columns.py` describes their keys.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from radfm.cases import Case, Scan
 from radfm.data_prep.answers import without_answer
 from radfm.data_prep.plan import SPLITS
-from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_batches, shard_file
+from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_masks, read_rows, unpack_mask
 from radfm.knowledge.disorders import Vocabulary
 
 
@@ -33,24 +33,24 @@ def load(
     """The cases of a prepared data set.
 
     Args:
-        split: of this split; None: of all.
-        labelled: leave out the cases that nobody labelled, and of each history the words that name its disorders.
-        without: names of disorders that are left out of the vocabulary, and with them every case that has one.
+        split: "train", "validation" or "test"; None: all cases.
+        labelled: leave out cases without labels, and remove from each history the words that name its disorders.
+        without: names of disorders to leave out of the vocabulary, together with every case that has one of them.
 
     Raises:
-        FileNotFoundError: the folder holds no data set, or one that is not finished.
-        ValueError: for a split or a disorder that is none, or another version of the format.
+        FileNotFoundError: the folder holds no data set, or an unfinished one.
+        ValueError: the split or a disorder does not exist, or the data set has another version of the format.
     """
     return StoredCases(folder, split, labelled, without)
 
 
 class StoredCases(Sequence[Case]):
-    """Cases in order; `dataset[i]` is a `radfm.Case`.
+    """A sequence of cases; `stored[i]` is a `radfm.Case`.
 
     Attributes:
-        folder, split, labelled, without: as given.
+        folder, split, labelled, without: the arguments of `load`.
         record: the content of dataset.json.
-        rows: the table of cases, (cases,) dicts without pixels.
+        rows: the rows of the table of cases, dictionaries with the keys of `columns.CASES`.
     """
 
     def __init__(
@@ -58,22 +58,21 @@ class StoredCases(Sequence[Case]):
     ):
         self.folder, self.split, self.labelled, self.without = Path(folder), split, labelled, tuple(without)
         if split is not None and split not in SPLITS:
-            raise ValueError(f"no such split: {split!r}; there are {', '.join(SPLITS)}")
+            raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
         try:
             self.record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{folder} holds no finished data set ({RECORD}): run radfm prepare, again if it was interrupted"
+                f"{folder} holds no finished data set (no {RECORD}): run radfm prepare, again if it was interrupted"
             ) from None
         if self.record["format"] != FORMAT:
             raise ValueError(
-                f"{folder} has format {self.record['format']}, and this radfm reads {FORMAT}: prepare again"
+                f"{folder} has format {self.record['format']}, but this radfm reads {FORMAT}: prepare it again"
             )
-        table = pa.Table.from_batches(read_batches(shard_file(self.folder, "cases", 0)))
-        rows = (row for row in table.to_pylist() if split is None or row["split"] == split)
+        rows = (row for row in read_rows(self.folder, "cases") if split is None or row["split"] == split)
         self.rows = [row for row in rows if row["labelled"] or not labelled]
         if labelled:
-            self._hide_answers()
+            self._remove_answers()
         if without:
             self._leave_out(without)
 
@@ -81,7 +80,7 @@ class StoredCases(Sequence[Case]):
         return len(self.rows)
 
     def __getitem__(self, index):
-        """A case, or for a slice a list of them."""
+        """A case; for a slice, a list of cases."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self.rows[index]
@@ -94,32 +93,28 @@ class StoredCases(Sequence[Case]):
         )
 
     def scan(self, row: int) -> Scan:
-        """By its row in the table of scans; pixels (slices, H, W[, 3]) are a read-only view of the file."""
-        return scan_of(self._scans[row])
+        """A scan by its row in the table of scans; its pixels (slices, H, W[, 3]) are a read-only view of the file."""
+        return self._scans[row]
 
     def scan_header(self, row: int) -> dict:
-        """All that the table of scans says of a scan, without its pixels."""
-        return header_of(self._scans[row])
+        """All columns of a scan except its pixels, by its row in the table of scans; see `columns.SCANS`."""
+        return self._scans.header(row)
 
     def masks(self, row: int) -> dict[str, np.ndarray]:
-        """Disorder -> (slices, H, W) bool, where the source knows what is to be seen; else empty."""
-        header = self.scan_header(row)
-        masks = self._truth.get((header["case_id"], header["number"]), ())
-        return {truth["disorder"]: mask_of(truth) for truth in masks}
+        """Disorder -> (slices, H, W) bool mask of a scan; empty where the source provides none."""
+        return {disorder: unpack_mask(mask) for disorder, mask in self._packed_masks(row).items()}
 
     def located(self, index: int) -> np.ndarray:
-        """(disorders,) bool: those of the case of which a mask says where they are to be seen."""
-        row = self.rows[index]
-        scans = [self.scan_header(scan) for scan in row["scan_rows"]]
-        shown = {t["disorder"] for scan in scans for t in self._truth.get((scan["case_id"], scan["number"]), ())}
-        return np.array([disorder.name in shown for disorder in self.vocabulary])
+        """(disorders,) bool: whether a mask of the case shows the disorder."""
+        masked = {disorder for scan in self.rows[index]["scan_rows"] for disorder in self._packed_masks(scan)}
+        return np.array([disorder.name in masked for disorder in self.vocabulary])
 
     def slices(self, index: int) -> int:
-        """How many slices a case has, without reading them."""
+        """Number of slices of a case, without reading them."""
         return sum(self.scan_header(row)["shape"][0] for row in self.rows[index]["scan_rows"])
 
     def labels(self, index: int) -> np.ndarray:
-        """(disorders,) float32: 1 for those of the case, in the order of the vocabulary."""
+        """(disorders,) float32: 1 for the disorders of the case, in the order of the vocabulary."""
         labels = np.zeros(len(self.vocabulary), np.float32)
         labels[self.rows[index]["labels"]] = 1
         return labels
@@ -128,7 +123,7 @@ class StoredCases(Sequence[Case]):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder)
 
-    def _hide_answers(self) -> None:
+    def _remove_answers(self) -> None:
         for row in self.rows:
             if row["history"]:
                 known = [self.vocabulary[label] for label in row["labels"]]
@@ -139,27 +134,26 @@ class StoredCases(Sequence[Case]):
         everything = self.vocabulary
         unknown = [name for name in names if everything.find(name) is None]
         if unknown:
-            raise ValueError(f"{self.folder} has no disorder {unknown[0]!r}, which is to be left out")
-        gone = {everything.find(name).name for name in names}
-        kept = [row for row, disorder in enumerate(everything) if disorder.name not in gone]
+            raise ValueError(f"{self.folder} has no disorder {unknown[0]!r} to leave out: see its disorders.json")
+        removed = {everything.find(name).name for name in names}
+        kept = [row for row, disorder in enumerate(everything) if disorder.name not in removed]
         self.vocabulary = Vocabulary(everything[row] for row in kept)
-        new = {old: row for row, old in enumerate(kept)}
-        self.rows = [row for row in self.rows if all(label in new for label in row["labels"])]
+        new_row = {old: row for row, old in enumerate(kept)}
+        self.rows = [row for row in self.rows if all(label in new_row for label in row["labels"])]
         for row in self.rows:
-            row["labels"] = [new[label] for label in row["labels"]]
+            row["labels"] = [new_row[label] for label in row["labels"]]
 
     @cached_property
     def _scans(self) -> StoredScans:
         return StoredScans(self.folder, self.record["scans_per_shard"])
 
+    def _packed_masks(self, row: int) -> dict[str, dict]:
+        header = self.scan_header(row)
+        return self._masks.get((header["case_id"], header["number"]), {})
+
     @cached_property
-    def _truth(self) -> dict[tuple[str, int], list[dict]]:
-        truth: dict = {}
-        for file in sorted((self.folder / "truth").glob("data-*.arrow")):
-            for batch in read_batches(file):
-                for row in batch.to_pylist():
-                    truth.setdefault((row["case_id"], row["number"]), []).append(row)
-        return truth
+    def _masks(self) -> dict[tuple[str, int], dict[str, dict]]:
+        return read_masks(self.folder)
 
     def __getstate__(self) -> dict:
         return {"folder": self.folder, "split": self.split, "labelled": self.labelled, "without": self.without}
@@ -169,35 +163,5 @@ class StoredCases(Sequence[Case]):
 
 
 def patient_of(row: dict) -> str:
-    """Whose case a row of the table of cases is; where nobody said, a patient of its own."""
+    """The patient of a row of the table of cases; a case without a stated patient is a patient of its own."""
     return row["patient_id"] or row["case_id"]
-
-
-def scan_of(batch: pa.RecordBatch) -> Scan:
-    """A row of the table of scans; its pixels are a read-only view of the file that the batch is mapped from."""
-    header = header_of(batch)
-    shape = header["shape"]
-    # The column's own buffer: a scalar taken of it would be a copy.
-    pixels = np.frombuffer(batch["pixels"].buffers()[2], header["dtype"], count=math.prod(shape)).reshape(shape)
-    spacing = header["spacing_mm"]
-    return Scan(
-        pixels,
-        header["modality"],
-        header["plane"],
-        None if spacing is None else tuple(spacing),
-        header["days"],
-        header["body_part"],
-        header["key_slice"],
-        header["source"],
-    )
-
-
-def header_of(batch: pa.RecordBatch) -> dict:
-    """All of a row of the table of scans but its pixels."""
-    return {name: batch[name][0].as_py() for name in batch.schema.names if name != "pixels"}
-
-
-def mask_of(truth: dict) -> np.ndarray:
-    """(slices, H, W) bool, of a row of the table of truth."""
-    bits = np.unpackbits(np.frombuffer(truth["mask"], np.uint8), count=int(np.prod(truth["shape"])))
-    return bits.reshape(truth["shape"]).astype(bool)

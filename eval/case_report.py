@@ -26,7 +26,7 @@ from radfm.cases import Case, Scan
 from radfm.checkpoints import resolve
 from radfm.cli.console import DISCLAIMER
 from radfm.data_prep.pages import environment
-from radfm.data_prep.pictures import ct_window, data_uri
+from radfm.data_prep.pictures import ct_window, data_uri, to_uint8
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
@@ -205,9 +205,7 @@ def _picture(scan: Scan, index: int) -> Image.Image:
     """A slice as a reader would see it, its pixels made square."""
     pixels = scan.pixels[index]
     if pixels.dtype != np.uint8:
-        values = pixels.astype(np.float32)
-        low, high = ct_window(scan) or np.percentile(values, (0.5, 99.5))
-        pixels = np.uint8(255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1))
+        pixels = to_uint8(pixels, *(ct_window(scan) or np.percentile(pixels.astype(np.float32), (0.5, 99.5))))
     image = Image.fromarray(np.ascontiguousarray(pixels))
     rows_mm, columns_mm = scan.spacing_mm[1:] if scan.spacing_mm is not None else (1.0, 1.0)
     width, height = image.width * columns_mm, image.height * rows_mm

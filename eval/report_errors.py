@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from radfm.data_prep.pictures import LARGE, Picture, Pictures
+from radfm.data_prep.report_pictures import LARGE, Picture, Pictures
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.eval.errors import Error, ranks_of
 from radfm.eval.scores import Scores

@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 
 from radfm.cases import Scan
-from radfm.data_prep.pictures import ct_window
+from radfm.data_prep.pictures import CT_WINDOWS, ct_window, to_uint8
 
 PER_SHEET = 16
 _COLUMNS = 4
 _SIDE, _RADIOGRAPH_SIDE = 512, 1024  # pixels
 _QUALITY = 82
 _SAMPLE = 1_000_000  # pixels from which percentiles are computed
-_WINDOWS = {"Soft tissue": (-160.0, 240.0), "Lung": (-1350.0, 150.0), "Bone": (-450.0, 1050.0)}  # Hounsfield units
-_BRAIN = {"Brain": (-10.0, 90.0)}
+_WINDOWS = {"Soft tissue": CT_WINDOWS["soft tissue"], "Lung": CT_WINDOWS["lung"], "Bone": CT_WINDOWS["bone"]}
+_BRAIN = {"Brain": CT_WINDOWS["brain"]}
 
 
 @dataclass
@@ -97,5 +97,5 @@ def _images(pixels: np.ndarray, limits: tuple[float, float]) -> Iterator[Image.I
     low, high = limits
     for image in pixels:
         if image.dtype != np.uint8:
-            image = np.uint8(255 * np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1))
+            image = to_uint8(image, low, high)
         yield Image.fromarray(np.ascontiguousarray(image))

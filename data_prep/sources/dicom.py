@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 
 from radfm.data_prep.deidentify import deidentify, keyed_uid
-from radfm.data_prep.plan import CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
+from radfm.data_prep.plan import CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import read_files, walk_files
 from radfm.data_prep.sources.rows import read_rows, split_list
@@ -92,7 +92,7 @@ class Dicom:
         listed = count + len(unusable)
         return Listing(plans, rejected + unusable, "file or label", listed, listed - len(rejected) - len(unusable))
 
-    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _files(self) -> Iterable[Path]:

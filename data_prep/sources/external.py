@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from radfm.data_prep.plan import CasePlan, Found, Listing
+from radfm.data_prep.plan import CasePlan, Listing, ReadCase
 from radfm.data_prep.read_files import read_files
 from radfm.data_prep.sources.layout import KEYS, list_cases
 from radfm.data_prep.sources.pickled_arrays import read_pickled
@@ -79,7 +79,7 @@ class External:
     def listing(self) -> Listing:
         return list_cases(self.folder, self.layout, self.uncertain)
 
-    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         for plan in plans:
             if self.layout.get("pickled"):
                 yield _read_pickled(plan)
@@ -102,7 +102,7 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read_pickled(plan: CasePlan) -> Found:
+def _read_pickled(plan: CasePlan) -> ReadCase:
     """Arrays that are pickled are saved as .npy, one case at a time, and read as such."""
     unread = []
     with TemporaryDirectory() as folder:
@@ -124,7 +124,7 @@ def _read_pickled(plan: CasePlan) -> Found:
     return found
 
 
-def _stacked(found: Found) -> Found:
+def _stacked(found: ReadCase) -> ReadCase:
     """The pictures of one study as the slices of one scan; those of another size than most are left out."""
     scans, case = found.case.scans, found.case
     if len(scans) < 2:
@@ -138,17 +138,17 @@ def _stacked(found: Found) -> Found:
     source = fitting[0].source.rpartition("/")[0] or fitting[0].source
     pixels = np.concatenate([scan.pixels for scan in fitting])
     case.scans = [replace(fitting[0], pixels=pixels, source=source, affine=None)]
-    found.notes = found.notes[:1]
+    found.origins = found.origins[:1]
     return found
 
 
-def _joined(parts: list[Found]) -> Found:
+def _joined(parts: list[ReadCase]) -> ReadCase:
     """What came of the items of one case, each read by itself."""
     found = parts[0]
     for part in parts[1:]:
         found.case.scans += part.case.scans
         found.case.skipped += part.case.skipped
-        found.notes += part.notes
+        found.origins += part.origins
         found.files += part.files
         found.unread += part.unread
     return found

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejected, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Item, Listing, ReadCase, Rejected, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.modalities import modality_name
@@ -72,7 +72,7 @@ class FolderPerClass:
         planned = sum(len(item.paths) for plan in plans for item in plan.items)
         return Listing(plans, rejected, "file", planned + len(rejected), planned)
 
-    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _tops(self) -> Iterator[tuple[str | None, Path]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from radfm.cases import Case
 from radfm.data_prep.guess import guess_modality
-from radfm.data_prep.plan import NORMAL, CasePlan, Found, Listing, Notes, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Listing, ReadCase, ScanOrigin, known_split
 from radfm.modalities import modality_name
 from radfm.readers.read_case import read_case
 
@@ -68,9 +68,9 @@ class HubDataset:
                 patient = str(row[self.patient_column]) if self.patient_column else case
                 plan = plans.setdefault(
                     (split, case),
-                    CasePlan(case, patient, labelled=label is not None, about={"split": split, "rows": []}),
+                    CasePlan(case, patient, labelled=label is not None, source_data={"split": split, "rows": []}),
                 )
-                plan.about["rows"].append(number)
+                plan.source_data["rows"].append(number)
                 plan.split = _official(split) if len(splits) > 1 else None
                 if label:
                     plan.disorders = list(dict.fromkeys([*plan.disorders, *_names(rows.features[label], row[label])]))
@@ -81,27 +81,27 @@ class HubDataset:
             plan.icd10cm = [[] for _ in plan.disorders]
         return Listing(list(plans.values()), [], "row", listed, listed)
 
-    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
         splits = self._splits()
         image, _ = self._columns(next(iter(splits.values())).features)
-        for split, group in itertools.groupby(plans, key=lambda plan: plan.about["split"]):
+        for split, group in itertools.groupby(plans, key=lambda plan: plan.source_data["split"]):
             group = list(group)
-            wanted = sorted({number for plan in group for number in plan.about["rows"]})
+            wanted = sorted({number for plan in group for number in plan.source_data["rows"]})
             rows = _undecoded(splits[split], image).skip(wanted[0]).take(wanted[-1] - wanted[0] + 1)
             kept: dict[int, Any] = {}
             stream = enumerate(rows, wanted[0])
             for plan in group:
-                while not all(number in kept for number in plan.about["rows"]):
+                while not all(number in kept for number in plan.source_data["rows"]):
                     number, row = next(stream)
                     if number in wanted:
                         kept[number] = row[image]
-                yield self._case(plan, [(number, kept.pop(number)) for number in plan.about["rows"]])
+                yield self._case(plan, [(number, kept.pop(number)) for number in plan.source_data["rows"]])
 
-    def _case(self, plan: CasePlan, rows: list[tuple[int, Any]]) -> Found:
+    def _case(self, plan: CasePlan, rows: list[tuple[int, Any]]) -> ReadCase:
         case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-        found = Found(case, files=len(rows), unread=0, notes=[])
+        found = ReadCase(case, files=len(rows), unread=0, origins=[])
         for number, value in rows:
-            name = f"{plan.about['split']} row {number}"
+            name = f"{plan.source_data['split']} row {number}"
             try:
                 read = _read(value, self.modality)
             except (OSError, ValueError, TypeError) as error:
@@ -114,7 +114,7 @@ class HubDataset:
                 if scan.modality is None and (guessed := guess_modality("", scan.pixels)):
                     scan.modality, said = guessed, "guess"
                 case.scans.append(scan)
-                found.notes.append(Notes(said, "header" if scan.plane else "unknown"))
+                found.origins.append(ScanOrigin(said, "header" if scan.plane else "unknown"))
         return found
 
     def _splits(self) -> dict[str, Any]:

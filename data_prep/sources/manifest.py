@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from radfm.data_prep.guess import guess_plane
-from radfm.data_prep.plan import NORMAL, CasePlan, Found, Item, Listing, Rejected, known_age, known_sex, known_split
+from radfm.data_prep.plan import NORMAL, CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.data_prep.sources.rows import read_rows, split_list
@@ -98,7 +98,7 @@ class Manifest:
         plans = [self._plan(rows, "disorders" in columns) for rows in rows_of.values()]
         return Listing(plans, rejected, "row", listed, planned)
 
-    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _checked(self, row: dict) -> dict:

@@ -14,9 +14,9 @@ from typing import Any
 from radfm.data_prep.guess import guess_modality, guess_plane
 from radfm.data_prep.plan import (
     CasePlan,
-    Found,
     Item,
     Listing,
+    ReadCase,
     Rejected,
     known_age,
     known_sex,
@@ -74,7 +74,7 @@ class MedPix:
         listing.planned = len(listing.plans)
         return listing
 
-    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _plan(self, name: str, record: dict, split: str | None, pictures: dict, about: dict) -> CasePlan:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from radfm.data_prep.phantoms import make_case
-from radfm.data_prep.plan import CasePlan, Found, Listing, Notes
+from radfm.data_prep.plan import CasePlan, Listing, ReadCase, ScanOrigin
 
 
 class Phantoms:
@@ -36,13 +36,13 @@ class Phantoms:
         plans = []
         for index in range(self.cases):
             name = f"S{self.seed}P{index:06d}"
-            plans.append(CasePlan(name, name, about={"index": index}))
+            plans.append(CasePlan(name, name, source_data={"index": index}))
         return Listing(plans, [], "case", self.cases, self.cases)
 
-    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         for plan in plans:
-            phantom = make_case(self.seed, plan.about["index"], self.cases, self.size)
+            phantom = make_case(self.seed, plan.source_data["index"], self.cases, self.size)
             plan.disorders, plan.history = phantom.case.disorders, phantom.history
             plan.icd10cm = [[code] for code in phantom.icd10cm]
-            notes = [Notes("source", "source") for _ in phantom.case.scans]
-            yield Found(phantom.case, files=0, unread=0, notes=notes, truth=phantom.masks)
+            notes = [ScanOrigin("source", "source") for _ in phantom.case.scans]
+            yield ReadCase(phantom.case, files=0, unread=0, origins=notes, masks=phantom.masks)

@@ -23,11 +23,11 @@ from radfm.cases import Case, Scan
 from radfm.data_prep.guess import guess_plane
 from radfm.data_prep.plan import (
     CasePlan,
-    Found,
     Item,
     Listing,
-    Notes,
+    ReadCase,
     Rejected,
+    ScanOrigin,
     known_age,
     known_sex,
     known_split,
@@ -84,10 +84,10 @@ class RP3D:
         times = Counter(plan.case_id for plan in plans)
         for plan in plans:  # two links may end alike
             if times[plan.case_id] > 1:
-                plan.case_id = plan.patient_id = plan.about["link"]
+                plan.case_id = plan.patient_id = plan.source_data["link"]
         return Listing(plans, rejected, "case", listed, len(plans))
 
-    def read(self, plans: list[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
         return map(self._read, plans)
 
     def _plan(self, link: str, name: str, content: dict, split: str | None) -> CasePlan:
@@ -111,7 +111,7 @@ class RP3D:
             split=split,
             age=known_age(years),
             sex=known_sex(sex and sex.group(1)),
-            about={"link": link, "icd10s": codes},
+            source_data={"link": link, "icd10s": codes},
         )
         for sample, stated in zip(samples, content["Modalities"], strict=True):
             planes = sample.get("plane_projection") or []
@@ -127,9 +127,9 @@ class RP3D:
                 plan.items.append(item)
         return plan
 
-    def _read(self, plan: CasePlan) -> Found:
+    def _read(self, plan: CasePlan) -> ReadCase:
         case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-        found = Found(case, files=0, unread=0, notes=[])
+        found = ReadCase(case, files=0, unread=0, origins=[])
         for item in plan.items:
             found.files += 1
             try:
@@ -145,7 +145,7 @@ class RP3D:
                 except (OSError, ValueError, IndexError) as error:
                     case.skipped.append((item.names[1], _reason(error)))
             case.scans.append(scan)
-            found.notes.append(Notes("source", "source" if item.plane else "unknown"))
+            found.origins.append(ScanOrigin("source", "source" if item.plane else "unknown"))
         return found
 
     def _scan(self, item: Item) -> Scan:

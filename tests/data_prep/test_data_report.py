@@ -13,7 +13,7 @@ from lxml import html
 
 from radfm.cases import Case, Scan
 from radfm.data_prep import load
-from radfm.data_prep.plan import SPLITS, CasePlan, Found, Listing, Notes, Rejected
+from radfm.data_prep.plan import SPLITS, CasePlan, Listing, ReadCase, Rejected, ScanOrigin
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 
@@ -38,7 +38,7 @@ class Made:
 
     cases: list[tuple[CasePlan, list[Scan]]]
     rejected: list[Rejected] = field(default_factory=list)
-    notes: dict[str, Notes] = field(default_factory=dict)  # by a scan's source
+    notes: dict[str, ScanOrigin] = field(default_factory=dict)  # by a scan's source
     notice: dict[str, str] = field(default_factory=dict)
     name: str = "made"
     settings: dict = field(default_factory=dict)
@@ -47,12 +47,12 @@ class Made:
         plans = [plan for plan, _ in self.cases]
         return Listing(plans, self.rejected, "row", len(plans) + len(self.rejected), len(plans))
 
-    def read(self, plans: Sequence[CasePlan]) -> Iterator[Found]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         scans_of = {plan.case_id: scans for plan, scans in self.cases}
         for plan in plans:
             scans = [Scan(**vars(scan)) for scan in scans_of[plan.case_id]]
-            notes = [self.notes.get(scan.source, Notes("header", "unknown")) for scan in scans]
-            yield Found(Case(scans), files=len(scans), unread=0, notes=notes)
+            notes = [self.notes.get(scan.source, ScanOrigin("header", "unknown")) for scan in scans]
+            yield ReadCase(Case(scans), files=len(scans), unread=0, origins=notes)
 
 
 def everything_wrong() -> Made:
@@ -78,7 +78,7 @@ def everything_wrong() -> Made:
     cases[22] = (cases[22][0], [Scan(np.zeros((1, 64, 64), np.uint8), "X-ray", source="f-empty")])
     rejected = [Rejected("row", f"line {i}", f"names a file that is not there (x{i}/<b>.png): correct the path")
                 for i in range(9)]  # fmt: skip
-    notes = {f"f{i}": Notes("guess", "guess", "screen capture") for i in (3, 7, 12)}
+    notes = {f"f{i}": ScanOrigin("guess", "guess", "screen capture") for i in (3, 7, 12)}
     return Made(
         cases, rejected, notes, {"title": "Made <b>& named", "licence": "CC BY-NC-SA 4.0", "citation": "A & B, <2024>"}
     )

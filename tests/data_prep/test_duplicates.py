@@ -9,7 +9,7 @@ from making import smooth
 from PIL import Image, ImageEnhance
 
 from radfm.cases import Scan
-from radfm.data_prep.duplicates import groups_of, same_picture
+from radfm.data_prep.duplicates import duplicate_groups, is_copy
 from radfm.data_prep.image_fingerprint import grey_slice, image_fingerprint, representative_slice
 from radfm.data_prep.sources.phantoms import Phantoms
 
@@ -52,18 +52,18 @@ COPIES = {
 def test_a_changed_copy_is_found_among_others(change):
     pictures = [np.uint8(20 + smooth(seed, 200) * 0.7) for seed in range(8)]
     pictures.append(np.asarray(change(Image.fromarray(pictures[5]))))
-    assert groups_of(looks(pictures), pictures.__getitem__) == [[5, 8]]
+    assert duplicate_groups(looks(pictures), pictures.__getitem__) == [[5, 8]]
 
 
 def test_a_cut_copy_is_the_same_picture_and_a_neighbour_is_not():
     one, other = smooth(0, 200), smooth(1, 200)
-    assert same_picture(one, one[2:-2, 2:-2])
-    assert not same_picture(one, other)
+    assert is_copy(one, one[2:-2, 2:-2])
+    assert not is_copy(one, other)
 
 
 def test_patients_who_look_alike_are_no_copies_and_their_copies_are(alike):
     pictures, owners = alike
-    groups = groups_of(looks(pictures), pictures.__getitem__)
+    groups = duplicate_groups(looks(pictures), pictures.__getitem__)
     assert [group for group in groups if len({owners[i] for i in group}) > 1] == []
     hashes = [int(look[0], 16) if look else None for look in looks(pictures)]
     near = sum(
@@ -72,4 +72,4 @@ def test_patients_who_look_alike_are_no_copies_and_their_copies_are(alike):
     )
     assert near >= 5  # their hashes do not tell them apart
     paler = [np.uint8(10 + picture * 0.8) for picture in pictures]
-    assert all(same_picture(*pair) for pair in zip(pictures, paler, strict=True))
+    assert all(is_copy(*pair) for pair in zip(pictures, paler, strict=True))

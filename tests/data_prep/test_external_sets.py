@@ -577,7 +577,7 @@ def test_a_set_in_its_published_layout_is_read(name, tmp_path):
 
     modalities, planes, skipped = set(), set(), set()
     for plan, found in zip(listing.plans, source.read(listing.plans), strict=True):
-        assert len(found.case.scans) == len(found.notes) == expected["cases"][plan.case_id][3]
+        assert len(found.case.scans) == len(found.origins) == expected["cases"][plan.case_id][3]
         assert found.files == sum(len(item.paths) for item in plan.items)
         assert found.unread == len(found.case.skipped)
         assert not any(str(tmp_path) in scan.source for scan in found.case.scans)

@@ -91,7 +91,7 @@ def test_a_file_that_is_no_picture_is_told_when_it_is_read(tmp_path):
     assert [one.unread for one in found] == [0, 1, 1]
     assert [[name for name, _ in one.case.skipped] for one in found] == [[], ["glioma/b.jpg"], ["glioma/c.jpg"]]
     assert found[0].case.scans[0].modality == "MRI"
-    assert found[0].notes[0].modality_from == "source"
+    assert found[0].origins[0].modality_from == "source"
 
 
 def test_a_header_and_its_pixels_are_one_case(tmp_path):

@@ -27,7 +27,7 @@ from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.splits import assign
-from radfm.data_prep.tables import read_batches, shard_file
+from radfm.data_prep.tables import count_rows
 from radfm.knowledge.disorders import link
 from tests.waiting import TIMEOUT, wait_until
 
@@ -338,8 +338,7 @@ def test_a_count_that_does_not_add_up_stops_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(source, "read", forgetful)
     prepare(source, tmp_path / "out", Settings(size=48))
-    scans = read_batches(shard_file(tmp_path / "out", "scans", 0))
-    assert len(scans) == sum(len(row["scan_rows"]) for row in load(tmp_path / "out").rows)
+    assert count_rows(tmp_path / "out", "scans", 0) == sum(len(row["scan_rows"]) for row in load(tmp_path / "out").rows)
 
     def loses_one(plans):
         return list(honest(plans))[:-1]
@@ -352,7 +351,7 @@ def test_a_count_that_does_not_add_up_stops_the_run(tmp_path, monkeypatch):
 def test_damage_to_a_finished_shard_is_named(tmp_path, phantoms):
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", phantoms, copy], check=True)
-    shard_file(copy, "scans", 0).write_bytes(b"broken")
+    (copy / "scans" / "data-00000.arrow").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"data-00000\.arrow is damaged"):
         load(copy)[0]
 

@@ -35,7 +35,7 @@ def listed(source: Source) -> Listing:
 
 def read(source: Source) -> list:
     found = list(source.read(source.listing().plans))
-    assert all(len(one.case.scans) == len(one.notes) for one in found)
+    assert all(len(one.case.scans) == len(one.origins) for one in found)
     return found
 
 
@@ -62,7 +62,7 @@ def test_a_manifests_rows_become_cases(tmp_path):
         ("X-ray", "PA", 8.0, 0, 1),
         ("CT", "axial", 0.0, None, 3),
     ]
-    assert [note.modality_from for note in seven.notes] == ["source", "header"]
+    assert [note.modality_from for note in seven.origins] == ["source", "header"]
     assert eight.case.scans[0].modality == "ultrasound"
 
 

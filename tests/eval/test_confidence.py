@@ -25,7 +25,7 @@ from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.data_prep.tables import CASES, shard_file, write_batches
+from radfm.data_prep.tables import write_rows
 from radfm.eval.confidence import fit_confidence, save_with
 from radfm.eval.hubness import lower_hubs
 from radfm.eval.predict import score
@@ -165,7 +165,7 @@ def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp
     rows = load(data).rows
     for row in rows:
         row["labels"], row["disorders"] = row["labels"][:1], row["disorders"][:1]
-    write_batches(shard_file(data, "cases", 0), CASES, [rows])
+    write_rows(data, "cases", rows)
     model = save_model(tmp_path / "model", load(data).vocabulary.names)
     found = fit_confidence(model, data, bootstraps=20)
     assert isinstance(found["prediction_sets"]["threshold"], float)
@@ -200,7 +200,7 @@ def test_what_cannot_be_calibrated_is_one_line(change, message, radfm, capsys, p
                 row["split"] = "train"
             elif row["split"] == "validation":
                 row["labels"], row["disorders"] = [], []
-        write_batches(shard_file(data, "cases", 0), CASES, [rows])
+        write_rows(data, "cases", rows)
     if change == "nan":
         model = tmp_path / "model"
         shutil.copytree(plain, model)
@@ -316,7 +316,7 @@ def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
         if row["split"] != "test":
             kept = [scan for scan in row["scan_rows"] if cases.scan_header(scan)["modality"] != "ultrasound"]
             row["scan_rows"] = kept
-    write_batches(shard_file(data, "cases", 0), CASES, [[row for row in cases.rows if row["scan_rows"]]])
+    write_rows(data, "cases", [row for row in cases.rows if row["scan_rows"]])
     model = tmp_path / "model"
     fit_confidence(plain, data, model, bootstraps=20)
     found = measure_refusal(model, data, bootstraps=20)

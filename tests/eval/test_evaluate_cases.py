@@ -15,7 +15,7 @@ from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.data_prep.tables import CASES, shard_file, write_batches
+from radfm.data_prep.tables import write_rows
 from radfm.eval.diagnosis import compare
 from radfm.eval.localisation import localise
 from radfm.eval.predict import recipe_of, score
@@ -125,7 +125,7 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
     rows = load(data).rows
     train, test = (next(row for row in rows if row["split"] == split) for split in ("train", "test"))
     test["patient_id"] = train["patient_id"]
-    write_batches(shard_file(data, "cases", 0), CASES, [rows])
+    write_rows(data, "cases", rows)
     with pytest.raises(ValueError, match=f"1 patients of the split 'test' are in other splits.*{train['patient_id']}"):
         score(checkpoint, data)
     with pytest.raises(ValueError, match="1 patients of the split 'test' are in other splits"):

@@ -1,11 +1,13 @@
-"""A scan as it was read -> the scan as it is stored: smaller, in few bits, fit for the model.
+"""Converts a scan to the form in which a data set stores it: resized, with square pixels, in 8 or 16 bits.
 
 Decisions:
-- The longer side becomes `size` pixels and pixels become square, as the model's image processor does it; nothing is
-  enlarged or filled up, since that can be done without loss when it is needed.
-- CT stays in Hounsfield units, as float16: exact to 2,048, to 2 above. All else is stored as uint8: pictures of 8 bits
-  as they are, the others between two percentiles of the scan, as the image processor would scale them.
-- `precision="float16"` keeps all grey scans in float16, scaled to [0, 1] where they are not CT.
+- The longer side is reduced to `size` pixels, and pixels become square, as in the model's image processor. Scans are
+  neither enlarged nor padded, because both can be done later without loss.
+- CT is stored in Hounsfield units as float16, which is exact up to 2,048 and to 2 units above. Other scans are stored
+  as uint8: 8-bit pictures unchanged, others scaled between two percentiles of the scan, as in the image processor.
+- `precision="float16"` stores all grey scans as float16, scaled to [0, 1] unless they are CT.
+- Floats are resized with Pillow's BILINEAR weights, triangles with antialiasing, as sparse matrices.
+  `F.interpolate(antialias=True)` has the same weights; `benchmarks/data.py resize` compares both.
 """
 
 from dataclasses import replace
@@ -19,19 +21,20 @@ from scipy.sparse import csr_array
 from radfm.cases import Scan
 
 PERCENTILES = (0.5, 99.5)
-HOUNSFIELD = (-32768, 32752)  # what float16 can bear with room; no detector says more
+HOUNSFIELD = (-32768, 32752)  # within float16; no scanner has values beyond
 _BAND = 16  # columns
-_SAMPLE = 1_000_000  # pixels whose percentiles are those of all
+_SAMPLE = 1_000_000  # pixels from which percentiles are estimated
 
 
 def stored_scan(scan: Scan, size: int, precision: str = "auto", max_slices: int | None = None) -> Scan:
     """The scan with pixels (slices, H, W) uint8 or float16, or (slices, H, W, 3) uint8, of at most size x size.
 
     Args:
+        size: pixels of the longer side.
         precision: "auto", or "float16" for all grey scans.
-        max_slices: of a scan with more, so many are taken, evenly spaced.
+        max_slices: number of evenly spaced slices that are taken of a longer scan; None: all.
     Raises:
-        ValueError: for another precision.
+        ValueError: the precision is another one.
     """
     if precision not in ("auto", "float16"):
         raise ValueError(f"precision is auto or float16, not {precision!r}")
@@ -46,7 +49,7 @@ def stored_scan(scan: Scan, size: int, precision: str = "auto", max_slices: int 
 
 
 def chosen_slices(count: int, key_slice: int | None, most: int | None) -> list[int]:
-    """Which of so many slices are taken: all, or `most` of them, evenly spaced, the key slice among them."""
+    """Indices of the slices that are stored: all, or `most` evenly spaced ones including the key slice."""
     if most is None or count <= most:
         return list(range(count))
     index = [int(i * count / most) for i in range(most)]
@@ -65,7 +68,7 @@ def _chosen(scan: Scan, most: int | None):
 
 
 def _values(pixels: np.ndarray, modality: str | None, precision: str) -> np.ndarray:
-    """uint8, or what is to become float16 (int16 and float32 go on, to be resized first)."""
+    """Values as uint8, or as int16 or float32 where they become float16 after resizing."""
     hounsfield = modality == "CT" and pixels.dtype != np.uint8 and pixels.ndim == 3
     if hounsfield:
         return pixels if pixels.dtype == np.int16 else np.clip(pixels, *HOUNSFIELD)
@@ -88,7 +91,7 @@ def _values(pixels: np.ndarray, modality: str | None, precision: str) -> np.ndar
 def _shape(shape: tuple[int, int], size: int, spacing_mm: tuple | None) -> tuple[int, int]:
     row_mm, column_mm = spacing_mm[1:] if spacing_mm is not None and min(spacing_mm[1:]) > 0 else (1.0, 1.0)
     finest = min(row_mm, column_mm)
-    height, width = shape[0] * row_mm / finest, shape[1] * column_mm / finest  # pixels, once they are square
+    height, width = shape[0] * row_mm / finest, shape[1] * column_mm / finest  # in square pixels
     scale = min(1.0, size / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -97,43 +100,45 @@ def _resized(values: np.ndarray, height: int, width: int, dtype) -> np.ndarray:
     if values.shape[1:3] == (height, width):
         return np.ascontiguousarray(values, dtype)
     resized = np.empty((len(values), height, width, *values.shape[3:]), dtype)
-    floats = np.empty(values.shape[1:3], np.float32)  # once: fresh memory costs as much as the work on it
+    floats = np.empty(values.shape[1:3], np.float32)  # allocated once, to save time
     for slot, picture in zip(resized, values, strict=True):
         if picture.ndim == 3:
             slot[...] = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             continue
         floats[...] = picture
         smaller = torch.from_numpy(_resized_floats(floats, height, width))
-        torch.from_numpy(slot).copy_(smaller.round_() if dtype == np.uint8 else smaller)  # numpy takes far longer
+        torch.from_numpy(slot).copy_(smaller.round_() if dtype == np.uint8 else smaller)  # faster than in NumPy
     return resized
 
 
 def _resized_floats(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) float32 -> (height, width), as Pillow does it with BILINEAR but in a fifth of the time."""
+    """(H, W) float32 -> (height, width) with Pillow's BILINEAR weights."""
     lower = _triangles(picture.shape[0], height) @ picture
     resized = np.empty((height, width), np.float32)
-    for columns, taken, weights in _bands(picture.shape[1], width):
+    for columns, taken, weights in _column_bands(picture.shape[1], width):
         np.matmul(lower[:, taken], weights, out=resized[:, columns])
     return resized
 
 
 @lru_cache(maxsize=64)
 def _triangles(count: int, length: int) -> csr_array:
-    """(length, count) weights of a row's pixels in each of fewer: they fall linearly from a new pixel's centre to 0 at
-    the centres of its neighbours."""
+    """(length, count) weights of the old pixels of a row in each new pixel.
+
+    They fall linearly from the centre of the new pixel to 0 at the centres of its neighbours.
+    """
     scale = count / length
     reach = max(scale, 1.0)
     centres = (np.arange(length) + 0.5)[:, None] * scale
-    places = np.floor(centres - reach + 0.5).astype(int) + np.arange(int(np.ceil(2 * reach)) + 1)
-    weights = np.clip(1 - np.abs(places + 0.5 - centres) / reach, 0, None) * ((places >= 0) & (places < count))
+    pixels = np.floor(centres - reach + 0.5).astype(int) + np.arange(int(np.ceil(2 * reach)) + 1)
+    weights = np.clip(1 - np.abs(pixels + 0.5 - centres) / reach, 0, None) * ((pixels >= 0) & (pixels < count))
     weights /= weights.sum(1, keepdims=True)
     row, tap = np.nonzero(weights)
-    return csr_array((weights[row, tap].astype(np.float32), (row, places[row, tap])), (length, count))
+    return csr_array((weights[row, tap].astype(np.float32), (row, pixels[row, tap])), (length, count))
 
 
 @lru_cache(maxsize=64)
-def _bands(count: int, length: int) -> list[tuple[slice, slice, np.ndarray]]:
-    """The same as small dense matrices, which is faster along rows: (new pixels, pixels they need, weights) of each."""
+def _column_bands(count: int, length: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """The weights as small dense matrices, faster along rows: (new pixels, old pixels, weights) of each band."""
     bands = []
     for start in range(0, length, _BAND):
         part = _triangles(count, length)[start : start + _BAND]
