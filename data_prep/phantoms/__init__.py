@@ -1,4 +1,4 @@
-"""Phantoms: synthetic patients with known truth, for the demo, tests and studies. See docs/phantoms.md."""
+"""Phantoms: synthetic patients with known masks, for the demo, tests and studies. See docs/phantoms.md."""
 
 from radfm.data_prep.phantoms.disorders import Disorder, disorders
 from radfm.data_prep.phantoms.phantom import Phantom, make_case

@@ -1,4 +1,9 @@
-"""The abdomen: liver, gallbladder, spleen, kidneys, pancreas, stomach, bowel, great vessels, spine, lung bases."""
+"""The abdomen: liver, gallbladder, spleen, kidneys, pancreas, stomach, bowel, great vessels, spine, lung bases.
+
+Decisions:
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
+"""
 
 import numpy as np
 

@@ -1,8 +1,11 @@
 """The head: scalp, skull, folded cortex, white matter, ventricles, deep nuclei, hindbrain, orbits, sinuses.
 
 Decisions:
-- Sulci are where a smooth random field changes sign, open towards the surface: every brain is folded in its own way.
+- Sulci follow the zeros of a smooth random field and are open towards the surface, so that every brain is folded
+  differently.
 - Age widens sulci and ventricles.
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
 """
 
 import numpy as np

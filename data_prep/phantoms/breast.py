@@ -1,8 +1,10 @@
 """One breast on its chest wall: skin, fat, glandular tree towards the nipple, ligaments, pectoral muscle, ribs, axilla.
 
 Decisions:
-- Painted as a left breast, x towards the outer side; a right breast is the mirror image.
+- A left breast is painted, x towards the outer side. A right breast is its mirror image.
 - Density falls with age, from mostly gland to mostly fat.
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
 """
 
 import numpy as np

@@ -1,4 +1,9 @@
-"""The chest: cage, lungs with lobes and vessels, heart and its chambers, great vessels, airways, diaphragm."""
+"""The chest: cage, lungs with lobes and vessels, heart and its chambers, great vessels, airways, diaphragm.
+
+Decisions:
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
+"""
 
 import numpy as np
 
@@ -10,11 +15,27 @@ FIELD_OF_VIEW_MM = 384.0
 
 
 def build(v: Volume, who: Person) -> None:
+    """Paints the chest of a person into the volume."""
     scale = (0.94 if who.female else 1.02) * who.vary(0.04)
-    inflate = who.change("lung_height") * who.vary(0.05)
+    inflation = who.change("lung_height") * who.vary(0.05)
     fat = 4 + 9 * who.girth
+    _wall(v, who, scale, fat)
+    shell, depth = _cage(v, who, scale)
+    cavity = shell < 1
+    v.paint("mediastinum", "fat", cavity)
+    dome, right_top, left_top = _dome(v, who, inflation)
+    _upper_abdomen(v, cavity, dome, left_top, scale)
+    _lungs(v, cavity & (v.z > dome) & (shell < 0.97))
+    _spine(v, who)
+    _heart(v, who, (right_top + left_top) / 2)
+    _airways(v)
+    _vessels(v, who)
+    _shoulder_girdle(v, depth)
+
+
+def _wall(v: Volume, who: Person, scale: float, fat: float) -> None:
+    """Subcutaneous fat, muscles and breasts, from the shoulders to the neck."""
     z = v.z
-    # From the shoulders' breadth to the neck.
     up = np.clip((z - 108) / 62, 0, 1)
     width = (152 * scale + fat) * (1 - 0.62 * up**1.6) + 18 * np.exp(-(((z - 95) / 40) ** 2))
     depth = (98 * scale + 0.8 * fat) * (1 - 0.42 * up**1.5)
@@ -25,87 +46,85 @@ def build(v: Volume, who: Person) -> None:
     v.paint("subcutaneous fat", "fat", oval(0) < 1)
     v.paint("wall muscle", "muscle", oval(fat) < 1)
     if who.female:
+        front = depth.mean()
         for side in (-1, 1):
             size = who.girth**0.5 * who.vary(0.1)
-            v.ellipsoid(
-                "breast",
-                "fat",
-                (side * 72, -depth.mean() * 0.92, -12),
-                (56 * size, 40 * size, 50 * size),
-                only="air|skin",
-            )
-            v.ellipsoid(
-                "breast gland",
-                "gland",
-                (side * 72, -depth.mean() * 0.95, -14),
-                (30 * size, 26 * size, 28 * size),
-                only="breast|air",
-            )
+            centre, radii = (side * 72, -front * 0.92, -12), (56 * size, 40 * size, 50 * size)
+            v.ellipsoid("breast", "fat", centre, radii, only="air|skin")
+            centre, radii = (side * 72, -front * 0.95, -14), (30 * size, 26 * size, 28 * size)
+            v.ellipsoid("breast gland", "gland", centre, radii, only="breast|air")
     muscles_of_the_back(v, lambda t: 52, -190, 110)
 
-    # The cage narrows to the apices.
-    rise = np.clip((z + 40) / 175, 0, 1.2)
-    a = 136 * scale * np.sqrt(np.clip(1 - 0.93 * rise**3.2, 0.02, 1)) * who.change("chest_width")
-    b = 86 * scale * np.sqrt(np.clip(1 - 0.75 * rise**3.0, 0.05, 1)) * who.change("chest_depth")
-    shell = np.abs(v.x / a) ** 2.3 + np.abs((v.y - 6) / b) ** 2.2
-    shell = np.where(z > 140, 9, shell)
-    ribs(v, shell, -125 + 0.5 * np.minimum(v.y, 0))
-    cavity = shell < 1
-    v.paint("mediastinum", "fat", cavity)
 
-    # Domes: the right higher.
-    drop = lambda xc: 34 * ((v.x - xc) / 62) ** 2 + 26 * ((v.y - 0) / 70) ** 2  # noqa: E731
-    right_top, left_top = (-48 + who.shift(6)) * inflate - 0, (-60 + who.shift(6)) * inflate
+def _cage(v: Volume, who: Person, scale: float) -> tuple[np.ndarray, float]:
+    """Ribs of a cage that narrows towards the apices.
+
+    Returns:
+        Shell, (n, n, n) float32, 1 on the inner face of the cage, and the mean half depth of the cage in mm.
+    """
+    rise = np.clip((v.z + 40) / 175, 0, 1.2)
+    half_width = 136 * scale * np.sqrt(np.clip(1 - 0.93 * rise**3.2, 0.02, 1)) * who.change("chest_width")
+    half_depth = 86 * scale * np.sqrt(np.clip(1 - 0.75 * rise**3.0, 0.05, 1)) * who.change("chest_depth")
+    shell = np.abs(v.x / half_width) ** 2.3 + np.abs((v.y - 6) / half_depth) ** 2.2
+    shell = np.where(v.z > 140, 9, shell)
+    ribs(v, shell, -125 + 0.5 * np.minimum(v.y, 0))
+    return shell, half_depth.mean()
+
+
+def _dome(v: Volume, who: Person, inflation: float) -> tuple[np.ndarray, float, float]:
+    """Height of the diaphragm in mm at each voxel, (n, n, n), and at the tops of its right and left dome."""
+
+    def drop(centre_x):
+        return 34 * ((v.x - centre_x) / 62) ** 2 + 26 * (v.y / 70) ** 2
+
+    right_top, left_top = (-48 + who.shift(6)) * inflation, (-60 + who.shift(6)) * inflation
     right_top += who.change("right_dome_mm") - 1
     left_top += who.change("left_dome_mm") - 1
-    flat = 1 / inflate**2
-    dome = np.where(v.x < 0, right_top - flat * drop(-62), left_top - flat * drop(64))
+    flat = 1 / inflation**2
+    return np.where(v.x < 0, right_top - flat * drop(-62), left_top - flat * drop(64)), right_top, left_top
+
+
+def _upper_abdomen(v: Volume, cavity: np.ndarray, dome: np.ndarray, left_top: float, scale: float) -> None:
+    """Diaphragm, liver, spleen and stomach."""
+    z = v.z
     below = cavity & (z < dome)
     v.paint("upper abdominal fat", "fat", below)
     v.paint("diaphragm", "muscle", cavity & (z < dome) & (z > dome - 4))
-    v.paint(
-        "liver",
-        "liver",
-        below & (z < dome - 4) & (((v.x + 58) / 104) ** 2 + ((v.y - 2) / 96) ** 2 + ((z + 108) / 92) ** 2 < 1),
-    )
+    liver = ((v.x + 58) / 104) ** 2 + ((v.y - 2) / 96) ** 2 + ((z + 108) / 92) ** 2 < 1
+    v.paint("liver", "liver", below & (z < dome - 4) & liver)
     v.ellipsoid("spleen", "spleen", (88 * scale, 45, left_top - 34), (24, 34, 30), only="upper abdominal fat")
     v.ellipsoid("stomach", "bowel wall", (50, -8, left_top - 32), (40, 40, 26), only="upper abdominal fat")
     v.ellipsoid("stomach bubble", "bowel gas", (48, -20, left_top - 24), (26, 24, 14), only="stomach")
     v.ellipsoid("stomach content", "bowel fluid", (50, 2, left_top - 34), (34, 26, 20), only="stomach")
 
-    lungs = cavity & (z > dome) & (shell < 0.97)
-    narrow = 24 + 10 * np.clip((20 - z) / 90, 0, 1)
+
+def _lungs(v: Volume, space: np.ndarray) -> None:
+    """Lobes in the space above the diaphragm, without the mediastinum and the spine."""
+    narrow = 24 + 10 * np.clip((20 - v.z) / 90, 0, 1)
     mediastinum = np.abs(v.x + 2) < narrow * np.clip(1.1 - (np.abs(v.y + 2) / 150), 0.4, 1)
-    mediastinum &= ~((v.y < -38) & (np.abs(v.x) > 7) & (z > -5))  # the lungs meet behind the sternum
-    spine_room = (np.abs(v.x) < 27) & (v.y > 40)
-    lungs &= ~(mediastinum | spine_room)
-    oblique = z < 12 + 1.05 * (v.y - 2)
-    horizontal = z > 10
+    mediastinum &= ~((v.y < -38) & (np.abs(v.x) > 7) & (v.z > -5))  # the lungs meet behind the sternum
+    spine = (np.abs(v.x) < 27) & (v.y > 40)
+    lungs = space & ~(mediastinum | spine)
+    oblique = v.z < 12 + 1.05 * (v.y - 2)
+    horizontal = v.z > 10
     v.paint("right upper lobe", "lung", lungs & (v.x < 0) & ~oblique & horizontal)
     v.paint("right middle lobe", "lung", lungs & (v.x < 0) & ~oblique & ~horizontal)
     v.paint("right lower lobe", "lung", lungs & (v.x < 0) & oblique)
     v.paint("left upper lobe", "lung", lungs & (v.x > 0) & ~oblique)
     v.paint("left lower lobe", "lung", lungs & (v.x > 0) & oblique)
 
-    _spine(v, who)
-    _heart(v, who, (right_top + left_top) / 2)
-    _airways(v)
-    _vessels(v, who)
-    v.ellipsoid("sternum", "cortical bone", (0, -b.mean() * 1.0 - 3, 28), (16, 7, 72), power=3)
-    v.ellipsoid("sternum marrow", "red marrow bone", (0, -b.mean() * 1.0 - 3, 28), (13, 4.5, 69), power=3)
+
+def _shoulder_girdle(v: Volume, depth: float) -> None:
+    """Sternum, clavicles and scapulae."""
+    v.ellipsoid("sternum", "cortical bone", (0, -depth * 1.0 - 3, 28), (16, 7, 72), power=3)
+    v.ellipsoid("sternum marrow", "red marrow bone", (0, -depth * 1.0 - 3, 28), (13, 4.5, 69), power=3)
     for side in (-1, 1):
-        v.tube(
-            "clavicle",
-            "cortical bone",
-            [(side * 18, -58, 106), (side * 60, -48, 116), (side * 105, -18, 126), (side * 140, -6, 128)],
-            6.5,
-            only="*muscle|*fat|skin|mediastinum",
-        )
+        clavicle = [(side * 18, -58, 106), (side * 60, -48, 116), (side * 105, -18, 126), (side * 140, -6, 128)]
+        v.tube("clavicle", "cortical bone", clavicle, 6.5, only="*muscle|*fat|skin|mediastinum")
         blade = [(side * 122, 58, 118), (side * 108, 82, 70), (side * 92, 88, 28)]
         v.tube("scapula", "cortical bone", blade, [9, 6, 4], only="*muscle|*fat|skin")
-        v.tube(
-            "scapula", "red marrow bone", [(side * 150, 20, 122), (side * 122, 58, 116)], 11, only="*muscle|*fat|skin"
-        )
+        spine = [(side * 150, 20, 122), (side * 122, 58, 116)]
+        v.tube("scapula", "red marrow bone", spine, 11, only="*muscle|*fat|skin")
 
 
 def _spine(v: Volume, who: Person) -> None:

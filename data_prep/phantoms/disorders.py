@@ -1,18 +1,19 @@
-"""The disorders phantoms can have: `disorders.csv`, one row each: code, where it grows, what of, how often.
+"""The disorders of phantoms: `disorders.csv`, one row for each, with its code, position, tissues and frequency.
 
-Columns that need a word:
-    shows     protocols that show it; every case with the disorder has at least one of them
-    site      structures it starts in; {side} is right or left, the same throughout a row
+Columns of the table:
+    shows     protocols that show the disorder; every case with the disorder has at least one of them
+    site      structures in which a lesion starts; {side} is right or left, the same throughout a row
     where     bounds within the site, in fractions of its extent: x right to left, y front to back, z feet to head;
-              terms are joined by a space, alternatives by |
-    shape     see `lesions.SHAPES`; after a colon what the shape takes
-    parts     tissue:from-to@structures, in shares of the lesion's radius, painted in order; without @ in the site
-    changes   factors of the anatomy's own parameters, name=low-high
+              conditions are joined by a space, alternatives by |
+    shape     a key of `lesions.SHAPES`; after a colon, the argument of the shape
+    parts     tissue:from-to@structures, in shares of the lesion's radius, painted in order; without @, in the site
+    changes   factors of parameters of the anatomy, name=low-high
     organ     what the mask shows where the anatomy is changed
-    conflict  two disorders of the same word never meet in a patient
+    conflict  two disorders with the same word never occur in one patient
 
 Decisions:
-- Sides are not told apart: codes are those of the unspecified side.
+- Codes are those of the unspecified side.
+- Frequencies, sizes and shapes are chosen by eye for a long tail and visible lesions. They have no published source.
 """
 
 import csv
@@ -25,7 +26,7 @@ from radfm.presentation import band_of
 
 @dataclass(frozen=True)
 class Part:
-    """A shell of a lesion: what it is made of, from where to where in shares of the radius, what it may replace."""
+    """A shell of a lesion: its tissue, inner and outer limit in shares of the radius, and structures it may replace."""
 
     tissue: str
     inner: float
@@ -39,10 +40,10 @@ class Disorder:
 
     Attributes:
         name, icd10cm, anatomy: icd10cm is a billable code.
-        expected: how many of 2,000 cases have it, about.
+        expected: expected number of cases among 2,000.
         band: "head", "body" or "tail", by `expected`.
-        sexes, ages: whom it befalls.
-        histories: short clinical texts, which do not name it.
+        sexes, ages: sexes and ages at which it occurs.
+        histories: short clinical texts that do not name it.
     """
 
     name: str
@@ -80,7 +81,7 @@ def disorders() -> tuple[Disorder, ...]:
 
 @cache
 def disorder(name: str) -> Disorder:
-    """Raises: KeyError, where no phantom has it."""
+    """A disorder by name. Raises: KeyError for an unknown name."""
     return {d.name: d for d in disorders()}[name]
 
 

@@ -1,10 +1,11 @@
-"""Who has what: the disorders and the protocols of each case, with a long tail.
+"""Draws the disorders and the protocols of each case, with a long tail.
 
 Decisions:
-- Cases share one shuffled, evenly spaced row of quantiles, so that the counts of a whole set follow the table closely,
-  and any case is drawn without the others.
-- A tenth is normal. Of the rest some have one or two more disorders of the same anatomy, drawn by their frequency.
-- Every disorder of a case has a protocol that shows it; other protocols join at random, and order is random.
+- Cases share one shuffled sequence of evenly spaced quantiles, so that the counts of a whole set follow the table
+  closely, and a case can be drawn without the others.
+- A tenth of the cases is normal. Some of the others have one or two more disorders of the same anatomy, drawn by their
+  frequency.
+- Every disorder of a case has a protocol that shows it. Other protocols are added at random, in random order.
 """
 
 from functools import lru_cache
@@ -19,9 +20,9 @@ MOST_SCANS = 6
 
 
 def draw_disorders(rng: np.random.Generator, seed: int, index: int, cases: int) -> tuple[str, list[Disorder]]:
-    """The anatomy of a case, and its disorders, the main one first; none for a normal case."""
+    """The anatomy of a case and its disorders, the main one first; no disorder for a normal case."""
     if not 0 <= index < cases:
-        raise ValueError(f"case {index} is not one of {cases}: give an index from 0 to {cases - 1}")
+        raise ValueError(f"case {index} is not one of {cases}: use an index from 0 to {cases - 1}")
     table = disorders()
     weights = np.array([d.expected for d in table])
     quantile = (_order(seed, cases)[index] + 0.5) / cases
@@ -31,14 +32,14 @@ def draw_disorders(rng: np.random.Generator, seed: int, index: int, cases: int) 
         return anatomies[rng.choice(len(anatomies), p=shares / shares.sum())], []
     at = (quantile - NORMAL_SHARE) / (1 - NORMAL_SHARE) * weights.sum()
     main = table[int(np.searchsorted(np.cumsum(weights), at))]
-    found, wanted = [main], 1 + _more(rng, weights.sum())
+    disorders_of_case, count = [main], 1 + _additional(rng, weights.sum())
     sex = set(main.sexes)
-    while len(found) < wanted:
-        sex &= set.intersection(*(set(d.sexes) for d in found))
-        options = [d for d in table if _may_join(d, found, sex)]
+    while len(disorders_of_case) < count:
+        sex &= set.intersection(*(set(d.sexes) for d in disorders_of_case))
+        options = [d for d in table if _may_join(d, disorders_of_case, sex)]
         chances = np.array([d.expected for d in options])
-        found.append(options[rng.choice(len(options), p=chances / chances.sum())])
-    return main.anatomy, found
+        disorders_of_case.append(options[rng.choice(len(options), p=chances / chances.sum())])
+    return main.anatomy, disorders_of_case
 
 
 @lru_cache(maxsize=4)
@@ -46,27 +47,27 @@ def _order(seed: int, cases: int) -> np.ndarray:
     return np.random.default_rng(np.random.SeedSequence([seed, 2**31])).permutation(cases)
 
 
-def _more(rng: np.random.Generator, labels_per_2000: float) -> int:
-    """How many further disorders: on average what the table's counts need, at most two."""
+def _additional(rng: np.random.Generator, labels_per_2000: float) -> int:
+    """Number of additional disorders, at most two; on average as many as the counts of the table need."""
     mean = labels_per_2000 / (2000 * (1 - NORMAL_SHARE)) - 1
     return int(rng.binomial(2, min(max(mean / 2, 0), 1)))
 
 
-def _may_join(d: Disorder, found: list[Disorder], sexes: set[str]) -> bool:
+def _may_join(d: Disorder, others: list[Disorder], sexes: set[str]) -> bool:
     return (
-        d.anatomy == found[0].anatomy
-        and d not in found
+        d.anatomy == others[0].anatomy
+        and d not in others
         and bool(set(d.sexes) & sexes)
-        and not (d.conflict and d.conflict in {f.conflict for f in found})
-        and all(d.ages[0] < f.ages[1] - 5 and f.ages[0] < d.ages[1] - 5 for f in found)
+        and not (d.conflict and d.conflict in {other.conflict for other in others})
+        and all(d.ages[0] < other.ages[1] - 5 and other.ages[0] < d.ages[1] - 5 for other in others)
     )
 
 
-def draw_protocols(rng: np.random.Generator, anatomy: str, found: list[Disorder]) -> list[Protocol]:
+def draw_protocols(rng: np.random.Generator, anatomy: str, disorders: list[Disorder]) -> list[Protocol]:
     """1 to 6 acquisitions in random order."""
     options = [p for p in protocols().values() if p.anatomy == anatomy]
     chosen: list[Protocol] = []
-    for d in found:
+    for d in disorders:
         if not any(p.name in d.shows for p in chosen):
             showing = [p for p in options if p.name in d.shows]
             chosen.append(showing[_by_weight(rng, showing)])

@@ -1,4 +1,4 @@
-"""Nuclear medicine: tracer uptake, blurred by the camera, with the noise of counting; tomographic or planar."""
+"""Nuclear medicine, tomographic or planar: tracer uptake with the blur of the camera and counting noise."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -8,10 +8,10 @@ from radfm.data_prep.phantoms.views import Stack
 
 
 class Emission(Stack):
-    """Settings: `tracer`, a column of the tissues; `fwhm` in mm; `counts`, of the hottest pixel; `planar` 1 for the sum
-    along the line of sight, seen from the front and from the back."""
+    """Settings: `tracer`, a column of tissues.csv; `fwhm` in mm; `counts` of the hottest pixel; `planar` 1 for sums
+    along lines of sight, from the front and from the back."""
 
-    def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
+    def signal(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         uptake = properties[:, PROPERTIES.index(self.protocol.settings["tracer"])].astype(np.float32)
         sigma = self.protocol.number("fwhm", 8) / 2.355 / self.volume.spacing_mm
         if self.protocol.number("planar", 0):
@@ -27,15 +27,15 @@ class Emission(Stack):
         self.visible = 0.07 * self.hot
         return picture
 
-    def covered(self, where: np.ndarray) -> np.ndarray:
+    def project(self, where: np.ndarray) -> np.ndarray:
         if self.protocol.number("planar", 0):
             front = where[::-1].any(axis=1)
             return np.stack([front, front[:, ::-1]])
-        return super().covered(where)
+        return super().project(where)
 
-    def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def picture(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         counts = self.protocol.number("counts", 300)
-        mean = np.clip(seen / self.hot, 0, 3) * counts
-        noisy = mean + np.sqrt(mean + 1) * rng.standard_normal(seen.shape, dtype=np.float32)
+        mean = np.clip(signal / self.hot, 0, 3) * counts
+        noisy = mean + np.sqrt(mean + 1) * rng.standard_normal(signal.shape, dtype=np.float32)
         noisy = gaussian_filter(noisy, (0, 0.6, 0.6))
         return np.clip(noisy * (1000 / counts), 0, 4095).astype(np.uint16)

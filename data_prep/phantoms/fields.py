@@ -1,10 +1,10 @@
-"""Smooth random fields: what makes no two anatomies, organs and lesions alike.
+"""Smooth random fields, which make anatomies, organs and lesions differ.
 
 Decisions:
-- Solid noise is cut from one tile per coarseness, made once per process from a fixed seed and moved, turned and
-  mirrored by the caller's generator: filtering a fresh volume for every patient would cost more than all else.
-- Displacements are sums of three fields of two coordinates each, which is a tenth of the work of one of three.
-- No BLAS: its sums may depend on the number of threads, and a phantom must not.
+- Solid noise is cut from one tile for each coarseness, made once per process from a fixed seed, and shifted, transposed
+  and mirrored by the caller's generator. Filtering a new volume for each patient would dominate the time.
+- Displacements are sums of three fields of two coordinates each, which takes a tenth of the time of one field of three.
+- BLAS is not used, because its sums may depend on the number of threads, and a phantom must not.
 """
 
 from functools import lru_cache

@@ -1,11 +1,11 @@
-"""A line of clinical history, as a referral has it: age, sex and complaint, never the diagnosis."""
+"""One line of clinical history, as in a referral: age, sex and complaint, without the diagnosis."""
 
 import numpy as np
 
 from radfm.data_prep.phantoms.disorders import Disorder
 from radfm.data_prep.phantoms.person import Person
 
-COMPLAINTS = {  # of the healthy, and of a share of the ill, whose referral says little
+COMPLAINTS = {  # of normal cases, and of a share of the others
     "chest": ("cough for two weeks", "chest discomfort", "a routine check before surgery", "shortness of breath"),
     "abdomen": ("abdominal discomfort", "a routine check-up", "loss of appetite", "vague abdominal pain"),
     "brain": ("headache", "dizziness", "a first seizure", "a minor head injury"),
@@ -17,9 +17,9 @@ COMPLAINTS = {  # of the healthy, and of a share of the ill, whose referral says
 VAGUE_SHARE = 0.35
 
 
-def write_history(rng: np.random.Generator, who: Person, anatomy: str, found: list[Disorder]) -> str:
-    """One sentence."""
-    texts = found[0].histories if found and rng.random() > VAGUE_SHARE else COMPLAINTS[anatomy]
-    noun = "woman" if who.female else "man"
-    article = "An" if who.age in (18, *range(80, 90)) else "A"
-    return f"{article} {who.age}-year-old {noun} with {texts[rng.integers(len(texts))]}."
+def write_history(rng: np.random.Generator, person: Person, anatomy: str, disorders: list[Disorder]) -> str:
+    """A sentence about the person and a complaint that fits the main disorder or is unspecific."""
+    texts = disorders[0].histories if disorders and rng.random() > VAGUE_SHARE else COMPLAINTS[anatomy]
+    noun = "woman" if person.female else "man"
+    article = "An" if person.age in (18, *range(80, 90)) else "A"
+    return f"{article} {person.age}-year-old {noun} with {texts[rng.integers(len(texts))]}."

@@ -1,7 +1,9 @@
 """The knee: femur, tibia, fibula and patella with their cartilage, menisci, ligaments, tendons, fat pad, muscles.
 
 Decisions:
-- Painted as a left knee, x towards the outer side (fibula); a right knee is the mirror image.
+- A left knee is painted, x towards the outer side (fibula). A right knee is its mirror image.
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
 """
 
 import numpy as np

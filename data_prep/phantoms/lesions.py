@@ -1,9 +1,10 @@
-"""Growing a disorder's lesions in an anatomy: where, how large, of what shape and of which tissues.
+"""Grows the lesions of a disorder in an anatomy: position, size, shape and tissues.
 
 Decisions:
-- A shape is a field that is 0 in the middle and 1 on the surface of the lesion; the disorder's parts are shells of it,
-  so rim, core and surrounding oedema fit whatever the shape.
-- A diseased voxel becomes a structure of its own, "tissue in host", with the host's values where the tissue has none.
+- A shape is a field that is 0 in the centre and 1 on the surface of a lesion. The parts of a disorder are shells of the
+  field, so that core, rim and oedema fit any shape.
+- A diseased voxel becomes a structure of its own, "tissue in host", with the host's properties where the tissue has
+  none.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ ALL: Box = (slice(None),) * 3
 
 
 def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.ndarray:
-    """Paints the lesions of one disorder; returns where: (n, n, n) bool, empty where the site is not there."""
+    """Paints the lesions of a disorder, and returns their voxels, (n, n, n) bool; none where the site is missing."""
     grown = np.zeros(v.labels.shape, bool)
     if not what.parts:
         return v.where(what.organ.replace("{side}", side)) if what.organ else grown
@@ -27,9 +28,9 @@ def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.n
         return grown
     healthy = v.labels.copy()
     strength = rng.uniform(0.85, 1.0)
-    shape, _, taken = what.shape.partition(":")
+    shape, _, argument = what.shape.partition(":")
     for _ in range(int(rng.integers(what.count[0], what.count[1] + 1))):
-        box, field = SHAPES[shape](v, what, site, rng, taken.replace("{side}", side))
+        box, field = SHAPES[shape](v, what, site, rng, argument.replace("{side}", side))
         for part in what.parts:
             allowed = v.where(part.within.replace("{side}", side), box)
             inside = (field >= part.inner) & (field < part.outer) & allowed
@@ -39,7 +40,7 @@ def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.n
 
 
 def _site(v: Volume, what: Disorder, side: str) -> np.ndarray:
-    """Voxels in which it may start: (voxels, 3) indices."""
+    """Indices of voxels in which a lesion may start: (voxels, 3)."""
     voxels = np.argwhere(v.where(what.site.replace("{side}", side)))
     if not len(voxels) or not what.where:
         return voxels
@@ -76,11 +77,11 @@ def _seed(v: Volume, site: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _around(v: Volume, at: np.ndarray, reach_mm: float) -> tuple[Box, list[np.ndarray]]:
-    """The box and, in it, the distances from the middle along z, y, x in mm (three arrays that broadcast)."""
+    """A box around a voxel, and in it the distances along z, y and x in mm (three arrays that broadcast)."""
     steps = int(np.ceil(reach_mm / v.spacing_mm)) + 1
     spans = [slice(max(0, a - steps), min(v.size, a + steps + 1)) for a in at]
-    away = [(np.arange(s.start, s.stop) - a) * np.float32(v.spacing_mm) for s, a in zip(spans, at, strict=True)]
-    return tuple(spans), [a.astype(np.float32) for a in np.ix_(*away)]
+    distance = [(np.arange(s.start, s.stop) - a) * np.float32(v.spacing_mm) for s, a in zip(spans, at, strict=True)]
+    return tuple(spans), [a.astype(np.float32) for a in np.ix_(*distance)]
 
 
 def _roughened(field: np.ndarray, v: Volume, what: Disorder, rng, grain_mm: float) -> np.ndarray:
@@ -90,7 +91,7 @@ def _roughened(field: np.ndarray, v: Volume, what: Disorder, rng, grain_mm: floa
     return field * np.exp(np.float32(0.45 * what.rough) * np.clip(noise, -2, 2))
 
 
-def _blob(v, what, site, rng, taken):
+def _blob(v, what, site, rng, argument):
     """An ellipsoid around a voxel of the site."""
     at, diameter = _seed(v, site, rng), _size(what.size_mm, rng)
     r = max(diameter / 2, 0.75 * v.spacing_mm)
@@ -104,31 +105,31 @@ def _blob(v, what, site, rng, taken):
     return box, _roughened(np.sqrt(field), v, what, rng, r * 0.45)
 
 
-def _organ(v, what, site, rng, taken):
+def _organ(v, what, site, rng, argument):
     """The whole site."""
     field = np.full(v.labels.shape, 9, np.float32)
     field[tuple(site.T)] = 0.5
     return ALL, field
 
 
-def _swollen(v, what, site, rng, taken):
-    """The whole site and what lies within so many mm around it."""
+def _swollen(v, what, site, rng, argument):
+    """The whole site, and what lies within `size_mm` around it."""
     low, high = site.min(0), site.max(0)
     steps = int(what.size_mm[1] / v.spacing_mm) + 2
     box = tuple(slice(max(0, a - steps), b + steps + 1) for a, b in zip(low, high, strict=True))
     inside = np.zeros(v.labels.shape, bool)
     inside[tuple(site.T)] = True
-    away = distance_transform_edt(~inside[box]).astype(np.float32) * np.float32(v.spacing_mm)
-    return box, _roughened(away / np.float32(_size(what.size_mm, rng)) + 0.01, v, what, rng, 7.0)
+    distance = distance_transform_edt(~inside[box]).astype(np.float32) * np.float32(v.spacing_mm)
+    return box, _roughened(distance / np.float32(_size(what.size_mm, rng)) + 0.01, v, what, rng, 7.0)
 
 
-def _layer(v, what, site, rng, taken):
-    """A lens on the structures `taken`, `size_mm` across and `thick_mm` thick, in the site near them."""
-    near = v.where(taken)
+def _layer(v, what, site, rng, argument):
+    """A lens on the structures `argument`, `size_mm` across and `thick_mm` thick, in the site near them."""
+    near = v.where(argument)
     across, thick = _size(what.size_mm, rng) / 2, _size(what.thick_mm, rng)
-    tries = [_seed(v, site, rng) for _ in range(40)]
-    at = tries[0]
-    for candidate in tries:  # one that touches the surface
+    candidates = [_seed(v, site, rng) for _ in range(40)]
+    at = candidates[0]
+    for candidate in candidates:  # one that touches the surface
         lump = tuple(slice(max(0, a - 3), a + 4) for a in candidate)
         if near[lump].any():
             at = candidate
@@ -143,12 +144,12 @@ def _layer(v, what, site, rng, taken):
     return box, _roughened(np.where((room > 0) & same_side, field, 9), v, what, rng, 9.0)
 
 
-def _pool(v, what, site, rng, taken):
+def _pool(v, what, site, rng, argument):
     """Fluid at the bottom of the site, `size_mm` deep at the wall and a little less in the middle."""
     return ALL, _level(v, what, site, rng, 1)
 
 
-def _cap(v, what, site, rng, taken):
+def _cap(v, what, site, rng, argument):
     """Gas at the top of the site, and along its outer wall."""
     return ALL, _level(v, what, site, rng, -1)
 
@@ -164,7 +165,7 @@ def _level(v, what, site, rng, down: int) -> np.ndarray:
     return field
 
 
-def _flood(v, what, site, rng, taken):
+def _flood(v, what, site, rng, argument):
     """Fluid in the lowest and outermost parts of the site, between everything else."""
     x, y = v.x[tuple(site.T)], v.y[tuple(site.T)]
     outer = (x / np.percentile(np.abs(x), 98)) ** 2 + (y / np.percentile(np.abs(y), 98)) ** 2
@@ -173,27 +174,27 @@ def _flood(v, what, site, rng, taken):
     return ALL, field
 
 
-def _region(v, what, site, rng, taken):
-    """All of the site that its bounds leave."""
-    return _organ(v, what, site, rng, taken)
+def _region(v, what, site, rng, argument):
+    """The part of the site within its bounds."""
+    return _organ(v, what, site, rng, argument)
 
 
-def _plane(v, what, site, rng, taken):
-    """A slab through the site: a fracture or a tear; `taken`: the axis it is at right angles to."""
+def _plane(v, what, site, rng, argument):
+    """A slab through the site: a fracture or a tear. `argument`: the axis perpendicular to it."""
     at, across, thick = _seed(v, site, rng), _size(what.size_mm, rng) / 2, _size(what.thick_mm, rng)
-    if taken or what.count[1] == 1:
+    if argument or what.count[1] == 1:
         at = site[np.argmin(np.abs(site - np.median(site, 0)).sum(1))] if rng.random() < 0.5 else at
     box, d = _around(v, at, across)
-    tilt = rng.normal(0, 0.35 if taken else 1.0, 3)
-    tilt["zyx".index(taken or "z")] += 1.0
+    tilt = rng.normal(0, 0.35 if argument else 1.0, 3)
+    tilt["zyx".index(argument or "z")] += 1.0
     tilt /= np.linalg.norm(tilt)
     field = np.abs(sum(a * np.float32(t) for a, t in zip(d, tilt, strict=True)))
     field = field / np.float32(max(thick, 1.2 * v.spacing_mm) / 2)
     return box, _roughened(field, v, what, rng, 5.0)
 
 
-def _wedge(v, what, site, rng, taken):
-    """A cone that opens to the outside of the organ from a point inside: the bed of a blocked artery."""
+def _wedge(v, what, site, rng, argument):
+    """A cone that opens from a point inside to the surface of the organ: the territory of a blocked artery."""
     at, depth = _seed(v, site, rng), _size(what.size_mm, rng)
     middle = site.mean(0)
     out = at - middle
@@ -208,9 +209,9 @@ def _wedge(v, what, site, rng, taken):
     return box, _roughened(np.where(along < 0, 9, field), v, what, rng, 8.0)
 
 
-def _scatter(v, what, site, rng, taken):
-    """Specks of a voxel or two within `size_mm`; `taken`: how many, low-high."""
-    low, high = (int(n) for n in taken.split("-"))
+def _scatter(v, what, site, rng, argument):
+    """Specks of one or two voxels within `size_mm`. `argument`: their number, low-high."""
+    low, high = (int(n) for n in argument.split("-"))
     middle, across = _seed(v, site, rng), _size(what.size_mm, rng) / 2
     field = np.full(v.labels.shape, 9, np.float32)
     for _ in range(rng.integers(low, high + 1)):

@@ -1,4 +1,9 @@
-"""The pelvis: ilium, sacrum, hips and femora, bladder, rectum, prostate or uterus, muscles and vessels."""
+"""The pelvis: ilium, sacrum, hips and femora, bladder, rectum, prostate or uterus, muscles and vessels.
+
+Decisions:
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
+"""
 
 import numpy as np
 
@@ -56,69 +61,83 @@ def _bones(v: Volume, who: Person, s: float, wide: float) -> None:
         v.ellipsoid("sacrum marrow", "red marrow bone", (side * 36 * s, 50, 48), (24, 14, 26), turn=(20, 0, 0))
         for z, y in ((50, 46), (28, 62), (8, 70)):
             v.ellipsoid("sacral foramen", "fat", (side * 17, y - 8, z), (4.5, 9, 5))
-        # The wing: a curved sheet from the sacrum to the anterior spine.
-        bowl = v.radius(
-            (side * 38 * s * wide, -8, 52), (66 * s * wide, 78, 72), (slice(None),) * 3, (0, side * 20.0, side * 8.0)
-        )
-        plate = (bowl > 0.84) & (bowl < 1.02) & (side * v.x > 34) & (v.z > -24) & (v.z < 104) & (v.y > -62) & (v.y < 70)
-        crest = 102 - 0.012 * (v.y - 8) ** 2
-        plate &= (v.z < crest) & ((v.z > 0) | ((v.y > -16) & (v.y < 44)))
-        v.paint("ilium", "cortical bone", plate)
-        v.paint("ilium marrow", "red marrow bone", plate & (bowl > 0.89) & (bowl < 0.97) & (v.z < crest - 6))
-        v.tube(
-            "ilium",
-            "cortical bone",
-            [(side * 54 * s, 50, 40), (side * 72 * s * wide, 30, 6), (side * 80 * s * wide, 4, -30)],
-            [12, 15, 18],
-        )
-        v.tube(
-            "ilium marrow",
-            "red marrow bone",
-            [(side * 54 * s, 50, 40), (side * 72 * s * wide, 30, 6), (side * 80 * s * wide, 4, -30)],
-            [10, 13, 16],
-        )
+        _ilium(v, side, s, wide)
         hip = (side * 92 * s * wide, 0.0, -46.0)
-        v.ellipsoid("acetabulum", "cortical bone", hip, (34, 33, 34), only="*muscle|*fat|ilium*")
-        v.ellipsoid("acetabulum marrow", "red marrow bone", hip, (32, 31, 32), only="acetabulum")
-        v.ellipsoid("*outside", "muscle", (hip[0] + side * 22, hip[1], hip[2] - 16), (32, 36, 30), only="acetabulum*")
-        space = 3.5 * who.change(f"{name}_hip_cartilage")
-        v.ellipsoid(f"{name} hip cartilage", "cartilage", hip, (24 + space,) * 3)
-        v.tube(
-            "pubic ramus",
-            "cortical bone",
-            [(side * 76 * s * wide, -22, -48), (side * 40, -54, -58), (side * 7, -58, -74)],
-            [12, 8, 10],
-        )
-        v.tube(
-            "pubic ramus marrow",
-            "red marrow bone",
-            [(side * 76 * s * wide, -22, -48), (side * 40, -54, -58), (side * 7, -58, -74)],
-            [9.5, 5.5, 7.5],
-        )
-        v.tube(
-            "ischium",
-            "cortical bone",
-            [(side * 80 * s * wide, 24, -52), (side * 62, 30, -92), (side * 50, 10, -112), (side * 14, -46, -92)],
-            [15, 14, 10, 7],
-        )
-        v.tube(
-            "ischium marrow",
-            "red marrow bone",
-            [(side * 80 * s * wide, 24, -52), (side * 62, 30, -92), (side * 50, 10, -112), (side * 14, -46, -92)],
-            [12.5, 11.5, 7.5, 4.5],
-        )
-        dx = side * 1.0
-        neck = [hip, (hip[0] + dx * 42, 6, -78)]
-        shaft = [(hip[0] + dx * 42, 6, -76), (hip[0] + dx * 36, 8, -120), (hip[0] + dx * 30, 8, -200)]
-        for what, made_of, thin in (("", "cortical bone", 0), (" marrow", "yellow marrow bone", 3.4)):
-            v.tube(f"{name} femoral neck{what}", made_of, neck, [18 - thin, 17 - thin])
-            v.tube(f"{name} femoral shaft{what}", made_of, shaft, [21 - thin, 16 - 1.6 * thin, 14.5 - 1.6 * thin])
-            v.ellipsoid(
-                f"{name} trochanter{what}", made_of, (hip[0] + dx * 50, 10, -66), (14 - thin, 17 - thin, 19 - thin)
-            )
-            v.ellipsoid(f"{name} femoral head{what}", made_of, hip, (24 - thin * 0.7,) * 3)
-        v.tube(f"{name} femoral neck marrow", "yellow marrow bone", neck, [14, 13])
+        _hip_joint(v, who, side, hip, name)
+        _pubis_and_ischium(v, side, s, wide)
+        _femur(v, side, hip, name)
     v.ellipsoid("pubic symphysis", "cartilage", (0, -58, -74), (3.5, 9, 16))
+
+
+def _ilium(v: Volume, side: int, s: float, wide: float) -> None:
+    """The wing, a curved sheet from the sacrum to the anterior spine, and the bone below it."""
+    bowl = v.radius(
+        (side * 38 * s * wide, -8, 52), (66 * s * wide, 78, 72), (slice(None),) * 3, (0, side * 20.0, side * 8.0)
+    )
+    plate = (bowl > 0.84) & (bowl < 1.02) & (side * v.x > 34) & (v.z > -24) & (v.z < 104) & (v.y > -62) & (v.y < 70)
+    crest = 102 - 0.012 * (v.y - 8) ** 2
+    plate &= (v.z < crest) & ((v.z > 0) | ((v.y > -16) & (v.y < 44)))
+    v.paint("ilium", "cortical bone", plate)
+    v.paint("ilium marrow", "red marrow bone", plate & (bowl > 0.89) & (bowl < 0.97) & (v.z < crest - 6))
+    v.tube(
+        "ilium",
+        "cortical bone",
+        [(side * 54 * s, 50, 40), (side * 72 * s * wide, 30, 6), (side * 80 * s * wide, 4, -30)],
+        [12, 15, 18],
+    )
+    v.tube(
+        "ilium marrow",
+        "red marrow bone",
+        [(side * 54 * s, 50, 40), (side * 72 * s * wide, 30, 6), (side * 80 * s * wide, 4, -30)],
+        [10, 13, 16],
+    )
+
+
+def _hip_joint(v: Volume, who: Person, side: int, hip: tuple[float, float, float], name: str) -> None:
+    v.ellipsoid("acetabulum", "cortical bone", hip, (34, 33, 34), only="*muscle|*fat|ilium*")
+    v.ellipsoid("acetabulum marrow", "red marrow bone", hip, (32, 31, 32), only="acetabulum")
+    v.ellipsoid("*outside", "muscle", (hip[0] + side * 22, hip[1], hip[2] - 16), (32, 36, 30), only="acetabulum*")
+    space = 3.5 * who.change(f"{name}_hip_cartilage")
+    v.ellipsoid(f"{name} hip cartilage", "cartilage", hip, (24 + space,) * 3)
+
+
+def _pubis_and_ischium(v: Volume, side: int, s: float, wide: float) -> None:
+    v.tube(
+        "pubic ramus",
+        "cortical bone",
+        [(side * 76 * s * wide, -22, -48), (side * 40, -54, -58), (side * 7, -58, -74)],
+        [12, 8, 10],
+    )
+    v.tube(
+        "pubic ramus marrow",
+        "red marrow bone",
+        [(side * 76 * s * wide, -22, -48), (side * 40, -54, -58), (side * 7, -58, -74)],
+        [9.5, 5.5, 7.5],
+    )
+    v.tube(
+        "ischium",
+        "cortical bone",
+        [(side * 80 * s * wide, 24, -52), (side * 62, 30, -92), (side * 50, 10, -112), (side * 14, -46, -92)],
+        [15, 14, 10, 7],
+    )
+    v.tube(
+        "ischium marrow",
+        "red marrow bone",
+        [(side * 80 * s * wide, 24, -52), (side * 62, 30, -92), (side * 50, 10, -112), (side * 14, -46, -92)],
+        [12.5, 11.5, 7.5, 4.5],
+    )
+
+
+def _femur(v: Volume, side: int, hip: tuple[float, float, float], name: str) -> None:
+    dx = side * 1.0
+    neck = [hip, (hip[0] + dx * 42, 6, -78)]
+    shaft = [(hip[0] + dx * 42, 6, -76), (hip[0] + dx * 36, 8, -120), (hip[0] + dx * 30, 8, -200)]
+    for what, made_of, thin in (("", "cortical bone", 0), (" marrow", "yellow marrow bone", 3.4)):
+        v.tube(f"{name} femoral neck{what}", made_of, neck, [18 - thin, 17 - thin])
+        v.tube(f"{name} femoral shaft{what}", made_of, shaft, [21 - thin, 16 - 1.6 * thin, 14.5 - 1.6 * thin])
+        v.ellipsoid(f"{name} trochanter{what}", made_of, (hip[0] + dx * 50, 10, -66), (14 - thin, 17 - thin, 19 - thin))
+        v.ellipsoid(f"{name} femoral head{what}", made_of, hip, (24 - thin * 0.7,) * 3)
+    v.tube(f"{name} femoral neck marrow", "yellow marrow bone", neck, [14, 13])
 
 
 def _muscles(v: Volume) -> None:

@@ -1,4 +1,4 @@
-"""Whose anatomy it is: age, sex and girth, and how organs vary from one person to the next."""
+"""The person of an anatomy: age, sex, girth, and the variation of organs between persons."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ class Person:
     """A patient.
 
     Attributes:
-        rng: draws all of the person's variation.
+        rng: generator of all variation of the person.
         age: years.
         sex: "female" or "male".
-        girth: how much fat, 1 is usual, 0.5 to 1.8.
-        changes: what disorders do to the anatomy, by the name that the anatomy gives it: factors, 1 if none.
+        girth: amount of fat relative to the average, 0.5 to 1.8.
+        changes: parameter of the anatomy -> factor by which disorders change it; 1 without a change.
     """
 
     rng: np.random.Generator
@@ -30,19 +30,20 @@ class Person:
         return self.sex == "female"
 
     def vary(self, spread: float = 0.06) -> float:
-        """A factor around 1, never further off than 2.5 spreads."""
+        """A random factor around 1, at most 2.5 spreads away."""
         return 1 + spread * float(np.clip(self.rng.standard_normal(), -2.5, 2.5))
 
     def shift(self, spread_mm: float = 3.0) -> float:
-        """An offset around 0 mm."""
+        """A random offset around 0 mm."""
         return self.vary(spread_mm) - 1
 
     def change(self, name: str) -> float:
+        """The factor by which disorders change a parameter of the anatomy."""
         return self.changes.get(name, 1.0)
 
 
 def draw_person(rng: np.random.Generator, ages: tuple[int, int], sexes: str, changes: Mapping[str, float]) -> Person:
-    """`sexes`: letters to draw from, such as "fm" or "fffm"."""
+    """A random person. sexes: letters to draw from, such as "fm" or "fffm"."""
     low, high = ages
     age = round(float(np.clip(low + (high - low) * rng.beta(2.2, 2.0), 18, 95)))
     sex = {"f": "female", "m": "male"}[sexes[rng.integers(len(sexes))]]

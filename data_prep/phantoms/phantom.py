@@ -1,18 +1,19 @@
-"""A synthetic patient: one anatomy, its disorders, and the scans of it, with the truth kept.
+"""Synthetic patients: one anatomy, its disorders, and scans of it, with masks of what each scan shows.
 
     >>> from radfm.data_prep.phantoms import make_case
     >>> phantom = make_case(seed=0, index=7, cases=2000)
     >>> phantom.case.disorders, [scan.modality for scan in phantom.case.scans]
 
 Decisions:
-- A case depends on its arguments alone: generators come from SeedSequence([seed, index]), one for what the case is, one
-  for the anatomy, one per scan.
-- All scans of a case see the same volume, so a lesion is at the same place in each.
-- A mask holds what a scan shows: voxels of the lesion where the noise-free signal differs from that of the same body
-  without it. So a disorder that a modality cannot see has no mask there. Where a disorder changes an organ's shape, the
-  mask is that organ, in scans of the modalities and planes that `shows` names.
+- A case depends on its arguments alone. Its random generators come from SeedSequence([seed, index]): one for the plan
+  of the case, one for the anatomy, and one for each scan.
+- All scans of a case show the same volume, so that a lesion has the same position in each.
+- A mask holds what a scan shows: voxels of the lesion where the noise-free signal differs from that of the same anatomy
+  without the lesion. A disorder that a modality cannot show has no mask there. Where a disorder changes the shape of an
+  organ, the mask is the organ, in scans of the modalities and planes that `shows` names.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -23,12 +24,12 @@ from radfm.cases import Case, Scan
 from radfm.data_prep.phantoms import abdomen, brain, breast, chest, knee, pelvis, spine
 from radfm.data_prep.phantoms.ct import CT
 from radfm.data_prep.phantoms.disorders import Disorder
-from radfm.data_prep.phantoms.draw import draw_disorders, draw_protocols
+from radfm.data_prep.phantoms.draw import MOST_SCANS, draw_disorders, draw_protocols
 from radfm.data_prep.phantoms.emission import Emission
 from radfm.data_prep.phantoms.history import write_history
 from radfm.data_prep.phantoms.lesions import grow
 from radfm.data_prep.phantoms.mri import MRI
-from radfm.data_prep.phantoms.person import draw_person
+from radfm.data_prep.phantoms.person import Person, draw_person
 from radfm.data_prep.phantoms.projection import Projection
 from radfm.data_prep.phantoms.protocols import Protocol, protocols
 from radfm.data_prep.phantoms.ultrasound import Ultrasound
@@ -38,21 +39,22 @@ ANATOMIES: dict[str, ModuleType] = {
     m.__name__.rpartition(".")[2]: m for m in (chest, abdomen, brain, pelvis, knee, spine, breast)
 }
 RENDERERS = {"ct": CT, "mri": MRI, "projection": Projection, "ultrasound": Ultrasound, "emission": Emission}
-MIRRORED = ("knee", "breast")  # painted as left ones; half of the patients have the right one examined
-LEAST_VOXELS = 3  # a smaller mask is no finding
+MIRRORED = ("knee", "breast")  # painted as left ones; in half of the patients, the right one is examined
+MIN_VOXELS = 3  # smaller masks are left out
 
 
 @dataclass
 class Phantom:
-    """A case with its truth.
+    """A synthetic case with its masks.
 
     Attributes:
-        case: scans, history, disorders, ids.
-        patient_id: "S<seed>P<index>": every case is a patient of its own.
-        icd10cm: one code per disorder, in the order of `case.disorders`.
-        history: short clinical text, which names no diagnosis.
-        masks: per scan, disorder -> (slices, H, W) bool, for the disorders that the scan shows.
-        anatomy, protocols: what was examined, and by which rows of protocols.csv.
+        case: scans, history, disorders and identifiers.
+        patient_id: "S<seed>P<index>"; every case is a patient of its own.
+        icd10cm: one code for each disorder, in the order of `case.disorders`.
+        history: short clinical text that names no diagnosis.
+        masks: for each scan, disorder -> (slices, H, W) bool, for the disorders that the scan shows.
+        anatomy: examined body part, a key of `ANATOMIES`.
+        protocols: names of the protocols of the scans, see protocols.csv.
     """
 
     case: Case
@@ -64,90 +66,128 @@ class Phantom:
     protocols: list[str] = field(default_factory=list)
 
 
-def make_case(seed: int, index: int, cases: int, size: int = 96) -> Phantom:
-    """Case `index` of a set of so many.
+@dataclass(frozen=True)
+class PhantomPlan:
+    """What a phantom has and how it is examined.
+
+    Attributes:
+        patient_id: identifier of the patient.
+        disorders: the main disorder first; empty for a normal case.
+        protocols: acquisitions, all of the same anatomy.
+        size: height and width of every picture in pixels.
+    """
+
+    patient_id: str
+    disorders: list[Disorder]
+    protocols: list[Protocol]
+    size: int = 96
+
+    @property
+    def anatomy(self) -> str:
+        return self.protocols[0].anatomy
+
+
+class Generators:
+    """The random generators of a case: of its plan, of its anatomy, and one for each scan.
 
     Args:
-        size: height and width of every picture, pixels; more is slower with its cube.
+        entropy: what determines the case, such as (seed, index).
+        scans: number of generators for scans.
+    """
+
+    def __init__(self, entropy: Sequence[int], scans: int = MOST_SCANS):
+        generators = [np.random.default_rng(seed) for seed in np.random.SeedSequence(entropy).spawn(2 + scans)]
+        self.plan, self.anatomy, *self.scans = generators
+
+
+def make_case(seed: int, index: int, cases: int, size: int = 96) -> Phantom:
+    """A case of a set of synthetic patients.
+
+    Args:
+        seed: seed of the set.
+        index: position of the case in the set.
+        cases: number of cases in the set; the frequencies of disorders hold for the whole set.
+        size: height and width of every picture in pixels; the time grows with its cube.
     Raises:
         ValueError: the index is not in the set, or the size is below 32.
     """
     if size < 32:
-        raise ValueError(f"size {size} is too small for an anatomy: give at least 32")
-    plan, body, *views = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(8))
-    anatomy, found = draw_disorders(plan, seed, index, cases)
-    chosen = draw_protocols(plan, anatomy, found)
-    return draw_phantom(anatomy, found, chosen, plan, body, views, size, f"S{seed}P{index:06d}")
+        raise ValueError(f"size {size} is too small for an anatomy: use 32 or more")
+    generators = Generators([seed, index])
+    anatomy, disorders = draw_disorders(generators.plan, seed, index, cases)
+    acquisitions = draw_protocols(generators.plan, anatomy, disorders)
+    return make_phantom(PhantomPlan(f"S{seed}P{index:06d}", disorders, acquisitions, size), generators)
 
 
-def draw_phantom(
-    anatomy: str,
-    found: list[Disorder],
-    chosen: list[Protocol],
-    plan: np.random.Generator,
-    body: np.random.Generator,
-    views: list[np.random.Generator],
-    size: int,
-    patient_id: str,
-) -> Phantom:
-    """The phantom of a plan: disorders (the main one first) and acquisitions, one generator of `views` for each."""
-    side = ("right", "left")[plan.integers(2)]
-    changes: dict[str, float] = {}
-    for d in found:
-        for name, (low, high) in d.changes.items():
-            name = name.replace("{side}", side)
-            changes[name] = changes.get(name, 1.0) * plan.uniform(low, high)
-    ages = (max([20.0, *(d.ages[0] for d in found)]), min([90.0, *(d.ages[1] for d in found)]))
-    sexes = _sexes(anatomy, found)
-    who = draw_person(body, ages, sexes, changes)
-    build = ANATOMIES[anatomy]
-    volume = Volume(size, build.FIELD_OF_VIEW_MM, body)
-    build.build(volume, who)
+def make_phantom(plan: PhantomPlan, generators: Generators) -> Phantom:
+    """The phantom of a plan."""
+    rng, disorders, anatomy = generators.plan, plan.disorders, plan.anatomy
+    side = ("right", "left")[rng.integers(2)]
+    person = _person(plan, generators, side)
+    volume = Volume(plan.size, ANATOMIES[anatomy].FIELD_OF_VIEW_MM, generators.anatomy)
+    ANATOMIES[anatomy].build(volume, person)
     healthy = volume.labels.copy()
-    lesions = {d.name: grow(volume, d, body, side) for d in sorted(found, key=lambda d: d.shape != "organ")}
+    in_order = sorted(disorders, key=lambda disorder: disorder.shape != "organ")
+    lesions = {disorder.name: grow(volume, disorder, generators.anatomy, side) for disorder in in_order}
     if anatomy in MIRRORED and side == "right":
         volume.mirrored, flipped = True, np.s_[:, :, ::-1]
         volume.labels, healthy = volume.labels[flipped], healthy[flipped]
-        lesions = {name: where[flipped] for name, where in lesions.items()}
+        lesions = {name: voxels[flipped] for name, voxels in lesions.items()}
     scans, masks = [], []
-    for protocol, rng in zip(chosen, views, strict=False):
-        scan, mask = _scan(volume, healthy, protocol, rng, found, lesions)
+    for protocol, scan_rng in zip(plan.protocols, generators.scans, strict=False):
+        scan, masks_of_scan = _scan(volume, healthy, protocol, scan_rng, disorders, lesions)
         scans.append(scan)
-        masks.append(mask)
-    days = _days(plan, len(scans))
-    for scan, day in zip(scans, days, strict=True):
+        masks.append(masks_of_scan)
+    for scan, day in zip(scans, _days(rng, len(scans)), strict=True):
         scan.days, scan.body_part = day, anatomy
-    history = write_history(plan, who, anatomy, found)
-    names = [d.name for d in found]
-    case = Case(scans=scans, history=history, disorders=names, case_id=patient_id + "C1", patient_id=patient_id)
-    codes = [d.icd10cm for d in found]
-    return Phantom(case, patient_id, codes, history, masks, anatomy, [p.name for p in chosen])
+    history = write_history(rng, person, anatomy, disorders)
+    case = Case(
+        scans=scans,
+        history=history,
+        disorders=[disorder.name for disorder in disorders],
+        case_id=plan.patient_id + "C1",
+        patient_id=plan.patient_id,
+    )
+    codes = [disorder.icd10cm for disorder in disorders]
+    names = [protocol.name for protocol in plan.protocols]
+    return Phantom(case, plan.patient_id, codes, history, masks, anatomy, names)
 
 
-def _sexes(anatomy: str, found: list[Disorder]) -> str:
-    both = "f" if anatomy == "breast" else "fm"
-    for d in found:
-        both = "".join(s for s in d.sexes if s in both) or both
-    return both
+def _person(plan: PhantomPlan, generators: Generators, side: str) -> Person:
+    """A person whose age and sex fit all disorders, with the changes that they make to the anatomy."""
+    changes: dict[str, float] = {}
+    for disorder in plan.disorders:
+        for name, (low, high) in disorder.changes.items():
+            name = name.replace("{side}", side)
+            changes[name] = changes.get(name, 1.0) * generators.plan.uniform(low, high)
+    ages = (max([20.0, *(d.ages[0] for d in plan.disorders)]), min([90.0, *(d.ages[1] for d in plan.disorders)]))
+    return draw_person(generators.anatomy, ages, _sexes(plan.anatomy, plan.disorders), changes)
 
 
-def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[str, np.ndarray]]:
-    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, found, lesions))
+def _sexes(anatomy: str, disorders: list[Disorder]) -> str:
+    sexes = "f" if anatomy == "breast" else "fm"
+    for disorder in disorders:
+        sexes = "".join(sex for sex in disorder.sexes if sex in sexes) or sexes
+    return sexes
+
+
+def _scan(volume, healthy, protocol, rng, disorders, lesions) -> tuple[Scan, dict[str, np.ndarray]]:
+    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, disorders, lesions))
     properties = volume.properties
-    seen = view.seen(volume.labels, properties)
+    signal = view.signal(volume.labels, properties)
     masks = {}
-    for d in found:
-        where = view.covered(lesions[d.name])
-        if not where.any() or not (d.parts or _shows_change(d, protocol)):
+    for disorder in disorders:
+        in_view = view.project(lesions[disorder.name])
+        if not in_view.any() or not (disorder.parts or _shows_change(disorder, protocol)):
             continue
-        if d.parts:
-            without = copy(view).seen(np.where(lesions[d.name], healthy, volume.labels), properties)
-            where = where & (np.abs(seen - without) > view.visible)
-        mask = view.framed(where)
-        if mask.sum() >= LEAST_VOXELS:
-            masks[d.name] = mask
-    pixels = view.picture(seen, rng)
-    key = next((int(masks[d.name].sum((1, 2)).argmax()) for d in found if d.name in masks), None)
+        if disorder.parts:
+            without = copy(view).signal(np.where(lesions[disorder.name], healthy, volume.labels), properties)
+            in_view = in_view & (np.abs(signal - without) > view.visible)
+        mask = view.picture_mask(in_view)
+        if mask.sum() >= MIN_VOXELS:
+            masks[disorder.name] = mask
+    pixels = view.picture(signal, rng)
+    key = next((int(masks[d.name].sum((1, 2)).argmax()) for d in disorders if d.name in masks), None)
     scan = Scan(
         pixels=pixels,
         modality=protocol.modality,
@@ -159,16 +199,17 @@ def _scan(volume, healthy, protocol, rng, found, lesions) -> tuple[Scan, dict[st
     return scan, masks
 
 
-def _shows_change(d: Disorder, protocol: Protocol) -> bool:
-    """Whether a change of an organ's shape can be seen: as in the protocols that the table names, or one like them."""
-    return any((protocol.modality, protocol.plane) == (p.modality, p.plane) for p in map(protocols().get, d.shows))
+def _shows_change(disorder: Disorder, protocol: Protocol) -> bool:
+    """Whether a protocol shows a changed shape of an organ: it has the modality and plane of one in `shows`."""
+    shows = map(protocols().get, disorder.shows)
+    return any((protocol.modality, protocol.plane) == (shown.modality, shown.plane) for shown in shows)
 
 
-def _aim(protocol: Protocol, found, lesions) -> np.ndarray | None:
-    """Where an ultrasound probe points: at a lesion that ultrasound is made for; (z, y, x) voxel, or None."""
-    for d in found:
-        if protocol.name in d.shows and lesions[d.name].any():
-            voxels = np.argwhere(lesions[d.name])
+def _aim(protocol: Protocol, disorders: list[Disorder], lesions: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The (z, y, x) voxel that an ultrasound probe points at: the lesion that the protocol is made for, or None."""
+    for disorder in disorders:
+        if protocol.name in disorder.shows and lesions[disorder.name].any():
+            voxels = np.argwhere(lesions[disorder.name])
             return voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]
     return None
 

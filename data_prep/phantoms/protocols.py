@@ -1,4 +1,4 @@
-"""What scans are made of an anatomy: `protocols.csv`, one row per acquisition."""
+"""The acquisitions of each anatomy: `protocols.csv`, one row for each."""
 
 import csv
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ class Protocol:
     Attributes:
         name, anatomy, modality, plane: plane as in `radfm.cases.Scan`.
         renderer: "ct", "mri", "projection", "ultrasound" or "emission".
-        slices: at most so many; evenly spaced from `low` to `high`, fractions of the cube.
-        weight: how often it is made beside others.
-        settings: what the renderer's docstring names.
+        slices: largest number of slices, evenly spaced from `low` to `high`, fractions of the volume.
+        weight: relative frequency.
+        settings: settings that the docstring of the renderer describes.
     """
 
     name: str
@@ -30,12 +30,13 @@ class Protocol:
     settings: dict[str, str] = field(default_factory=dict)
 
     def number(self, setting: str, default: float) -> float:
+        """A setting as a number."""
         return float(self.settings.get(setting, default))
 
 
 @cache
 def protocols() -> dict[str, Protocol]:
-    """All of them, by name."""
+    """All protocols by name."""
     with (files(__package__) / "protocols.csv").open(newline="", encoding="utf-8") as file:
         return {row["protocol"]: _protocol(row) for row in csv.DictReader(file)}
 

@@ -1,4 +1,9 @@
-"""The lumbar spine, T11 to the sacrum: vertebrae, discs, canal with conus and cauda equina, muscles, great vessels."""
+"""The lumbar spine, T11 to the sacrum: vertebrae, discs, canal with conus and cauda equina, muscles, great vessels.
+
+Decisions:
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
+"""
 
 from itertools import pairwise
 

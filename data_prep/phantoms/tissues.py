@@ -1,14 +1,14 @@
-"""What tissues look like to each modality: `tissues.csv`, one row per tissue, one column per physical property.
+"""Physical properties of tissues for all modalities: `tissues.csv`, one row for each tissue.
 
 Decisions:
-- An empty cell of a diseased tissue means "as the tissue it grows in": a lesion with no Hounsfield units of its own
-  is invisible to CT and radiographs. Nothing else says which modality shows what.
+- An empty cell of a diseased tissue means "as in the tissue it grows in". A lesion without Hounsfield units of its own
+  is invisible to CT and radiographs. Nothing else determines which modality shows a disorder.
 - Sources. T1 and T2 at 1.5 T: Rooney et al., Magn Reson Med 57:308 (2007), T1 of brain;
   Stanisz et al., Magn Reson Med 54:507 (2005), T2 of brain, muscle, blood; de Bazelaire et al.,
   Radiology 230:652 (2004), abdomen, pelvis, vertebrae; Gold et al., AJR 183:343 (2004), knee; Rakow-Penner et al., JMRI
   23:87 (2006), breast. Hounsfield units: Schneider et al., Phys Med Biol 45:459 (2000), and the usual textbook ranges.
   Ultrasound attenuation: ICRU report 61; attenuation at 20 keV: NIST XCOM, ICRU report 44. Diseased tissues, contrast
-  uptake, tracer uptake and echogenicity are plausible values for teaching, ordered as radiology textbooks order them.
+  uptake, tracer uptake and echogenicity are chosen by eye, in the order that radiology textbooks give.
 """
 
 import csv
@@ -37,10 +37,10 @@ PROPERTIES = (
 
 
 def tissue(name: str) -> np.ndarray:
-    """The properties of a tissue: (properties,) float32, NaN where it takes those of its host.
+    """The properties of a tissue: (properties,) float32, NaN where those of the host tissue apply.
 
     Raises:
-        KeyError: there is no such tissue.
+        KeyError: the table has no such tissue.
     """
     return _table()[name]
 

@@ -1,8 +1,10 @@
-"""What chest, abdomen, pelvis and lumbar spine share: the wall of the body, the vertebral column, the great vessels.
+"""Parts of chest, abdomen, pelvis and lumbar spine: the body wall, ribs, the vertebral column, bowel.
 
 Decisions:
-- Lengths in mm, coordinates as in `volume.py`. `column` follows a curve y(z), so lordosis and scoliosis bend it.
-- Ribs are where a shell around the chest meets a set of slanting slabs: they fall towards the front, as ribs do.
+- Lengths are in mm, coordinates as in `volume.py`. `column` follows a curve y(z), so lordosis and scoliosis bend it.
+- Ribs are the intersections of a shell around the chest with slanting slabs, which fall towards the front.
+- Sizes and positions are chosen by eye from textbook anatomy, so that organs have plausible proportions. They have no
+  published source.
 """
 
 import numpy as np
@@ -14,11 +16,13 @@ ALL = (slice(None),) * 3
 
 
 def wall(v: Volume, half_width, half_depth, fat_mm: float, muscle_mm: float, hollow: str) -> np.ndarray:
-    """Fat, muscle, and what fills the inside; skin is thinner than a voxel.
+    """Paints fat, muscle and the content of the body wall. Skin is thinner than a voxel.
 
-    Half axes in mm, numbers or arrays that go with `v.z`.
-
-    Returns the inside: (n, n, n) float32, 1 at the inner face of the muscle, 0 in the middle.
+    Args:
+        half_width, half_depth: half axes in mm, numbers or arrays that broadcast with `v.z`.
+        hollow: tissue that fills the inside.
+    Returns:
+        (n, n, n) float32, 1 at the inner face of the muscle, 0 in the middle.
     """
 
     def oval(inset: float, power: float = 2.4) -> np.ndarray:
@@ -34,7 +38,12 @@ def wall(v: Volume, half_width, half_depth, fat_mm: float, muscle_mm: float, hol
 
 
 def ribs(v: Volume, shell: np.ndarray, low_mm, pitch_mm: float = 26.0, slant: float = 0.55) -> None:
-    """`shell`: 1 on the inner face of the cage; ribs lie between 1 and about 1.15 of it, above `low_mm`."""
+    """Paints ribs and costal cartilage.
+
+    Args:
+        shell: (n, n, n), 1 on the inner face of the cage; ribs lie between 1 and about 1.15.
+        low_mm: lower end of the cage.
+    """
     phase = ((v.z - np.float32(slant) * (v.y)) / np.float32(pitch_mm)) % 1
     front = (v.y < -40) & (np.abs(v.x) < 55)  # costal cartilage there
     cage = (shell > 1.0) & (shell < 1.2) & (v.z > low_mm)
@@ -55,9 +64,17 @@ def column(
     radius_mm: float = 22.0,
     side=lambda z: 0.0,
 ) -> dict[str, float]:
-    """Vertebrae from the top down, each with its disc below; returns the height of each vertebral body's centre.
+    """Paints vertebrae from the top down, each with the disc below it.
 
-    `curve(z)`: y of the vertebral bodies' centre; `side(z)`: x of it, mm.
+    Args:
+        names: of the vertebrae, such as "L1".
+        top_mm: z of the first vertebral body's centre.
+        body_mm, disc_mm: heights of a body and of a disc.
+        curve: z -> y of the centre of a vertebral body, mm.
+        radius_mm: half width of a body.
+        side: z -> x of the centre of a vertebral body, mm.
+    Returns:
+        Name -> z of the centre of its body, mm.
     """
     heights, z = {}, top_mm
     r, depth = radius_mm, radius_mm * 0.78
@@ -75,29 +92,7 @@ def column(
         turn = (tilt, -lean, 0.0)
         height = body_mm * (osteoporosis if osteoporosis != 1 and who.rng.random() < 0.4 else 1)
         step = body_mm + disc_mm
-        for across in (-1, 1):
-            v.tube(
-                "transverse process",
-                "cortical bone",
-                [(x + across * 8, y + depth + 6, z + 2), (x + across * (r + 14), y + depth + 8, z + 4)],
-                [6, 3.5],
-            )
-            v.tube(
-                f"{name} pedicle",
-                "red marrow bone",
-                [(x + across * 13, y + 8, z + 3), (x + across * 14, y + depth + 10, z)],
-                5,
-            )
-            v.ellipsoid(f"{name} facet", "cortical bone", (x + across * 16, y + depth + 13, z - step / 2), (7, 6, 12))
-        v.tube(
-            "spinous process", "cortical bone", [(x, y + depth + 18, z), (x, y + depth + 1.5 * r + 8, z - 12)], [5, 6]
-        )
-        v.tube(
-            "spinous process",
-            "red marrow bone",
-            [(x, y + depth + 24, z - 2), (x, y + depth + 1.5 * r + 6, z - 11)],
-            [1, 3.5],
-        )
+        _vertebral_arch(v, name, (x, y, z), r, depth, step)
         v.ellipsoid(f"{name} endplate", "cortical bone", (x, y, z), (r, depth, height / 2), turn=turn, power=5)
         v.ellipsoid(
             f"{name} body", "red marrow bone", (x, y, z), (r - 2, depth - 2, height / 2 - 1.6), turn=turn, power=5
@@ -119,6 +114,40 @@ def column(
     return heights
 
 
+def _vertebral_arch(
+    v: Volume, name: str, centre: tuple[float, float, float], r: float, depth: float, step: float
+) -> None:
+    """Processes, pedicles and facets behind a vertebral body.
+
+    Args:
+        centre: of the vertebral body, mm.
+        r, depth: half width and half depth of the body, mm.
+        step: distance to the next vertebra, mm.
+    """
+    x, y, z = centre
+    for across in (-1, 1):
+        v.tube(
+            "transverse process",
+            "cortical bone",
+            [(x + across * 8, y + depth + 6, z + 2), (x + across * (r + 14), y + depth + 8, z + 4)],
+            [6, 3.5],
+        )
+        v.tube(
+            f"{name} pedicle",
+            "red marrow bone",
+            [(x + across * 13, y + 8, z + 3), (x + across * 14, y + depth + 10, z)],
+            5,
+        )
+        v.ellipsoid(f"{name} facet", "cortical bone", (x + across * 16, y + depth + 13, z - step / 2), (7, 6, 12))
+    v.tube("spinous process", "cortical bone", [(x, y + depth + 18, z), (x, y + depth + 1.5 * r + 8, z - 12)], [5, 6])
+    v.tube(
+        "spinous process",
+        "red marrow bone",
+        [(x, y + depth + 24, z - 2), (x, y + depth + 1.5 * r + 6, z - 11)],
+        [1, 3.5],
+    )
+
+
 def muscles_of_the_back(v: Volume, curve, low: float, high: float) -> None:
     for side in (-1, 1):
         points = [(side * 30, float(curve(z)) + 44, z) for z in np.linspace(low, high, 8)]
@@ -128,7 +157,7 @@ def muscles_of_the_back(v: Volume, curve, low: float, high: float) -> None:
 def bowel(
     v: Volume, who: Person, points, radius: float, name: str, content: str, wall_mm: float = 2.5, only=None
 ) -> None:
-    """A loop with its wall and content, as wide as `radius` with haustra."""
+    """Paints a loop of bowel with its wall and content; its width varies around `radius`."""
     swell = [radius * who.vary(0.15) for _ in points]
     v.tube(f"{name} wall", "bowel wall", points, [r + wall_mm for r in swell], only=only)
     v.tube(f"{name} lumen", content, points, swell, only=f"{name} wall")

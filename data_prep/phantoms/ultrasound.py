@@ -2,9 +2,10 @@
 enhancement behind fluid, in the fan of a curved probe or the rectangle of a linear one.
 
 Decisions:
-- Simulated in (depth, beam) coordinates, where all of it is one sum along the depth, and then drawn as a picture.
-- Time gain compensation takes away what ordinary soft tissue attenuates; what attenuates more or less stays visible.
-- Like a sonographer, the view aims at what is to be shown: a lesion where there is one, an organ elsewhere.
+- The simulation uses (depth, beam) coordinates, in which attenuation is a sum along the depth. The result is then
+  resampled to a picture.
+- Time gain compensation removes the attenuation of ordinary soft tissue; differences from it remain visible.
+- The probe points at a lesion where there is one, otherwise at an organ, as a sonographer would.
 """
 
 import numpy as np
@@ -19,10 +20,10 @@ ORDINARY_DB_CM = 1.15
 
 
 class Ultrasound:
-    """Settings: `target`, patterns of organs; `angle`, degrees, how far the probe is from the front, towards
-    the side that the target is on; `behind` 1: from the back for what lies in the back half;
-    `fan`, half the opening in degrees, 0 for a linear probe; `depth` and `width` in mm; `sweep` in mm;
-    `window`, patterns of bones that the probe looks past, as between ribs."""
+    """Settings: `target`, patterns of organs; `angle` in degrees between the front and the probe, on the
+    side of the target; `behind` 1: from the back for targets in the back half; `fan`, half the opening in degrees, 0
+    for a linear probe; `depth`, `width` and `sweep` in mm; `window`, patterns of bones that the beam passes, as between
+    ribs."""
 
     visible = 2.2
 
@@ -57,7 +58,7 @@ class Ultrasound:
         self.index = np.clip(self.index, 0, n - 1)
         self.window = volume.ids(protocol.settings.get("window", ""))
         self.spacing_mm = (float(sweep[1] - sweep[0]) if len(sweep) > 1 else 0.0,) + (self.depth_mm / n,) * 2
-        self.drawn = self._drawn(fan)
+        self.pixel_grid = self._pixel_grid(fan)
 
     def _target(self, aim, rng) -> np.ndarray:
         v = self.volume
@@ -68,7 +69,7 @@ class Ultrasound:
         return (np.asarray(aim, float) - (v.size - 1) / 2) * v.spacing_mm + rng.normal(0, 3, 3)
 
     def _skin(self, target: np.ndarray, inward: np.ndarray) -> np.ndarray:
-        """Where the line from the target against the beam leaves the body."""
+        """The point at which the line from the target to the probe leaves the body."""
         v = self.volume
         steps = np.arange(0, v.size * v.spacing_mm, v.spacing_mm)
         line = np.round((target - steps[:, None] * inward) / v.spacing_mm + (v.size - 1) / 2).astype(int)
@@ -76,8 +77,8 @@ class Ultrasound:
         inside = np.flatnonzero(v.labels[tuple(line.T)] != 0)
         return target - (steps[inside[-1]] if len(inside) else 0) * inward
 
-    def _drawn(self, fan: float) -> np.ndarray:
-        """(2, H, W): the (sample, beam) of each pixel; outside the fan -1."""
+    def _pixel_grid(self, fan: float) -> np.ndarray:
+        """(2, H, W): (sample, beam) of each pixel, -1 outside the fan."""
         rows, columns = np.mgrid[0 : self.size, 0 : self.size].astype(np.float32)
         mm = self.depth_mm / self.size
         if not fan:
@@ -95,10 +96,10 @@ class Ultrasound:
     def _sample(self, cube: np.ndarray) -> np.ndarray:
         return np.where(self.outside, np.zeros((), cube.dtype), cube[tuple(self.index)])
 
-    def covered(self, where: np.ndarray) -> np.ndarray:
+    def project(self, where: np.ndarray) -> np.ndarray:
         return self._sample(where)
 
-    def seen(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
+    def signal(self, labels: np.ndarray, properties: np.ndarray) -> np.ndarray:
         """(slices, depth, beams) in dB."""
         properties = properties.copy()
         properties[self.window] = tissue("muscle")
@@ -114,16 +115,16 @@ class Ultrasound:
         bright = np.abs(np.diff(hard, axis=1, prepend=hard[:, :1])) * 26
         return echo + np.minimum(bright, 26) - lost
 
-    def picture(self, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        shape = (2, *seen.shape)
+    def picture(self, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        shape = (2, *signal.shape)
         waves = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), (0, 0, 0.7, 1.3))
         speckle = 20 * np.log10(np.hypot(*waves) / (waves.std() * 1.25) + 0.03)
-        db = seen + 0.75 * speckle
-        tops = np.percentile(seen, 92)
+        db = signal + 0.75 * speckle
+        tops = np.percentile(signal, 92)
         grey = np.clip((db - tops + 31) / 54, 0, 1)
-        return np.stack([map_coordinates(g, self.drawn, order=1, cval=0, mode="constant") for g in grey * 255]).astype(
-            np.uint8
-        )
+        return np.stack(
+            [map_coordinates(g, self.pixel_grid, order=1, cval=0, mode="constant") for g in grey * 255]
+        ).astype(np.uint8)
 
-    def framed(self, mask: np.ndarray) -> np.ndarray:
-        return np.stack([map_coordinates(m.astype(np.uint8), self.drawn, order=0, cval=0) > 0 for m in mask])
+    def picture_mask(self, mask: np.ndarray) -> np.ndarray:
+        return np.stack([map_coordinates(m.astype(np.uint8), self.pixel_grid, order=0, cval=0) > 0 for m in mask])

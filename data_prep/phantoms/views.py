@@ -1,15 +1,15 @@
-"""From the cube to pictures: stacks of slices, and lines of sight through the whole body.
+"""Renderers of pictures from a volume: stacks of slices, and lines of sight through the whole body.
 
 Every renderer (`ct`, `mri`, `projection`, `ultrasound`, `emission`) is a view with the same four methods:
-    seen(labels, properties)   the noise-free signal of a labelled cube in the view's own grid
-    covered(where)             a bool cube in that grid
-    picture(seen, rng)         the pixels, with noise and the machine's processing: (slices, H, W)
-    framed(mask)               a mask in that grid, as the picture shows it: (slices, H, W) bool
-and `visible`, the least difference of `seen` that an eye would notice.
+    signal(labels, properties)   the noise-free signal of a labelled volume in the grid of the view
+    project(voxels)              a bool volume in that grid
+    picture(signal, rng)         the pixels with noise and the processing of the scanner: (slices, H, W)
+    picture_mask(mask)           a mask in that grid, as the picture shows it: (slices, H, W) bool
+and the attribute `visible`, the smallest difference of `signal` that counts as visible.
 
 Decisions:
-- Pictures follow docs/reading.md: the right on the left, front or head at the top, slices from feet to head, from front
-  to back, from right to left.
+- Pictures follow docs/reading.md: the patient's right is on the left, front or head at the top; slices run from feet to
+  head, from front to back, or from right to left.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from radfm.data_prep.phantoms.volume import Volume
 
 
 class Stack:
-    """Parallel slices through the cube, evenly spaced between two fractions of its extent."""
+    """Parallel slices through the volume, evenly spaced between two fractions of its extent."""
 
     def __init__(self, volume: Volume, protocol: Protocol, rng: np.random.Generator, aim):
         n = volume.size
@@ -28,13 +28,13 @@ class Stack:
         ends = np.clip(np.array([protocol.low, protocol.high]) + jitter, 0, 1) * (n - 1)
         self.index = np.unique(np.round(np.linspace(*ends, protocol.slices)).astype(int))
         step = float(np.diff(self.index).mean()) if len(self.index) > 1 else 0.0
-        # A slice is thick: it shows the mean of the layers it spans, so that nothing hides between two slices.
+        # A slice has a thickness: it shows the mean of the layers it spans, so that no lesion lies between two slices.
         layers = min(int(protocol.number("layers", 2)), max(int(step), 1))
         self.layers = [np.minimum(self.index + k, n - 1) for k in range(layers)]
         self.spacing_mm = (step * volume.spacing_mm, volume.spacing_mm, volume.spacing_mm)
 
     def take(self, cube: np.ndarray, index: np.ndarray | None = None) -> np.ndarray:
-        """(n, n, n) -> (slices, n, n): the layers of an index, by default the first of each slice."""
+        """(n, n, n) -> (slices, n, n): the layers of an index, by default the first layer of each slice."""
         index = self.index if index is None else index
         if self.plane == "axial":
             return cube[index]
@@ -43,12 +43,12 @@ class Stack:
         return cube[::-1, :, index].transpose(2, 0, 1)
 
     def mean(self, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The values of the labels, averaged over the thickness of each slice: (slices, n, n) float32."""
+        """Values of the labels, averaged over the thickness of each slice: (slices, n, n) float32."""
         values = values.astype(np.float32)
         return sum(values[self.take(labels, index)] for index in self.layers) / np.float32(len(self.layers))
 
-    def covered(self, where: np.ndarray) -> np.ndarray:
+    def project(self, where: np.ndarray) -> np.ndarray:
         return np.logical_or.reduce([self.take(where, index) for index in self.layers])
 
-    def framed(self, mask: np.ndarray) -> np.ndarray:
+    def picture_mask(self, mask: np.ndarray) -> np.ndarray:
         return mask

@@ -1,10 +1,11 @@
-"""One patient's anatomy: a cube of voxels, each of one structure, each structure made of one tissue.
+"""The anatomy of a patient: a cube of voxels. Each voxel belongs to a structure, and each structure has a tissue.
 
 Decisions:
 - Coordinates are millimetres from the centre of the cube: x to the patient's left, y to the back, z to the head.
   Arrays are (z, y, x), so that axial slices run from feet to head, with the front on top and the right on the left.
-- Shapes are painted one over the other in bent coordinates: no organ is an exact ellipsoid, and neighbours still fit.
-- A structure is a place with a name ("left kidney cortex"), not a tissue: lesions are placed by it.
+- Shapes are painted over each other in deformed coordinates, so that no organ is an exact ellipsoid and neighbours
+  still fit.
+- A structure is a named part of the anatomy ("left kidney cortex"), not a tissue. Lesions are positioned by structure.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ class Volume:
         labels: (n, n, n) uint16, index of the structure; 0 is the air around the patient.
         names: the structures' names.
         properties: one row per structure, one column per `tissues.PROPERTIES`.
-        x, y, z: (n, n, n) float32, where a voxel's centre lies in the anatomy, mm; bent, so not a regular grid.
+        x, y, z: (n, n, n) float32, coordinates of voxel centres in the anatomy, mm; deformed, so not a regular grid.
         spacing_mm: edge of a voxel.
         mirrored: whether a left knee or breast has been made a right one.
     """
@@ -55,28 +56,28 @@ class Volume:
         return solid_noise(self.rng, self.labels.shape, grain_mm / self.spacing_mm)
 
     def structure(self, name: str, row: np.ndarray | str) -> int:
-        """The label of a structure, which is made if there is none. `row`: the name of a tissue, or its properties."""
+        """The label of a structure, added if it does not exist. row: name of a tissue, or its properties."""
         if name not in self.names:
             self.names.append(name)
             self.rows.append(tissue(row) if isinstance(row, str) else row)
         return self.names.index(name)
 
     def ids(self, patterns: str | Iterable[str]) -> list[int]:
-        """Labels of the structures whose name matches a pattern such as "*kidney*"; several are divided by |.
+        """Labels of the structures whose name matches a pattern such as "*kidney*"; several are separated by |.
 
-        What is diseased, "pus in liver", is found by where it is, or by a pattern that has " in " itself.
+        A diseased structure, "pus in liver", matches by its host, or by a pattern that contains " in ".
         """
         patterns = patterns.split("|") if isinstance(patterns, str) else list(patterns)
-        places = [name.rpartition(" in ")[2] for name in self.names]
-        named = zip(self.names, places, strict=True)
+        hosts = [name.rpartition(" in ")[2] for name in self.names]
+        named = zip(self.names, hosts, strict=True)
         return [
             i
-            for i, (name, place) in enumerate(named)
-            if any(fnmatchcase((place, name)[" in " in p], p) for p in patterns)
+            for i, (name, host) in enumerate(named)
+            if any(fnmatchcase((host, name)[" in " in p], p) for p in patterns)
         ]
 
     def where(self, patterns: str | Iterable[str], box: Box = (slice(None),) * 3) -> np.ndarray:
-        """Whether a voxel is of one of the structures: bool, shape of the box."""
+        """Whether a voxel belongs to one of the structures: bool, shape of the box."""
         chosen = np.zeros(len(self.names), bool)
         chosen[self.ids(patterns)] = True
         return chosen[self.labels[box]]
@@ -89,14 +90,14 @@ class Volume:
         box: Box = (slice(None),) * 3,
         only: str | None = None,
     ) -> None:
-        """Gives the voxels of `box` that are `inside` to a structure; `only`: where they were of these patterns."""
+        """Assigns the voxels of `box` that are `inside` to a structure. only: patterns of structures to replace."""
         label = self.structure(name, made_of)
         if only is not None:
             inside = inside & self.where(only, box)
         self.labels[box][inside] = label
 
     def box(self, low: Point, high: Point) -> Box:
-        """The voxels whose coordinates may lie between two corners."""
+        """A box of voxels that contains all coordinates between two corners."""
         margin = self.bend_mm + self.spacing_mm
         edges = []
         for a, b in zip(reversed(low), reversed(high), strict=True):
@@ -115,7 +116,7 @@ class Volume:
         turn: Point = (0.0, 0.0, 0.0),
         power: float = 2.0,
     ) -> None:
-        """`turn`: degrees about x, y and z. `power` above 2: towards a box."""
+        """Paints an ellipsoid. turn: degrees about x, y and z. power: above 2, the shape approaches a box."""
         reach = (max(radii),) * 3 if any(turn) else radii
         low = tuple(c - r for c, r in zip(centre, reach, strict=True))
         high = tuple(c + r for c, r in zip(centre, reach, strict=True))
@@ -124,7 +125,7 @@ class Volume:
         self.paint(name, made_of, inside, box, only)
 
     def radius(self, centre: Point, radii: Point, box: Box, turn: Point = (0.0, 0.0, 0.0), power: float = 2.0):
-        """How far voxels lie from an ellipsoid's centre, 1 on its surface (a power of it): float32, shape of box."""
+        """A power of the distance from an ellipsoid's centre, 1 on its surface: float32, shape of the box."""
         d = [a[box] - np.float32(c) for a, c in zip((self.x, self.y, self.z), centre, strict=True)]
         if any(turn):
             m = rotation(turn).astype(np.float32)
@@ -136,7 +137,7 @@ class Volume:
     def tube(
         self, name: str, made_of: str, points: list[Point], radius: float | list[float], only: str | None = None
     ) -> None:
-        """A round rope through the points; `radius` in mm, one or one per point. Thinner than a voxel is as thick."""
+        """Paints a tube through points. radius: mm, one or one for each point; at least about half a voxel."""
         radii = [float(radius)] * len(points) if np.isscalar(radius) else list(radius)
         radii = [max(r, 0.55 * self.spacing_mm) for r in radii]
         for (a, b), (ra, rb) in zip(pairwise(points), pairwise(radii), strict=True):
@@ -151,8 +152,8 @@ class Volume:
         d = [c[box] - np.float32(p) for c, p in zip((self.x, self.y, self.z), a, strict=True)]
         v = np.subtract(b, a).astype(np.float32)
         t = np.clip((d[0] * v[0] + d[1] * v[1] + d[2] * v[2]) / max(float(v @ v), 1e-6), 0, 1)
-        away = sum((c - t * w) ** 2 for c, w in zip(d, v, strict=True))
-        return away < (np.float32(ra) + t * np.float32(rb - ra)) ** 2
+        distance = sum((c - t * w) ** 2 for c, w in zip(d, v, strict=True))
+        return distance < (np.float32(ra) + t * np.float32(rb - ra)) ** 2
 
 
 def rotation(turn_degrees: Point) -> np.ndarray:

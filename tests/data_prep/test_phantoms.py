@@ -14,7 +14,7 @@ from radfm.configuration_radfm import PLANES
 from radfm.data_prep.phantoms import disorders, make_case
 from radfm.data_prep.phantoms.draw import MOST_SCANS, draw_disorders
 from radfm.data_prep.phantoms.fields import solid_noise
-from radfm.data_prep.phantoms.phantom import ANATOMIES, draw_phantom
+from radfm.data_prep.phantoms.phantom import ANATOMIES, Generators, PhantomPlan, make_phantom
 from radfm.data_prep.phantoms.protocols import protocols
 from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
 from radfm.knowledge import icd10cm
@@ -27,9 +27,7 @@ BY_NAME = {d.name: d for d in disorders()}
 def phantom_of(name: str, scans: list[str], seed: int = 0):
     """A phantom with this disorder alone ("" for none), and these acquisitions."""
     found = [BY_NAME[name]] if name else []
-    chosen = [protocols()[scan] for scan in scans]
-    plan, body, *views = (np.random.default_rng(s) for s in np.random.SeedSequence([77, seed]).spawn(9))
-    return draw_phantom(chosen[0].anatomy, found, chosen, plan, body, views, 96, "test")
+    return make_phantom(PhantomPlan("test", found, [protocols()[scan] for scan in scans]), Generators([77, seed], 7))
 
 
 def fingerprint(phantom) -> str:

@@ -26,7 +26,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.data_prep.splits import assign
+from radfm.data_prep.splits import assign_splits
 from radfm.data_prep.tables import count_rows
 from radfm.knowledge.disorders import link
 from tests.waiting import TIMEOUT, wait_until
@@ -236,10 +236,10 @@ def test_the_same_picture_in_two_splits_is_reported(tmp_path):
 )
 def test_splits_keep_patients_whole_and_disorders_in_proportion(labels, seed):
     official = dict.fromkeys(sorted(labels)[:3], "test")
-    found = assign(labels, official, (0.6, 0.2, 0.2), seed)
+    found = assign_splits(labels, official, (0.6, 0.2, 0.2), seed)
     assert found.keys() == labels.keys()
     assert all(found[patient] == "test" for patient in official)
-    assert found == assign(dict(reversed(labels.items())), official, (0.6, 0.2, 0.2), seed)
+    assert found == assign_splits(dict(reversed(labels.items())), official, (0.6, 0.2, 0.2), seed)
     for label in "abcdefgh":
         bearers = [found[patient] for patient, names in labels.items() if label in names and patient not in official]
         if len(bearers) >= 15:
