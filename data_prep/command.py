@@ -1,10 +1,10 @@
 """The command `radfm prepare SOURCE IN OUT`.
 
 Decisions:
-- A source's own options are the parameters of a function; those of all sources, and for hospital sources those of
-  privacy, are added to its signature, so that they are written down once.
-- Sources that come from a hospital (manifest, dicom, folder) hide names behind pseudonyms unless told otherwise; public
-  sets keep their names.
+- The options of a source are the parameters of a function. The options of all sources, and the privacy options of
+  hospital sources, are added to its signature, so that each is defined once.
+- Sources from a hospital (manifest, dicom, folder) replace names by pseudonyms unless --keep-names is set. Public sets
+  keep their names.
 """
 
 import inspect
@@ -28,52 +28,60 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Turn files into a data set of cases. radfm prepare SOURCE IN OUT; each source has its own --help.",
+    help="Prepare a data set of cases from files: radfm prepare SOURCE IN OUT. Each source has its own --help.",
 )
 
 In = Annotated[Path, typer.Argument(metavar="IN", help="What to read.")]
-Modality = Annotated[str | None, typer.Option(help="Of files that do not say: CT, MRI, X-ray, ...")]
+Modality = Annotated[str | None, typer.Option(help="Modality of files that do not state one: CT, MRI, X-ray, ...")]
 
 
-def _of_all(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the data set; a killed run goes on there.")],
-    size: Annotated[int, typer.Option(min=16, help="Pixels of the longer side of a stored slice.")] = 256,
-    precision: Annotated[str, typer.Option(help="auto: uint8, float16 for CT; float16: for all grey scans.")] = "auto",
-    max_slices: Annotated[int | None, typer.Option(min=1, help="Of longer scans, so many, evenly spaced.")] = None,
-    cases_per_shard: Annotated[int, typer.Option(min=1, help="Cases in a shard, which a killed run repeats.")] = 100,
-    fractions: Annotated[str, typer.Option(help="Train, validation, test, without official split.")] = "0.7,0.1,0.2",
-    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
-    processes: Annotated[int | None, typer.Option(min=1, help="Unset, one for each core.")] = None,
-    part: Annotated[str, typer.Option(help="For several machines that share OUT: 0/4, 1/4, 2/4, 3/4.")] = "0/1",
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+def _common_options(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder of the data set; a run that was killed continues there.")
+    ],
+    size: Annotated[int, typer.Option(min=16, help="Longer side of a stored slice, in pixels.")] = 256,
+    precision: Annotated[str, typer.Option(help="auto: uint8, and float16 for CT; float16: all grey scans.")] = "auto",
+    max_slices: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of slices of a scan, evenly spaced.")
+    ] = None,
+    cases_per_shard: Annotated[
+        int, typer.Option(min=1, help="Cases in a shard, the unit in which a killed run continues.")
+    ] = 100,
+    fractions: Annotated[
+        str, typer.Option(help="Shares of train, validation, test without an official split.")
+    ] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option(help="Seed of the splits.")] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one for each core.")] = None,
+    part: Annotated[str, typer.Option(help="Part of the shards, for machines that share OUT: 0/4 ... 3/4.")] = "0/1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ): ...
 
 
-def _of_hospitals(
+def _privacy_options(
     key: Annotated[
         Path | None,
-        typer.Option(help="File with a secret: a patient has one pseudonym in all data sets made with it."),
+        typer.Option(help="File with a secret key: a patient has the same pseudonym in all data sets made with it."),
     ] = None,
-    keep_names: Annotated[bool, typer.Option("--keep-names", help="No pseudonyms, for public data.")] = False,
+    keep_names: Annotated[bool, typer.Option("--keep-names", help="Use no pseudonyms, for public data.")] = False,
     links: Annotated[
-        Path | None, typer.Option(help="Write a CSV of what pseudonyms stand for: keep it under lock and key.")
+        Path | None, typer.Option(help="Write a CSV that reverses the pseudonyms; store it safely.")
     ] = None,
 ): ...
 
 
 def _source(name: str | None = None, hospital: bool = False):
-    """Makes a command of a function from `names` (Pseudonyms) and its own options to a `Source`."""
+    """Makes a command of a function that takes `names` (Pseudonyms) and its own options, and returns a `Source`."""
 
     def command_of(function):
         own = inspect.signature(function).parameters
-        shared = {n: p for n, p in inspect.signature(_of_all).parameters.items() if n not in own}
-        private = inspect.signature(_of_hospitals).parameters if hospital else {}
-        mine = [parameter for parameter in own.values() if parameter.name != "names"]
-        arguments = [parameter for parameter in mine if parameter.default is inspect.Parameter.empty]
-        options = [parameter for parameter in mine if parameter.default is not inspect.Parameter.empty]
+        shared = {n: p for n, p in inspect.signature(_common_options).parameters.items() if n not in own}
+        private = inspect.signature(_privacy_options).parameters if hospital else {}
+        source_options = [parameter for parameter in own.values() if parameter.name != "names"]
+        arguments = [parameter for parameter in source_options if parameter.default is inspect.Parameter.empty]
+        options = [parameter for parameter in source_options if parameter.default is not inspect.Parameter.empty]
 
-        def command(**given) -> None:
-            _run(lambda names: function(names, **{p.name: given[p.name] for p in mine}), given)
+        def command(**values) -> None:
+            _run(lambda names: function(names, **{p.name: values[p.name] for p in source_options}), values)
 
         parameters = [*arguments, shared.pop("out"), *options, *private.values(), *shared.values()]
         command.__signature__ = inspect.Signature(
@@ -86,13 +94,13 @@ def _source(name: str | None = None, hospital: bool = False):
 
 
 @needs("data")
-def _print_template(wanted: bool) -> None:
-    if wanted:
+def _print_template(requested: bool) -> None:
+    if requested:
         from radfm.data_prep.sources.manifest import COLUMNS, template
 
         print(template(), end="")
         width = max(map(len, COLUMNS))
-        print("\n".join(f"{name:{width}}  {what}" for name, what in COLUMNS.items()), file=sys.stderr)
+        print("\n".join(f"{name:{width}}  {meaning}" for name, meaning in COLUMNS.items()), file=sys.stderr)
         raise typer.Exit
 
 
@@ -121,8 +129,8 @@ def manifest(
 def dicom(
     names: "Pseudonyms",
     path: In,
-    labels: Annotated[Path | None, typer.Option(help="CSV: study or accession, disorders, ...")] = None,
-    case: Annotated[str, typer.Option(help="What a case is: study, or patient with all studies.")] = "study",
+    labels: Annotated[Path | None, typer.Option(help="CSV with columns study or accession, disorders, ...")] = None,
+    case: Annotated[str, typer.Option(help="A case is a study, or a patient with all studies.")] = "study",
 ) -> "Source":
     """A tree of DICOM studies, or a DICOMDIR.
 
@@ -141,7 +149,7 @@ def folder(
     path: In,
     modality: Modality = None,
     patient: Annotated[
-        str | None, typer.Option(help="Regular expression: its group is the patient, as in '^([0-9]+)_'.")
+        str | None, typer.Option(help="Regular expression whose group is the patient, such as '^([0-9]+)_'.")
     ] = None,
 ) -> "Source":
     """One folder per class, whose name is the disorder.
@@ -158,7 +166,7 @@ def rp3d(
     names: "Pseudonyms",
     path: In,
     granularity: Annotated[str, typer.Option(help="disorder (articles) or icd10cm (categories).")] = "disorder",
-    labels: Annotated[Path | None, typer.Option(help="disorder_label_dict.json: only its names count.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="disorder_label_dict.json: use only its names.")] = None,
 ) -> "Source":
     """RP3D-DiagDS in its own format.
 
@@ -188,10 +196,10 @@ def medpix(names: "Pseudonyms", path: In) -> "Source":
 def datasets(
     names: "Pseudonyms",
     path: Annotated[str, typer.Argument(metavar="IN", help="Name on the Hugging Face Hub, or a folder.")],
-    image_column: Annotated[str | None, typer.Option(help="Unset, the only column of images or NIfTI.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Unset, the only column of classes.")] = None,
-    case_column: Annotated[str | None, typer.Option(help="Rows with the same value are one case.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Unset, every case is a patient of its own.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Default: the only column of images or NIfTI.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Default: the only column of classes.")] = None,
+    case_column: Annotated[str | None, typer.Option(help="Rows with the same value form one case.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Default: every case is a patient of its own.")] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the data set.")] = None,
     modality: Modality = None,
 ) -> "Source":
@@ -207,11 +215,11 @@ def datasets(
 @_source()
 def phantoms(
     names: "Pseudonyms",
-    cases: Annotated[int, typer.Option(min=1, help="How many patients.")] = 2000,
-    size: Annotated[int, typer.Option(min=32, help="Pixels of a picture's side.")] = 96,
-    seed: Annotated[int, typer.Option(help="Of the patients and of the splits.")] = 0,
+    cases: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 2000,
+    size: Annotated[int, typer.Option(min=32, help="Height and width of a picture, in pixels.")] = 96,
+    seed: Annotated[int, typer.Option(help="Seed of the patients and of the splits.")] = 0,
 ) -> "Source":
-    """Synthetic patients with known truth.
+    """Synthetic patients with known masks.
 
     For the demo, tests and studies.
 
@@ -223,13 +231,13 @@ def phantoms(
 
 
 def _public(set_name: str) -> None:
-    """`radfm prepare chexpert IN OUT`, for a set of the table of public ones."""
+    """The command of a public set, such as `radfm prepare CheXpert IN OUT`."""
 
     @_source(set_name)
     def public(
         names: "Pseudonyms",
         path: In,
-        uncertain: Annotated[str, typer.Option(help="Labels that are uncertain: absent or present.")] = "absent",
+        uncertain: Annotated[str, typer.Option(help="How uncertain labels count: absent or present.")] = "absent",
     ) -> "Source":
         from radfm.data_prep.sources.external import External
 
@@ -247,41 +255,41 @@ for _file in sorted(file.name for file in files("radfm.data_prep.sources").joinp
 
 
 @needs("data")
-def _run(source_of: Callable[["Pseudonyms"], "Source"], given: dict) -> None:
+def _run(source_of: Callable[["Pseudonyms"], "Source"], values: dict) -> None:
     from radfm.data_prep.prepare import Settings, prepare
     from radfm.data_prep.pseudonyms import Pseudonyms, read_key
 
-    out, key, links = given["out"], given.get("key"), given.get("links")
-    keep_names = given.get("keep_names", True)
+    out, key, links = values["out"], values.get("key"), values.get("links")
+    keep_names = values.get("keep_names", True)
     if keep_names and (key or links):
-        raise ValueError("--keep-names makes no pseudonyms: leave out --key and --links, or --keep-names")
+        raise ValueError("--keep-names uses no pseudonyms: omit --key and --links, or omit --keep-names")
     names = Pseudonyms(None if keep_names else read_key(key) if key else _key_of(out))
-    chosen = {
-        name: given[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in given
+    options = {
+        name: values[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in values
     }
-    settings = Settings(**chosen, fractions=_numbers(given["fractions"]))
+    settings = Settings(**options, fractions=_numbers(values["fractions"]))
     with _progress(f"Preparing {out}") as progress:
         record = prepare(
             source_of(names),
             out,
             settings,
-            processes=given["processes"] or os.cpu_count() or 1,
-            part=_part(given["part"]),
+            processes=values["processes"] or os.cpu_count() or 1,
+            part=_part(values["part"]),
             progress=progress,
         )
     if links:
         names.write_links(links)
-    if given["as_json"]:
+    if values["as_json"]:
         print(json.dumps(record or {"finished": False}, indent=2, ensure_ascii=False))
     elif record is None:
-        print(f"{out}: part {given['part']} is done; the last part to end makes the report")
+        print(f"{out}: part {values['part']} is finished; the last part to finish writes the report")
     else:
         _print(out, record)
 
 
 def _key_of(out: Path) -> bytes:
-    """The key of a run without --key: drawn, and kept until the run is done, so that it can go on."""
-    from radfm.data_prep.pseudonyms import draw_key
+    """The key of a run without --key: generated, and kept until the run is finished, so that it can be continued."""
+    from radfm.data_prep.pseudonyms import generate_key
     from radfm.data_prep.shard import WORK
     from radfm.data_prep.tables import RECORD
 
@@ -292,8 +300,8 @@ def _key_of(out: Path) -> bytes:
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = file.with_name(f"key.{os.getpid()}")
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as target:
-            target.write(draw_key())
-        with suppress(FileExistsError):  # the first of several machines decides
+            target.write(generate_key())
+        with suppress(FileExistsError):  # the first of several machines wins
             os.link(draft, file)
         draft.unlink()
     return file.read_bytes()
@@ -311,7 +319,7 @@ def _part(text: str) -> tuple[int, int]:
         i, n = text.split("/")
         return int(i), int(n)
     except ValueError:
-        raise ValueError(f"--part is such as 0/4, the first of four, not {text!r}") from None
+        raise ValueError(f"--part takes a value such as 0/4, the first of four parts, not {text!r}") from None
 
 
 @contextmanager
@@ -329,14 +337,14 @@ def _print(out: Path, record: dict) -> None:
     from radfm.presentation import plural
 
     counts, splits = record["counts"], record["splits"]
-    made = (counts["cases"]["out"], "case"), (counts["scans"]["out"], "scan"), (record["disorders"], "disorder")
-    said = ", ".join(plural(count, what) for count, what in made)
-    print(f"{out}: {said}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
+    totals = (counts["cases"]["out"], "case"), (counts["scans"]["out"], "scan"), (record["disorders"], "disorder")
+    summary = ", ".join(plural(count, what) for count, what in totals)
+    print(f"{out}: {summary}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))
     units = {"listed": counts["listed"]["unit"], "cases": "case", "files": "file", "scans": "scan"}
-    if lost := [plural(found["rejected"], units[what]) for what, found in counts.items() if found["rejected"]]:
-        print(f"Rejected: {', '.join(lost)}; rejected.csv says why")
+    if rejected := [plural(count["rejected"], units[what]) for what, count in counts.items() if count["rejected"]]:
+        print(f"Rejected: {', '.join(rejected)}; see rejected.csv for the reasons")
     if n := record["text_in_pixels"]:
-        print(f"Warning: {plural(n, 'scan')} may carry text in the pixels, names perhaps: see report.html")
+        print(f"Warning: {plural(n, 'scan')} may carry text in the pixels, such as names: see report.html")
     if n := record["groups_of_duplicates_across_splits"]:
         print(f"Warning: {plural(n, 'picture is', 'pictures are')} in several splits: see duplicates.csv")
     print(f"Look at {out / 'report.html'}")

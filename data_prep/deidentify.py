@@ -1,17 +1,17 @@
-"""DICOM headers without what tells who it is: the Basic Application Level Confidentiality Profile of DICOM PS3.15.
+"""De-identifies DICOM headers by the Basic Application Level Confidentiality Profile of DICOM PS3.15.
 
     >>> header = dcmread(file)
     >>> deidentify(header, Pseudonyms(key))
 
 Decisions:
-- Which element goes, and how, is the table of the library dicom-anonymizer (PS3.15 table E.1-1), applied at every depth
-  of sequences. Private elements go.
-- Where the profile asks for dummies, ours are keyed, so that one patient and one study stay one: PatientID,
-  AccessionNumber and all UIDs but those of the standard are replaced by pseudonyms.
-- Of the profile's options, "Retain Patient Characteristics" is taken for age (90 for all above 89) and sex.
-- Dates go with the profile. What a course over time needs, the days between scans, is reckoned before.
-- The profile leaves some texts that a person types (BodyPartExamined, ViewPosition). `radfm.readers` takes such a text
-  only if it is a term it knows, so what is planted there does not pass either.
+- The table of the library dicom-anonymizer (PS3.15 table E.1-1) determines the action for each element, at every depth
+  of sequences. Private elements are removed.
+- Where the profile requires dummy values, they are keyed, so that a patient and a study stay identifiable as one:
+  PatientID, AccessionNumber and all UIDs except those of the standard are replaced by pseudonyms.
+- Of the options of the profile, "Retain Patient Characteristics" applies to age (90 for all above 89) and sex.
+- Dates are removed. The days between scans are computed before.
+- The profile keeps some free text (BodyPartExamined, ViewPosition). `radfm.readers` accepts such a text only if it is a
+  known term.
 """
 
 import hmac
@@ -30,14 +30,14 @@ from pydicom.tag import Tag
 from radfm.data_prep.pseudonyms import Pseudonyms
 
 PROFILE = "dicomfields_2026c"  # edition of the table
-METHOD = "radfm: PS3.15 Basic Profile, Retain Patient Characteristics"  # an LO has 64 characters
+METHOD = "radfm: PS3.15 Basic Profile, Retain Patient Characteristics"  # at most 64 characters, for VR LO
 _STANDARD_UIDS = "1.2.840.10008."
-_RETAINED = {"PatientAge": r"\d{3}[DWMY]", "PatientSex": "[FMO]"}  # and only as the standard writes them
+_RETAINED = {"PatientAge": r"\d{3}[DWMY]", "PatientSex": "[FMO]"}  # only in the format of the standard
 _PSEUDONYMS = {"PatientID": "patient", "AccessionNumber": "accession"}
 
 
 def deidentify(dataset: Dataset, pseudonyms: Pseudonyms) -> None:
-    """Changes the data set in place: a header, or a whole file as `pydicom.dcmread` gives it."""
+    """De-identifies a header, or a whole file as `pydicom.dcmread` returns it, in place."""
     _apply(dataset, pseudonyms)
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = METHOD
@@ -52,7 +52,7 @@ def altered_by_profile(keyword: str) -> bool:
 
 
 def keyed_uid(uid: str, pseudonyms: Pseudonyms) -> str:
-    """A UID that stands for another, the same for the same key; those of the standard stay."""
+    """A keyed pseudonym of a UID; UIDs of the standard are kept."""
     if not pseudonyms.hides or not uid or uid.startswith(_STANDARD_UIDS):
         return uid
     digest = hmac.new(pseudonyms.key, f"uid:{uid}".encode(), "sha256").digest()

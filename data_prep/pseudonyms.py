@@ -1,12 +1,12 @@
-"""Names that tell nothing: keyed pseudonyms for patients, cases and files.
+"""Keyed pseudonyms for patients, cases and files.
 
 Decisions:
-- HMAC-SHA256, the first 16 hex digits, as `read_case` makes them: the same person has the same pseudonym in every data
-  set made with the same key, and nobody without the key can undo or guess it.
-- A file in a folder also has the pseudonym of the first folder of its path, so that the parts that a set was put
-  together from can be told apart (`radfm evaluate --within folder`).
-- Without a key, one is drawn for this data set and forgotten when it is done: nobody can link it to anything.
-- Who must be able to go back asks for a table of links, which is written outside the data set.
+- A pseudonym is the first 16 hex digits of HMAC-SHA256, as in `read_case`. A patient has the same pseudonym in all data
+  sets made with the same key, and without the key a pseudonym can be neither reversed nor guessed.
+- The pseudonym of a file in a folder begins with that of the first folder of its path, so that the parts of a combined
+  data set can be distinguished (`radfm evaluate --within folder`).
+- Without a key, one is generated for the data set and deleted when it is finished, so that no link remains.
+- A table of links, which reverses the pseudonyms, is written on request, outside the data set.
 """
 
 import csv
@@ -19,22 +19,28 @@ _MARKS = {"case": "c-", "file": "f-", "folder": "d-"}
 
 
 def read_key(path: Path) -> bytes:
-    """Raises: ValueError for a key that can be guessed, FileNotFoundError."""
+    """Reads a key.
+
+    Raises:
+        ValueError: the key is short enough to be guessed.
+        FileNotFoundError: there is no such file.
+    """
     key = Path(path).read_bytes().strip()
     if len(key) < _LEAST_KEY:
         made = "python -c 'import secrets; print(secrets.token_hex(32))'"
         raise ValueError(
-            f"{path} holds {len(key)} characters, and a key has at least {_LEAST_KEY}: make one with {made}"
+            f"{path} holds {len(key)} characters, but a key needs at least {_LEAST_KEY}: create one with {made}"
         )
     return key
 
 
-def draw_key() -> bytes:
+def generate_key() -> bytes:
+    """A random key."""
     return secrets.token_hex(32).encode()
 
 
 class Pseudonyms:
-    """Pseudonyms of one data set; `links` has what they stand for. Without a key, names stay as they are."""
+    """Pseudonyms of one data set. `links` maps (kind, pseudonym) to the name. Without a key, names are kept."""
 
     def __init__(self, key: bytes | None):
         self.key = key
@@ -45,12 +51,12 @@ class Pseudonyms:
         return self.key is not None
 
     def of(self, kind: str, name: str) -> str:
-        """kind: "patient", "case", "accession", "folder" or "file", whose name is a path with slashes."""
+        """The pseudonym of a name. kind: "patient", "case", "accession", "folder" or "file" (a path with slashes)."""
         if self.key is None:
             return name
-        # A patient is hashed as `read_case` does it; other kinds apart from it, for a number may serve as both.
-        said = name if kind == "patient" else f"{kind}:{name}"
-        pseudonym = _MARKS.get(kind, "") + hmac.new(self.key, said.encode(), "sha256").hexdigest()[:16]
+        # Patients are hashed as in `read_case`. Other kinds are hashed differently, because numbers may coincide.
+        message = name if kind == "patient" else f"{kind}:{name}"
+        pseudonym = _MARKS.get(kind, "") + hmac.new(self.key, message.encode(), "sha256").hexdigest()[:16]
         first, *inside = name.split("/") if kind == "file" else (name,)
         if inside and first:
             pseudonym = f"{self.of('folder', first)}/{pseudonym}"
@@ -58,7 +64,7 @@ class Pseudonyms:
         return pseudonym
 
     def write_links(self, path: Path) -> None:
-        """A CSV of kind, pseudonym, name: it undoes the pseudonyms, so it belongs under lock and key."""
+        """Writes a CSV of kind, pseudonym and name, readable by its owner only, because it reverses the pseudonyms."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["kind", "pseudonym", "name"])

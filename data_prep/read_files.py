@@ -1,10 +1,10 @@
-"""A case plan -> its scans, from whatever files it names.
+"""Reads the scans of a case plan from its files.
 
 Decisions:
-- What a source says of a scan outranks the header where both speak, because somebody wrote it down for this very data
-  set; except the modality of DICOM files, which no table knows better.
-- Names of files leave this module only as the plan calls them.
-- Days: what the plan says; else the dates of DICOM headers, compared over all items of the case; else unknown.
+- A description that the source gives takes precedence over the header, because it was written for this data set. The
+  modality of a DICOM file is always that of its header.
+- Files are named as in the plan in everything that this module returns.
+- Days come from the plan, otherwise from the dates in DICOM headers, compared over all items of the case.
 """
 
 import os
@@ -21,30 +21,30 @@ from radfm.readers.read_case import read_case
 
 
 def read_files(plan: CasePlan) -> ReadCase:
-    """Reads every item of a plan. Nothing is raised for what is wrong with a file: it is in `case.skipped`."""
+    """Reads all items of a plan. A damaged file raises nothing, and is listed in `case.skipped`."""
     case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-    found = ReadCase(case, files=0, unread=0, origins=[])
+    result = ReadCase(case, files=0, unread=0, origins=[])
     newest: list = []
     for item in plan.items:
         scans, skipped, unread, days = _read_item(item)
-        found.files += len(item.paths)
-        found.unread += unread
+        result.files += len(item.paths)
+        result.unread += unread
         case.skipped += skipped
         for scan, first in scans:
-            found.origins.append(_know(scan, item, first))
+            result.origins.append(_describe(scan, item, first))
             newest.append(days)
             case.scans.append(scan)
     if any(item.days is not None for item in plan.items):
-        return found
+        return result
     dates = [day for day in newest if day is not None]
     for scan, day in zip(case.scans, newest, strict=True):
         if len(plan.items) > 1 and scan.days is not None:
             scan.days = scan.days + (max(dates) - day).days if day is not None else None
-    return found
+    return result
 
 
 def _read_item(item: Item):
-    """(scan, a file of it) of every scan, (name, reason) of what was skipped, how many files gave no scan, and the
+    """Scans with one of their files, (name, reason) of skipped files, the number of files without a scan, and the
     newest date of the DICOM files."""
     shared = os.path.commonpath([os.path.dirname(path) for path in item.paths])
     own = {os.path.relpath(path, shared): i for i, path in enumerate(item.paths)}
@@ -56,12 +56,12 @@ def _read_item(item: Item):
     scans = []
     for scan in case.scans:
         first = _first_file(scan.source, own)
-        scan.source = _called(scan.source, item, own, first)
+        scan.source = _name_in_plan(scan.source, item, own, first)
         scans.append((scan, item.paths[first]))
     used = {scan.source for scan, _ in scans}
     skipped, unread = [], set()
     for file, reason in case.skipped:
-        name = _called(file, item, own, own.get(file, 0))
+        name = _name_in_plan(file, item, own, own.get(file, 0))
         if file in own and name not in used:
             unread.add(file)
         skipped.append((name, _without_names(reason, item, own)))
@@ -70,7 +70,7 @@ def _read_item(item: Item):
 
 
 def _first_file(source: str, own: dict[str, int]) -> int:
-    """Of a scan that came from a file, a part of one, or a folder."""
+    """Index of the first file of a scan, whose source is a file, a part of one, or a folder."""
     if source in own:
         return own[source]
     for file, i in own.items():
@@ -79,8 +79,8 @@ def _first_file(source: str, own: dict[str, int]) -> int:
     return 0
 
 
-def _called(file: str, item: Item, own: dict[str, int], first: int) -> str:
-    """The name that the plan gives to a file, to a part of it, or to a folder of its files."""
+def _name_in_plan(file: str, item: Item, own: dict[str, int], first: int) -> str:
+    """The name in the plan of a file, of a part of it, or of a folder of its files."""
     name = item.names[first]
     if file in own:
         return name
@@ -98,25 +98,25 @@ def _without_names(reason: str, item: Item, own: dict[str, int]) -> str:
     return reason
 
 
-def _know(scan: Scan, item: Item, path: str) -> ScanOrigin:
-    """Fills in what the source knows, then what can be guessed, and notes which is which."""
-    notes = ScanOrigin(text_in_pixels=header_says_text(Path(path)))
+def _describe(scan: Scan, item: Item, path: str) -> ScanOrigin:
+    """Completes a scan with what the source states, then with guesses, and returns the origin of each."""
+    origin = ScanOrigin(text_in_pixels=header_says_text(Path(path)))
     if scan.modality is not None:
-        said = item.modality is not None and scan.modality == item.modality
-        notes.modality_from = "source" if said else "header"
+        from_source = item.modality is not None and scan.modality == item.modality
+        origin.modality_from = "source" if from_source else "header"
     elif guessed := guess_modality(path, scan.pixels):
-        scan.modality, notes.modality_from = guessed, "guess"
+        scan.modality, origin.modality_from = guessed, "guess"
     if item.plane is not None:
-        scan.plane, notes.plane_from = item.plane, "source"
+        scan.plane, origin.plane_from = item.plane, "source"
     elif scan.plane is not None:
-        notes.plane_from = "header"
+        origin.plane_from = "header"
     elif guessed := guess_plane(path, scan.modality):
-        scan.plane, notes.plane_from = guessed, "guess"
+        scan.plane, origin.plane_from = guessed, "guess"
     scan.days = item.days if item.days is not None else scan.days
     scan.body_part = item.body_part or scan.body_part
     if item.key_slice is not None and 0 <= item.key_slice < len(scan.pixels):
         scan.key_slice = item.key_slice
-    return notes
+    return origin
 
 
 def _date(path: str):
@@ -129,15 +129,15 @@ def _date(path: str):
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, without those that systems leave behind. Links to folders are not followed."""
+    """All files below a folder, sorted, without files of the operating system. Links to folders are not followed."""
     return list(walk_files(folder))
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """The same one by one, so that the paths of an archive need not all be held."""
+    """The files of `list_files` one by one, so that the paths of a large archive are not all in memory."""
     for top, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        yield from (Path(top, name) for name in sorted(files) if not name.startswith(".") and name not in _LEFT_BEHIND)
+        yield from (Path(top, name) for name in sorted(files) if not name.startswith(".") and name not in _SYSTEM_FILES)
 
 
-_LEFT_BEHIND = {"Thumbs.db", "desktop.ini", "ehthumbs.db"}
+_SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "ehthumbs.db"}

@@ -20,7 +20,7 @@ WATER_PER_CM = 0.206  # at 60 keV, NIST XCOM
 
 class Projection:
     """Settings: `low` and `high` of the protocol cut the depth; `fill`, patterns of structures with contrast medium,
-    and its `hu`; `subtract` 1 for an angiogram; `flatten`, the share of low frequencies that is removed; `bone`, additional
+    and its `hu`; `subtract` 1 for an angiogram; `flatten`, the share of low frequencies that is removed; `bone`, extra
     attenuation of bone; `black`, the percentile of the body that is black; `shoulder`, compression of bright values;
     `energy` 20 for mammograms; `blur` in pixels; `visible` and `noise` in units of the integral.
     """

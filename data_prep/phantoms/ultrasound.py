@@ -122,9 +122,8 @@ class Ultrasound:
         db = signal + 0.75 * speckle
         tops = np.percentile(signal, 92)
         grey = np.clip((db - tops + 31) / 54, 0, 1)
-        return np.stack(
-            [map_coordinates(g, self.pixel_grid, order=1, cval=0, mode="constant") for g in grey * 255]
-        ).astype(np.uint8)
+        slices = [map_coordinates(one, self.pixel_grid, order=1, cval=0, mode="constant") for one in grey * 255]
+        return np.stack(slices).astype(np.uint8)
 
     def picture_mask(self, mask: np.ndarray) -> np.ndarray:
         return np.stack([map_coordinates(m.astype(np.uint8), self.pixel_grid, order=0, cval=0) > 0 for m in mask])

@@ -123,8 +123,8 @@ def _cases_in(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def _entries(folder: Path) -> list[Path]:
     """What lies in a folder, in natural order, without what systems leave behind."""
-    seen = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _LEFT_BEHIND]
+    seen = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _SYSTEM_FILES]
     return sorted(seen, key=lambda entry: natural(entry.name))
 
 
-_LEFT_BEHIND = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_SYSTEM_FILES = {"__MACOSX", "Thumbs.db", "desktop.ini"}
