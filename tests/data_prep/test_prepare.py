@@ -140,7 +140,7 @@ def test_packed_batches_train_a_model(phantoms, tiny_config):
 def test_a_data_set_of_another_folder_or_split_is_refused(tmp_path, phantoms):
     with pytest.raises(FileNotFoundError, match="run radfm prepare"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="no such split: 'dev'"):
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
         load(phantoms, "dev")
     with pytest.raises(ValueError, match="another data set"):
         prepare(Phantoms(25, seed=3, size=48), phantoms, Settings(size=48, cases_per_shard=5))
