@@ -1,6 +1,7 @@
 """What knowing ICD-10-CM costs: loading it, embedding its descriptions, linking a name.
 
     python benchmarks/text.py radfm-text-mini [--names disorder_label_dict.json]
+    python benchmarks/text.py --index disease_ontology.obo      # the lexicon's index beside bm25s (pip install bm25s)
 
 Targets, on two cores: the names of RP3D-DiagDS (5,569) embedded under 5 s, all 98,505 descriptions of ICD-10-CM under
 90 s, a name linked under 20 ms once the linker is loaded, ICD-10-CM loaded under a second after first use. The baseline
@@ -10,13 +11,16 @@ matrix products alone take over as many tokens in the same run: in bfloat16 noth
 
 import argparse
 import json
+import math
 import random
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
@@ -30,9 +34,13 @@ from radfm.starting_points import text_embedder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", help="folder of a text encoder, or radfm-text-mini")
+    parser.add_argument("encoder", nargs="?", default="radfm-text-mini", help="folder of a text encoder, or its name")
     parser.add_argument("--names", type=Path, help="JSON list or dictionary of names; unset, drawn from ICD-10-CM")
+    parser.add_argument("--index", type=Path, help="compare the lexicon's index with bm25s, on terms of this ontology")
     arguments = parser.parse_args()
+    if arguments.index:
+        compare_indices(arguments.index)
+        return
     descriptions = [entry.description for entry in icd10cm.entries()]
     names = list(json.loads(arguments.names.read_text())) if arguments.names else descriptions[:5569]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
@@ -61,6 +69,69 @@ def main() -> None:
             each.append(time.perf_counter() - started)
         print(f"linking a name, {what:18} {1000 * statistics.median(each):6.1f} ms, ", end="")
         print(f"19 of 20 under {1000 * statistics.quantiles(each, n=20)[-1]:.1f} ms (target 20)")
+
+
+def compare_indices(obo: Path) -> None:
+    """The index of `Lexicon` beside bm25s over the same features: import, build, query, and figures of the linker."""
+    from radfm.eval.text import measure_linker, questions
+    from radfm.knowledge import lexicon, ontology, wording
+
+    for module in ("bm25s", "radfm.knowledge.lexicon"):
+        code = (
+            f"import sys, time; s = time.perf_counter(); import {module}; print(time.perf_counter() - s, *sys.modules)"
+        )
+        command = [sys.executable, "-c", code]
+        runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+        seconds = statistics.median(float(run[0]) for run in runs)
+        print(f"import {module:24} {seconds:7.2f} s{', with scipy' * ('scipy' in runs[0])}")
+    names = lexicon.Lexicon().names
+    words = [wording.words(name) for name in names]
+    grams = [lexicon._grams(each) for each in words]
+    built = {
+        "radfm": timed(lambda: [lexicon._inverted_index(features) for features in (words, grams)]),
+        "bm25s": timed(lambda: [Bm25Index(features) for features in (words, grams)]),
+    }
+    print(f"build                           radfm {built['radfm']:.1f} s, bm25s {built['bm25s'] / built['radfm']:.1f}x")
+
+    ours, theirs = Linker(), Linker()
+    theirs.lexicon._words, theirs.lexicon._grams = Bm25Index(words), Bm25Index(grams)
+    theirs.lexicon._vocabulary = Bm25Index([lexicon._grams([word]) for word in theirs.lexicon._all_words])
+    asked = questions(ontology.read(obo), held_out=4)
+    sample = [term.name for term in asked.terms][:200]
+    took: dict[str, list[float]] = {"radfm": [], "bm25s": []}
+    for name in sample:  # in turn, so that noise of the machine is the same for both
+        for what, linker in (("radfm", ours), ("bm25s", theirs)):
+            took[what].append(timed(lambda linker=linker, name=name: linker.link(name)))
+    radfm, bm25s = (1000 * statistics.median(seconds) for seconds in took.values())
+    print(f"linking a name                  radfm {radfm:.1f} ms, bm25s {bm25s / radfm:.2f}x")
+    for what, linker in (("radfm", ours), ("bm25s", theirs)):
+        figures = {figure: value for figure, value in measure_linker(linker, asked).items() if figure != "misses"}
+        print(f"{what}: " + ", ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
+
+
+class Bm25Index:
+    """bm25s in the interface of the lexicon's index. A score is divided by the query's, as confidences need [0, 1]."""
+
+    def __init__(self, lists: list[list[str]]):
+        import bm25s
+
+        lists = [sorted(set(features)) or ["-"] for features in lists]
+        self.retriever, self.size = bm25s.BM25(), len(lists)
+        self.retriever.index(lists, show_progress=False, leave_progress=False)
+        frequency = Counter(feature for features in lists for feature in features)
+        self.idf = {f: math.log(1 + (self.size - n + 0.5) / (n + 0.5)) for f, n in frequency.items()}
+        self.largest_idf = math.log(1 + (self.size + 0.5) / 0.5)
+
+    def __contains__(self, feature: str) -> bool:
+        return feature in self.idf
+
+    def cosines(self, features: list[str]) -> np.ndarray:
+        known = [feature for feature in sorted(set(features)) if feature in self.idf]
+        if not known:
+            return np.zeros(self.size, np.float32)
+        of_query = sum(self.idf.get(feature, self.largest_idf) for feature in set(features))
+        saturated = 1 + self.retriever.k1  # a feature counts once per name
+        return np.minimum(self.retriever.get_scores(known) * saturated / of_query, 1).astype(np.float32)
 
 
 def fresh(folder: str, texts: list[str]) -> float:

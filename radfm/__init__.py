@@ -1,9 +1,9 @@
 """radfm: a knowledge-enhanced, multimodal foundation model for radiology. Research use only, not a medical device.
 
 Decisions:
-- Every name is imported on first use, so `import radfm` and reading a study need no torch.
-- The Auto classes and `pipeline("zero-shot-diagnosis")` know radfm as soon as both radfm and transformers are
-  imported, in either order, without one importing the other: see `radfm.registration`.
+- Every public name is imported on first use, so that `import radfm` and reading a study do not import torch.
+- The Auto classes and `pipeline("zero-shot-diagnosis")` support radfm as soon as both radfm and transformers are
+  imported, in either order; neither imports the other: see `radfm.registration`.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from radfm import registration
 
-_HOME = {  # public name -> the module it lives in
+_MODULE_OF = {  # public name -> the module that defines it
     "Case": "cases",
     "Scan": "cases",
     "read_case": "readers.read_case",
@@ -22,7 +22,7 @@ _HOME = {  # public name -> the module it lives in
     "RadFMProcessor": "processing_radfm",
     "ZeroShotDiagnosisPipeline": "pipeline_radfm",
 }
-_MODULES = {
+_MODULES = {  # public name -> module
     "data_prep": "data_prep",
     "eval": "eval",
     "knowledge": "knowledge",
@@ -31,19 +31,19 @@ _MODULES = {
     "train": "train",
 }
 
-__all__ = [*_HOME, *_MODULES]
+__all__ = [*_MODULE_OF, *_MODULES]
 
 try:
     __version__ = version("radfm")
-except PackageNotFoundError:  # run from the repository root, never installed
+except PackageNotFoundError:  # run from the repository root without installation
     __version__ = "0+unknown"
 
 registration.when_transformers_is_imported()
 
 
 def __getattr__(name: str):
-    if name in _HOME:
-        value = getattr(import_module(f"radfm.{_HOME[name]}"), name)
+    if name in _MODULE_OF:
+        value = getattr(import_module(f"radfm.{_MODULE_OF[name]}"), name)
     elif name in _MODULES:
         value = import_module(f"radfm.{_MODULES[name]}")
     else:
