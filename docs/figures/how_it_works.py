@@ -1,6 +1,6 @@
 """Draws how_it_works.svg beside this file: python docs/figures/how_it_works.py
 
-The pictures are one phantom's (seed 0, case 139 of 2,000); the scores in the ranking only show what one looks like.
+The images are of one phantom (seed 0, case 139 of 2,000). The scores of the ranking are only an illustration.
 """
 
 import base64
@@ -23,13 +23,13 @@ STYLE = """
   .paper{fill:#fff} .ink{fill:#1f2430} .soft{fill:#5b6472} .line{stroke:#8a93a3;fill:none;stroke-width:1.6}
   .image{fill:#fdeee3;stroke:#c8641e} .text{fill:#e3f1f3;stroke:#1d7c8c} .join{fill:#efe9f8;stroke:#6b4fb3}
   .chip{fill:#fff;stroke:#b3261e;stroke-dasharray:5 4} 
-  .teach{stroke:#b3261e;fill:none;stroke-width:1.6;stroke-dasharray:5 4}
-  .taught{fill:#b3261e} .tile{stroke:#fff;stroke-width:1.5} .bar{fill:#6b4fb3} .rail{fill:#e9ebef}
+  .signal{stroke:#b3261e;fill:none;stroke-width:1.6;stroke-dasharray:5 4}
+  .supervised{fill:#b3261e} .tile{stroke:#fff;stroke-width:1.5} .bar{fill:#6b4fb3} .rail{fill:#e9ebef}
   .icell{fill:#c8641e} .tcell{fill:#1d7c8c}
   @media (prefers-color-scheme: dark){
   .paper{fill:#12161d} .ink{fill:#e8ebf0} .soft{fill:#a3adbb} .line{stroke:#6f7a8a}
   .image{fill:#3a2413;stroke:#f0954f} .text{fill:#0f2f35;stroke:#4fb9c9} .join{fill:#2a2142;stroke:#a98cf0}
-  .chip{fill:#12161d;stroke:#ff8a80} .teach{stroke:#ff8a80} .taught{fill:#ff8a80} .tile{stroke:#12161d}
+  .chip{fill:#12161d;stroke:#ff8a80} .signal{stroke:#ff8a80} .supervised{fill:#ff8a80} .tile{stroke:#12161d}
   .bar{fill:#a98cf0} .rail{fill:#262c36} .icell{fill:#f0954f} .tcell{fill:#4fb9c9}}
   text{font-family:system-ui,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;font-size:14px}
   .title{font-size:15px;font-weight:600} .small{font-size:12px} .middle{text-anchor:middle} .end{text-anchor:end}
@@ -44,7 +44,7 @@ def main() -> None:
     parts += ranking()
     (Path(__file__).parent / "how_it_works.svg").write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" '
-        'aria-label="Scans become an embedding of the case, names become text embeddings; cosines rank the names.">'
+        'aria-label="Slices, scans and the case are encoded in turn. Cosine similarity with text embeddings ranks names.">'
         f"<style>{STYLE}</style>\n{_MARKERS}\n" + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -53,19 +53,19 @@ def images(radiograph, ct, pet) -> list[str]:
     """The upper lane, from files to the embedding of the case."""
     rows = (105, 197, 289)  # the middle of each scan
     parts = [
-        word(24, 40, "One case: every scan of it", "title"),
+        word(24, 40, "A case: all its scans", "title"),
         word(24, 58, "DICOM, NIfTI, pictures, arrays", "soft small"),
     ]
-    for scan, y, what, shown in (
+    for scan, y, description, stack in (
         (radiograph, rows[0], ("X-ray, PA", "1 slice"), 1),
         (ct, rows[1], ("CT, axial", f"{len(ct.pixels)} slices"), 4),
         (pet, rows[2], ("PET, coronal", f"{len(pet.pixels)} slices,", "8 days earlier"), 4),
     ):
-        for back in reversed(range(shown)):
+        for back in reversed(range(stack)):
             at = min(scan.key_slice + 3 * back, len(scan.pixels) - 1)
-            place = f'x="{24 + 6 * back}" y="{y - 38 - 4 * back + 6}" width="72" height="72"'
-            parts.append(f'<image {place} href="{picture(scan, at)}"/><rect class="tile" fill="none" {place}/>')
-        for i, line in enumerate(what):
+            frame = f'x="{24 + 6 * back}" y="{y - 38 - 4 * back + 6}" width="72" height="72"'
+            parts.append(f'<image {frame} href="{picture(scan, at)}"/><rect class="tile" fill="none" {frame}/>')
+        for i, line in enumerate(description):
             parts.append(word(122, y - 4 + 16 * i, line, "soft small" if i else "small ink"))
     parts += box(
         222,
@@ -83,33 +83,38 @@ def images(radiograph, ct, pet) -> list[str]:
         262,
         "image",
         ("Scan", "encoder"),
-        ("a transformer", "over the slices", "of each scan,", "however many"),
+        ("a transformer", "over the slices", "of each scan,", "any number"),
     )
-    parts += box(744, 66, 108, 262, "image", ("Case", "encoder"), ("a transformer", "over the scans,", "in no order"))
+    parts += box(744, 66, 108, 262, "image", ("Case", "encoder"), ("a transformer", "over the scans,", "without order"))
     weights = ((1,), (0.15, 0.25, 0.3, 0.9, 0.4, 0.2, 0.15), (0.2, 0.3, 0.8, 0.3, 0.2))
     for y, attention, scan in zip(rows, weights, ("X-ray", "CT", "PET"), strict=True):
         parts.append(arrow(203, y, 218, y))
         left = 398 - 6 * len(attention)
         for i, share in enumerate(attention):
-            place = f'x="{left + 12 * i}" y="{y - 13}" width="9" height="26" rx="2"'
-            parts.append(f'<rect class="icell" {place} opacity="{share}"/>')
+            frame = f'x="{left + 12 * i}" y="{y - 13}" width="9" height="26" rx="2"'
+            parts.append(f'<rect class="icell" {frame} opacity="{share}"/>')
         parts += [arrow(334, y, left - 5, y), arrow(left + 12 * len(attention) + 3, y, 466, y)]
         parts += [arrow(582, y, 606, y), *vector(610, y - 27, "icell", 6), arrow(626, y, 740, y)]
         parts.append(f'<rect class="paper" x="640" y="{y - 20}" width="84" height="36"/>')
         parts.append(word(682, y - 5, scan, "small ink middle"))
         parts.append(word(682, y + 10, "+ plane, days", "small soft middle"))
-    parts.append(word(398, 351, "a vector a slice; how strong:", "small soft middle"))
-    parts.append(word(398, 366, "attention, which names the key slice", "small soft middle"))
-    parts += [arrow(856, 197, 882, 197), *vector(886, 161, "icell", 8), word(893, 255, "the case", "small soft middle")]
-    parts += teacher(332, 134, 132, ("key slice, if marked",), "M398 162 V180")
+    parts.append(word(398, 351, "one vector per slice, shaded by attention,", "small soft middle"))
+    parts.append(word(398, 366, "which gives the key slice", "small soft middle"))
+    parts += [
+        arrow(856, 197, 882, 197),
+        *vector(886, 161, "icell", 8),
+        word(915, 254, "case", "small soft end"),
+        word(915, 269, "vector", "small soft end"),
+    ]
+    parts += supervision(332, 134, 132, ("annotated key slice",), "M398 162 V180")
     return parts
 
 
 def texts() -> list[str]:
     """The lower lane, from names to their embeddings."""
     parts = [
-        word(24, 424, "Names, with ICD-10-CM", "title"),
-        word(24, 442, "any you like, never trained on, too", "soft small"),
+        word(24, 424, "Disorder names, with ICD-10-CM codes", "title"),
+        word(24, 442, "any names, also outside the training data", "soft small"),
     ]
     for i, (name, code, _) in enumerate(NAMES):
         parts += [word(24, 470 + 24 * i, name, "ink"), word(300, 470 + 24 * i, code, "soft small end")]
@@ -118,10 +123,10 @@ def texts() -> list[str]:
     for i in range(len(NAMES)):
         y = 466 + 24 * i
         parts += [arrow(582, y, 606, y), *vector(610, y - 6, "tcell", 8, across=True)]
-    parts.append(word(690, 424, "an embedding each,", "small soft middle"))
+    parts.append(word(690, 424, "one embedding each,", "small soft middle"))
     parts.append(word(690, 439, "kept in the checkpoint", "small soft middle"))
-    taught = ("Stage 1: ICD-10-CM and disease ontologies:", "names, synonyms, definitions, the tree")
-    parts += teacher(120, 566, 310, taught, "M434 588 H524 V560")
+    lines = ("Stage 1: ICD-10-CM and disease ontologies:", "names, synonyms, definitions, hierarchy")
+    parts += supervision(120, 566, 310, lines, "M434 588 H524 V560")
     return parts
 
 
@@ -140,12 +145,12 @@ def ranking() -> list[str]:
         parts += [word(985, y + 8, name, "ink"), word(1258, y + 8, code, "soft small end")]
         parts.append(f'<rect class="rail" x="985" y="{y + 14}" width="273" height="7" rx="3.5"/>')
         parts.append(f'<rect class="bar" x="985" y="{y + 14}" width="{273 * score:.0f}" height="7" rx="3.5"/>')
-    taught = ("Stage 2: disorders of the case,", "one question each (sigmoid loss)")
-    parts += teacher(1000, 490, 244, taught, "M1122 490 V460")
-    parts += teacher(1000, 160, 244, ("Validation cases: calibration",), "M1122 188 V232")
+    lines = ("Stage 2: disorders of each case,", "binary labels (sigmoid loss)")
+    parts += supervision(1000, 490, 244, lines, "M1122 490 V460")
+    parts += supervision(1000, 160, 244, ("Validation cases: calibration",), "M1122 188 V232")
     parts += [
-        '<path class="teach" marker-end="url(#taught)" d="M1180 592 H1214"/>',
-        word(1222, 596, "teaches", "taught small"),
+        '<path class="signal" marker-end="url(#supervised)" d="M1150 592 H1184"/>',
+        word(1192, 596, "supervision", "supervised small"),
     ]
     return parts
 
@@ -161,7 +166,7 @@ def picture(scan, slice_: int) -> str:
 
 
 def word(x: float, y: float, text: str, classes: str) -> str:
-    colour = "" if {"soft", "ink", "taught"} & set(classes.split()) else " ink"
+    colour = "" if {"soft", "ink", "supervised"} & set(classes.split()) else " ink"
     return f'<text class="{classes}{colour}" x="{x}" y="{y}">{text}</text>'
 
 
@@ -186,17 +191,17 @@ def vector(x: float, y: float, kind: str, cells: int, across: bool = False) -> l
     return [f'<rect class="{kind}" x="{a}" y="{b}" {size} opacity="{shade}"/>' for (a, b), shade in shaded]
 
 
-def teacher(x: int, y: int, width: int, lines: tuple, path: str) -> list[str]:
+def supervision(x: int, y: int, width: int, lines: tuple, path: str) -> list[str]:
     height = 12 + 16 * len(lines)
     chip = f'<rect class="chip" x="{x}" y="{y}" width="{width}" height="{height}" rx="8" stroke-width="1.4"/>'
-    said = [word(x + width / 2, y + 18 + 16 * i, line, "taught small middle") for i, line in enumerate(lines)]
-    return [f'<path class="teach" marker-end="url(#taught)" d="{path}"/>', chip, *said]
+    labels = [word(x + width / 2, y + 18 + 16 * i, line, "supervised small middle") for i, line in enumerate(lines)]
+    return [f'<path class="signal" marker-end="url(#supervised)" d="{path}"/>', chip, *labels]
 
 
 _MARKERS = "".join(
     f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     f'<path d="M0 0 L8 4 L0 8 z" class="{kind}"/></marker>'
-    for name, kind in (("tip", "soft"), ("taught", "taught"))
+    for name, kind in (("tip", "soft"), ("supervised", "supervised"))
 )
 _MARKERS = f"<defs>{_MARKERS}</defs>"
 
