@@ -44,7 +44,7 @@ def main() -> None:
     parts += ranking()
     (Path(__file__).parent / "how_it_works.svg").write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIZE[0]} {SIZE[1]}" role="img" '
-        'aria-label="Slices, scans and the case are encoded in turn. Cosine similarity with text embeddings ranks names.">'
+        'aria-label="Slices, scans and the case are encoded; cosine similarity with text embeddings ranks names.">'
         f"<style>{STYLE}</style>\n{_MARKERS}\n" + "\n".join(parts) + "\n</svg>\n"
     )
 
