@@ -30,7 +30,8 @@ from radfm.eval.bootstrap import patient_weights
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import measure
 from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, refuse_shared_patients
-from radfm.modeling_radfm import RadFMDiagnosisOutput, RadFMForDiagnosis, RadFMModelOutput
+from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.outputs_radfm import RadFMDiagnosisOutput, RadFMModelOutput
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
 from radfm.readers.read_case import read_case
