@@ -97,7 +97,7 @@ def fit_confidence(
     rule = replace(rule, threshold=at)
     fair = table_of(shown, everything, by_others.numpy(), names)
     reference = fit_reference(network, processor, data, looks, seed, progress)
-    reference.about["weights"] = weights_sha256(model)
+    reference.metadata["weights"] = weights_sha256(model)
     changes = {
         "calibration": joined,
         "thresholds": _replaced(network.config.thresholds, rows, thresholds, len(network.config.disorders)),
@@ -115,15 +115,15 @@ def fit_confidence(
         "thresholds_of_their_own": sum(own),
         "prediction_sets": rule.to_dict(),
         "reference": {
-            "training_cases": reference.about["training_cases"],
-            "training_scans": reference.about["training_scans"],
+            "training_cases": reference.metadata["training_cases"],
+            "training_scans": reference.metadata["training_scans"],
             "validation_cases": len(reference.distances),
             "modalities": reference.modalities,
         },
         "calibration_before": network.config.calibration,
         "left_out": dict(shown.skipped),
         "data": everything.record["fingerprint"],
-        "weights": reference.about["weights"],
+        "weights": reference.metadata["weights"],
     }
     output = save_with(model, output or model, changes)
     with replacing(output / FILE) as draft:

@@ -72,7 +72,7 @@ def fit_reference(
         whitening=torch.block_diag(whitening, of_smoothness).float(),
         distances=torch.zeros(0),
         modalities=sorted(kind or "other" for kind in kinds),
-        about={
+        metadata={
             "data": cases.record["fingerprint"],
             "training_cases": len(shown),
             "training_scans": len(scans),
@@ -167,12 +167,12 @@ def measure_refusal(
     if not known.any():
         raise ValueError(f"every case of the split {split!r} has a modality that no training scan had")
     plain, own = plain[known], [patients[i] for i in np.flatnonzero(known)]
-    refused = np.array([reference.p(distance) <= reference.least_p for distance in plain])
+    refused = np.array([reference.p_value(distance) <= reference.significance_level for distance in plain])
     weights = patient_weights(own, bootstraps, seed)
     return {
         "cases": len(plain),
         "false_alarms": figure(float(refused.mean()), refused @ weights / weights.sum(0)),
-        "promised": reference.least_p,
+        "promised": reference.significance_level,
         "modalities": reference.modalities,
         "strangers": {
             kind: _told(plain, own, far, theirs, reference, bootstraps, seed) for kind, (far, theirs) in kinds.items()
@@ -190,7 +190,7 @@ def _told(plain, own, far, theirs, reference: TrainingReference, bootstraps: int
     return {
         "cases": len(far),
         "auc": figure(float(area), draws),
-        "refused": float(np.mean([reference.p(distance) <= reference.least_p for distance in far])),
+        "refused": float(np.mean([reference.p_value(distance) <= reference.significance_level for distance in far])),
         "roc": np.stack([alarms, recall], 1).tolist(),
     }
 

@@ -1,12 +1,12 @@
 """A transformer over groups of any length: the slices of each scan, the scans of each case.
 
 Decisions:
-- Nothing is padded. The tokens of all groups lie in one row, groups of one length side by side; what works token by
-  token works on the row, and attention runs over all groups of one length at a time, which are views of it.
-- Of the last layer only the class token is wanted, so only its query is computed: linear in the length of a group.
-- Without layers a group is the mean of its tokens. With `residual_mean` it is that mean and what the layers add, by a
-  gate for each dimension that starts at zero: a short training begins with what averaging can do, and not at chance
-  (Touvron et al., Going deeper with image transformers, ICCV 2021, have such gates within layers).
+- Nothing is padded. The tokens of all groups lie in one row, groups of equal length next to each other. Layers that
+  work token by token work on the row, and attention runs over all groups of one length at once, which are views of it.
+- Of the last layer only the class token is used, so only its query is computed: linear in the length of a group.
+- Without layers the vector of a group is the mean of its tokens. With `residual_mean` it is that mean plus the output
+  of the layers times a gate for each dimension that starts at zero: a short training starts from averaging and not from
+  chance (Touvron et al., Going deeper with image transformers, ICCV 2021, have such gates within layers).
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from .configuration_radfm import RadFMEncoderConfig
 
 
 class RadFMEncoder(nn.Module):
-    """A transformer over groups of any length in one row; each group's class token is its vector."""
+    """A transformer over groups of any length in one row; the class token of a group is its vector."""
 
     def __init__(self, config: RadFMEncoderConfig, hidden_size: int):
         super().__init__()
@@ -35,30 +35,46 @@ class RadFMEncoder(nn.Module):
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if layers and config.residual_mean else None
 
     def forward(self, tokens: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-        """(tokens, width), tokens of each group -> (groups, width), (tokens,) the class token's attention."""
-        order = _Order(lengths, tokens.device)
-        alike = order.by_length(tokens)  # for each length (groups, length, width)
+        """
+        ```python
+        scan_embeds, slice_attentions = model.radfm.scan_encoder(slice_embeds, [32, 1, 20])  # (3, width), (53,)
+        ```
+
+        Args:
+            tokens: (tokens, width), group by group.
+            lengths: tokens of each group.
+        Returns:
+            (groups, width), and the class token's attention over the tokens of its group, (tokens,).
+        """
+        order = _LengthOrder(lengths, tokens.device)
+        groups = order.sort(tokens)  # for each length (groups, length, width)
         if not self.layers:
-            attention = [part.new_full(part.shape[:2], 1 / max(part.shape[1], 1)).flatten() for part in alike]
-            return order.of_groups(_means(alike, tokens)), order.of_tokens(_joined(attention, tokens.new_empty(0)))
-        parts = []
-        for part in alike:
-            start = self.class_token.to(tokens.dtype).expand(len(part), 1, -1)
-            placed = part if self.positions is None else part + _resize_positions(self.positions, part.shape[1])
-            parts.append(torch.cat([start, placed], dim=1))
-        shapes = [tuple(part.shape[:2]) for part in parts]
-        row = _joined([part.flatten(0, 1) for part in parts], tokens)
+            attention = [part.new_full(part.shape[:2], 1 / max(part.shape[1], 1)).flatten() for part in groups]
+            attention = _concatenate(attention, tokens.new_empty(0))
+            return order.unsort_groups(_means(groups, tokens)), order.unsort_tokens(attention)
+
+        # class token and positions
+        sequences = []
+        for part in groups:
+            class_tokens = self.class_token.to(tokens.dtype).expand(len(part), 1, -1)
+            if self.positions is not None:
+                part = part + _resize_positions(self.positions, part.shape[1])
+            sequences.append(torch.cat([class_tokens, part], dim=1))
+        shapes = [tuple(part.shape[:2]) for part in sequences]
+
+        # layers
+        hidden_states = _concatenate([part.flatten(0, 1) for part in sequences], tokens)
         for layer in self.layers[:-1]:
-            row, _ = layer(row, shapes)
-        pooled, attention = self.layers[-1](row, shapes, order.class_tokens)
+            hidden_states, _ = layer(hidden_states, shapes)
+        pooled, attention = self.layers[-1](hidden_states, shapes, order.class_tokens)
         pooled = self.norm(pooled)
         if self.gate is not None:
-            pooled = _means(alike, tokens) + self.gate * pooled
-        return order.of_groups(pooled), order.of_tokens(attention)
+            pooled = _means(groups, tokens) + self.gate * pooled
+        return order.unsort_groups(pooled), order.unsort_tokens(attention)
 
 
 class RadFMEncoderLayer(GradientCheckpointingLayer):
-    """Attention and a feed-forward network, each added to what it read."""
+    """Attention and a feed-forward network, each with a residual connection."""
 
     def __init__(self, config: RadFMEncoderConfig, hidden_size: int):
         super().__init__()
@@ -76,59 +92,64 @@ class RadFMEncoderLayer(GradientCheckpointingLayer):
         self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
 
     def forward(
-        self, row: Tensor, shapes: list[tuple[int, int]], class_tokens: Tensor | None = None
+        self, hidden_states: Tensor, shapes: list[tuple[int, int]], class_tokens: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """
+        ```python
+        hidden_states, _ = layer(hidden_states, [(2, 33)])  # two groups of 32 tokens, each after its class token
+        ```
+
         Args:
-            row: (groups + tokens, width). Group by group its class token, then its tokens.
-            shapes: groups of a length and 1 + that length, in the order of the row.
-            class_tokens: (groups,) int64, where they are in the row, if they alone are wanted.
+            hidden_states: (groups + tokens, width). For each group its class token, then its tokens.
+            shapes: for each length the number of groups, and 1 + that length, in the order of the row.
+            class_tokens: (groups,) int64, the positions of the class tokens in the row, if only these are computed.
         Returns:
-            (wanted, width), and for class tokens alone their attention over the tokens, (tokens,). A tensor each,
-            however many lengths there are: ZeRO-3 wants what a layer returns to be alike on all processes.
+            (groups + tokens, width) and None; or, for the class tokens alone, (groups, width) and their attention over
+            the tokens, (tokens,). One tensor each for any number of lengths: ZeRO-3 needs the same output structure on
+            all processes.
         """
-        normed = self.attention_norm(row)
-        wanted, asking = row, normed
+        normed = self.attention_norm(hidden_states)
+        residual, queried = hidden_states, normed
         if class_tokens is not None:
-            wanted, asking = row.index_select(0, class_tokens), normed.index_select(0, class_tokens)
-        query = self._by_head(self.q_proj(asking))  # (wanted, heads, width / heads)
-        key, value = self._by_head(self.k_proj(normed)), self._by_head(self.v_proj(normed))
-        attend = self._attend_all if class_tokens is None else self._attend_class
-        mixed, attention = attend(query, key, value, shapes)
-        wanted = wanted + self._drop(self.out_proj(mixed.flatten(1)))
-        wanted = wanted + self._drop(self.fc2(self._drop(self.activation(self.fc1(self.mlp_norm(wanted))))))
-        return wanted, attention
+            residual, queried = hidden_states.index_select(0, class_tokens), normed.index_select(0, class_tokens)
+        query = self._split_heads(self.q_proj(queried))  # (rows, heads, width / heads)
+        key, value = self._split_heads(self.k_proj(normed)), self._split_heads(self.v_proj(normed))
+        attend = self._attend_all if class_tokens is None else self._attend_class_tokens
+        output, attention = attend(query, key, value, shapes)
+        residual = residual + self._drop(self.out_proj(output.flatten(1)))
+        mlp_output = self.fc2(self._drop(self.activation(self.fc1(self.mlp_norm(residual)))))
+        return residual + self._drop(mlp_output), attention
 
     def _attend_all(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> tuple[Tensor, None]:
-        mixed = []
+        outputs = []
         for parts in zip(*(_split(x, shapes) for x in (query, key, value)), strict=True):
             q, k, v = (part.transpose(1, 2) for part in parts)  # (groups, heads, 1 + length, -1)
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-            mixed.append(out.transpose(1, 2).flatten(0, 1))
-        return _joined(mixed, value), None
+            output = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        return _concatenate(outputs, value), None
 
-    def _attend_class(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> tuple[Tensor, Tensor]:
-        mixed, attention = [], []
+    def _attend_class_tokens(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> tuple[Tensor, Tensor]:
+        outputs, attention = [], []
         queries = query.split([groups for groups, _ in shapes])
         for q, k, v in zip(queries, _split(key, shapes), _split(value, shapes), strict=True):
             scores = torch.einsum("ghd,gkhd->ghk", q, k) / q.shape[-1] ** 0.5
             weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
-            mixed.append(torch.einsum("ghk,gkhd->ghd", weights, v))
+            outputs.append(torch.einsum("ghk,gkhd->ghd", weights, v))
             attention.append(scores.mean(1)[:, 1:].softmax(-1).flatten())  # over the tokens, without the class token
-        return _joined(mixed, query), _joined(attention, query.new_empty(0))
+        return _concatenate(outputs, query), _concatenate(attention, query.new_empty(0))
 
-    def _by_head(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
 
-class _Order:
-    """Groups of one length side by side, and back.
+class _LengthOrder:
+    """Sorts groups by their length, and undoes it.
 
     Attributes:
-        class_tokens: (groups,) int64, where they are in a row of all groups in that order, each after its class token.
+        class_tokens: (groups,) int64, their positions in a row of all groups in that order, each after its class token.
     """
 
     def __init__(self, lengths: list[int], device: torch.device):
@@ -140,18 +161,18 @@ class _Order:
         self._tokens = torch.tensor(tokens, dtype=torch.int64, device=device)
         self.class_tokens = torch.tensor([0, *ends][: len(lengths)], dtype=torch.int64, device=device)
 
-    def by_length(self, tokens: Tensor) -> list[Tensor]:
+    def sort(self, tokens: Tensor) -> list[Tensor]:
         """(tokens, width) -> for each length (groups, length, width)."""
         counts = sorted(Counter(self._lengths).items())
         parts = tokens.index_select(0, self._tokens).split([groups * length for length, groups in counts])
         return [part.unflatten(0, (groups, length)) for part, (length, groups) in zip(parts, counts, strict=True)]
 
-    def of_groups(self, groups: Tensor) -> Tensor:
-        """(groups, width), as they came."""
+    def unsort_groups(self, groups: Tensor) -> Tensor:
+        """(groups, width) in the order of the lengths -> in the original order."""
         return groups[torch.tensor(self._groups, dtype=torch.int64, device=groups.device).argsort()]
 
-    def of_tokens(self, values: Tensor) -> Tensor:
-        """(tokens,), as they came."""
+    def unsort_tokens(self, values: Tensor) -> Tensor:
+        """(tokens,) in the order of the lengths -> in the original order."""
         return values[self._tokens.argsort()]
 
 
@@ -161,18 +182,18 @@ def _split(row: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _means(alike: list[Tensor], tokens: Tensor) -> Tensor:
-    """For each length (groups, length, width) -> (groups, width); a group without tokens is zero."""
-    return _joined([part.sum(1) / max(part.shape[1], 1) for part in alike], tokens)
+def _means(groups: list[Tensor], tokens: Tensor) -> Tensor:
+    """For each length (groups, length, width) -> (groups, width); zero for a group without tokens."""
+    return _concatenate([part.sum(1) / max(part.shape[1], 1) for part in groups], tokens)
 
 
-def _joined(parts: list[Tensor], none: Tensor) -> Tensor:
-    """The parts in one row, `none` where there are none."""
-    return torch.cat(parts) if parts else none
+def _concatenate(parts: list[Tensor], empty: Tensor) -> Tensor:
+    """The parts in one row; `empty` where there are none."""
+    return torch.cat(parts) if parts else empty
 
 
 def _resize_positions(positions: Tensor, length: int) -> Tensor:
-    """(positions, width) -> (length, width): the first ones, or, for a longer scan, all of them stretched."""
+    """(positions, width) -> (length, width): the first ones, or, for a longer scan, all of them interpolated."""
     if length <= len(positions):
         return positions[:length]
     return F.interpolate(positions.T[None].float(), size=length, mode="linear", align_corners=True)[0].T.to(positions)

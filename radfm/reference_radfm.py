@@ -1,17 +1,18 @@
-"""How unlike the training data a case is: what is kept of it beside the weights, in `radfm_reference.safetensors`.
+"""Out-of-distribution (OOD) detection: the reference of the training data, in `radfm_reference.safetensors`.
 
-A scan has two distances of Mahalanobis, to the training scans: of its embedding, and of how smooth its slices are. Each
-is in units of what is usual in training, and the larger counts. A case is as far as its farthest scan, and is compared
-with the validation cases, whose distances are kept.
+Each scan has two Mahalanobis distances to the training scans: one of its embedding, one of the smoothness of its
+slices. Each is divided by the median of the training scans, and the larger counts. The distance of a case is that of
+its farthest scan; it is compared with the distances of the validation cases, which the file holds.
 
 Decisions:
-- One normal distribution, whatever the disorder: a case without any has to be near, too. It keeps a mean and a matrix,
-  and no embedding of any patient.
-- Embeddings alone are not enough: of a model of real cases, whose tower came from ImageNet, noise was no farther than
-  the cases themselves. How alike neighbours among pixels are does not depend on any encoder.
-- `p` is the share of validation cases that are at least as far, the case counted among them: a case like them has a p
-  of at most 0.01 with a chance of at most 1%. With fewer than 99 of them it is unlike if it is farther than all.
-- A modality that no training scan had makes a case unlike, wherever its embedding lies.
+- One normal distribution for all disorders: a case without a disorder has to be in distribution, too. The file holds a
+  mean and a matrix, and no embedding of any patient.
+- Embeddings alone are not enough: for a model of real cases with a tower from ImageNet, noise was no farther than the
+  cases themselves. The correlation of neighbouring pixels does not depend on an encoder.
+- The p-value is the share of validation cases that are at least as far, the case itself counted among them: for a case
+  from the same distribution it is at most 0.01 with a probability of at most 1%. With fewer than 99 validation cases a
+  case is out of distribution if it is farther than all of them.
+- A case with a modality that no training scan had is out of distribution, whatever its embedding.
 
 References:
     Lee et al., A simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS
@@ -34,8 +35,8 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 FILE = "radfm_reference.safetensors"
-FALSE_ALARMS = 0.01  # of cases like those of the validation split
-SHIFTS = (1, 2, 4, 8)  # pixels, over which smoothness is measured
+FALSE_POSITIVE_RATE = 0.01  # among cases from the distribution of the validation split
+SHIFTS = (1, 2, 4, 8)  # pixels; distances over which smoothness is measured
 _SLICES = 64  # at once
 
 
@@ -43,96 +44,100 @@ _SLICES = 64  # at once
 class TrainingReference:
     """
     Attributes:
-        mean: (d + 4,) float32, of the training scans as `ood_features` returns them.
-        whitening: (d + 4, d + 4) float32, zero between the two parts: a difference from the mean times it has the same
-            variance in all directions of a part, and in each part the training scans' median length is 1.
+        mean: (d + 4,) float32, of the training scans' `ood_features`.
+        whitening: (d + 4, d + 4) float32, zero between the two parts. A difference from the mean times it has the same
+            variance in all directions of a part, and a median length of 1 over the training scans in each part.
         distances: (cases,) float32, ascending, of the validation cases.
         modalities: of the training scans.
-        about: JSON-able: "weights" (their SHA-256), "data", "shifts" and more. An older file has no shifts, and
-            knows embeddings alone: `mean` is (d,).
+        metadata: JSON-able: "weights" (their SHA-256), "data", "shifts" and more. Without "shifts" there are embeddings
+            alone, and `mean` is (d,).
     """
 
     mean: Tensor
     whitening: Tensor
     distances: Tensor
     modalities: list[str]
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def scan_distances(self, scans: Tensor) -> Tensor:
-        """(scans, d + 4) as `ood_features` returns them -> (scans,) float32."""
-        size, smoothness = len(self.mean), len(self.about.get("shifts", ()))
+        """(scans, d + 4) `ood_features` -> (scans,) float32, the distance to the training scans."""
+        size, smoothness = len(self.mean), len(self.metadata.get("shifts", ()))
         differences = (scans[:, :size] - self.mean) @ self.whitening
         parts = differences.split([size - smoothness, smoothness], dim=1)
         return torch.stack([part.norm(dim=1) for part in parts]).amax(0)
 
-    def p(self, distance: float) -> float:
-        """How many of the validation cases, and this one, are at least as far."""
+    def p_value(self, distance: float) -> float:
+        """The share of the validation cases, and this one, that are at least as far."""
         farther = len(self.distances) - int(torch.searchsorted(self.distances, torch.tensor(distance)))
         return (1 + farther) / (1 + len(self.distances))
 
     @property
-    def least_p(self) -> float:
-        """From which p, downwards, a case is unlike."""
-        return max(FALSE_ALARMS, 1 / (1 + len(self.distances)))
+    def significance_level(self) -> float:
+        """A case with a p-value of at most this is out of distribution."""
+        return max(FALSE_POSITIVE_RATE, 1 / (1 + len(self.distances)))
 
     def judge(self, scans: Tensor, modalities: Sequence[str | None]) -> dict[str, Any]:
-        """One case: (scans, d + 4) as `ood_features` returns them and the modality of each.
+        """Whether a case is out of distribution.
 
+        Args:
+            scans: (scans, d + 4) `ood_features` of the case.
+            modalities: of each scan.
         Returns:
-            `is_ood` (bool), `p_value`, `new_modalities`; `scans`: the p-value of each, that of a case of which it is
-            the farthest.
+            `is_ood` (bool); `p_value`; `new_modalities`, those of the case that no training scan had; `scans`, the
+            p-value of each scan as the farthest of its case.
         """
         distances = self.scan_distances(scans).tolist()
         new = sorted({modality for modality in modalities if modality and modality not in self.modalities})
-        p = self.p(max(distances))
+        p_value = self.p_value(max(distances))
         return {
-            "is_ood": bool(new) or p <= self.least_p,
-            "p_value": p,
+            "is_ood": bool(new) or p_value <= self.significance_level,
+            "p_value": p_value,
             "new_modalities": new,
-            "scans": [self.p(distance) for distance in distances],
+            "scans": [self.p_value(distance) for distance in distances],
         }
 
     def to_bytes(self) -> bytes:
         """The content of the file."""
         tensors = {name: getattr(self, name).float().contiguous() for name in ("mean", "whitening", "distances")}
-        rest = {"modalities": self.modalities, "about": self.about}
+        rest = {"modalities": self.modalities, "metadata": self.metadata}
         return save(tensors, {"radfm": json.dumps(rest, ensure_ascii=False)})
 
     @classmethod
     def load(cls, model: str | Path) -> "TrainingReference | None":
-        """Of a checkpoint, by its folder or name on the Hub; None where it has none.
+        """The reference of a checkpoint, by its folder or name on the Hub; None where it has none.
 
         Raises:
             ValueError: the file is damaged, or belongs to other weights.
         """
-        found = cached_file(
+        file = cached_file(
             str(model),
             FILE,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
         )
-        if found is None:
+        if file is None:
             return None
         try:
-            with safe_open(found, "pt") as file:
-                rest = json.loads(file.metadata()["radfm"])
-                tensors = {name: file.get_tensor(name) for name in ("mean", "whitening", "distances")}
+            with safe_open(file, "pt") as content:
+                rest = json.loads(content.metadata()["radfm"])
+                tensors = {name: content.get_tensor(name) for name in ("mean", "whitening", "distances")}
+                weights = rest["metadata"].get("weights")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{found} is damaged: run radfm calibrate again ({error})") from error
-        if Path(model).is_dir() and rest["about"].get("weights") != weights_sha256(model):
-            raise ValueError(f"{found} belongs to other weights: run radfm calibrate again, or delete it")
+            raise ValueError(f"{file} is damaged: run radfm calibrate again ({error})") from error
+        if Path(model).is_dir() and weights != weights_sha256(model):
+            raise ValueError(f"{file} belongs to other weights: run radfm calibrate again, or delete it")
         return cls(**tensors, **rest)
 
 
 def ood_features(scan_features: Tensor, pixel_values: Tensor, slices_per_scan: Tensor) -> Tensor:
-    """Each scan's embedding, and how smooth its slices are: (scans, d + 4) float32.
+    """The embedding of each scan and the smoothness of its slices: (scans, d + 4) float32.
 
-    Smoothness is the correlation of a slice with itself, shifted across and down by `SHIFTS` pixels, on the scale of
-    the logit, which tells 0.1 from nothing; of a scan, the mean over its slices.
+    Smoothness is the correlation of a slice with itself shifted horizontally and vertically by `SHIFTS` pixels, as a
+    logit; for a scan, the mean over its slices.
 
     Args:
-        scan_features: (scans, d) as the model returns them.
+        scan_features: (scans, d), an output of the model.
         pixel_values, slices_per_scan: of the same packed batch.
     """
     slices = torch.cat([_smoothness(part) for part in pixel_values.split(_SLICES)])
@@ -145,14 +150,14 @@ def _smoothness(pixel_values: Tensor) -> Tensor:
     grey = pixel_values.float().mean(1).cpu()
     grey = grey - grey.mean((1, 2), keepdim=True)
     power = grey.square().mean((1, 2)) + 1e-6
-    across = [(grey[:, :, shift:] * grey[:, :, :-shift]).mean((1, 2)) for shift in SHIFTS]
-    down = [(grey[:, shift:] * grey[:, :-shift]).mean((1, 2)) for shift in SHIFTS]
-    alike = (torch.stack(across, 1) + torch.stack(down, 1)) / (2 * power[:, None])
-    return alike.clamp(1e-3, 1 - 1e-4).logit()
+    horizontal = [(grey[:, :, shift:] * grey[:, :, :-shift]).mean((1, 2)) for shift in SHIFTS]
+    vertical = [(grey[:, shift:] * grey[:, :-shift]).mean((1, 2)) for shift in SHIFTS]
+    correlation = (torch.stack(horizontal, 1) + torch.stack(vertical, 1)) / (2 * power[:, None])
+    return correlation.clamp(1e-3, 1 - 1e-4).logit()
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """Of a checkpoint's weights, as `sha256sum model.safetensors` prints it; of several files, of one after another."""
+    """The SHA-256 of a checkpoint's weights, as `sha256sum model.safetensors` prints it; of several files in order."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).glob("model*.safetensors")):
         with file.open("rb") as content:

@@ -193,7 +193,7 @@ def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str
     _forget_place(out)
     _write_weights(files, out, max_shard_size)
     if (reference := TrainingReference.load(folder)) is not None:
-        reference.about["weights"] = weights_sha256(out)
+        reference.metadata["weights"] = weights_sha256(out)
         (out / REFERENCE).write_bytes(reference.to_bytes())
     return {"parameters": sum(p.numel() for p in model.parameters()), "dtype": _dtypes(files)}
 

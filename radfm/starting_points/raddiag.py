@@ -2,9 +2,9 @@
 
 Decisions:
 - RadDiag divides by the unbiased standard deviation where LayerNorm divides by the biased one: a constant factor, which
-  goes into the weights. Its class token of a scan has a position: added to the token.
-- 102.8 million of its 217.6 million numbers are never read (leftovers of construction, ImageNet's classifier).
-- Slices reach the network as RadDiag's own preparation made them: scaled by the scan's smallest and largest value,
+  goes into the weights. The class token of a scan has a position, which is added to the token.
+- 102.8 million of its 217.6 million parameters are not used (unused modules, ImageNet's classifier) and left out.
+- Slices are prepared as RadDiag's own code does: scaled by the scan's smallest and largest value,
   stretched to 256 x 256, every (D / 32)-th of D slices.
 """
 
@@ -45,8 +45,8 @@ def from_checkpoint(
             "disorder 1", ...
         icd10cm: ICD-10-CM codes of each disorder, where known.
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where tensors of the layout are missing, or the names are not as many as the logits.
+        FileNotFoundError: there is no such file.
+        ValueError: tensors of the layout are missing, or the number of names is not that of the logits.
     """
     weights = _load(checkpoint)
     num_disorders = len(weights["fc.2.bias"])
@@ -72,7 +72,7 @@ def from_checkpoint(
 def config(
     disorders: Sequence[str], icd10cm: Sequence[Sequence[str]] | None = None, fusion_layers: int = 2
 ) -> RadFMConfig:
-    """RadDiag's architecture in radfm's words; no `fusion_layers` in the one-scan checkpoint."""
+    """The configuration of RadDiag's architecture; the one-scan checkpoint has no `fusion_layers`."""
     layer = {"intermediate_size": 2048, "hidden_act": "relu", "layer_norm_eps": 1e-12, "norm_before_attention": False}
     return RadFMConfig(
         vision_config={"family": "resnet", "tower": "resnet50", "image_size": 256, "num_features": 2048},
@@ -94,8 +94,8 @@ def read_disorders(file: str | Path) -> list[str]:
     """Names in the order of the logits, from RadDiag's `disorder_label_dict.json` ({name: index}).
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is not JSON, or the indices are not 0, 1, 2, ...
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or the indices are not 0, 1, 2, ...
     """
     file = Path(file)
     if not file.exists():
@@ -112,7 +112,7 @@ def read_disorders(file: str | Path) -> list[str]:
 
 
 def processor() -> RadFMProcessor:
-    """Slices as RadDiag's own preparation made them."""
+    """A processor that prepares slices as RadDiag's own code does."""
     slices = RadFMImageProcessor(
         size=256,
         intensity_percentiles=(0, 100),

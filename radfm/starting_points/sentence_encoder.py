@@ -1,14 +1,14 @@
-"""Text encoders as sentence-transformers loads them."""
+"""Text encoders as models of sentence-transformers."""
 
 import torch
 from sentence_transformers import SentenceTransformer
 
 from radfm.checkpoints import resolve
-from radfm.starting_points import minilm_folder
+from radfm.starting_points.minilm import minilm_folder
 
 
 def load_encoder(base: str | None = None, max_tokens: int = 64) -> SentenceTransformer:
-    """A SentenceTransformer by folder or Hub name; None: all-MiniLM-L6-v2 from its package, checked.
+    """A SentenceTransformer by folder or Hub name; None: the packaged all-MiniLM-L6-v2.
 
     Raises:
         ValueError: it cannot be loaded, or the packaged weights are not the published ones.

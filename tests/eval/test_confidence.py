@@ -274,7 +274,7 @@ def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n,
     for new in range(len(cases)):
         others = torch.cat([cases[:new], cases[new + 1 :]])
         reference = TrainingReference(torch.zeros(1), torch.eye(1), others, [])
-        refused += reference.p(float(cases[new])) <= reference.least_p
+        refused += reference.p_value(float(cases[new])) <= reference.significance_level
     assert refused == max(1, len(cases) // 100)
 
 
@@ -382,7 +382,7 @@ def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(calibrated, tm
 
 def test_nothing_of_a_patient_and_no_place_is_kept(calibrated, phantoms):
     sums = hashlib.sha256((calibrated / "model.safetensors").read_bytes()).hexdigest()
-    assert TrainingReference.load(calibrated).about["weights"] == sums
+    assert TrainingReference.load(calibrated).metadata["weights"] == sums
     told = (calibrated / FILE).read_bytes() + (calibrated / "radfm_confidence.json").read_bytes()
     for word in (str(phantoms), str(calibrated), load(phantoms, "train").rows[0]["case_id"]):
         assert word.encode() not in told

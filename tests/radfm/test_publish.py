@@ -302,7 +302,7 @@ def test_a_large_file_is_split_and_the_fingerprint_follows(checkpoint, evaluatio
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         assert torch.equal(tensors[name], tensor), name
     assert "model.safetensors" not in done.left_out
-    assert TrainingReference.load(tmp_path / "out").about["weights"] == weights_sha256(tmp_path / "out")
+    assert TrainingReference.load(tmp_path / "out").metadata["weights"] == weights_sha256(tmp_path / "out")
     assert weights_sha256(tmp_path / "out") in done.card
     assert RadFMForDiagnosis.from_pretrained(tmp_path / "out").config.disorders == DISORDERS
 
@@ -382,7 +382,7 @@ def in_the_header(folder):
 
 def in_the_reference(folder):
     reference = TrainingReference.load(folder)
-    reference.about["patient_ids"] = ["17"]
+    reference.metadata["patient_ids"] = ["17"]
     (folder / FILE).write_bytes(reference.to_bytes())
 
 
@@ -434,7 +434,7 @@ RECIPE = "radfm_diagnosis.json"
         (in_json(RECIPE, note="read from /data"), f"{RECIPE}, note", "holds a path of a machine, '/data'"),
         (in_json(RECIPE, salt="secret"), f"{RECIPE}, salt", "tells of a patient"),
         (in_the_header, "model.safetensors, from", "holds a path of a machine"),
-        (in_the_reference, f"{FILE}, radfm.about.patient_ids", "tells of a patient"),
+        (in_the_reference, f"{FILE}, radfm.metadata.patient_ids", "tells of a patient"),
         (other_weights_than_the_reference, FILE, "belongs to other weights"),
         (a_weight_missing, "model.safetensors", "lacks head.logit_scale"),
         (no_checkpoint, "model", "holds no config.json"),
