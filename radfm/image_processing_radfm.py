@@ -1,11 +1,12 @@
-"""A scan's pixels -> normalised slices of one size.
+"""The pixels of a scan -> normalised slices of one size.
 
 Decisions:
-- CT is in Hounsfield units, whose meaning must not depend on what else the scan shows: three windows (lung, soft
-  tissue, bone) are the three channels. Other modalities have no units: each scan is scaled between two percentiles.
-- The shape of the anatomy is kept: pixels that are not square are made so, and the shorter side is filled with black.
+- CT is in Hounsfield units, whose meaning must not depend on the rest of the scan: three windows (lung, soft tissue,
+  bone) are the three channels. Other modalities have no units: each scan is scaled between two of its percentiles.
+- The aspect ratio of the anatomy is kept: slices are resampled to square pixels, and the shorter side is padded with
+  black.
 - A grey slice is stored once; its three channels are views of it (`Tensor.expand`). So mean and standard deviation are
-  one number each, ImageNet's over its channels, unless a tower needs one per channel.
+  one number each, the mean of ImageNet's over its channels, unless a tower needs one per channel.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from .configuration_radfm import DEFAULT_MODALITIES, PLANES
 
-_TOGETHER = 16  # slices that are prepared together: more are no faster, and take more memory
-# (level, width) in Hounsfield units: lung, soft tissue, bone. In a row, since a saved JSON object is sorted by name.
+_CHUNK = 16  # slices that are prepared at once: more are not faster, and take more memory
+# (level, width) in Hounsfield units: lung, soft tissue, bone. A list, since the keys of a saved JSON object are sorted.
 CT_WINDOWS = ((-600, 1500), (40, 400), (400, 1800))
 
 
@@ -28,13 +29,13 @@ class RadFMImageProcessor(BaseImageProcessor):
     r"""
     Args:
         size: height and width of a slice, pixels.
-        intensity_percentiles: what becomes 0 and 1 in scans that are not CT; (0, 100): the smallest and largest value.
-        ct_windows: (level, width) in Hounsfield units of each channel, or one for all; None: CT is treated as the rest.
-        image_mean, image_std: what is subtracted and divided by in the end, one number or one per channel; None: slices
-            stay in [0, 1].
+        intensity_percentiles: of a scan that is not CT, mapped to 0 and 1; (0, 100): the smallest and largest value.
+        ct_windows: (level, width) in Hounsfield units of each channel, or one for all; None: CT is scaled as other
+            modalities.
+        image_mean, image_std: for normalisation, one number or one per channel; None: slices stay in [0, 1].
         keep_aspect_ratio: False stretches slices to a square.
-        max_slices: of a scan with more, so many are taken, evenly spaced; None: all.
-        modalities, planes: what the ids of the packed batch count; as in the model's configuration.
+        max_slices: number of evenly spaced slices that are taken of a scan with more; None: all are taken.
+        modalities, planes: names of the ids in the packed batch; as in the model's configuration.
     """
 
     model_input_names = ["pixel_values", "slices_per_scan"]  # noqa: RUF012
@@ -77,12 +78,12 @@ class RadFMImageProcessor(BaseImageProcessor):
 
         Args:
             images: (slices, H, W) or (slices, H, W, 3); Hounsfield units for CT.
-            modality: "CT" and the like; decides how intensities are scaled.
+            modality: "CT" and the like; determines how intensities are scaled.
             spacing_mm: distance between slices, rows and columns.
         Returns:
             `pixel_values` (slices, 3, size, size) float32 and `slices_per_scan` (1,) int64.
         Raises:
-            ValueError: where the pixels have another shape or no slice.
+            ValueError: the pixels have another shape, or there is no slice.
         """
         pixels = np.asarray(images)
         count = len(self.choose_slices(len(pixels))) if pixels.ndim else 0
@@ -102,12 +103,15 @@ class RadFMImageProcessor(BaseImageProcessor):
         else:
             windows = [self._intensity_range(pixels)]
         chosen = self.choose_slices(len(pixels))
-        for start in range(0, len(chosen), _TOGETHER):
-            some = slice(start, start + _TOGETHER)
+        for start in range(0, len(chosen), _CHUNK):
+            some = slice(start, start + _CHUNK)
             values[some] = self._slices(pixels[chosen[some]], windows, spacing_mm)
 
     def fit(self, pictures: Tensor, spacing_mm: tuple[float, float, float] | None) -> Tensor:
-        """Into the square that the model sees: (n, channels, H, W) -> (n, channels, size, size), zero around."""
+        """Resizes to the square that the model takes, with zeros around.
+
+        (n, channels, H, W) -> (n, channels, size, size)
+        """
         shape = tuple(pictures.shape[2:])
         height, width = self._shape(shape, spacing_mm)
         if (height, width) != shape:
@@ -116,13 +120,13 @@ class RadFMImageProcessor(BaseImageProcessor):
         return F.pad(pictures, (left, self.size - width - left, top, self.size - height - top))
 
     def choose_slices(self, slices: int) -> list[int]:
-        """Which of so many slices are taken, evenly spaced: (slices taken,) indices in order."""
+        """Indices of the slices that are taken of a scan with so many, evenly spaced and in order."""
         if self.max_slices is None or slices <= self.max_slices:
             return list(range(slices))
         return [int(i * slices / self.max_slices) for i in range(self.max_slices)]
 
     def channels(self, pixels: np.ndarray, modality: str | None) -> int:
-        """How many of the three channels of a scan differ: 1 or 3."""
+        """The number of different channels of a scan: 1 or 3."""
         windows = len(self.ct_windows) if self._is_windowed(pixels, modality) else 1
         means = 1 if self.image_mean is None else np.size(self.image_mean)
         return max(3 if pixels.ndim == 4 else windows, means)
@@ -136,15 +140,15 @@ class RadFMImageProcessor(BaseImageProcessor):
         low, high = self.intensity_percentiles
         if (low, high) == (0, 100):
             return float(pixels.min()), float(pixels.max())
-        step = max(1, int((pixels.size / 1e6) ** 0.5))  # percentiles of a million pixels are those of all
+        step = max(1, int((pixels.size / 1e6) ** 0.5))  # a million pixels have nearly the percentiles of all
         sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
-        return tuple(float(p) for p in _percentiles(sample, (low, high)))
+        return tuple(float(p) for p in np.percentile(sample, (low, high)))
 
     def _slices(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(n, H, W) or (n, H, W, 3) -> (n, channels, size, size), one channel for each window or colour."""
-        whole = pixels.dtype.kind in "biu"  # numbers, which are always finite
+        integer = pixels.dtype.kind in "biu"  # always finite
         pixels = torch.from_numpy(pixels.astype(np.float32))
-        if not whole and not pixels.isfinite().all():
+        if not integer and not pixels.isfinite().all():
             raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
         grey = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
         scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
@@ -161,19 +165,6 @@ class RadFMImageProcessor(BaseImageProcessor):
         height, width = shape[0] * row_mm, shape[1] * column_mm
         scale = self.size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _percentiles(values: np.ndarray, which: Sequence[float]) -> np.ndarray:
-    """`np.percentile`, of whole numbers by counting them, which takes a fifth of the time."""
-    whole = values.dtype.kind in "biu" and values.dtype.itemsize <= 4
-    lowest = int(values.min()) if whole else 0
-    if not whole or int(values.max()) - lowest >= 1 << 16:
-        return np.percentile(values, which)
-    upto = np.bincount(values.ravel().astype(np.int64) - lowest).cumsum()  # how many are so small
-    places = np.asarray(which) / 100 * (values.size - 1)
-    below = np.floor(places)
-    first, second = (lowest + np.searchsorted(upto, at, side="right") for at in (below, np.ceil(places)))
-    return first + (second - first) * (places - below)
 
 
 RadFMImageProcessor.register_for_auto_class()

@@ -4,9 +4,9 @@ Decisions:
 - A case is anything with `scans`, and a scan anything with `pixels`: nothing of radfm is imported, so that a checkpoint
   can carry this file.
 - Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
-  the order in which the case lists them; what comes after the last row shares it.
+  the order in which the case lists them; all further ones share the last row.
 - A modality that the model has no row for is the broader one (a dental X-ray is an X-ray), else "other".
-- A model that reads histories has a processor that tokenizes them; all others never see one.
+- The processor of a model that reads histories tokenizes them; all others ignore them.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class RadFMProcessor(ProcessorMixin):
         Args:
             cases: cases as `read_case` returns them (one, or a sequence).
             text: disorder names or prompts.
-            pixels: whether `pixel_values` are wanted; not where the slices' features are at hand.
+            pixels: whether to compute `pixel_values`; False where cached features take their place.
             text_kwargs: for the tokenizer.
         Returns:
             The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
@@ -60,7 +60,7 @@ class RadFMProcessor(ProcessorMixin):
             `histories_per_case` (cases,), `history_input_ids` and `history_attention_mask` (histories, tokens). For
             text: `input_ids` and `attention_mask` (texts, tokens).
         Raises:
-            ValueError: where there is nothing to process, or a scan's pixels have a shape that no scan has.
+            ValueError: there are neither cases nor text, or the pixels of a scan have a wrong shape.
         """
         if cases is None and text is None:
             raise ValueError("nothing to process: give cases, text, or both")
@@ -105,13 +105,13 @@ class RadFMProcessor(ProcessorMixin):
         return data | {"histories_per_case": torch.tensor([int(bool(text)) for text in histories], dtype=torch.int64)}
 
     def _tokens(self, texts: list[str], **options) -> dict[str, list]:
-        options = {"padding": True, "truncation": True, "max_length": self._longest_text()} | options
+        options = {"padding": True, "truncation": True, "max_length": self._max_tokens()} | options
         tokens = dict(self.tokenizer(texts, **options))
         tokens.pop("token_type_ids", None)
         return tokens
 
     def _slices(self, scans: list, counts: list[int]) -> torch.Tensor:
-        """Every slice of the batch, (slices, 3, size, size), so many of each scan; memory is taken once."""
+        """Every slice of the batch, (slices, 3, size, size); memory is allocated once."""
         images = self.image_processor
         channels = max((images.channels(scan.pixels, scan.modality) for scan in scans), default=1)
         values = torch.empty(sum(counts), channels, images.size, images.size)
@@ -120,11 +120,11 @@ class RadFMProcessor(ProcessorMixin):
         return values.expand(-1, 3, -1, -1)
 
     def _modality_ids(self, case) -> list[int]:
-        seen: dict[str, list] = {}  # modality -> its planes, in the order of the case
+        planes_of: dict[str, list] = {}  # modality -> its planes, in the order of the case
         ids = []
         for scan in case.scans:
             rows = self._rows(scan.modality)
-            planes = seen.setdefault(scan.modality, [])
+            planes = planes_of.setdefault(scan.modality, [])
             if scan.plane not in planes:
                 planes.append(scan.plane)
             ids.append(rows[min(planes.index(scan.plane), len(rows) - 1)])
@@ -132,19 +132,19 @@ class RadFMProcessor(ProcessorMixin):
 
     def _rows(self, modality: str | None) -> list[int]:
         names = self.image_processor.modalities
-        for known_as in (modality, BROADER.get(modality)):
-            if rows := [i for i, name in enumerate(names) if name.rstrip(" 23456789") == known_as]:
+        for candidate in (modality, BROADER.get(modality)):
+            if rows := [i for i, name in enumerate(names) if name.rstrip(" 23456789") == candidate]:
                 return rows
         return [names.index("other")]
 
     def _key_slice(self, scan) -> int:
-        """Where the annotated slice went when slices were left out; -1 where unknown."""
+        """The index of the annotated slice among the slices that are taken, or of the nearest one; -1 where unknown."""
         if scan.key_slice is None:
             return -1
         chosen = self.image_processor.choose_slices(len(scan.pixels))
         return int(np.abs(np.array(chosen) - scan.key_slice).argmin())
 
-    def _longest_text(self) -> int:
+    def _max_tokens(self) -> int:
         return min(self.tokenizer.model_max_length, 256)
 
 

@@ -1,8 +1,9 @@
-"""Makes radfm known to transformers' Auto classes and pipelines, and the names of its checkpoints to `from_pretrained`.
+"""Registers radfm with transformers' Auto classes and pipelines, and its checkpoints' names with `from_pretrained`.
 
-Registering needs our classes, and they need torch: seconds that `radfm --help` or reading a study should not pay. So
-nothing is imported here. `wrapt` calls back when transformers' module with a registry has been imported, which imports
-ours, and when ours has been imported, which registers it. Whichever comes first, both are complete by then.
+Registration needs radfm's classes, and they need torch, whose import takes seconds that `radfm --help` or reading a
+study should not take. So nothing is imported here. `wrapt` calls back when the module of transformers with a registry
+has been imported, which imports radfm's module, and when that has been imported, which registers its class. Whichever
+comes first, both are complete by then.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ def when_transformers_is_imported() -> None:
         ("pipeline_radfm", "pipelines", _register_pipeline),
     ):
         _when_both_are_imported(f"radfm.{ours}", f"transformers.{theirs}", register)
-    for module, finder in (
+    for module, function in (
         ("transformers.models.auto.configuration_auto", "AutoConfig.from_pretrained"),
         ("transformers.models.auto.modeling_auto", "AutoModel.from_pretrained"),
         ("transformers.models.auto.image_processing_auto", "AutoImageProcessor.from_pretrained"),
@@ -33,7 +34,7 @@ def when_transformers_is_imported() -> None:
         ("radfm.image_processing_radfm", "RadFMImageProcessor.from_pretrained"),
         ("radfm.processing_radfm", "RadFMProcessor.from_pretrained"),
     ):
-        _find_by_name(module, finder)
+        _accept_names(module, function)
 
 
 def _when_both_are_imported(ours: str, theirs: str, register: Callable[[ModuleType, ModuleType], None]) -> None:
@@ -41,15 +42,15 @@ def _when_both_are_imported(ours: str, theirs: str, register: Callable[[ModuleTy
     when_imported(ours)(lambda module: register(module, import_module(theirs)))
 
 
-def _find_by_name(module: str, finder: str) -> None:
-    """Lets a function that takes a checkpoint know those that come with radfm."""
+def _accept_names(module: str, function: str) -> None:
+    """Lets a function that takes a checkpoint accept the names of those that come with radfm."""
 
-    def find(wrapped, instance, args, kwargs):
+    def resolve_names(wrapped, instance, args, kwargs):
         from radfm.checkpoints import resolve
 
         return wrapped(*map(resolve, args), **{name: resolve(value) for name, value in kwargs.items()})
 
-    when_imported(module)(lambda found: wrap_function_wrapper(found, finder, find))
+    when_imported(module)(lambda imported: wrap_function_wrapper(imported, function, resolve_names))
 
 
 def _register_config(ours: ModuleType, theirs: ModuleType) -> None:

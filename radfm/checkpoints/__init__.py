@@ -1,20 +1,20 @@
-"""The checkpoints that come with radfm, and are found by name wherever a folder of a checkpoint is asked for.
+"""The checkpoints that come with radfm. Their names are accepted wherever a folder of a checkpoint is.
 
     >>> from radfm import checkpoints
     >>> sorted(checkpoints.NAMES)
     ['radfm-phantom-mini', 'radfm-text-mini']
     >>> model = RadFMForDiagnosis.from_pretrained("radfm-phantom-mini")
 
-- `radfm-text-mini`: the knowledge text encoder, a SentenceTransformer: all-MiniLM-L6-v2 taught ICD-10-CM and the
+- `radfm-text-mini`: the knowledge text encoder, a SentenceTransformer: all-MiniLM-L6-v2 trained on ICD-10-CM and the
   Disease Ontology (`train/configs/text.yaml`).
-- `radfm-phantom-mini`: a whole model, trained on drawn patients (`train/configs/diagnosis_ke.yaml`). It has never seen
-  a real one, and serves to learn the package, to test pipelines and to start from.
+- `radfm-phantom-mini`: a whole model, trained on synthetic patients only (`train/configs/diagnosis_ke.yaml`). It serves
+  to learn the package, to test pipelines and as a starting point; it is of no use for real studies.
 
 Decisions:
-- Weights are kept in bfloat16, in which they were evaluated, and loaded in float32.
-- Both have the same text encoder and tokenizer, which are there once. On first use of the model a folder with all of it
-  is made in the cache, from then on an ordinary checkpoint.
-- A folder of the user's own with such a name goes first, as with every name of transformers.
+- Weights are stored in bfloat16, in which they were evaluated, and loaded in float32.
+- Both have the same text encoder and tokenizer, which are stored once. On first use of the model a complete checkpoint
+  is written to the cache folder.
+- A folder of the user's with such a name takes precedence, as with every name of transformers.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ from radfm.knowledge.cache import cache_folder
 
 __all__ = ["NAMES", "folder", "resolve"]
 
-# What lies beside the weights: how they were made, the newest first, and what `radfm calibrate` fitted.
+# Files beside the weights: the recipes of their training, the newest first, and what `radfm calibrate` fitted.
 MODEL_RECIPES, TEXT_RECIPE = ("radfm_finetune.json", "radfm_diagnosis.json"), "radfm_text.json"
 CONFIDENCE = "radfm_confidence.json"
 
 NAMES = ("radfm-text-mini", "radfm-phantom-mini")
 
 HOME = Path(__file__).parent
-TEXT_ENCODER = "radfm.text_encoder.encoder."  # what the names of its weights begin with in a model
-_SHARING = {"radfm-phantom-mini": "radfm-text-mini"}  # model -> whose weights are its text encoder's
+TEXT_ENCODER = "radfm.text_encoder.encoder."  # prefix of its weights in a model
+_SHARING = {"radfm-phantom-mini": "radfm-text-mini"}  # model -> the checkpoint with the weights of its text encoder
 
 
 def resolve(model: Any) -> Any:
@@ -48,38 +48,38 @@ def resolve(model: Any) -> Any:
 
 
 def find(model: str | os.PathLike, local: bool = False) -> str:
-    """What `from_pretrained` loads a model from: a folder, or a name on the Hub, which is not looked up here.
+    """The argument of `from_pretrained` for a model: a folder, or a name on the Hub, which is not looked up here.
 
     Args:
         model: Folder of a checkpoint, name of one that comes with radfm, or name on the Hub.
-        local: Only what is on this machine will do.
+        local: Whether to refuse names on the Hub.
     Raises:
         ValueError: The folder holds no checkpoint of radfm, or as `folder`.
         FileNotFoundError: There is no such folder.
     """
-    found = Path(resolve(model))
-    if not found.exists():
-        if local or found.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
+    path = Path(resolve(model))
+    if not path.exists():
+        if local or path.is_absolute() or str(model).startswith(".") or str(model).count("/") != 1:
             raise FileNotFoundError(
                 f"{model}: no such folder. --model takes the folder of a checkpoint, or one of {', '.join(NAMES[1:])}"
             )
         return str(model)
     try:
-        kind = json.loads((found / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except OSError:
         raise ValueError(f"{model} is no checkpoint of radfm: it holds no config.json") from None
     except (ValueError, AttributeError):
         kind = None
     if kind != "radfm":
         raise ValueError(f"{model} is no checkpoint of radfm: its config.json is of another model")
-    return str(found)
+    return str(path)
 
 
 @cache
 def folder(name: str) -> Path:
     """
     Raises:
-        ValueError: no such checkpoint comes with radfm, or this installation lacks its weights.
+        ValueError: no such checkpoint comes with radfm, or its weights are not installed.
     """
     if name not in NAMES:
         raise ValueError(f"no checkpoint {name!r} comes with radfm: there are {', '.join(NAMES)}")
@@ -90,7 +90,7 @@ def folder(name: str) -> Path:
 
 
 def _joined(home: Path, text: Path) -> Path:
-    """The folder in the cache that holds a model and its text encoder."""
+    """The folder in the cache with a model and its text encoder."""
     digest = hashlib.sha256()
     for file in (*sorted(home.iterdir()), text / "model.safetensors"):
         digest.update(file.name.encode() + file.read_bytes())
@@ -98,7 +98,7 @@ def _joined(home: Path, text: Path) -> Path:
     try:
         root = (root or Path(tempfile.mkdtemp())) / "checkpoints"
         root.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that cannot be written to
+    except OSError:  # the home folder is read-only
         root = Path(tempfile.mkdtemp())
     whole = root / f"{home.name}-{digest.hexdigest()[:16]}" / home.name
     if not whole.is_dir():
@@ -109,7 +109,7 @@ def _joined(home: Path, text: Path) -> Path:
             _join(half / home.name / "model.safetensors", text / "model.safetensors")
             os.replace(half, whole.parent)
         except OSError:
-            if not whole.is_dir():  # not because another process was faster
+            if not whole.is_dir():  # else another process has written it
                 raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
@@ -120,5 +120,5 @@ def _join(weights: Path, text: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     texts = load_file(text).items()
-    texts = {TEXT_ENCODER + name: tensor for name, tensor in texts if not name.startswith("pooler.")}  # never used
+    texts = {TEXT_ENCODER + name: tensor for name, tensor in texts if not name.startswith("pooler.")}  # not used
     save_file(load_file(weights) | texts, weights, {"format": "pt"})

@@ -1,10 +1,10 @@
-"""How the checkpoints that come with radfm get here from the runs that trained them.
+"""Installs the checkpoints that come with radfm from the runs that trained them.
 
     python -m radfm.checkpoints.make halve runs/text checkpoints/radfm-text-mini
     python -m radfm.checkpoints.make install checkpoints/radfm-text-mini checkpoints/radfm-phantom-mini
 
-`halve` copies a checkpoint with its weights in bfloat16: calibrate and evaluate the copy, which is what is installed.
-`install` puts the text encoder, and the model without it, into the package. All commands: `make checkpoints`.
+`halve` copies a checkpoint with its weights in bfloat16; the copy is calibrated, evaluated and installed. `install`
+copies the text encoder, and the model without it, into the package. All commands: `make checkpoints`.
 """
 
 import shutil
@@ -18,14 +18,14 @@ from torch import Tensor
 from radfm import checkpoints
 
 _KEPT = {".json", ".safetensors"}
-_OF_BOTH = ("tokenizer.json",)  # the text encoder's is taken
+_SHARED = ("tokenizer.json",)  # stored with the text encoder only
 
 
 def halve(source: Path, target: Path) -> None:
-    """Copies the checkpoint at the top of a folder, with floating-point weights in bfloat16.
+    """Copies the checkpoint in a folder, with floating-point weights in bfloat16.
 
     Raises:
-        FileExistsError: there is such a folder already.
+        FileExistsError: the target exists.
         FileNotFoundError: the source holds no weights.
     """
     weights = load_file(source / "model.safetensors")
@@ -36,18 +36,18 @@ def halve(source: Path, target: Path) -> None:
 def install(text: Path, model: Path) -> None:
     """
     Raises:
-        ValueError: the model has another text encoder.
+        ValueError: the model has a different text encoder.
     """
     shared, weights = load_file(text / "model.safetensors"), load_file(model / "model.safetensors")
     theirs = {name.removeprefix(checkpoints.TEXT_ENCODER): t for name, t in weights.items() if _of_text(name)}
     if not theirs or not all(name in shared and torch.equal(shared[name], t) for name, t in theirs.items()):
-        raise ValueError(f"{model} was not trained with {text}, of which it would have its text encoder")
+        raise ValueError(f"{model} was not trained with {text}: its text encoder has other weights")
     for source in (text, model):
         target = checkpoints.HOME / source.name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, ignore=_ignored)
     _save({name: t for name, t in weights.items() if not _of_text(name)}, target)
-    for name in _OF_BOTH:
+    for name in _SHARED:
         (target / name).unlink()
 
 
@@ -62,7 +62,7 @@ def _save(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
-    """What is no part of a checkpoint: those of the trainer, logs, code."""
+    """Files that are not part of a checkpoint: those of the trainer, logs, code."""
     parts = {name for name in names if (Path(folder) / name).is_dir() and name.startswith(("checkpoint-", "runs"))}
     return parts | {name for name in names if (Path(folder) / name).is_file() and Path(name).suffix not in _KEPT}
 

@@ -84,5 +84,5 @@ def test_an_open_clip_model_answers_as_open_clip_does(clip_folder, tmp_path):
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ValueError, match="knows no architecture 'ViT-nonsense'"):
+    with pytest.raises(ValueError, match="has no architecture 'ViT-nonsense'"):
         starting_points.from_open_clip("ViT-nonsense")
