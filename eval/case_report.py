@@ -30,7 +30,8 @@ from radfm.data_prep.pictures import ct_window, data_uri, to_uint8
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
-from radfm.pipeline_radfm import SYNTHETIC_ONLY, ood_reason
+from radfm.pipeline_radfm import ood_reason
+from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.reference_radfm import weights_sha256
 
 _EXPLAINED = 3  # disorders with maps, from the best

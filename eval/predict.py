@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, find
+from radfm.checkpoints import CONFIDENCE, find
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
@@ -31,6 +31,7 @@ from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.outputs_radfm import RadFMDiagnosisOutput
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
+from radfm.recipes_radfm import MODEL_RECIPES
 from radfm.reference_radfm import weights_sha256
 from radfm.starting_points import embed_texts
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from radfm.checkpoints import TEXT_RECIPE, resolve
+from radfm.checkpoints import resolve
 from radfm.knowledge import icd10cm
 from radfm.knowledge.embedding import batches_of_one_length
+from radfm.recipes_radfm import TEXT_RECIPE
 
 Encode = Callable[[Sequence[str]], "np.ndarray"]  # texts -> (texts, d), rows of unit length; sparse for TF-IDF
 

@@ -1,25 +1,31 @@
-"""`pipeline("zero-shot-diagnosis")`: a case in, disorders with ICD-10-CM codes and scores out, best first.
+"""`pipeline("zero-shot-diagnosis")`: a case in; disorders with ICD-10-CM codes and scores out, best first.
 
 Decisions:
-- A name of the checkpoint's vocabulary is scored with the embedding saved there; any other is embedded once and kept.
-- Where the checkpoint was calibrated (`radfm finetune`), the scores of its own vocabulary are probabilities, and a name
-  with a threshold says whether it is reached. No score depends on what else was asked for.
-- What a case's scans and slices counted comes on demand (`return_attentions`): it is the model's, not a label's.
-- Where the checkpoint remembers its training data (`radfm calibrate`), a case unlike it is warned of, or refused.
-- A checkpoint that learned from drawn patients alone says so (`synthetic_only`), by the recipe beside its weights.
+- Calling, batching, `num_workers`, data sets and generators are those of every pipeline of transformers. A step of
+  `preprocess` reads and packs one case, and packed cases are joined without padding.
+- A name of the checkpoint's vocabulary is scored with the embedding that is saved there; any other name is embedded
+  once and cached.
+- In a calibrated checkpoint (`radfm calibrate`, `radfm finetune`) the scores of the vocabulary are probabilities, and a
+  name with a threshold says whether it is reached. A score does not depend on the other names.
+- The weights of scans and slices come on demand (`return_attentions`): they are the model's, not a disorder's.
+- A checkpoint with a reference of its training data (`radfm calibrate`) warns of out-of-distribution cases, or refuses
+  them.
 """
 
-import json
+import sys
 import warnings
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
 
 import torch
+import transformers
+from torch.utils.data import DataLoader
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines import Pipeline
-from transformers.utils import cached_file
+from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineDataset, PipelineIterator
 
+from .recipes_radfm import load_recipe, synthetic_only
 from .reference_radfm import TrainingReference, ood_features
 
 try:
@@ -28,8 +34,9 @@ try:
 except ImportError:  # a checkpoint's own code, on a machine without radfm
     read_case = codes = None
 
-SYNTHETIC_ONLY = "This model was trained on synthetic patients only. Its answers about a real study mean nothing."
-_RECIPES = ("radfm_finetune.json", "radfm_diagnosis.json")  # the newest first
+_TOP_OF_VOCABULARY = 10
+_TEXTS_AT_ONCE = 256
+_IF_OOD = ("warn", "refuse", "ignore")
 
 
 class ZeroShotDiagnosisPipeline(Pipeline):
@@ -44,6 +51,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     diagnose("study/", candidate_labels=["Pneumothorax", "Rib fracture"])
     # [{"label": "Pneumothorax", "icd10cm": ["J93.9"], "score": 0.91}, ...]
     diagnose(radfm.read_case("study/"), top_k=10)  # the checkpoint's own vocabulary
+    diagnose(["study_1/", "study_2/"], batch_size=2)  # a list per case
     ```
     """
 
@@ -55,74 +63,58 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._embeds: dict[str, torch.Tensor] = {}  # prompt -> (d,)
-        self._asked: tuple[list[str], torch.Tensor] | None = (
-            None  # the last prompts, and their embeddings as one tensor
-        )
-        self._vocabulary: list[str] | None = None  # what `_rows` was made of
+        self._last: tuple[list[str], list[str], torch.Tensor] | None = None  # vocabulary, prompts, their embeddings
 
     def __call__(self, inputs, **kwargs):
         """
         Args:
-            inputs: a `Case`, or a file or folder that `read_case` reads; or a list of these, each a case of its own.
-            candidate_labels: disorder names; unset, the checkpoint's vocabulary.
-            hypothesis_template: what is embedded for a name that is not in the vocabulary, "{}" standing for it.
-            top_k: how many are wanted; unset, all candidate labels, or 10 of the vocabulary.
-            batch_size: cases that go through the model together, of a list.
-            return_attentions: also say what each scan and slice counted.
-            if_ood: "warn" of a case that is unlike the training data, where the answer has no place to say so,
-                "refuse" it, or "ignore" that.
+            inputs: A `Case`, or a file or folder that `read_case` reads; a list, data set or generator of these, each
+                a case of its own.
+            candidate_labels: Disorder names; by default the checkpoint's vocabulary.
+            hypothesis_template: The text to embed for a name that is not in the vocabulary, with "{}" for the name.
+            top_k: Number of disorders to return; by default all candidate labels, or 10 of the vocabulary.
+            batch_size: Cases that go through the model together.
+            num_workers: Processes that read and pack cases.
+            return_attentions: Also return the weight of each scan and slice.
+            if_ood: "warn" of an out-of-distribution case where the answer does not say it, "refuse" it, or "ignore" it.
         Returns:
-            Per case a list of {"label", "icd10cm", "score"}, best first; with "above_threshold" where the checkpoint
-            knows a threshold for the name, and "in_set" where it knows which disorders cannot be ruled out. With
-            `return_attentions` a dictionary with this list as "diagnoses"; in the order of the case "scans", a list of
-            {"source", "modality", "plane", "slices", "weight", "key_slice", "key_slice_weight"};
-            "out_of_distribution", see `TrainingReference.judge`, None where the checkpoint has no reference;
-            "synthetic_only", whether it learned from drawn patients alone; and "case_embed" (d,), for `score`.
+            A list of {"label", "icd10cm", "score"}, best first; with "above_threshold" if the checkpoint has a
+            threshold for the name, and "in_set" if it has prediction sets. For a list of cases a list of these,
+            for a data set or generator an iterator. With `return_attentions` a dictionary:
+            "diagnoses", this list;
+            "scans", in the order of the case, a list of {"source", "modality", "plane", "slices", "weight",
+            "key_slice", "key_slice_weight"};
+            "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
+            "synthetic_only", whether the model was trained on synthetic patients only;
+            "case_embed" (d,), for `score`.
         Raises:
-            ValueError: for a case without a readable scan, no or empty labels, a label that a fixed list lacks, or a
-                case that is refused.
+            ValueError: The case has no readable scan, labels are missing or empty, a label is not on the list of a
+                model with a fixed one, or the case is refused.
         """
-        several = isinstance(inputs, list | tuple)
-        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
-        parameters = [
-            {**at_start, **now}
-            for at_start, now in zip(
-                (self._preprocess_params, self._forward_params, self._postprocess_params),
-                self._sanitize_parameters(**kwargs),
-                strict=True,
-            )
-        ]
-        whole = parameters[-1].pop("return_attentions", False)
-        cases = list(inputs) if several else [inputs]
-        batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
-        answers = [answer for batch in batches for answer in self.run_single(batch, *parameters)]
-        if not whole:
-            for judged in (answer["out_of_distribution"] for answer in answers):
-                if judged is not None and judged["is_ood"]:
-                    warnings.warn(_unlike(judged), stacklevel=2)
-            answers = [answer["diagnoses"] for answer in answers]
-        return answers if several else answers[0]
+        if isinstance(inputs, tuple):
+            inputs = list(inputs)
+        return [] if inputs == [] else super().__call__(inputs, **kwargs)
 
     @torch.inference_mode()
     def score(self, case_embed: torch.Tensor, candidate_labels, hypothesis_template: str = "{}") -> list[dict]:
-        """Other names for a case that was read before, without reading it again.
+        """Scores other names for a case that was read before, without reading it again.
 
         Args:
             case_embed: (d,), from an answer with `return_attentions`.
-            candidate_labels, hypothesis_template: as in `__call__`.
+            candidate_labels, hypothesis_template: As in `__call__`.
         Returns:
-            What `__call__` says of these names for this case.
+            The diagnoses that `__call__` returns for these names and this case.
         Raises:
-            ValueError: as `__call__`.
+            ValueError: As `__call__`.
         """
-        asked = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
-        embeds = case_embed[None].to(self.device)
+        parameters = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
+        labels, embeds = parameters["labels"], case_embed[None].to(self.device)
         if self.model.head.reads_text:
-            logits = self.model.head(embeds, self._text_embeds(asked["labels"], asked["template"]))
+            logits = self.model.head(embeds, self._text_embeds(labels, parameters["template"]))
         else:
-            logits = self.model.head(embeds)[:, [self._row(label) for label in asked["labels"]]]
-        scores = self._calibrated(logits, embeds, asked["labels"]).float().sigmoid()[0]
-        return self._diagnoses(asked["labels"], scores, len(scores))
+            logits = self.model.head(embeds)[:, self.model.config.vocabulary.rows(labels)]
+        scores = self._calibrated(logits, embeds, labels).float().sigmoid()[0]
+        return self._diagnoses(labels, scores, len(scores))
 
     def _sanitize_parameters(
         self,
@@ -134,7 +126,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         **kwargs,
     ):
         if kwargs:
-            raise TypeError(f"zero-shot-diagnosis knows no argument {next(iter(kwargs))!r}")
+            raise TypeError(f"zero-shot-diagnosis has no argument {next(iter(kwargs))!r}")
         forward, after = {}, {}
         if candidate_labels is not None:
             labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
@@ -148,222 +140,225 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         if return_attentions is not None:
             after["return_attentions"] = return_attentions
         if if_ood is not None:
-            if if_ood not in ("warn", "refuse", "ignore"):
+            if if_ood not in _IF_OOD:
                 raise ValueError(f"if_ood is warn, refuse or ignore, not {if_ood!r}")
             after["if_ood"] = if_ood
         return {}, forward, after
 
-    def preprocess(self, inputs: list, **parameters) -> dict:
-        cases = [_read(case) for case in inputs]
-        for case in cases:
-            if not case.scans:
-                reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
-                raise ValueError("the case holds no readable scan" + (f" ({reasons})" if reasons else ""))
-        return {"cases": cases, "batch": self.processor(cases=cases)}
+    def preprocess(self, case) -> dict:
+        """A packed batch of one case: {"cases": [[facts of a scan, ...]], "batch"}."""
+        case = _read(case)
+        if not case.scans:
+            reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
+            raise ValueError("the case holds no readable scan" + (f" ({reasons})" if reasons else ""))
+        facts = [
+            {"source": scan.source, "modality": scan.modality, "plane": scan.plane, "slices": len(scan.pixels)}
+            for scan in case.scans
+        ]
+        return {"cases": [facts], "batch": self.processor(cases=[case])}
+
+    def collate(self, items: Sequence[dict]) -> dict:
+        """Joins packed batches of `preprocess` into one."""
+        if len(items) == 1:
+            return items[0]
+        batches = [item["batch"] for item in items]
+        joined = {key: _join([batch[key] for batch in batches], self._padding(key)) for key in batches[0]}
+        return {"cases": [case for item in items for case in item["cases"]], "batch": BatchFeature(joined)}
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        """As transformers' own, with `collate` for packed cases, which need no padding of images."""
+        if isinstance(inputs, Sized):
+            dataset = PipelineDataset(inputs, self.preprocess, preprocess_params)
+        else:
+            dataset, num_workers = PipelineIterator(inputs, self.preprocess, preprocess_params), min(num_workers, 1)
+        loader = DataLoader(dataset, num_workers=num_workers, batch_size=batch_size, collate_fn=self.collate)
+        cases = PipelineChunkIterator(loader, self._forward_cases, forward_params)
+        return PipelineIterator(cases, self.postprocess, postprocess_params)
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+        (answer,) = self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params)
+        return answer
+
+    def _forward_cases(self, batch: dict, **parameters) -> Iterator[dict]:
+        return iter(self.forward(batch, **parameters)["cases"])
 
     def _forward(self, inputs: dict, labels: list[str] | None = None, template: str = "{}") -> dict:
-        config = self.model.config
+        config, batch = self.model.config, inputs["batch"]
         if labels is None and not config.disorders:
-            raise ValueError("this checkpoint has no vocabulary of its own: give candidate_labels")
-        batch = inputs["batch"]
+            raise ValueError("this checkpoint has no vocabulary: give candidate_labels")
         names = list(config.disorders) if labels is None else labels
-        if labels is None:
-            output = self.model(**batch)
-        elif self.model.head.reads_text:
-            output = self.model(**batch, text_embeds=self._text_embeds(labels, template))
-        else:
-            rows = [self._row(label) for label in labels]
-            output = self.model(**batch)
-            output.logits = output.logits[:, rows]
+        text_embeds, rows = None, slice(None)
+        if labels is not None and self.model.head.reads_text:
+            text_embeds = self._text_embeds(labels, template)
+        elif labels is not None:
+            rows = config.vocabulary.rows(labels)
+        output = self.model(**batch, text_embeds=text_embeds)
+        scores = self._calibrated(output.logits[:, rows], output.case_embeds, names).float().sigmoid()
+        slices_per_scan, scans_per_case = batch["slices_per_scan"].tolist(), batch["scans_per_case"].tolist()
+        slice_attentions = iter(output.slice_attentions.float().split(slices_per_scan))
+        scan_attentions = output.scan_attentions.float().split(scans_per_case)
+        features = ood_features(output.scan_features, batch["pixel_values"], batch["slices_per_scan"])
+        features = features.split(scans_per_case)
+        cases = [
+            {
+                "scans": scans,
+                "names": names,
+                "top_k": _TOP_OF_VOCABULARY if labels is None else len(names),
+                "scores": scores[i],
+                "case_embed": output.case_embeds[i],
+                "scan_attentions": scan_attentions[i],
+                "slice_attentions": [next(slice_attentions) for _ in scans],
+                "ood_features": features[i],
+            }
+            for i, scans in enumerate(inputs["cases"])
+        ]
+        return {"cases": cases}
+
+    def postprocess(
+        self, output: dict, top_k: int | None = None, return_attentions: bool = False, if_ood: str = "warn"
+    ) -> list[dict] | dict:
+        """The answer for one case."""
+        diagnoses = self._diagnoses(output["names"], output["scores"], top_k or output["top_k"])
+        judgement = self._judge(output, if_ood)
+        if not return_attentions:
+            if judgement is not None and judgement["is_ood"]:
+                warnings.warn(_ood_message(judgement), stacklevel=_stacklevel_of_caller())
+            return diagnoses
+        weights = zip(output["scans"], output["scan_attentions"].tolist(), output["slice_attentions"], strict=True)
         return {
-            "cases": inputs["cases"],
-            "names": names,
-            "given": labels is not None,
-            "scores": self._calibrated(output.logits, output.case_embeds, names).float().sigmoid(),
-            "case_embeds": output.case_embeds,
-            "slice_attentions": output.slice_attentions.float().split(batch["slices_per_scan"].tolist()),
-            "scan_attentions": output.scan_attentions.float().split(batch["scans_per_case"].tolist()),
-            "ood_features": ood_features(output.scan_features, batch["pixel_values"], batch["slices_per_scan"]).split(
-                batch["scans_per_case"].tolist()
-            ),
+            "diagnoses": diagnoses,
+            "scans": [self._with_weights(*scan) for scan in weights],
+            "out_of_distribution": judgement,
+            "synthetic_only": self.synthetic_only,
+            "case_embed": output["case_embed"],
         }
 
-    def postprocess(self, outputs: dict, top_k: int | None = None, if_ood: str = "warn") -> list[dict]:
-        wanted = top_k or (len(outputs["names"]) if outputs["given"] else 10)
-        slice_attentions, answers = iter(outputs["slice_attentions"]), []
-        of_cases = (outputs[name] for name in ("cases", "scores", "scan_attentions", "ood_features", "case_embeds"))
-        for case, scores, weights, looks, case_embed in zip(*of_cases, strict=True):
-            slices = [next(slice_attentions) for _ in case.scans]
-            answers.append(
-                {
-                    "diagnoses": self._diagnoses(outputs["names"], scores, wanted),
-                    "scans": [self._seen(*x) for x in zip(case.scans, weights.tolist(), slices, strict=True)],
-                    "out_of_distribution": self._judged(case, looks, if_ood),
-                    "synthetic_only": self.synthetic_only,
-                    "case_embed": case_embed,
-                }
-            )
-        return answers
-
     def save_pretrained(self, save_directory, **kwargs) -> None:
-        """Model and processor; `pipeline("zero-shot-diagnosis", model=save_directory)` brings them back."""
+        """Saves model and processor; `pipeline("zero-shot-diagnosis", model=save_directory)` loads them."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def _diagnoses(self, names: list[str], scores: torch.Tensor, wanted: int) -> list[dict]:
+    @cached_property
+    def reference(self) -> TrainingReference | None:
+        """The checkpoint's reference of its training data; None before `radfm calibrate` has made one."""
+        return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
+
+    @cached_property
+    def synthetic_only(self) -> bool:
+        """Whether the checkpoint was trained on synthetic patients only, by its recipe."""
+        return bool(self.model.name_or_path) and synthetic_only(load_recipe(self.model.name_or_path))
+
+    def _diagnoses(self, names: list[str], scores: torch.Tensor, top_k: int) -> list[dict]:
         """The best of (names,) scores, best first."""
-        best = scores.topk(min(wanted, len(scores)))
-        found = zip((names[i] for i in best.indices.tolist()), best.values.tolist(), strict=True)
+        best = scores.topk(min(top_k, len(scores)))
         return [
-            {"label": name, "icd10cm": self._codes(name), "score": score} | self._limits(name, score)
-            for name, score in found
+            self._diagnosis(names[row], score)
+            for row, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    def _diagnosis(self, name: str, score: float) -> dict:
+        config = self.model.config
+        row = config.vocabulary.get(name)
+        diagnosis = {"label": name, "icd10cm": self._codes(name), "score": score}
+        if row is None:
+            return diagnosis
+        if config.thresholds and config.thresholds[row] is not None:
+            diagnosis["above_threshold"] = score >= config.thresholds[row]
+        if config.prediction_sets:
+            in_set = config.prediction_sets["threshold"]
+            diagnosis["in_set"] = score >= (in_set[row] if isinstance(in_set, list) else in_set)
+        return diagnosis
+
+    def _codes(self, name: str) -> list[str]:
+        vocabulary = self.model.config.vocabulary
+        if name in vocabulary and self.model.config.icd10cm:
+            return vocabulary.codes(name)
+        return codes(name) if codes is not None else []
 
     def _calibrated(self, logits: torch.Tensor, case_embeds: torch.Tensor, names: list[str]) -> torch.Tensor:
         """(cases, names) logits, those of the vocabulary calibrated."""
         if self.model.config.calibration is None:
             return logits
-        odds, logits = self.model.log_odds(self.model.head(case_embeds)), logits.float()
-        rows = [self._rows.get(name.casefold()) for name in names]
-        known = [column for column, row in enumerate(rows) if row is not None]
-        logits[:, known] = odds[:, [rows[column] for column in known]]
+        vocabulary = self.model.config.vocabulary
+        log_odds, logits = self.model.log_odds(self.model.head(case_embeds)), logits.float()
+        rows = {column: row for column, name in enumerate(names) if (row := vocabulary.get(name)) is not None}
+        logits[:, list(rows)] = log_odds[:, list(rows.values())]
         return logits
 
-    def _limits(self, name: str, score: float) -> dict[str, bool]:
-        """Whether a name of the vocabulary reaches its threshold, and that of the sets, where there are any."""
-        row, config = self._rows.get(name.casefold()), self.model.config
-        if row is None:
-            return {}
-        found, least = {}, config.thresholds[row] if config.thresholds else None
-        if least is not None:
-            found["above_threshold"] = score >= least
-        if config.prediction_sets:
-            in_set = config.prediction_sets["threshold"]
-            found["in_set"] = score >= (in_set[row] if isinstance(in_set, list) else in_set)
-        return found
-
-    @cached_property
-    def reference(self) -> TrainingReference | None:
-        """What the checkpoint remembers of its training data; None where `radfm calibrate` never looked."""
-        return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
-
-    @cached_property
-    def synthetic_only(self) -> bool:
-        """Whether the checkpoint's recipe says that it learned to see from drawn patients alone."""
-        return bool(self.model.name_or_path) and synthetic_only(_recipe(self.model.name_or_path))
-
-    def _judged(self, case, looks: torch.Tensor, if_ood: str) -> dict | None:
+    def _judge(self, output: dict, if_ood: str) -> dict | None:
         if if_ood == "ignore" or self.reference is None:
             return None
-        judged = self.reference.judge(looks, [scan.modality for scan in case.scans])
-        if judged["is_ood"] and if_ood == "refuse":
-            raise ValueError(f"{_unlike(judged)}, and it is refused")
-        return judged
+        judgement = self.reference.judge(output["ood_features"], [scan["modality"] for scan in output["scans"]])
+        if judgement["is_ood"] and if_ood == "refuse":
+            raise ValueError(f"{_ood_message(judgement)}, and it is refused")
+        return judgement
 
     def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
         """(labels, d)."""
-        rows = self._rows
-        prompts = [label if label.casefold() in rows else template.format(label) for label in labels]
-        if self._asked is not None and self._asked[0] == prompts:
-            return self._asked[1]
-        new = [
-            p
-            for p, label in zip(prompts, labels, strict=True)
-            if label.casefold() not in rows and p not in self._embeds
-        ]
-        for start in range(0, len(new), 256):
-            some = new[start : start + 256]
-            embeds = self.model.get_text_features(**self.processor(text=some).to(self.device))
-            self._embeds |= dict(zip(some, embeds, strict=True))
-        embeds = [
-            self.model.head.disorder_embeds[rows[label.casefold()]]
-            if label.casefold() in rows
-            else self._embeds[prompt]
-            for label, prompt in zip(labels, prompts, strict=True)
-        ]
-        self._asked = prompts, torch.stack(embeds)
-        return self._asked[1]
+        disorders, vocabulary = self.model.config.disorders, self.model.config.vocabulary
+        rows = [vocabulary.get(label) for label in labels]
+        prompts = [template.format(label) if row is None else label for label, row in zip(labels, rows, strict=True)]
+        if self._last is not None and self._last[0] is disorders and self._last[1] == prompts:
+            return self._last[2]
+        unknown = [prompt for prompt, row in zip(prompts, rows, strict=True) if row is None]
+        new = [prompt for prompt in unknown if prompt not in self._embeds]
+        for start in range(0, len(new), _TEXTS_AT_ONCE):
+            texts = new[start : start + _TEXTS_AT_ONCE]
+            embeds = self.model.get_text_features(**self.processor(text=texts).to(self.device))
+            self._embeds |= dict(zip(texts, embeds, strict=True))
+        embeds = torch.stack(
+            [
+                self._embeds[prompt] if row is None else self.model.head.disorder_embeds[row]
+                for prompt, row in zip(prompts, rows, strict=True)
+            ]
+        )
+        self._last = disorders, prompts, embeds
+        return embeds
 
-    @property
-    def _rows(self) -> dict[str, int]:
-        """Where a name, in lower case, stands in the vocabulary."""
-        if self._vocabulary is not self.model.config.disorders:  # set_disorders swaps it
-            self._vocabulary = self.model.config.disorders
-            self._row_of = {name.casefold(): row for row, name in enumerate(self._vocabulary)}
-            self._asked = None
-        return self._row_of
+    def _padding(self, key: str) -> int:
+        return (self.processor.tokenizer.pad_token_id or 0) if key.endswith("input_ids") else 0
 
-    def _row(self, label: str) -> int:
-        row = self._rows.get(label.casefold())
-        if row is None:
-            near = get_close_matches(label.casefold(), self._rows, n=3)
-            names = ", ".join(repr(self.model.config.disorders[self._rows[name]]) for name in near)
-            raise ValueError(
-                f"{label!r} is not in this checkpoint's list" + (f": did you mean {names}?" if near else "")
-            )
-        return row
-
-    def _codes(self, name: str) -> list[str]:
-        row, known = self._rows.get(name.casefold()), self.model.config.icd10cm
-        if row is not None and known:
-            return list(known[row])
-        return codes(name) if codes is not None else []
-
-    def _seen(self, scan, weight: float, attentions: torch.Tensor) -> dict:
-        slices = self.processor.image_processor.choose_slices(len(scan.pixels))
+    def _with_weights(self, scan: dict, weight: float, attentions: torch.Tensor) -> dict:
+        slices = self.processor.image_processor.choose_slices(scan["slices"])
         key = int(attentions.argmax()) if len(attentions) else None
-        return {
-            "source": scan.source,
-            "modality": scan.modality,
-            "plane": scan.plane,
-            "slices": len(scan.pixels),
+        return scan | {
             "weight": weight,
             "key_slice": None if key is None else slices[key],
             "key_slice_weight": None if key is None else float(attentions[key]),
         }
 
 
-def ood_reason(judged: dict) -> str:
-    """In words, of what `TrainingReference.judge` found of an unlike case."""
-    new = judged["new_modalities"]
-    if new:
+def ood_reason(judgement: dict) -> str:
+    """The reason why `TrainingReference.judge` found a case out of distribution, in words."""
+    if new := judgement["new_modalities"]:
         return f"no training scan was of {', '.join(new)}"
-    return f"at most {judged['p_value']:.1%} of the cases that it was checked on differ as much from its training scans"
+    return f"at most {judgement['p_value']:.1%} of the validation cases are as far from the training scans"
 
 
-def synthetic_only(recipe: Mapping) -> bool:
-    """Whether it is known that a model saw drawn patients alone: in its own training, and in all that it started from.
-
-    Args:
-        recipe: of a checkpoint: `radfm_finetune.json` or `radfm_diagnosis.json`.
-    """
-    if (recipe.get("data") or {}).get("source") != "phantoms":
-        return False
-    asked, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
-    named = [key for key in ("model", "tower_weights") if asked.get(key) or starts.get(key)]
-    return all(synthetic_only(starts.get(key) or {}) for key in named)
+def _ood_message(judgement: dict) -> str:
+    return f"the case is out of distribution ({ood_reason(judgement)}): its scores are unreliable"
 
 
-def _unlike(judged: dict) -> str:
-    return f"the case is out of distribution ({ood_reason(judged)}): its scores are unreliable"
+def _join(tensors: Sequence[torch.Tensor], padding: int) -> torch.Tensor:
+    """Rows of several packed cases as one tensor; texts are padded to the longest."""
+    if tensors[0].ndim == 2 and len({tensor.shape[1] for tensor in tensors}) > 1:
+        longest = max(tensor.shape[1] for tensor in tensors)
+        pad = torch.nn.functional.pad
+        tensors = [pad(tensor, (0, longest - tensor.shape[1]), value=padding) for tensor in tensors]
+    if tensors[0].ndim == 4 and all(
+        tensor.stride(1) == 0 for tensor in tensors
+    ):  # grey slices, shown as three channels
+        return torch.cat([tensor[:, :1] for tensor in tensors]).expand(-1, tensors[0].shape[1], -1, -1)
+    return torch.cat(list(tensors))
 
 
-def _recipe(model: str) -> dict:
-    """The newest recipe of a checkpoint, by its folder or name on the Hub; {} where it has none."""
-    for name in _RECIPES:
-        file = cached_file(
-            model,
-            name,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        if file is not None:
-            try:
-                return json.loads(Path(file).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{file} is damaged: restore it, or delete it ({error})") from error
-    return {}
+def _stacklevel_of_caller() -> int:
+    """For `warnings.warn` in the calling function: the level of the first frame outside of the pipeline's own code."""
+    own = (*(str(Path(module.__file__).parent) for module in (torch, transformers)), __file__)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _read(case):
@@ -376,4 +371,4 @@ def _read(case):
     return read_case(case)
 
 
-__all__ = ["SYNTHETIC_ONLY", "ZeroShotDiagnosisPipeline", "ood_reason", "synthetic_only"]
+__all__ = ["ZeroShotDiagnosisPipeline", "ood_reason"]

@@ -39,7 +39,7 @@ from starlette.requests import ClientDisconnect
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
-from radfm.pipeline_radfm import SYNTHETIC_ONLY
+from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve.answers import Answer
 from radfm.serve.intake import write_files
 from radfm.serve.limits import TIMED_OUT, TOO_LARGE, Limits, Refused

@@ -53,6 +53,7 @@ from radfm.eval.metrics import macro_auc, same_groups
 from radfm.heads_radfm import HEADS
 from radfm.losses_radfm import LOSSES, all_gather_rows, loss_function
 from radfm.objectives_radfm import labels_of_scans
+from radfm.recipes_radfm import DIAGNOSIS_RECIPE as RECIPE
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.starting_points import embed_texts
 from radfm.train.config import filled, run_module, state_at_the_end, trainer_arguments, without_folders
@@ -63,7 +64,6 @@ from radfm.train.linear_start import LinearStart, fit_linear_start
 from radfm.train.losses import kinship, soft_labels
 from radfm.train.shots import few_shots
 
-RECIPE = "radfm_diagnosis.json"  # beside the weights: how they were made
 COMPLETE = "complete"  # a file in every checkpoint that counts
 _RESULT = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # what of a checkpoint is the model
 _NOT_RESULT = ("trainer_state.json", "zero_to_fp32.py", "zero_to_torch.py")

@@ -60,6 +60,7 @@ from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.losses_radfm import add_no_disorder_logit, loss_function
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.recipes_radfm import FINETUNE_RECIPE as RECIPE
 from radfm.train import probe
 from radfm.train.adapters import with_adapters
 from radfm.train.class_weights import class_weights
@@ -71,7 +72,6 @@ from radfm.train.lineage import effort, lineage
 from radfm.train.shots import few_shots
 from radfm.train.wise_ft import SHARES, mixed_weights, smallest_share
 
-RECIPE = "radfm_finetune.json"  # beside the weights: how they were made, and what was measured
 WORK = "training"  # in output: checkpoints and features, to go on from; can be deleted in the end
 METHODS = ("auto", "linear", "lora", "full")
 LINEAR_BELOW, LORA_BELOW, PROBED_UP_TO = 200, 10_000, 20_000  # training cases

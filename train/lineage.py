@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from radfm.checkpoints import resolve
+from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, TEXT_RECIPE
 
 # Of each kind of recipe, newest first: what is told of it.
 _TOLD = {
-    "radfm_finetune.json": ("data", "method", "started_from", "effort"),
-    "radfm_diagnosis.json": ("data", "started_from", "effort"),
-    "radfm_text.json": ("base", "icd10cm", "ontologies", "pairs", "held_out", "effort"),
+    FINETUNE_RECIPE: ("data", "method", "started_from", "effort"),
+    DIAGNOSIS_RECIPE: ("data", "started_from", "effort"),
+    TEXT_RECIPE: ("base", "icd10cm", "ontologies", "pairs", "held_out", "effort"),
 }
 
 

@@ -40,6 +40,7 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from radfm.knowledge import icd10cm, ontology
+from radfm.recipes_radfm import TEXT_RECIPE as RECIPE
 from radfm.starting_points.sentence_encoder import load_encoder
 from radfm.train.batches import LengthBatchSampler
 from radfm.train.config import read_config as read_yaml
@@ -47,8 +48,6 @@ from radfm.train.config import run_module, state_at_the_end, trainer_arguments, 
 from radfm.train.lineage import effort, has_ended
 from radfm.train.text_pairs import KINDS, text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
-
-RECIPE = "radfm_text.json"  # beside the weights: how they were made
 
 
 @dataclass

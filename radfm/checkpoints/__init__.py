@@ -30,8 +30,7 @@ from radfm.knowledge.cache import cache_folder
 
 __all__ = ["NAMES", "folder", "resolve"]
 
-# Files beside the weights: the recipes of their training, the newest first, and what `radfm calibrate` fitted.
-MODEL_RECIPES, TEXT_RECIPE = ("radfm_finetune.json", "radfm_diagnosis.json"), "radfm_text.json"
+# Written by `radfm calibrate` beside the weights. The names of recipes are in `radfm.recipes_radfm`.
 CONFIDENCE = "radfm_confidence.json"
 
 NAMES = ("radfm-text-mini", "radfm-phantom-mini")

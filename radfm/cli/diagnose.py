@@ -242,7 +242,8 @@ def _print_skipped(case: "Case") -> None:
 
 
 def _print_warnings(answer: dict, config) -> None:
-    from radfm.pipeline_radfm import SYNTHETIC_ONLY, ood_reason
+    from radfm.pipeline_radfm import ood_reason
+    from radfm.recipes_radfm import SYNTHETIC_ONLY
 
     warnings = []
     if answer["synthetic_only"]:

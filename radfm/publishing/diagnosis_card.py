@@ -12,7 +12,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radfm.heads_radfm import HEADS
-from radfm.pipeline_radfm import synthetic_only
 from radfm.presentation import (
     enumeration,
     markdown_cell,
@@ -21,6 +20,7 @@ from radfm.presentation import (
     with_interval,
 )
 from radfm.publishing.card import Facts, counted, make_card
+from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, synthetic_only
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
 _CALIBRATION = {
@@ -369,7 +369,7 @@ def _method(recipe: dict, run: dict) -> Iterator[str]:
     yield "; ".join(f"{what} {markdown_cell(value)}" for what, value in details.items() if value is not None)
     if versions := recipe.get("versions"):
         yield ", ".join(f"{name} {version}" for name, version in versions.items())
-    yield f"The whole recipe is in `{'radfm_finetune.json' if 'key' in recipe else 'radfm_diagnosis.json'}`"
+    yield f"The whole recipe is in `{FINETUNE_RECIPE if 'key' in recipe else DIAGNOSIS_RECIPE}`"
 
 
 def _anatomy(evaluations: Sequence[dict]) -> str:

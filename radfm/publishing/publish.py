@@ -28,9 +28,10 @@ from huggingface_hub import HfApi, constants, get_token, save_torch_state_dict, 
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from radfm.checkpoints import CONFIDENCE, MODEL_RECIPES, TEXT_RECIPE
+from radfm.checkpoints import CONFIDENCE
 from radfm.publishing.card import Facts
 from radfm.publishing.checks import metadata, read_json, refuse_pickle, refuse_unsafe, refuse_what_tells
+from radfm.recipes_radfm import MODEL_RECIPES, TEXT_RECIPE
 from radfm.reference_radfm import FILE as REFERENCE
 from radfm.reference_radfm import TrainingReference, weights_sha256
 

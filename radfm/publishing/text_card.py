@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from radfm.presentation import value, with_interval
 from radfm.publishing.card import Facts, make_card
+from radfm.recipes_radfm import TEXT_RECIPE
 
 _MINILM = "all-MiniLM-L6-v2"
 _FIGURES = {  # of `radfm evaluate text`: what is said of it, and what the Hub calls the metric
@@ -131,7 +132,7 @@ def _method(recipe: dict) -> Iterator[str]:
         yield f"Its weights are averaged with those of the start, whose share is {share:g}"
     if longest := recipe.get("max_tokens"):
         yield f"Texts are cut after {longest} word pieces"
-    yield "The whole recipe is in `radfm_text.json`"
+    yield f"The whole recipe is in `{TEXT_RECIPE}`"
 
 
 def _knowledge(recipe: dict) -> Iterator[dict[str, str]]:

@@ -19,7 +19,7 @@ from transformers import pipeline
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
 from radfm.cli import main
 from radfm.eval.case_report import write_case
-from radfm.pipeline_radfm import SYNTHETIC_ONLY
+from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.starting_points import processor_for
 
 HOSTILE = "<script>alert('gout')</script>"
@@ -136,7 +136,7 @@ def test_of_a_case_unlike_the_training_data_no_probability_threshold_or_set_is_t
     html = page(judged, **told)
     assert all(mark in html for mark in marks)
     html = page(judged | {"is_ood": True, "p_value": 0.002}, **told)
-    assert "at most 0.2% of the cases that it was checked on differ as much from its training scans" in html
+    assert "at most 0.2% of the validation cases are as far from the training scans" in html
     assert "none is a probability" in html
     assert not any(mark in html.replace("none is a probability", "") for mark in marks)
 

@@ -70,14 +70,44 @@ def test_any_name_can_be_asked_for(diagnose, case):
     assert next(d["score"] for d in found if d["label"] == "Rib fracture") == pytest.approx(expected, rel=1e-4)
 
 
-def test_several_cases_are_answered_one_by_one_or_in_batches_alike(diagnose, case):
-    other = Case(scans=case.scans[1:])
-    alone = [diagnose(case), diagnose(other)]
-    for batch_size in (1, 2):
-        together = diagnose([case, other], batch_size=batch_size)
-        for a, b in zip(alone, together, strict=True):
-            assert [d["label"] for d in a] == [d["label"] for d in b]
-            assert [d["score"] for d in a] == pytest.approx([d["score"] for d in b], rel=1e-4)
+def assert_same_answers(expected, answers):
+    for alone, together in zip(expected, answers, strict=True):
+        assert [scan | {"weight": 0, "key_slice_weight": 0} for scan in alone["scans"]] == [
+            scan | {"weight": 0, "key_slice_weight": 0} for scan in together["scans"]
+        ]
+        for key in ("weight", "key_slice_weight"):
+            assert [scan[key] for scan in alone["scans"]] == pytest.approx([scan[key] for scan in together["scans"]])
+        alone, together = ({d["label"]: d["score"] for d in answer["diagnoses"]} for answer in (alone, together))
+        assert alone == pytest.approx(together, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 2, "num_workers": 1}])
+def test_cases_of_a_list_or_generator_get_the_same_answers_as_alone(diagnose, case, options):
+    cases = [case, Case(scans=case.scans[1:]), Case(scans=case.scans[::-1])]
+    alone = [diagnose(one, return_attentions=True) for one in cases]
+    together = diagnose(cases, return_attentions=True, **options)
+    assert isinstance(together, list)
+    assert_same_answers(alone, together)
+    lazy = diagnose((one for one in cases), return_attentions=True, **options)
+    assert not isinstance(lazy, list)
+    assert_same_answers(alone, lazy)
+    assert diagnose([]) == []
+
+
+def test_colour_and_grey_cases_and_histories_of_any_length_share_a_batch(tiny_config, tmp_path, case):
+    checkpoint = save(RadFMConfig(**tiny_config, disorders=DISORDERS, use_history=True), tmp_path)
+    processor = RadFMProcessor.from_pretrained(checkpoint)
+    processor.use_history = True
+    processor.save_pretrained(checkpoint)
+    diagnose = pipeline("zero-shot-diagnosis", model=checkpoint)
+    colour = Scan(np.random.default_rng(1).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8), modality="X-ray")
+    cases = [
+        Case(scans=case.scans, history="fell from a ladder, and has had pain in the left side of the chest since"),
+        Case(scans=[colour], history="cough"),
+        Case(scans=[colour]),
+    ]
+    alone = [diagnose(one, return_attentions=True) for one in cases]
+    assert_same_answers(alone, diagnose(cases, return_attentions=True, batch_size=3))
 
 
 def test_attentions_name_the_scan_and_the_slice(diagnose, case):
@@ -106,7 +136,7 @@ def test_a_fixed_list_scores_its_own_names_and_refuses_others(tiny_config, tmp_p
     assert len(diagnose(case)) == 4
     found = diagnose(case, candidate_labels=["meningioma", "Cirrhosis"])
     assert {d["label"] for d in found} == {"meningioma", "Cirrhosis"}
-    with pytest.raises(ValueError, match="'Gallstone' is not in this checkpoint's list: did you mean 'Gallstones'"):
+    with pytest.raises(ValueError, match="'Gallstone' is not in the vocabulary: did you mean Gallstones"):
         diagnose(case, candidate_labels=["Gallstone"])
 
 

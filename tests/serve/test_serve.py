@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
-from radfm.pipeline_radfm import SYNTHETIC_ONLY
+from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve import Limits
 from radfm.serve.intake import unpack, write_files
 from radfm.serve.limits import Refused
