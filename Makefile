@@ -40,11 +40,11 @@ TEXT := checkpoints/radfm-text-mini
 MODEL := checkpoints/radfm-phantom-mini
 PHANTOMS := datasets/phantoms
 checkpoints: .venv/installed
-	$(BIN)/radfm train text train/configs/text.yaml "ontologies=[$(ONTOLOGY)]" held_out=4 output=runs/text_mini
+	$(BIN)/radfm train text train/configs/text.yaml "data.ontologies=[$(ONTOLOGY)]" data.held_out=4 output=runs/text_mini
 	$(BIN)/python -m radfm.checkpoints.make halve runs/text_mini $(TEXT)
 	$(BIN)/radfm prepare phantoms $(PHANTOMS) --cases 6000
-	$(BIN)/radfm train diagnosis train/configs/diagnosis_tower.yaml text_encoder=$(TEXT)
-	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml text_encoder=$(TEXT)
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_tower.yaml model.text_encoder=$(TEXT)
+	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml model.text_encoder=$(TEXT)
 	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke $(MODEL)
 	$(BIN)/radfm calibrate $(PHANTOMS) --model $(MODEL)
 	$(BIN)/python -m radfm.checkpoints.make install $(TEXT) $(MODEL)

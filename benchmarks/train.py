@@ -32,15 +32,18 @@ import torch
 from transformers import TrainerCallback
 
 from radfm.cli.memory import keep_freed_memory
-from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
+from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import StepSampler
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.stored_cases import load
-from radfm.train import diagnosis
+from radfm.train.config import packaged_config
+from radfm.train.diagnosis import trainer_settings
+from radfm.train.diagnosis_config import TRAINING, DiagnosisTraining, read_diagnosis_config
 from radfm.train.diagnosis_model import build
+from radfm.train.diagnosis_trainer import DiagnosisTrainer
 
-CONFIG = Path(diagnosis.__file__).parent / "configs" / "diagnosis.yaml"
+CONFIG = packaged_config("diagnosis.yaml")
 WARM_UP = 5  # steps
 STEPS, PASSES = 4, 3  # in a turn: of training, of the tower alone
 
@@ -91,7 +94,7 @@ def compare(setting: Setting, count: int) -> None:
         print(f"  waiting for data                 {found['waiting']:7.1%} of the time (target 5%)")
 
     one, one_tower = measured("steps", setting, count, 1), measured("tower", setting, count, 1)
-    step = diagnosis.read_config(setting.config, setting.changes).slices_per_step
+    step = read_diagnosis_config(setting.config, setting.changes).sampling.slices_per_step
     cores = side_by_side(setting, count) / one_tower["slices_per_s"]
     for slices, how in ((2 * step, "a step each"), (step, "sharing one's step")):
         two = measured("steps", setting, count, 1, processes=2, slices=slices)
@@ -148,12 +151,12 @@ def finished(run: subprocess.Popen) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def configured(setting: Setting, count: int, slices: int, output: str) -> diagnosis.DiagnosisTraining:
+def configured(setting: Setting, count: int, slices: int, output: str) -> DiagnosisTraining:
     changes = [*setting.changes, f"data={setting.data}", f"output={output}", f"training.max_steps={count}"]
     changes += ["training.report_to=[]", "training.eval_strategy=no"]
     changes += ["training.save_strategy=no", "training.disable_tqdm=true"]
-    changes += [f"slices_per_step={slices}"] if slices else []
-    return diagnosis.read_config(setting.config, changes)
+    changes += [f"sampling.slices_per_step={slices}"] if slices else []
+    return read_diagnosis_config(setting.config, changes)
 
 
 class Clock(TrainerCallback):
@@ -226,7 +229,7 @@ def turns(setting: Setting, count: int, slices: int, output: str) -> dict:
     config = configured(setting, WARM_UP + count * STEPS, slices, output)
     trainer, watched = prepared(config)
     network = trainer.model.radfm.slice_encoder.tower
-    clock = Turns(watched, network, bool(config.training.get("bf16")))
+    clock = Turns(watched, network, (TRAINING | config.training)["bf16"])
     trainer.add_callback(clock)
     trainer.train()
     training, alone, processor, waiting = (statistics.median(column) for column in zip(*clock.turns, strict=True))
@@ -249,12 +252,12 @@ def steps(setting: Setting, count: int, slices: int, output: str) -> dict:
     return {"slices_per_s": everyones.item() / seconds, "peak_MiB": peak.mebibytes}
 
 
-def prepared(config: diagnosis.DiagnosisTraining) -> tuple[diagnosis.DiagnosisTrainer, Watched]:
-    stored = [load(config.data, split, labelled=True) for split in ("train", "validation")]
+def prepared(config: DiagnosisTraining) -> tuple[DiagnosisTrainer, Watched]:
+    stored = [load(config.data.path, split, labelled=True) for split in ("train", "validation")]
     model, processor = build(config, stored[0].vocabulary, 0.02)
-    augmentation = diagnosis.filled(diagnosis.Augmentation, config.augmentation, "augmentation")
-    drawn = CaseDataset(stored[0], processor, augmentation, seed=config.seed, slices_per_scan=config.slices_per_scan)
-    trainer = diagnosis.DiagnosisTrainer(config, model, processor, drawn, CaseDataset(stored[1], processor))
+    sampling = Sampling(config.augmentation, None, config.sampling.slices_per_scan, config.seed)
+    data, validation = CaseDataset(stored[0], processor, sampling), CaseDataset(stored[1], processor)
+    trainer = DiagnosisTrainer(trainer_settings(config), model, processor, data, validation)
     watched = Watched(trainer.get_train_dataloader())
     trainer.get_train_dataloader = lambda: watched
     return trainer, watched
@@ -265,13 +268,13 @@ def tower(setting: Setting, count: int, slices: int, output: str) -> dict:
     config = configured(setting, count, slices, output)
     stored = load(setting.data, "train", labelled=True)
     model, processor = build(config, stored.vocabulary, 0.02)
-    drawn = CaseDataset(stored, processor, slices_per_scan=config.slices_per_scan)
-    sampler = StepSampler(drawn.slice_counts, drawn.labels, config.slices_per_step, 0.0, 0)
-    batches = iter(step_loader(drawn, sampler))
+    data = CaseDataset(stored, processor, Sampling(slices_per_scan=config.sampling.slices_per_scan))
+    sampler = StepSampler(data.slice_counts, data.labels, config.sampling.slices_per_step, 0.0, 0)
+    batches = iter(step_loader(data, sampler))
     pictures = [next(batches)["pixel_values"] for _ in range(4)]
     network = model.radfm.slice_encoder.tower.train()
     seconds = [
-        bare_pass(network, pictures[number % 4], bool(config.training.get("bf16")))[0] / len(pictures[number % 4])
+        bare_pass(network, pictures[number % 4], (TRAINING | config.training)["bf16"])[0] / len(pictures[number % 4])
         for number in range(WARM_UP + count)
     ]
     return {"slices_per_s": 1 / statistics.mean(seconds[WARM_UP:])}

@@ -21,8 +21,10 @@ from torch import Tensor, distributed
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.train import diagnosis
+from radfm.train.config import packaged_config
+from radfm.train.diagnosis_config import read_diagnosis_config
+from radfm.train.diagnosis_trainer import DiagnosisTrainer
 
-CONFIGS = Path(diagnosis.__file__).parent / "configs"
 MODES = {"DDP": None, "ZeRO-1": "zero1.json", "ZeRO-2": "zero2.json", "ZeRO-3": "zero3.json"}
 PROCESSES = 2
 KINDS = ("weights", "gradients", "state")
@@ -63,10 +65,16 @@ def measured(mode: str, data: Path, output: Path) -> dict[str, int]:
 
 def count(mode: str, data: str, output: str) -> None:
     """Of the process that it runs in; the first prints."""
-    changes = [f"data={data}", f"output={output}", "slices_per_step=32", "training.max_steps=2", "training.bf16=false"]
+    changes = [
+        f"data={data}",
+        f"output={output}",
+        "sampling.slices_per_step=32",
+        "training.max_steps=2",
+        "training.bf16=false",
+    ]
     changes += ["training.eval_strategy=no", "training.save_steps=2", "training.disable_tqdm=true"]
-    changes += [f"training.deepspeed={CONFIGS / MODES[mode]}"] if MODES[mode] else []
-    create = diagnosis.DiagnosisTrainer.create_optimizer
+    changes += [f"training.deepspeed={packaged_config(MODES[mode])}"] if MODES[mode] else []
+    create = DiagnosisTrainer.create_optimizer
     found = {}
 
     def watched(self, *arguments):
@@ -89,10 +97,10 @@ def count(mode: str, data: str, output: str) -> None:
             watch(self.model_wrapped.optimizer, self.model)
         return result
 
-    wrap = diagnosis.DiagnosisTrainer._prepare_for_training
-    diagnosis.DiagnosisTrainer.create_optimizer = watched
-    diagnosis.DiagnosisTrainer._prepare_for_training = began
-    diagnosis.train(diagnosis.read_config(CONFIGS / "diagnosis.yaml", changes))
+    wrap = DiagnosisTrainer._prepare_for_training
+    DiagnosisTrainer.create_optimizer = watched
+    DiagnosisTrainer._prepare_for_training = began
+    diagnosis.train(read_diagnosis_config("diagnosis.yaml", changes))
     if distributed.get_rank() == 0:
         print(json.dumps(found))
 

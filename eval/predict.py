@@ -313,6 +313,7 @@ def recipe_of(folder: Path) -> dict:
             recipe = json.loads((folder / name).read_text(encoding="utf-8"))
             run = recipe.get("key", recipe)
             data = run["data"] if isinstance(run["data"], str) else run["data"]["fingerprint"]
-            frozen = run["config"].get("frozen_tower", False)
-            return {"trained_on": data, "withheld": run["config"].get("withheld", []), "frozen_tower": frozen}
+            sections = {name: run["config"].get(name) or {} for name in ("data", "model")}
+            frozen = sections["model"].get("frozen") == "tower"
+            return {"trained_on": data, "withheld": sections["data"].get("withheld", []), "frozen_tower": frozen}
     return {}

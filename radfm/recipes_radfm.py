@@ -52,8 +52,9 @@ def synthetic_only(recipe: Mapping[str, Any]) -> bool:
     if (recipe.get("data") or {}).get("source") != "phantoms":
         return False
     config, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
-    named = [key for key in ("model", "tower_weights") if config.get(key) or starts.get(key)]
-    return all(synthetic_only(starts.get(key) or {}) for key in named)
+    model = config.get("model") or {}
+    given = {"model": model.get("checkpoint"), "tower_weights": model.get("tower_weights")}
+    return all(synthetic_only(starts.get(key) or {}) for key in given if given[key] or starts.get(key))
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Low-rank changes to a model's image side (LoRA), by peft."""
+"""Low-rank changes of the layers of a model's image side (LoRA), by peft."""
 
 from peft import LoraConfig
 from peft.tuners.lora import Conv2d, LoraModel
@@ -10,7 +10,7 @@ _IMAGE_SIDE = ("radfm.slice_encoder.", "radfm.scan_encoder.", "radfm.case_encode
 
 
 def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
-    """Puts low-rank changes into the image side's layers, in place; they, the scale and the bias learn, or an mlp head.
+    """Adds low-rank changes to the layers of the image side, in place. They and the head are trained.
 
     References:
         Hu et al., LoRA, ICLR 2022, https://arxiv.org/abs/2106.09685; its alpha is twice the rank
@@ -22,7 +22,7 @@ def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
     ]
     adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
     for layer in model.modules():
-        if isinstance(layer, Conv2d):  # peft takes over stride and padding, and forgets the dilation
+        if isinstance(layer, Conv2d):  # peft copies stride and padding, but not the dilation
             for down in layer.lora_A.values():
                 down.dilation = layer.get_base_layer().dilation
     for name, parameter in model.named_parameters():

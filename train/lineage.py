@@ -1,8 +1,8 @@
-"""Where a model comes from and what it took, for the recipe beside its weights.
+"""The origin of a model and the effort of its training, for the recipe beside its weights.
 
 Decisions:
-- A recipe keeps what the recipes of the folders it started from say of their data and of what they took, so that
-  neither a licence nor an hour is lost on the way from one checkpoint to the next. Folders are told by their last name.
+- A recipe contains the data and the effort of the checkpoints that the training started from, so that licences and
+  hours are known along a chain of checkpoints. Of a folder only the last part of its path is kept.
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 from radfm.checkpoints import resolve
 from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, TEXT_RECIPE
 
-# Of each kind of recipe, newest first: what is told of it.
-_TOLD = {
+# File of a recipe, the newest first -> the keys that are kept.
+_KEPT = {
     FINETUNE_RECIPE: ("data", "method", "started_from", "effort"),
     DIAGNOSIS_RECIPE: ("data", "started_from", "effort"),
     TEXT_RECIPE: ("base", "icd10cm", "ontologies", "pairs", "held_out", "effort"),
@@ -24,24 +24,24 @@ _TOLD = {
 
 
 def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
-    """What the checkpoints say of themselves that a model starts from.
+    """The origin of the checkpoints that a training starts from.
 
     Args:
-        folders: what it starts from -> folder or file; None: it does not.
+        folders: role -> folder or file; None: not used.
     Returns:
-        JSON-able: what -> `name`, and what its recipe says: `data` (see `radfm.data_prep.data_summary`),
+        JSON-able: role -> `name`, and from its recipe `data` (see `radfm.data_prep.data_summary`),
         `started_from`, `effort` or, of a text encoder, `ontologies` and more; nothing else where there is no recipe.
     """
-    given = {what: folder for what, folder in folders.items() if folder}
-    return {what: {"name": Path(folder).name, **_told(Path(resolve(folder)))} for what, folder in given.items()}
+    given = {role: folder for role, folder in folders.items() if folder}
+    return {role: {"name": Path(folder).name, **_origin(Path(resolve(folder)))} for role, folder in given.items()}
 
 
 def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
-    """What a run took.
+    """The time and the devices of a run.
 
     Args:
-        began: `time.monotonic()` at its begin.
-        resumed: whether a killed run went on, whose time before is not counted.
+        began: `time.monotonic()` at its beginning.
+        resumed: whether the run resumed a killed one, whose time is not counted.
     Returns:
         JSON-able: `seconds`, `resumed`, `processes`, and the `device` of each.
     """
@@ -52,25 +52,22 @@ def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:
 
 
 def has_ended(folder: Path, file: str, recipe: dict[str, Any]) -> bool:
-    """Whether a folder holds weights that were made by this recipe, whatever they took.
+    """Whether a folder holds weights with this recipe, apart from the effort.
 
     Args:
-        file: what a recipe of this kind is called there.
+        file: the name of a recipe of this kind.
         recipe: JSON-able.
     """
     if not (folder / file).is_file() or not (folder / "model.safetensors").is_file():
         return False
-    found = json.loads((folder / file).read_text(encoding="utf-8"))
-    told = json.loads(json.dumps(recipe))
-    return all(found.get(key) == told.get(key) for key in (found.keys() | told.keys()) - {"effort", "versions"})
+    stored = json.loads((folder / file).read_text(encoding="utf-8"))
+    given = json.loads(json.dumps(recipe))
+    return all(stored.get(key) == given.get(key) for key in (stored.keys() | given.keys()) - {"effort", "versions"})
 
 
-def _told(folder: Path) -> dict[str, Any]:
-    for name, keys in _TOLD.items():
+def _origin(folder: Path) -> dict[str, Any]:
+    for name, keys in _KEPT.items():
         if (folder / name).is_file():
             recipe = json.loads((folder / name).read_text(encoding="utf-8"))
-            found = {key: recipe[key] for key in keys if recipe.get(key) is not None}
-            if "base" in found:
-                found["base"] = Path(found["base"]).name
-            return found
+            return {key: recipe[key] for key in keys if recipe.get(key) is not None}
     return {}

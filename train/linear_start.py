@@ -1,24 +1,23 @@
-"""What lies between the slice encoder and the names, fitted by regression before anything learns.
+"""A ridge regression from the features of a tower to the embeddings of the names, which initialises a model.
 
-    >>> fit_linear_start(model, CaseDataset(cases, processor), LinearStart(penalty=2.0))
+    >>> fit_linear_start(model, CaseDataset(cases, processor, features=features))
 
-A network that learns from pairs tells the disorders of its cases apart, and learns little of where others would lie. A
-ridge regression from what a pretrained tower says of a case to the embedding of its diagnosis knows less of the first
-and more of the second. It is worth having by itself, where cases are few: with a tower that stays frozen nothing else
-needs to learn. Or training goes on from it, and not from chance (Kumar et al., Fine-tuning can distort pretrained
-features, ICLR 2022, https://arxiv.org/abs/2202.10054, start from a linear probe in the same way).
+A network that is trained on pairs of cases and disorders discriminates the disorders of its cases, and generalises
+little to the embeddings of others. A ridge regression from the features of a pretrained tower to the embedding of the
+diagnosis is worse at the first and better at the second. With few cases it is useful on its own, with a frozen tower
+and no further training (`training.max_steps=0`). Or training starts from it instead of from random weights (Kumar et
+al., Fine-tuning can distort pretrained features, ICLR 2022, https://arxiv.org/abs/2202.10054, start from a linear probe
+in the same way).
 
 Decisions:
-- A case is the mean of its scans, and a scan the mean of its slices: what scan and case encoder say before they have
-  learned, if they have no layers or `residual_mean`.
-- A case counts as its rarest disorder does. Normal cases have no embedding to be near to, and do not count.
+- A case is the mean of its scans, and a scan the mean of its slices: what scan and case encoder compute before training
+  if they have no layers or `residual_mean`.
+- The weight of a case is that of its rarest disorder. Normal cases have no embedding as a target, and are left out.
 - The penalty is for features of variance 1 and an average case, so it means the same for any tower and number of cases.
-- Only directions count for a text head, so the weights are as large as those that they replace: an optimizer moves both
-  as fast.
-- Scale and bias of the logits are those of a logistic regression on cases that were left out, each a fifth of all.
+- A text head uses directions only, so the fitted weights are scaled to the size of those that they replace: an
+  optimizer then changes both at the same rate.
+- Scale and bias of the logits come from a logistic regression on held-out cases, in five folds.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,82 +28,71 @@ from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.modeling_radfm import RadFMForDiagnosis
 
-FOLDS = 5
-_SLICES = 4096  # at once
-
-
-@dataclass(frozen=True)
-class LinearStart:
-    """
-    Attributes:
-        penalty: above 0, of the squared weights.
-        power: of the number of cases by which those of a disorder count less; 0: all cases alike, 1: all disorders.
-    """
-
-    penalty: float = 2.0
-    power: float = 0.25
-
-    def __post_init__(self):
-        if self.penalty <= 0 or self.power < 0:
-            raise ValueError(
-                f"linear_start has a penalty above 0 and a power of at least 0, not {self.penalty} and {self.power}"
-            )
+PENALTY = 2.0  # of the squared weights; this and the power measured best on real cases
+POWER = 0.25  # of the number of cases by which a disorder's cases count less; 0: all cases equally, 1: all disorders
+_FOLDS = 5
+_SLICES_AT_ONCE = 4096
 
 
 @torch.no_grad()
-def fit_linear_start(model: RadFMForDiagnosis, data: CaseDataset, start: LinearStart) -> None:
+def fit_linear_start(
+    model: RadFMForDiagnosis, data: CaseDataset, penalty: float = PENALTY, power: float = POWER
+) -> None:
     """Sets both projections, of slices and of cases, and the scale and bias of the logits.
 
     Args:
-        data: with `features`; what training draws from.
+        data: the training cases, with `features`.
+        penalty: of the squared weights, above 0.
+        power: of the number of cases by which those of a disorder count less.
+
     Raises:
-        ValueError: the model's encoders do more than average before they have learned, or fewer than two cases have a
-            disorder.
+        ValueError: the model's encoders do more than average before training, or fewer than two cases have a disorder.
     """
     network = model.radfm
     if any(encoder.layers and encoder.gate is None for encoder in (network.scan_encoder, network.case_encoder)):
         raise ValueError(
-            "linear_start begins with what averaging can do: set residual_mean=true in architecture.scan_config and "
-            "architecture.case_config, or num_hidden_layers=0"
+            "model.linear_start needs encoders that start as averages: set residual_mean=true in scan_config and "
+            "case_config of model.architecture, or num_hidden_layers=0"
         )
     features, labels = _cases_of(data)
     embeds = model.head.disorder_embeds.double().cpu()
-    named = (labels.sum(1) > 0).nonzero().flatten()
-    if len(named) < 2:
+    diagnosed = (labels.sum(1) > 0).nonzero().flatten()
+    if len(diagnosed) < 2:
         raise ValueError(
-            f"linear_start: {len(named)} cases of the training split have a disorder, at least 2 are needed"
+            f"model.linear_start: {len(diagnosed)} cases of the training split have a disorder, at least 2 are needed"
         )
-    features, labels = features[named], labels[named]
-    wanted = labels @ embeds / labels.sum(1, keepdim=True)
-    counts = (labels / labels.sum(0).clamp(min=1) ** start.power).amax(1)
+    features, labels = features[diagnosed], labels[diagnosed]
+    targets = labels @ embeds / labels.sum(1, keepdim=True)
+    case_weights = (labels / labels.sum(0).clamp(min=1) ** power).amax(1)
 
-    fold = torch.from_numpy(np.random.default_rng(0).permutation(len(features)) % FOLDS)
-    said = torch.empty_like(wanted)
-    for out in (fold == number for number in range(min(FOLDS, len(features)))):
-        said[out] = features[out] @ ridge(features[~out], wanted[~out], counts[~out], start.penalty).T
+    fold = torch.from_numpy(np.random.default_rng(0).permutation(len(features)) % _FOLDS)
+    held_out = torch.empty_like(targets)
+    for out in (fold == number for number in range(min(_FOLDS, len(features)))):
+        held_out[out] = features[out] @ ridge(features[~out], targets[~out], case_weights[~out], penalty).T
     known = labels.sum(0) > 0
-    scale, bias = logistic(F.normalize(said, dim=-1) @ embeds[known].T, labels[:, known])
+    scale, bias = logistic(F.normalize(held_out, dim=-1) @ embeds[known].T, labels[:, known])
     model.head.logit_scale.fill_(scale.log())
     model.head.logit_bias.fill_(bias)
-    _put(ridge(features, wanted, counts, start.penalty), network.slice_encoder.projection, network.case_projection)
+    weight = ridge(features, targets, case_weights, penalty)
+    _set_projections(weight, network.slice_encoder.projection, network.case_projection)
 
 
-def ridge(features: Tensor, wanted: Tensor, counts: Tensor, penalty: float) -> Tensor:
+def ridge(features: Tensor, targets: Tensor, case_weights: Tensor, penalty: float) -> Tensor:
     """(d, f): the weights with the least squared error and penalty, through the origin, as projections have no bias.
 
     Args:
-        features, wanted: (cases, f), (cases, d).
-        counts: (cases,) how much each counts.
+        features, targets: (cases, f), (cases, d).
+        case_weights: (cases,).
     """
     spread = features.std(0).clamp(min=1e-6)
     features = features / spread
-    weighted = features * (counts / counts.sum())[:, None]
+    weighted = features * (case_weights / case_weights.sum())[:, None]
     covariance = weighted.T @ features + penalty * torch.eye(features.shape[1], dtype=features.dtype)
-    return torch.linalg.solve(covariance, weighted.T @ wanted).T / spread
+    return torch.linalg.solve(covariance, weighted.T @ targets).T / spread
 
 
 def logistic(cosines: Tensor, labels: Tensor) -> Tensor:
-    """(2,): the scale, above 0, and the bias with which the cosines are the likeliest log odds of the labels."""
+    """(2,): scale, above 0, and bias of a logistic regression of the labels on the cosines."""
     fit = torch.tensor([10.0, -5.0], dtype=cosines.dtype)
     with torch.enable_grad():
         fit.requires_grad_()
@@ -120,17 +108,17 @@ def logistic(cosines: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([fit[0].clamp(min=1.0), fit[1]]).detach()
 
 
-def _put(weight: Tensor, first: nn.Linear, second: nn.Linear | nn.Identity) -> None:
-    """Makes `second` after `first` that (d, f) map, or, where it is narrow between, what of it weighs most."""
+def _set_projections(weight: Tensor, first: nn.Linear, second: nn.Linear | nn.Identity) -> None:
+    """Sets `first` and then `second` to that (d, f) map; where they are narrower, to its best approximation."""
     parts = {first: weight}
     if isinstance(second, nn.Linear):
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
         width = second.in_features
         roots = s[:width].sqrt()
-        spare = max(width - len(roots), 0)
+        padding = max(width - len(roots), 0)
         parts = {
-            first: F.pad(roots[:, None] * v[:width], (0, 0, 0, spare)),
-            second: F.pad(u[:, :width] * roots, (0, spare)),
+            first: F.pad(roots[:, None] * v[:width], (0, 0, 0, padding)),
+            second: F.pad(u[:, :width] * roots, (0, padding)),
         }
     for layer, fitted in parts.items():
         layer.weight.copy_(fitted * (layer.weight.double().std() / fitted.std()))
@@ -139,7 +127,7 @@ def _put(weight: Tensor, first: nn.Linear, second: nn.Linear | nn.Identity) -> N
 def _cases_of(data: CaseDataset) -> tuple[Tensor, Tensor]:
     """(cases, f) float64, (cases, disorders) float64."""
     features, labels = [], []
-    for batch in step_loader(data, steps_in_order(data.slice_counts, _SLICES)):
+    for batch in step_loader(data, steps_in_order(data.slice_counts, _SLICES_AT_ONCE)):
         scans = _means(batch["pixel_values"].double(), batch["slices_per_scan"].tolist())
         features.append(_means(scans, batch["scans_per_case"].tolist()))
         labels.append(batch["labels"].double())

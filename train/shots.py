@@ -1,10 +1,10 @@
-"""A few cases of each class, for learning from little: `shots: 5`.
+"""A few training cases of each class: `data.shots=5`.
 
 Decisions:
-- A class is a disorder, or having none: normal cases are a class where the data has some.
-- Which cases follows from the seed and the data alone, so that a model that is fine-tuned and one that is trained from
-  scratch see the same ones. The rarest classes choose first, and a case counts for every disorder it has.
-- Two cases of one patient tell little more than one: a class takes the second when no other patient is left.
+- A class is a disorder; normal cases are a class too where the data has some.
+- The choice depends on the seed and the data alone, so that fine-tuning and training from scratch use the same cases.
+  Cases are chosen for the rarest classes first, and a case counts for each of its disorders.
+- A second case of a patient adds little information: it is chosen only when no other patient is left.
 """
 
 import sys
@@ -16,7 +16,7 @@ from radfm.data_prep.stored_cases import StoredCases, patient_of
 
 
 def few_shots(cases: StoredCases, shots: int | None, seed: int = 0) -> list[int]:
-    """Rows of the chosen cases, in order; says on standard error which classes have fewer. None: all of them.
+    """The rows of the chosen cases, in order; classes with fewer cases are listed on standard error.
 
     Raises:
         ValueError: less than one case of each class.
@@ -26,7 +26,7 @@ def few_shots(cases: StoredCases, shots: int | None, seed: int = 0) -> list[int]
     if shots < 1:
         raise ValueError(f"shots are at least 1 case of each class, not {shots}")
     patients = [patient_of(row) for row in cases.rows]
-    rows, short = draw([row["labels"] for row in cases.rows], patients, shots, seed)
+    rows, short = choose([row["labels"] for row in cases.rows], patients, shots, seed)
     if short:
         names = [f"{'normal' if c is None else cases.vocabulary.names[c]} {n}" for c, n in list(short.items())[:5]]
         more = f" and {len(short) - 5:,} more" if len(short) > 5 else ""
@@ -34,7 +34,7 @@ def few_shots(cases: StoredCases, shots: int | None, seed: int = 0) -> list[int]
     return rows
 
 
-def draw(
+def choose(
     labels: Sequence[Sequence[int]], patients: Sequence[str], shots: int, seed: int
 ) -> tuple[list[int], dict[int | None, int]]:
     """
@@ -52,20 +52,20 @@ def draw(
     rarest_first = sorted(cases_of, key=lambda c: (len(cases_of[c]), -1 if c is None else c))
     chosen: set[int] = set()
     for disorder in rarest_first:
-        mine = cases_of[disorder]
-        missing = shots - sum(case in chosen for case in mine)
-        seen = {patients[case] for case in mine if case in chosen}
-        again = []
-        for case in mine:
+        candidates = cases_of[disorder]
+        missing = shots - sum(case in chosen for case in candidates)
+        used = {patients[case] for case in candidates if case in chosen}
+        second_cases = []
+        for case in candidates:
             if missing <= 0:
                 break
             if case in chosen:
                 continue
-            if patients[case] in seen:
-                again.append(case)
+            if patients[case] in used:
+                second_cases.append(case)
                 continue
             chosen.add(case)
-            seen.add(patients[case])
+            used.add(patients[case])
             missing -= 1
-        chosen.update(again[: max(missing, 0)])
+        chosen.update(second_cases[: max(missing, 0)])
     return sorted(chosen), {c: len(cases_of[c]) for c in rarest_first if len(cases_of[c]) < shots}

@@ -1,20 +1,21 @@
-"""What a text encoder is taught: pairs of texts out of ICD-10-CM, ontologies and the tables of `radfm.knowledge`.
+"""The training data of a text encoder: pairs of texts from ICD-10-CM, ontologies and the tables of `radfm.knowledge`.
 
 Decisions:
-- Kinds of knowledge are columns that can be left out, so that each can be measured by its absence:
+- Each kind of knowledge can be left out, so that its contribution can be measured:
   "synonyms" (a name, and another name of the same term), "initials" (what a name's initials spell, as in AHDS for
-  Allan-Herndon-Dudley syndrome, where no other term's spell the same), "definitions" (a name and what it means),
+  Allan-Herndon-Dudley syndrome, where those of no other term are the same), "definitions" (a name and its definition),
   "parents" (two terms, and how near they are in the ontology), "inclusion terms" (every name that ICD-10-CM has for a
   code, and its description), "cross references" (a term of an ontology and the description of its code), "common
   names" (radfm's own tables of names, words and abbreviations), "hierarchy" (two codes, and how near they are).
-- A child and its parent are near, not the same: as a positive of the ranking loss, a parent would win over the term
-  itself. So kinship is graded, in the ontology as in ICD-10-CM.
-- A term of the held-out fold gives nothing: neither its name nor synonyms nor definition. Nor does a term that shares
-  a name or synonym with it, of whichever ontology: two ontologies have many diseases in common. ICD-10-CM's own words
-  are nobody's to hold out. Of the hierarchy, categories are held out, by the same rule.
-- Pairs of unlike length are apart ("names", "definitions"), since a batch costs what its longest text costs.
-- Negatives are what is easily mistaken: rows are in the order of the trees, siblings side by side, and batches are cut
-  from such neighbourhoods (`batches`), so that siblings and near misses are each other's negatives, at no cost.
+- A child and its parent are similar, not the same: as a positive of the ranking loss, a parent would rank above the
+  term itself. So the similarity in the hierarchy is graded, in the ontology as in ICD-10-CM.
+- No text of a held-out term is used: neither its name nor synonyms nor definition. Nor is any of a term that shares a
+  name or synonym with it, in any ontology: two ontologies have many diseases in common. The words of ICD-10-CM itself
+  are not held out. Of the hierarchy, categories are held out by the same rule.
+- Pairs of different lengths are separate ("names", "definitions"), since the cost of a batch is that of its longest
+  text.
+- Negatives are similar terms: rows are in the order of the trees, with siblings next to each other, and batches consist
+  of such neighbours (`batches`), so that they are hard negatives of each other at no cost.
 """
 
 import random
@@ -42,9 +43,9 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _LONGEST_CODE = 6  # characters with the dot: below, the tree of injuries repeats itself by side and encounter
-_EXTERNAL_CAUSES = "VWXY"  # chapter 20: how it happened, never what is seen
-_FARTHEST = 12  # steps between two codes of different chapters, at most, down to that length
-_TELLING = {  # sources of `Lexicon` whose names say more than the description does
+_EXTERNAL_CAUSES = "VWXY"  # chapter 20: how it happened, never a finding
+_MAX_DISTANCE = 12  # steps between two codes of different chapters, at most, down to that length
+_INFORMATIVE = {  # sources of `Lexicon` whose names differ from the description
     "common name",
     "inclusion term",
     "includes note",
@@ -64,11 +65,11 @@ def text_pairs(
     """Data sets for sentence-transformers' losses, those that are not empty of:
 
     - "names", "definitions": columns anchor, positive, in the order of the trees, for a ranking loss;
-    - "hierarchy": columns first, second, score (0 for strangers to 1 for the same), for CoSENT.
+    - "hierarchy": columns first, second, score (0 for unrelated to 1 for the same), for CoSENT.
 
     Args:
-        held_out: the fold (0 to 4, see `radfm.knowledge.ontology.fold`) of terms and categories that give nothing.
-        hierarchy_pairs: how many pairs of codes to draw, and of terms of each ontology.
+        held_out: the fold (0 to 4, see `radfm.knowledge.ontology.fold`) of terms and categories that are left out.
+        hierarchy_pairs: number of sampled pairs of codes, and of terms of each ontology.
 
     Raises:
         ValueError: there is no such kind of knowledge, or nothing is left.
@@ -80,30 +81,30 @@ def text_pairs(
     names: list[tuple[str, str]] = []
     definitions: list[tuple[str, str]] = []
     graded: list[dict] = []
-    secret = _secret(ontologies, held_out)
+    excluded = _held_out_names(ontologies, held_out)
     for ontology in ontologies:
-        told = _told(ontology, held_out, secret)
-        names += _of_ontology(ontology, told, kinds)
+        usable = _usable_names(ontology, held_out, excluded)
+        names += _of_ontology(ontology, usable, kinds)
         if "initials" in kinds:
-            names += _of_initials(told)
+            names += _of_initials(usable)
         if "definitions" in kinds:
-            definitions += [(known[0], _readable(ontology[term].definition)) for term, known in told.items()]
+            definitions += [(known[0], _readable(ontology[term].definition)) for term, known in usable.items()]
         if "parents" in kinds:
-            graded += _kinship(ontology, told, hierarchy_pairs, rng)
+            graded += _graded_terms(ontology, usable, hierarchy_pairs, rng)
     if kinds & {"inclusion terms", "common names"}:
         names += _of_codes(kinds)
     if "common names" in kinds:
         names += _of_tables()
     if "hierarchy" in kinds:
         graded += _hierarchy(hierarchy_pairs, held_out, rng)
-    found = {"names": _pairs(names), "definitions": _pairs(definitions), "hierarchy": Dataset.from_list(graded)}
-    found = {name: rows for name, rows in found.items() if len(rows)}
-    if not found:
-        raise ValueError("nothing to learn from: no kind of knowledge is left")
-    return found
+    tables = {"names": _pairs(names), "definitions": _pairs(definitions), "hierarchy": Dataset.from_list(graded)}
+    tables = {name: rows for name, rows in tables.items() if len(rows)}
+    if not tables:
+        raise ValueError("no pairs: no kind of knowledge is left")
+    return tables
 
 
-def _secret(ontologies: Sequence[Ontology], held_out: int | None) -> set[str]:
+def _held_out_names(ontologies: Sequence[Ontology], held_out: int | None) -> set[str]:
     """Keys of every name that a term of the held-out fold has, in any of the ontologies."""
     return {
         wording.key(text)
@@ -114,15 +115,15 @@ def _secret(ontologies: Sequence[Ontology], held_out: int | None) -> set[str]:
     }
 
 
-def _told(ontology: Ontology, held_out: int | None, secret: set[str]) -> dict[str, list[str]]:
-    """Id -> the name and exact synonyms that may be learned, the name first, in the order of the tree."""
-    told = {}
+def _usable_names(ontology: Ontology, held_out: int | None, excluded: set[str]) -> dict[str, list[str]]:
+    """Id -> the name and exact synonyms that are not held out, the name first, in the order of the tree."""
+    usable = {}
     for term in ontology:
-        if fold(term.id) == held_out or any(wording.key(text) in secret for text in _known(term)):
+        if fold(term.id) == held_out or any(wording.key(text) in excluded for text in _known(term)):
             continue
         exact = [synonym.text for synonym in term.synonyms if synonym.scope == "EXACT"]
-        told[term.id] = list(dict.fromkeys([term.name, *exact]))
-    return {term_id: told[term_id] for term_id in _in_tree_order(ontology) if term_id in told}
+        usable[term.id] = list(dict.fromkeys([term.name, *exact]))
+    return {term_id: usable[term_id] for term_id in _in_tree_order(ontology) if term_id in usable}
 
 
 def _known(term: Term) -> list[str]:
@@ -130,7 +131,7 @@ def _known(term: Term) -> list[str]:
 
 
 def _in_tree_order(ontology: Ontology) -> list[str]:
-    """Ids, depth first and siblings by name, so that neighbours in the list are kin."""
+    """Ids, depth first and siblings by name, so that neighbours in the list are related."""
     stack = sorted((term for term in ontology if not term.parent_ids), key=lambda term: term.name, reverse=True)
     order: dict[str, None] = {}
     while stack:
@@ -141,8 +142,8 @@ def _in_tree_order(ontology: Ontology) -> list[str]:
     return list(order)
 
 
-def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]) -> Iterator[tuple[str, str]]:
-    for term_id, (name, *synonyms) in told.items():
+def _of_ontology(ontology: Ontology, usable: dict[str, list[str]], kinds: set[str]) -> Iterator[tuple[str, str]]:
+    for term_id, (name, *synonyms) in usable.items():
         synonyms = synonyms if "synonyms" in kinds else []
         yield from ((synonym, name) for synonym in synonyms)
         if "cross references" in kinds:
@@ -150,32 +151,34 @@ def _of_ontology(ontology: Ontology, told: dict[str, list[str]], kinds: set[str]
                 yield from ((known, icd10cm.get(code).description) for known in (name, *synonyms))
 
 
-def _of_initials(told: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _of_initials(usable: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     """Initials and the name they stand for, of names of three to six words that no other term's initials spell.
 
     And names as short as initials, in capitals: ASTHMA stands for itself.
     """
     spelled: dict[str, dict[str, str]] = {}  # initials -> term -> the first of its names that has them
-    for term_id, known in told.items():
+    for term_id, known in usable.items():
         for name in known:
             if 3 <= sum(map(str.isalpha, short := _initials(name))) <= 6:
                 spelled.setdefault(short, {}).setdefault(term_id, name)
     for short, terms in spelled.items():
         if len(terms) == 1:
             yield short, next(iter(terms.values()))
-    yield from ((name.upper(), name) for known in told.values() for name in known if name.isalpha() and len(name) <= 6)
+    yield from (
+        (name.upper(), name) for known in usable.values() for name in known if name.isalpha() and len(name) <= 6
+    )
 
 
 def _initials(name: str) -> str:
     """ "Charcot-Marie-Tooth disease type 2A" -> "CMTD2A"."""
     words = re.findall(r"\d+[a-z]?|[^\W\d_]+", re.sub(r"['’]s\b", "", name.casefold()))
-    telling = (word for word in words if word not in STOP_WORDS and word != "type")
-    return "".join(word if word[0].isdigit() else word[0] for word in telling).upper()
+    informative = (word for word in words if word not in STOP_WORDS and word != "type")
+    return "".join(word if word[0].isdigit() else word[0] for word in informative).upper()
 
 
-def _kinship(ontology: Ontology, told: dict[str, list[str]], count: int, rng: random.Random) -> Iterator[dict]:
-    """Pairs of terms: parent, sibling, cousin (by the nearest ancestor they share) or stranger, as many of each."""
-    terms = list(told)
+def _graded_terms(ontology: Ontology, usable: dict[str, list[str]], count: int, rng: random.Random) -> Iterator[dict]:
+    """Pairs of terms: parent, sibling, cousin (by the nearest common ancestor) or unrelated, as many of each."""
+    terms = list(usable)
     for _ in range(count):
         first = ontology[rng.choice(terms)]
         up, above = rng.randrange(4), first
@@ -189,9 +192,9 @@ def _kinship(ontology: Ontology, told: dict[str, list[str]], count: int, rng: ra
                 second = rng.choice(ontology.children(second) or [second])
                 steps += 1
         else:
-            second, steps = ontology[rng.choice(terms)], _FARTHEST
-        if second.id in told and second.id != first.id:
-            yield {"first": told[first.id][0], "second": told[second.id][0], "score": 1 - steps / _FARTHEST}
+            second, steps = ontology[rng.choice(terms)], _MAX_DISTANCE
+        if second.id in usable and second.id != first.id:
+            yield {"first": usable[first.id][0], "second": usable[second.id][0], "score": 1 - steps / _MAX_DISTANCE}
 
 
 def _of_codes(kinds: set[str]) -> Iterator[tuple[str, str]]:
@@ -200,7 +203,7 @@ def _of_codes(kinds: set[str]) -> Iterator[tuple[str, str]]:
     for code, name, source in zip(lexicon.codes, lexicon.names, lexicon.sources, strict=True):
         kind = "common names" if source == "common name" else "inclusion terms"
         description = icd10cm.get(code).description
-        if kind in kinds and source in _TELLING and len(code) <= _LONGEST_CODE and code[0] not in _EXTERNAL_CAUSES:
+        if kind in kinds and source in _INFORMATIVE and len(code) <= _LONGEST_CODE and code[0] not in _EXTERNAL_CAUSES:
             yield name, description
 
 
@@ -212,7 +215,7 @@ def _of_tables() -> Iterator[tuple[str, str]]:
 
 
 def _hierarchy(count: int, held_out: int | None, rng: random.Random) -> Iterator[dict]:
-    """Pairs of codes at every distance: siblings, cousins, of one block, of one chapter, strangers; as many of each."""
+    """Pairs of codes at every distance: siblings, cousins, of one block, of one chapter, unrelated; as many of each."""
     codes = [e.code for e in icd10cm.entries("category", "subcategory") if len(e.code) <= _LONGEST_CODE]
     codes = [code for code in codes if fold(code[:3]) != held_out]
     family = {code: (code, *(above.code for above in icd10cm.get(code).ancestors)) for code in codes}
@@ -224,7 +227,7 @@ def _hierarchy(count: int, held_out: int | None, rng: random.Random) -> Iterator
         first = rng.choice(codes)
         above = rng.choice([*family[first][1:], None])
         second = rng.choice(below[above] if above else codes)
-        score = 1 - icd10cm.distance(first, second) / _FARTHEST
+        score = 1 - icd10cm.distance(first, second) / _MAX_DISTANCE
         texts = icd10cm.get(first).description, icd10cm.get(second).description
         yield {"first": texts[0], "second": texts[1], "score": max(score, 0.0)}
 

@@ -1,15 +1,16 @@
-"""A tokenizer for medicine: abbreviations are spelled, and the vocabulary holds what the field of knowledge uses.
+"""A tokenizer for medicine: abbreviations are spelled, and the vocabulary is limited to the word pieces that are used.
 
 Decisions:
-- Word pieces hide what an abbreviation is made of: all-MiniLM-L6-v2 reads AHDS as "ah" and "ds". Letter by letter it
-  can be compared with the words that it stands for (Allan-Herndon-Dudley syndrome). That is a rule of the tokenizer's
-  file, so whoever loads the encoder has it.
-- An abbreviation is written in capitals and digits, six at most. Numbers stay whole, Roman ones too, and so do words
-  beside others in capitals, as in A NAME THAT IS WRITTEN SO.
-- all-MiniLM-L6-v2 spends half of its 22.7 million numbers on word pieces, most of which no disorder's name needs.
-- Kept are the pieces that the given texts are made of, all special tokens, and every piece of one or two characters, so
-  that any word can still be spelled out. The embeddings of the given texts stay exactly as they were.
-- Only WordPiece is trimmed (BERT and its kin); other tokenizers are left as they are, and so said.
+- Word pieces hide the letters of an abbreviation: all-MiniLM-L6-v2 reads AHDS as "ah" and "ds". Letter by letter it can
+  be compared with the words that it abbreviates (Allan-Herndon-Dudley syndrome). This is a rule in the file of the
+  tokenizer, so it is part of the encoder.
+- An abbreviation consists of at most six capitals and digits. Numbers are not split, nor are Roman numerals and words
+  next to others in capitals, as in A NAME THAT IS WRITTEN SO.
+- Half of the 22.7 million parameters of all-MiniLM-L6-v2 are embeddings of word pieces, most of which no name of a
+  disorder needs.
+- The pieces of the given texts, all special tokens and every piece of one or two characters are kept, so that any word
+  can still be spelled. The embeddings of the given texts do not change.
+- Only WordPiece (BERT and similar models) is trimmed; other tokenizers are left as they are, with a warning.
 """
 
 import json
@@ -23,7 +24,7 @@ from tokenizers.normalizers import Replace, Sequence
 from transformers import PreTrainedTokenizerFast
 
 _LONGEST = 6  # letters and digits of an abbreviation
-_LETTERS = "|".join(  # where one letter of it ends and the next begins, but not among shouted words
+_LETTERS = "|".join(  # between two letters of it, but not in words next to others in capitals
     rf"(?<=\b[A-Z0-9]{{{n}}})(?<![A-Z]{{4}} [A-Z0-9]{{{n}}})(?=[A-Z0-9]{{1,{_LONGEST - n}}}\b(?! [A-Z]{{4}}))"
     for n in range(1, _LONGEST)
 )
@@ -44,7 +45,7 @@ def spell_abbreviations(model: SentenceTransformer) -> None:
     backend = given.backend_tokenizer
     spelled = Replace(Regex(_SPELLED), " ")
     backend.normalizer = Sequence([spelled, backend.normalizer])
-    transformer.processor = PreTrainedTokenizerFast(  # a tokenizer named after its model would make its own rules again
+    transformer.processor = PreTrainedTokenizerFast(  # a tokenizer class of a model would create its own rules again
         tokenizer_object=backend,
         model_max_length=given.model_max_length,
         model_input_names=given.model_input_names,
@@ -53,7 +54,7 @@ def spell_abbreviations(model: SentenceTransformer) -> None:
 
 
 def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> int:
-    """Trims the model in place; returns how many word pieces are left."""
+    """Trims the model in place; returns the number of word pieces that are left."""
     transformer = model[0]
     fast = transformer.tokenizer
     description = json.loads(fast.backend_tokenizer.to_str())
@@ -75,7 +76,7 @@ def trim_vocabulary(model: SentenceTransformer, texts: Iterable[str]) -> int:
     processor = description.get("post_processor") or {}
     for token in processor.get("special_tokens", {}).values():
         token["ids"] = [renumbered[i] for i in token["ids"]]
-    for end in ("sep", "cls"):  # a BertProcessing names them so
+    for end in ("sep", "cls"):  # in a BertProcessing
         if end in processor:
             processor[end] = [processor[end][0], renumbered[processor[end][1]]]
     if description.get("padding"):

@@ -1,4 +1,4 @@
-"""Weights between those of a zero-shot model and what it became: what it knew stays.
+"""Interpolation of the weights of a zero-shot model and a fine-tuned one, which preserves knowledge of the first.
 
 References:
     WiSE-FT: Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, https://arxiv.org/abs/2109.01903
@@ -15,16 +15,20 @@ KEPT_GAIN = 0.95
 
 
 @torch.no_grad()
-def mixed_weights(start: RadFMForDiagnosis, learned: RadFMForDiagnosis, share: float) -> RadFMForDiagnosis:
-    """A model whose weights lie between the two, so far from the first; whole numbers are the second's."""
-    new = learned.state_dict()
-    mixed = copy.deepcopy(start)
-    for name, value in mixed.state_dict().items():
+def interpolated(start: RadFMForDiagnosis, trained: RadFMForDiagnosis, share: float) -> RadFMForDiagnosis:
+    """A model with `share` of the new weights and 1 - `share` of the old ones; integers are the new ones."""
+    new = trained.state_dict()
+    model = copy.deepcopy(start)
+    for name, value in model.state_dict().items():
         value.copy_(torch.lerp(value, new[name], share) if value.is_floating_point() else new[name])
-    return mixed
+    return model
 
 
 def smallest_share(aucs: dict[float, float]) -> float:
-    """Of the shares, each with its validation AUC, the smallest that keeps most of the best gain over share 0."""
+    """The smallest share that keeps 95% of the best gain in AUC over share 0.
+
+    Args:
+        aucs: share -> validation AUC.
+    """
     gains = {share: auc - aucs[0.0] for share, auc in aucs.items()}
     return min(share for share, gain in gains.items() if gain >= KEPT_GAIN * max(gains.values()))

@@ -47,7 +47,8 @@ _RADDIAG = (
 def diagnosis_card(facts: Facts) -> ModelCard:
     """Of a `RadFMForDiagnosis`. Raises: ValueError: the head of the card is not as the Hub wants it."""
     config, learned, recipe = facts.config, facts.learned or {}, facts.recipe
-    run = recipe.get("key", recipe).get("config", {})
+    run = {section: {} for section in ("data", "model", "sampling", "training")}
+    run |= recipe.get("key", recipe).get("config", {})
     started_from = recipe.get("started_from") or {}
     synthetic = synthetic_only(recipe | {"data": learned})
     coded = sum(map(bool, config["icd10cm"]))
@@ -85,7 +86,7 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         groups={what: counted(learned[key]) for what, key in _GROUPS.items() if key in learned},
         validation_cases=_validated(recipe),
         starts=list(_starts(started_from, run, config)),
-        method=[f"{line}." for line in _method(recipe, run)],
+        method=[f"{line}." for line in _method(recipe, run, config)],
         evaluations=list(_evaluations(facts.evaluations)),
         never_shown=list(_never_shown(facts, modalities, synthetic, run)),
         anatomy=_anatomy(facts.evaluations),
@@ -254,7 +255,7 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
             yield f"{what}: not stated of any patient." if key in learned else f"{what}: not recorded."
         elif missing:
             yield f"{what}: no patient known to be {' or '.join(missing)}."
-    if withheld := run.get("withheld"):
+    if withheld := run["data"].get("withheld"):
         yield f"Disorders withheld on purpose: {', '.join(map(markdown_cell, withheld))}."
     if HEADS[config["head"]].reads_text:
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
@@ -329,7 +330,8 @@ def _confidence(facts: Facts) -> Iterator[str]:
 
 def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
     """What a model started from, in words; each with what its own recipe said."""
-    told = {key: {"name": run[key]} for key in _STARTS if run.get(key)} | found  # recipes of old have the names alone
+    named = {"model": run["model"].get("checkpoint"), **{key: run["model"].get(key) for key in tuple(_STARTS)[1:]}}
+    told = {key: {"name": name} for key, name in named.items() if name} | found
     for key, one in told.items():
         line = f"{_STARTS.get(key, key)} `{markdown_cell(one['name'])}`"
         if "icd10cm" in one:
@@ -341,14 +343,14 @@ def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
             yield f"{line}, which learned from {markdown_cell(data.get('title') or data['source'])} ({licence})"
         else:
             yield f"{line}; what that learned from is not recorded here"
-    if run and "model" not in told:
+    if run["model"] and "model" not in told:
         if "text_encoder" not in told and HEADS[config["head"]].reads_text:
             yield "text encoder all-MiniLM-L6-v2 (Apache-2.0), as published"
         if "tower_weights" not in told:
             yield "slice encoder: random weights"
 
 
-def _method(recipe: dict, run: dict) -> Iterator[str]:
+def _method(recipe: dict, run: dict, config: dict) -> Iterator[str]:
     if not recipe:
         return
     if "method" in recipe:
@@ -356,14 +358,14 @@ def _method(recipe: dict, run: dict) -> Iterator[str]:
         mixed = "" if share is None else f"; share of the new weights in the mixture {share:g}"
         yield f"Fine-tuned by method {recipe['method']}{mixed}"
     if "steps" in recipe:
-        frozen = "; the slice encoder's tower did not learn" if run.get("frozen_tower") else ""
+        frozen = "; the slice encoder's tower did not learn" if run["model"].get("frozen") == "tower" else ""
         yield f"{recipe['steps']:,} steps, of which step {recipe['step']:,} validated best{frozen}"
     details = {
-        "head": run.get("head"),
-        "level": run.get("level"),
-        "loss": (run.get("loss") or {}).get("name", run.get("head") and HEADS[run["head"]].default_loss),
-        "slices of a step": run.get("slices_per_step"),
-        "learning rate": run.get("training", {}).get("learning_rate"),
+        "head": config["head"],
+        "level": "case" if config["case_config"]["num_hidden_layers"] else "scan",
+        "loss": run.get("objectives", {}).get("loss", {}).get("name", HEADS[config["head"]].default_loss),
+        "slices of a step": run["sampling"].get("slices_per_step"),
+        "learning rate": run["training"].get("learning_rate"),
         "seed": run.get("seed"),
     }
     yield "; ".join(f"{what} {markdown_cell(value)}" for what, value in details.items() if value is not None)

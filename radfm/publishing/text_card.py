@@ -121,14 +121,15 @@ def _never_shown(recipe: dict) -> Iterator[str]:
 def _method(recipe: dict) -> Iterator[str]:
     if not recipe:
         return
-    trimmed = ", its word pieces trimmed to those that the knowledge needs" if recipe.get("trim") else ""
+    run, model = recipe.get("config", {}), recipe.get("config", {}).get("model", {})
+    trimmed = ", its word pieces trimmed to those that the knowledge needs" if model.get("trim") else ""
     yield f"Start: {recipe.get('base') or _MINILM}{trimmed}"
     yield "Losses: multiple negatives ranking in both directions, and CoSENT over pairs of codes"
-    if steps := recipe.get("training", {}).get("max_steps"):
+    if steps := run.get("training", {}).get("max_steps"):
         yield f"{steps:,} steps"
-    if (first := recipe.get("average_from")) is not None:
+    if (first := model.get("average_from")) is not None:
         yield f"Its weights are the mean of its checkpoints after {first:.0%} of the training"
-    if share := recipe.get("base_share"):
+    if share := model.get("base_share"):
         yield f"Its weights are averaged with those of the start, whose share is {share:g}"
     if longest := recipe.get("max_tokens"):
         yield f"Texts are cut after {longest} word pieces"

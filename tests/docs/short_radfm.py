@@ -21,8 +21,13 @@ _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strate
 # The beginning of a command -> what is added to it. Of an option or a key that is given twice, the last counts.
 SHORTER = {
     ("prepare", "phantoms"): _PHANTOMS,
-    ("train", "text"): [*_STEPS, "hierarchy_pairs=64", "training.per_device_train_batch_size=8", f"held_out={FOLD}"],
-    ("train", "diagnosis"): [*_STEPS, "slices_per_step=16", "training.report_to=[]"],
+    ("train", "text"): [
+        *_STEPS,
+        "data.hierarchy_pairs=64",
+        "training.per_device_train_batch_size=8",
+        f"data.held_out={FOLD}",
+    ],
+    ("train", "diagnosis"): [*_STEPS, "sampling.slices_per_step=16", "training.report_to=[]"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }

@@ -149,18 +149,22 @@ DRAWN, REAL = {"source": "phantoms"}, {"source": "rp3d"}
     [
         ("radfm_diagnosis.json", {"config": {}, "data": DRAWN}, True),
         ("radfm_diagnosis.json", {"config": {}, "data": REAL}, False),
-        ("radfm_diagnosis.json", {"config": {"tower_weights": "imagenet"}, "data": DRAWN}, False),
+        ("radfm_diagnosis.json", {"config": {"model": {"tower_weights": "imagenet"}}, "data": DRAWN}, False),
         (
             "radfm_diagnosis.json",
-            {"config": {"tower_weights": "a"}, "data": DRAWN, "started_from": {"tower_weights": {"data": DRAWN}}},
+            {
+                "config": {"model": {"tower_weights": "a"}},
+                "data": DRAWN,
+                "started_from": {"tower_weights": {"data": DRAWN}},
+            },
             True,
         ),
         (
             "radfm_finetune.json",
-            {"key": {"config": {"model": "a"}}, "data": DRAWN, "started_from": {"model": {"data": REAL}}},
+            {"key": {"config": {"model": {}}}, "data": DRAWN, "started_from": {"model": {"data": REAL}}},
             False,
         ),
-        ("radfm_finetune.json", {"key": {"config": {"model": "a"}}, "data": REAL}, False),
+        ("radfm_finetune.json", {"key": {"config": {"model": {}}}, "data": REAL}, False),
     ],
 )
 def test_a_model_that_learned_from_drawn_patients_only_says_so(page, checkpoint, file, recipe, synthetic_only):

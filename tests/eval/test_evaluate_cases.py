@@ -135,8 +135,11 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
 @pytest.mark.parametrize(
     ("name", "recipe"),
     [
-        ("radfm_diagnosis.json", {"data": {"fingerprint": "f1"}, "config": {"withheld": ["Gout"]}}),
-        ("radfm_finetune.json", {"key": {"data": "f1", "config": {"withheld": ["Gout"]}}, "cases": {"train": 3}}),
+        ("radfm_diagnosis.json", {"data": {"fingerprint": "f1"}, "config": {"data": {"withheld": ["Gout"]}}}),
+        (
+            "radfm_finetune.json",
+            {"key": {"data": "f1", "config": {"data": {"withheld": ["Gout"]}}}, "cases": {"train": 3}},
+        ),
     ],
 )
 def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):

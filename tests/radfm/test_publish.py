@@ -105,7 +105,7 @@ def checkpoint(tmp_path_factory) -> Path:
     reference = TrainingReference(torch.zeros(32), torch.eye(32), torch.arange(120.0), ["CT", "MRI"], about)
     (folder / FILE).write_bytes(reference.to_bytes())
     recipe = {
-        "config": {"head": "text", "level": "case", "seed": 0, "withheld": ["Gout"], "text_encoder": "text"},
+        "config": {"seed": 0, "data": {"withheld": ["Gout"]}, "model": {"text_encoder": "text"}},
         "data": DATA,
         "started_from": {
             "text_encoder": {
@@ -277,7 +277,7 @@ def test_counts_and_licence_can_come_from_the_data_set_if_it_is_the_one(checkpoi
 def test_a_fine_tuned_checkpoint_says_what_it_started_from_and_claims_no_more(checkpoint, tmp_path, source, drawn):
     tuned = shutil.copytree(checkpoint, tmp_path / "tuned")
     recipe = {
-        "key": {"config": {"head": "text", "level": "case"}, "data": DATA["fingerprint"]},
+        "key": {"config": {"seed": 0}, "data": DATA["fingerprint"]},
         "data": DATA,
         "started_from": {"model": {"name": "base", **source}},
         "method": "lora",
@@ -313,7 +313,8 @@ def test_a_text_encoder_is_published_too(text_encoder, tmp_path):
 
     folder = shutil.copytree(text_encoder, tmp_path / "text")
     (folder / "radfm_text.json").write_text(
-        json.dumps({"output": "/tmp/runs/text", "base": None, "icd10cm": "1.5.0", "held_out": 4, "average_from": 0.33,
+        json.dumps({"config": {"output": "/tmp/runs/text", "model": {"average_from": 0.33}}, "base": None,
+                    "icd10cm": "1.5.0", "held_out": 4,
                     "ontologies": [{"name": "doid", "terms": 6061, "licence": "CC0"}], "pairs": {"names": 34594}})
     )  # fmt: skip
     figures = {space: {"A@1": 0.25, "B@1": 0.5} for space in ("TF-IDF", "all-MiniLM-L6-v2", "/home/me/text")}

@@ -1,4 +1,4 @@
-"""Fine-tuning: that it learns, keeps what the checkpoint knew, and ends as a checkpoint that knows its thresholds."""
+"""Fine-tuning: it improves a checkpoint, keeps its knowledge, calibrates it and chooses thresholds."""
 
 import json
 import os
@@ -26,15 +26,16 @@ from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.losses_radfm import CrossEntropyLoss
 from radfm.starting_points import embed_texts
-from radfm.train import finetune as finetuning
 from radfm.train import shots
 from radfm.train.adapters import with_adapters
 from radfm.train.class_weights import class_weights
-from radfm.train.finetune import finetune, settings
+from radfm.train.diagnosis_trainer import DiagnosisTrainer
+from radfm.train.finetune import finetune
+from radfm.train.finetune_config import finetune_config
 from radfm.train.wise_ft import smallest_share
 from tests.waiting import TIMEOUT
 
-KNEW = ["Pneumothorax", "Glioma", "Gallstones"]
+KNOWN = ["Pneumothorax", "Glioma", "Gallstones"]
 TRAINING = {"report_to": [], "disable_tqdm": True}
 FEW_STEPS = TRAINING | {"max_steps": 4, "eval_steps": 2}
 
@@ -67,11 +68,11 @@ def checkpoint(config: dict, folder: Path, head: str) -> Path:
     config = config | {"vision_config": config["vision_config"] | {"image_size": 48}}
     if head == "mlp":
         config |= {"text_config": None, "head": "mlp"}
-    model = RadFMForDiagnosis(RadFMConfig(**config, disorders=KNEW)).eval()
+    model = RadFMForDiagnosis(RadFMConfig(**config, disorders=KNOWN)).eval()
     processor = RadFMProcessor()
     processor.image_processor.size = 48
-    embeds = embed_texts(model, processor, KNEW).clone() if head == "text" else None
-    model.set_disorders(KNEW, embeds, [["J93.9"], [], ["K80.20"]])
+    embeds = embed_texts(model, processor, KNOWN).clone() if head == "text" else None
+    model.set_disorders(KNOWN, embeds, [["J93.9"], [], ["K80.20"]])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -82,10 +83,15 @@ def model(tiny_config, tmp_path) -> Path:
     return checkpoint(tiny_config, tmp_path / "model", "text")
 
 
-def run(data: Path, model: Path, output: Path, **given) -> dict:
-    return finetune(
-        settings({"data": str(data), "model": str(model), "output": str(output), "training": TRAINING} | given)
-    )
+def run(data_set: Path, checkpoint: Path, output: Path, **given) -> dict:
+    """Fine-tunes, with changes of top-level keys and sections."""
+    sections = {
+        "output": str(output),
+        "data": {"path": str(data_set)} | given.pop("data", {}),
+        "model": {"checkpoint": str(checkpoint)} | given.pop("model", {}),
+        "training": TRAINING,
+    }
+    return finetune(finetune_config(sections | given))
 
 
 def scores(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +105,7 @@ def scores(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("head", ["text", "mlp"])
-def test_a_linear_probe_learns_and_ends_as_weights_of_a_checkpoint(head, tiny_config, textures, tmp_path):
+def test_a_linear_probe_improves_and_becomes_weights_of_a_checkpoint(head, tiny_config, textures, tmp_path):
     start = checkpoint(tiny_config, tmp_path / "model", head)
     recipe = run(textures, start, tmp_path / "run", method="linear", interpolate=1.0)
     assert (recipe["task"], recipe["normal_is_a_class"]) == ("multiclass", True)
@@ -117,7 +123,7 @@ def test_a_linear_probe_learns_and_ends_as_weights_of_a_checkpoint(head, tiny_co
     assert changed == ({"head.disorder_embeds"} if head == "text" else {"head.fc2.weight", "head.fc2.bias"})
 
 
-def test_what_the_checkpoint_knew_keeps_its_name_codes_and_score(model, textures, tmp_path):
+def test_names_that_the_data_does_not_have_keep_their_codes_and_scores(model, textures, tmp_path):
     run(textures, model, tmp_path / "run", method="linear", interpolate=1.0)
     old, new = (pipeline("zero-shot-diagnosis", model=str(folder)) for folder in (model, tmp_path / "run"))
     assert list(new.model.config.disorders) == ["Pneumothorax", "Gallstones", "Glioma", "Meningioma"]
@@ -134,13 +140,13 @@ def test_what_the_checkpoint_knew_keeps_its_name_codes_and_score(model, textures
     assert list(RadFMForDiagnosis.from_pretrained(tmp_path / "without").config.disorders) == ["Glioma", "Meningioma"]
 
 
-def test_fine_tuning_goes_on_from_what_was_fine_tuned(model, textures, phantoms, tmp_path):
+def test_a_fine_tuned_checkpoint_can_be_fine_tuned_again(model, textures, phantoms, tmp_path):
     run(textures, model, tmp_path / "first", method="linear", interpolate=1.0)
     run(phantoms, tmp_path / "first", tmp_path / "second", method="linear", interpolate=1.0)
     case = load(textures, "validation")[0]
-    asked = {"candidate_labels": ["Glioma", "Meningioma", "Pneumothorax"]}
+    labels = {"candidate_labels": ["Glioma", "Meningioma", "Pneumothorax"]}
     first, second = (
-        {d["label"]: d for d in pipeline("zero-shot-diagnosis", model=str(tmp_path / name))(case, **asked)}
+        {d["label"]: d for d in pipeline("zero-shot-diagnosis", model=str(tmp_path / name))(case, **labels)}
         for name in ("first", "second")
     )
     for name in ("Glioma", "Meningioma"):
@@ -149,11 +155,11 @@ def test_fine_tuning_goes_on_from_what_was_fine_tuned(model, textures, phantoms,
 
 
 @pytest.mark.parametrize(("method", "head"), [("lora", "text"), ("full", "text"), ("lora", "mlp")])
-def test_weights_lie_between_the_zero_shot_models_and_what_was_learned(method, head, tiny_config, phantoms, tmp_path):
+def test_weights_are_interpolated_with_those_of_the_zero_shot_model(method, head, tiny_config, phantoms, tmp_path):
     start = checkpoint(tiny_config, tmp_path / "model", head)
     for share in (0.5, 1.0):
         few = {"method": method, "training": FEW_STEPS | {"learning_rate": 0.01}, "interpolate": share}
-        recipe = run(phantoms, start, tmp_path / f"{share}", slices_per_step=64, **few)
+        recipe = run(phantoms, start, tmp_path / f"{share}", sampling={"slices_per_step": 64}, **few)
         assert (recipe["method"], recipe["task"]) == (method, "multilabel")
     before, half, whole = (
         load_file(folder / "model.safetensors") for folder in (start, tmp_path / "0.5", tmp_path / "1.0")
@@ -167,7 +173,7 @@ def test_weights_lie_between_the_zero_shot_models_and_what_was_learned(method, h
 
 
 @torch.no_grad()
-def test_adapters_of_dilated_convolutions_merge_into_what_was_learned(tiny_config):
+def test_adapters_of_dilated_convolutions_are_merged_exactly(tiny_config):
     """As in the tower of radfm-phantom-mini."""
     tiny_config["vision_config"]["tower_args"] = {"output_stride": 8}
     model = RadFMForDiagnosis(RadFMConfig(**tiny_config)).eval()
@@ -179,24 +185,24 @@ def test_adapters_of_dilated_convolutions_merge_into_what_was_learned(tiny_confi
     for name, weight in model.named_parameters():
         if ".lora_B." in name:
             weight.normal_(0, 0.1)
-    learned = model.get_case_features(**batch)
-    assert (learned - before).abs().max() > 0.01
+    changed = model.get_case_features(**batch)
+    assert (changed - before).abs().max() > 0.01
     adapters.merge_and_unload()
-    torch.testing.assert_close(model.get_case_features(**batch), learned, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.get_case_features(**batch), changed, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("at", [0, 3])  # before the first checkpoint, and after it
-def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms, tmp_path, monkeypatch, at):
-    few = {"method": "lora", "training": FEW_STEPS, "interpolate": 1.0, "slices_per_step": 64}
+def test_a_killed_run_is_resumed_and_a_finished_one_is_not_repeated(model, phantoms, tmp_path, monkeypatch, at):
+    few = {"method": "lora", "training": FEW_STEPS, "interpolate": 1.0, "sampling": {"slices_per_step": 64}}
     whole = run(phantoms, model, tmp_path / "whole", **few)
-    step = finetuning._Trainer.training_step
+    step = DiagnosisTrainer.training_step
 
     def killed(self, *inputs):
         if self.state.global_step == at:
             raise KeyboardInterrupt
         return step(self, *inputs)
 
-    monkeypatch.setattr(finetuning._Trainer, "training_step", killed)
+    monkeypatch.setattr(DiagnosisTrainer, "training_step", killed)
     with pytest.raises(KeyboardInterrupt):
         run(phantoms, model, tmp_path / "killed", **few)
     monkeypatch.undo()
@@ -206,7 +212,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
-    monkeypatch.setattr(finetuning, "look", None)  # nothing is looked at again
+    monkeypatch.setattr(RadFMForDiagnosis, "forward", None)  # nothing is computed again
     again = run(phantoms, model, tmp_path / "whole", **few)
     assert not again.pop("effort")["resumed"]
     assert again == whole
@@ -214,35 +220,43 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(model, phantoms
         run(phantoms, model, tmp_path / "whole", **few | {"rank": 4})
 
 
-def test_two_processes_learn_what_one_does_and_say_so_once(python, model, phantoms, tmp_path):
-    given = ["--method", "lora", "--interpolate", "1e0", "slices_per_step=64", "training.learning_rate=0.01"]
+def test_two_processes_train_what_one_does_and_print_it_once(python, model, phantoms, tmp_path):
+    given = ["--method", "lora", "--interpolate", "1e0", "sampling.slices_per_step=64", "training.learning_rate=0.01"]
     given += [f"training.{name}={value}" for name, value in FEW_STEPS.items()]
     torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    said = {}
+    printed = {}
     for output, launch in ((tmp_path / "one", [python, "-m"]), (tmp_path / "two", torchrun)):
         command = [*launch, "radfm.cli", "finetune", str(phantoms), "--model", str(model), "--output", str(output)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, timeout=TIMEOUT)
         assert done.returncode == 0, done.stderr[-3000:]
-        said[output.name] = done.stdout
-    assert said["two"].count("lora, multilabel") == 1
+        printed[output.name] = done.stdout
+    assert printed["two"].count("lora, multilabel") == 1
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert set(one) == set(two)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=5e-4, rtol=0)
 
 
-def test_training_ends_when_so_many_measures_brought_no_gain(model, phantoms, tmp_path):
+def test_training_stops_after_validations_without_a_gain(model, phantoms, tmp_path):
     still = FEW_STEPS | {"max_steps": 8, "eval_steps": 1, "learning_rate": 0.0}
     for _ in range(2):
-        run(phantoms, model, tmp_path / "run", method="lora", slices_per_step=64, patience=2, training=still)
+        run(
+            phantoms,
+            model,
+            tmp_path / "run",
+            method="lora",
+            sampling={"slices_per_step": 64},
+            patience=2,
+            training=still,
+        )
         checkpoints = (tmp_path / "run" / "training").glob("checkpoint-*")
         assert max(int(folder.name.rpartition("-")[2]) for folder in checkpoints) == 3
         (tmp_path / "run" / "radfm_finetune.json").unlink()  # as if killed just before the end
 
 
-def test_the_recipe_says_no_folder(model, textures, tmp_path):
-    run(textures, model, tmp_path / "run", method="linear", shots=4)
+def test_the_result_names_no_folder_of_the_machine(model, textures, tmp_path):
+    run(textures, model, tmp_path / "run", method="linear", data={"shots": 4})
     for file in (tmp_path / "run").iterdir():
         if file.is_file():
             for folder in (textures.parent, tmp_path, Path.home()):
@@ -254,15 +268,15 @@ def test_shots_are_of_each_class_and_of_different_patients():
     labels = [[0], [0], [0], [0], [1], [1], [1], [], [], [2]]
     patients = ["a", "a", "a", "b", "c", "c", "c", "d", "e", "f"]
     for seed in range(5):
-        rows, short = shots.draw(labels, patients, 2, seed)
+        rows, short = shots.choose(labels, patients, 2, seed)
         assert sum(labels[row] == [0] for row in rows) == 2
         assert {patients[row] for row in rows if labels[row] == [0]} == {"a", "b"}
         assert sum(labels[row] == [1] for row in rows) == 2, "of one patient only where there is no other"
         assert sum(labels[row] == [] for row in rows) == 2
         assert short == {2: 1}
-        assert rows == shots.draw(labels, patients, 2, seed)[0]
+        assert rows == shots.choose(labels, patients, 2, seed)[0]
     several = [[0, 1], [0], [1], [0, 1, 2]]
-    rows, _ = shots.draw(several, list("abcd"), 1, 0)
+    rows, _ = shots.choose(several, list("abcd"), 1, 0)
     assert rows == [3], "a case counts for every disorder it has"
 
 
@@ -322,7 +336,7 @@ def test_exclusive_disorders_are_calibrated_as_a_softmax():
     assert calibration.calibration_error(p, labels.numpy()) < 0.02
 
 
-def test_a_threshold_is_that_of_the_best_f1_and_rare_disorders_share_one():
+def test_a_threshold_has_the_best_f1_and_rare_disorders_share_one():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < [0.4, 0.05, 0.0]).astype(float)
     p = (labels * 0.3 + rng.random((60, 3)) * 0.7).round(2)
@@ -334,7 +348,7 @@ def test_a_threshold_is_that_of_the_best_f1_and_rare_disorders_share_one():
     assert calibration.best_f1_threshold(np.ones(3), np.zeros(3)) == 0.5
 
 
-def test_the_smallest_share_that_keeps_most_of_the_gain_is_taken():
+def test_the_smallest_share_that_keeps_most_of_the_gain_is_chosen():
     assert smallest_share({0.0: 0.6, 0.4: 0.797, 0.8: 0.8, 1.0: 0.75}) == 0.4
     assert smallest_share({0.0: 0.6, 0.5: 0.59, 1.0: 0.58}) == 0.0
 
@@ -342,27 +356,27 @@ def test_the_smallest_share_that_keeps_most_of_the_gain_is_taken():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "svm"}, "method is auto, linear, lora or full, not 'svm'"),
-        ({"task": "regression"}, "task is auto, multiclass or multilabel"),
-        ({"interpolate": 1.5}, "interpolate is auto or a share from 0 to 1, not 1.5"),
-        ({"interpolate": "half"}, "interpolate is auto or a share from 0 to 1, not 'half'"),
-        ({"interpolate": "2e0"}, "interpolate is auto or a share from 0 to 1, not 2.0"),
-        ({"shots": 0}, "shots are at least 1"),
-        ({"architecture": {"hidden_size": 3}}, "architecture is for a new model"),
-        ({"text_whitening": 0.3}, "text_whitening is for a new model"),
-        ({"frozen_tower": True, "augmentation": {}}, "goes by method=linear"),
-        ({"pateince": 3}, "no such key: pateince"),
-        ({"data": "nowhere"}, "nowhere holds no finished data set"),
-        ({"model": "./nowhere"}, "no such folder"),
+        ({"method": "svm"}, "method=svm: Input should be 'auto', 'linear', 'lora' or 'full'"),
+        ({"task": "regression"}, "task=regression: Input should be 'auto', 'multiclass' or 'multilabel'"),
+        ({"interpolate": 1.5}, "interpolate=1.5: Input should be less than or equal to 1 or 'auto'"),
+        ({"interpolate": "half"}, "interpolate=half: Input should be a valid number or 'auto'"),
+        ({"data": {"shots": 0}}, "data.shots=0: Input should be greater than or equal to 1"),
+        ({"model": {"architecture": {"hidden_size": 3}}}, "model.architecture: no such key"),
+        ({"model": {"linear_start": True}}, "model.linear_start: no such key"),
+        ({"model": {"frozen": "tower"}}, "model.frozen: no such key"),
+        ({"model": {"text_layers": 1}}, "trained with method=full only"),
+        ({"pateince": 3}, "pateince: no such key; there are"),
+        ({"data": {"path": "nowhere"}}, "nowhere holds no finished data set"),
+        ({"model": {"checkpoint": "./nowhere"}}, "no such folder"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(given, message, textures, model, tmp_path):
+def test_a_wrong_configuration_is_refused_with_one_line(given, message, textures, model, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
-        run(**{"data": textures, "model": model, "output": tmp_path / "run"} | given)
+        run(textures, model, tmp_path / "run", **given)
 
 
-def test_data_that_teaches_nothing_is_refused(textures, phantoms, model, tmp_path):
-    with pytest.raises(ValueError, match="task=multiclass, but there are cases"):
+def test_data_with_one_class_or_without_validation_cases_is_refused(textures, phantoms, model, tmp_path):
+    with pytest.raises(ValueError, match=r"task=multiclass, but .* has cases with"):
         run(phantoms, model, tmp_path / "run", task="multiclass")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="is no checkpoint of radfm"):
@@ -371,10 +385,10 @@ def test_data_that_teaches_nothing_is_refused(textures, phantoms, model, tmp_pat
     with pytest.raises(ValueError, match="no labelled validation cases"):
         run(tmp_path / "data", model, tmp_path / "run")
     with pytest.raises(ValueError, match="have the same labels"):
-        run(textures, model, tmp_path / "run", withheld=["Glioma", "Meningioma"])
+        run(textures, model, tmp_path / "run", data={"withheld": ["Glioma", "Meningioma"]})
 
 
-def test_the_command_prints_what_it_reached(textures, model, tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_figures_and_the_next_steps(textures, model, tmp_path, monkeypatch, capsys):
     def radfm(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["radfm", "finetune", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -382,13 +396,22 @@ def test_the_command_prints_what_it_reached(textures, model, tmp_path, monkeypat
         captured = capsys.readouterr()
         return stop.value.code or 0, captured.out, captured.err
 
-    asked = (textures, "--model", model, "--output", tmp_path / "run", "--shots", "50", "training.disable_tqdm=true")
-    status, out, err = radfm(*asked)
+    arguments = (
+        textures,
+        "--model",
+        model,
+        "--output",
+        tmp_path / "run",
+        "--shots",
+        "50",
+        "training.disable_tqdm=true",
+    )
+    status, out, err = radfm(*arguments)
     assert status == 0
     assert "linear, multiclass; 2 disorders" in out
     assert "classes have fewer than 50 cases" in err
     assert "radfm diagnose YOUR_STUDY --model" in out
-    status, out, _ = radfm(*asked, "--json")
+    status, out, _ = radfm(*arguments, "--json")
     assert json.loads(out)["method"] == "linear"
-    status, out, err = radfm(*asked, "--method", "svm")
+    status, out, err = radfm(*arguments, "--method", "svm")
     assert (status, out, err.count("\n")) == (1, "", 1)

@@ -16,7 +16,7 @@ from radfm.losses_radfm import (
     SoftmaxContrastiveLoss,
     loss_function,
 )
-from radfm.train.losses import kinship, soft_labels
+from radfm.train.label_smoothing import hierarchical_similarity, smooth_labels
 
 
 @pytest.fixture
@@ -91,13 +91,13 @@ def test_a_wrong_loss_is_refused(options, message):
         loss_function(options)
 
 
-def test_relatives_in_icd10cm_are_weak_positives_graded_by_distance():
-    kin = kinship([["J93.0"], ["J93.1"], ["J94.2"], ["S82.1"], []], strength=0.4, reach=6)
-    assert torch.equal(kin, kin.T)
-    assert torch.equal(kin.diag(), torch.ones(5))
-    assert 0.4 > kin[0, 1] > kin[0, 2] > 0
-    assert kin[0, 3] == kin[0, 4] == 0
-    soft = soft_labels(torch.tensor([[1.0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]), kin)
-    torch.testing.assert_close(soft[0], kin[0])
-    torch.testing.assert_close(soft[1, :2], torch.ones(2))
-    assert not soft[2].any()
+def test_labels_are_smoothed_by_the_distance_in_icd10cm():
+    similarity = hierarchical_similarity([["J93.0"], ["J93.1"], ["J94.2"], ["S82.1"], []], strength=0.4, reach=6)
+    assert torch.equal(similarity, similarity.T)
+    assert torch.equal(similarity.diag(), torch.ones(5))
+    assert 0.4 > similarity[0, 1] > similarity[0, 2] > 0
+    assert similarity[0, 3] == similarity[0, 4] == 0
+    smoothed = smooth_labels(torch.tensor([[1.0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]]), similarity)
+    torch.testing.assert_close(smoothed[0], similarity[0])
+    torch.testing.assert_close(smoothed[1, :2], torch.ones(2))
+    assert not smoothed[2].any()

@@ -1,9 +1,10 @@
-"""Teaching a text encoder: what it is told, in which batches, and that a run can be split, killed and resumed."""
+"""Training of a text encoder: its pairs and batches, on one process and on two, and after it was killed."""
 
 import json
 import os
 import shutil
 import subprocess
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from radfm import starting_points
 from radfm.knowledge import icd10cm, ontology
 from radfm.starting_points.sentence_encoder import load_encoder
 from radfm.train.batches import LengthBatchSampler
-from radfm.train.text import TextTraining, read_config, train
+from radfm.train.config import configured
+from radfm.train.text import TextTraining, train
 from radfm.train.text_pairs import text_pairs
 from radfm.train.vocabulary import spell_abbreviations, trim_vocabulary
 from tests.waiting import TIMEOUT
@@ -46,8 +48,15 @@ def config(output: Path, base: Path, obo: Path, **changes) -> TextTraining:
     training = {"per_device_train_batch_size": 8, "max_steps": 6, "save_steps": 3, "logging_steps": 1}
     training |= {"learning_rate": 1e-3, "report_to": [], "disable_tqdm": True} | changes.pop("training", {})
     kinds = ["synonyms", "definitions", "cross references", "hierarchy"]
-    given = {"knowledge": kinds, "trim": False, "hierarchy_pairs": 40} | changes
-    return TextTraining(str(output), str(base), [str(obo)], training=training, **given)
+    data = {"ontologies": [str(obo)], "knowledge": kinds, "hierarchy_pairs": 40}
+    model = {"base": str(base), "trim": False, "base_share": 0.0, "average_from": None}
+    sections = {
+        "output": str(output),
+        "data": data | changes.get("data", {}),
+        "model": model | changes.get("model", {}),
+        "training": training,
+    }
+    return configured(TextTraining, sections)
 
 
 def losses(output: Path) -> list[float]:
@@ -190,7 +199,7 @@ def test_abbreviations_are_spelled_and_so_they_stay_in_the_file(text_encoder, tm
 
 
 def test_a_trained_encoder_loads_as_sentence_transformer_and_as_a_models_text_encoder(tmp_path, text_encoder, obo):
-    output = train(config(tmp_path / "out", text_encoder, obo, trim=True, held_out=1))
+    output = train(config(tmp_path / "out", text_encoder, obo, model={"trim": True}, data={"held_out": 1}))
     recipe = json.loads((output / "radfm_text.json").read_text())
     assert recipe["held_out"] == 1
     licence = "https://creativecommons.org/publicdomain/zero/1.0/"
@@ -219,9 +228,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
 
 
 def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path, text_encoder, obo):
-    whole = train(config(tmp_path / "whole", text_encoder, obo, base_share=0.5))
+    whole = train(config(tmp_path / "whole", text_encoder, obo, model={"base_share": 0.5}))
     shutil.copytree(whole / "checkpoint-6", tmp_path / "killed" / "checkpoint-6")
-    ended = train(config(tmp_path / "killed", text_encoder, obo, base_share=0.5))
+    ended = train(config(tmp_path / "killed", text_encoder, obo, model={"base_share": 0.5}))
     assert [folder.name for folder in ended.glob("checkpoint-*")] == ["checkpoint-6"]
     expected, found = load_file(whole / "model.safetensors"), load_file(ended / "model.safetensors")
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -230,13 +239,15 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path, 
 
 
 def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_base(tmp_path, text_encoder, obo):
-    averaged = train(config(tmp_path / "whole", text_encoder, obo, average_from=0.5, training={"save_steps": 2}))
+    averaged = train(
+        config(tmp_path / "whole", text_encoder, obo, model={"average_from": 0.5}, training={"save_steps": 2})
+    )
     ends = [load_file(averaged / f"checkpoint-{step}" / "model.safetensors") for step in (4, 6)]
     found = load_file(averaged / "model.safetensors")
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
     shutil.copytree(averaged / "checkpoint-4", tmp_path / "killed" / "checkpoint-4")
-    changes = {"average_from": 0.5, "base_share": 0.5, "training": {"save_steps": 2}}
+    changes = {"model": {"average_from": 0.5, "base_share": 0.5}, "training": {"save_steps": 2}}
     half = load_file(train(config(tmp_path / "killed", text_encoder, obo, **changes)) / "model.safetensors")
     base = load_file(text_encoder / "model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
@@ -248,12 +259,12 @@ def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_b
     [
         (0.5, {"save_total_limit": 2}, "needs all checkpoints"),
         (0.5, {"save_strategy": "no"}, "all checkpoints"),
-        (400, {}, "share of the training, 0 to 1, not 400"),
+        (400, {}, "average_from=400: Input should be less than or equal to 1"),
     ],
 )
 def test_what_cannot_be_averaged_is_said_before_training(tmp_path, text_encoder, obo, share, training, message):
     with pytest.raises(ValueError, match=message):
-        train(config(tmp_path, text_encoder, obo, average_from=share, training=training))
+        train(config(tmp_path, text_encoder, obo, model={"average_from": share}, training=training))
 
 
 def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path, text_encoder, obo):
@@ -266,17 +277,17 @@ def test_a_run_that_has_ended_stays_as_it_is_unless_its_recipe_changes(tmp_path,
     assert written() == ended
     train(config(tmp_path, text_encoder, obo, training={"max_steps": 7}))
     assert len(losses(tmp_path)) == 7
-    assert json.loads((tmp_path / "radfm_text.json").read_text())["training"]["max_steps"] == 7
+    assert json.loads((tmp_path / "radfm_text.json").read_text())["config"]["training"]["max_steps"] == 7
 
 
 @pytest.mark.parametrize("strategy", ["DDP", "zero2"])
 def test_two_processes_learn_what_one_does(python, deepspeed_extensions, tmp_path, text_encoder, obo, strategy):
     ranked = ["synonyms", "definitions", "cross references"]  # CoSENT ranks the pairs of each process by themselves
-    one = train(config(tmp_path / "one", text_encoder, obo, knowledge=ranked))
-    written = config(tmp_path / "two", text_encoder, obo, knowledge=ranked)
+    one = train(config(tmp_path / "one", text_encoder, obo, data={"knowledge": ranked}))
+    written = config(tmp_path / "two", text_encoder, obo, data={"knowledge": ranked})
     if strategy == "zero2":
         written.training["deepspeed"] = str(files("radfm.train") / "configs" / "zero2.json")
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(vars(written)))
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(asdict(written)))
     launch = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, "-m", "radfm.train.text", str(tmp_path / "two.yaml")],
@@ -291,30 +302,6 @@ def test_two_processes_learn_what_one_does(python, deepspeed_extensions, tmp_pat
         torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("text", "changes", "message"),
-    [
-        ("outptu: x", [], "no such key: outptu"),
-        ("- a\n- b", [], "holds no keys"),
-        ("a: [", [], "cannot be read as YAML"),
-        ("output: x\ntraining:\n  max_steps: 5\n  max_steps: 7", [], "max_steps stands twice, in line 3 and in line 4"),
-        ("output: x", ["held_out"], "write key=value"),
-    ],
-)
-def test_a_wrong_config_is_said_to_be_wrong(tmp_path, text, changes, message):
-    (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_config(tmp_path / "c.yaml", changes)
-
-
-def test_changes_reach_the_trainers_arguments(tmp_path):
-    (tmp_path / "c.yaml").write_text("training: {max_steps: 5}")
-    changed = read_config(tmp_path / "c.yaml", ["training.max_steps=7", "held_out=null", "knowledge=[hierarchy]"])
-    assert (changed.training["max_steps"], changed.held_out, changed.knowledge) == (7, None, ["hierarchy"])
-
-
-def test_an_unknown_training_argument_or_base_is_named(tmp_path, text_encoder, obo):
-    with pytest.raises(ValueError, match="no max_step"):
-        train(config(tmp_path / "x", text_encoder, obo, training={"max_step": 3}))
+def test_a_base_that_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere cannot be loaded"):
         load_encoder(tmp_path / "nowhere")

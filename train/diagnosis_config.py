@@ -1,0 +1,215 @@
+"""The configuration of `radfm train diagnosis`, in sections.
+
+Decisions:
+- The defaults are those of the recipe that measured best, train/configs/diagnosis_ke.yaml: a frozen tower whose
+  features are computed once. A configuration of another experiment lists what differs.
+- Combinations of keys of which one would have no effect are refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from transformers import TrainingArguments
+
+from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.heads_radfm import HEADS
+from radfm.losses_radfm import LOSSES
+from radfm.objectives_radfm import OBJECTIVES
+from radfm.train.config import (
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Share,
+    arguments_of,
+    keywords_of,
+    one_of,
+    read_config,
+    section,
+)
+
+# What differs from transformers' defaults, unless a configuration gives it.
+TRAINING = {
+    "max_steps": 1500,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 50,
+    "weight_decay": 0.05,
+    "bf16": True,
+    "logging_steps": 50,
+    "eval_steps": 250,
+    "save_steps": 250,
+    "save_total_limit": 2,
+}
+
+Trainable = NonNegativeInt | Literal["all"]
+TrainerArguments = Annotated[dict[str, Any], arguments_of(TrainingArguments, excluded=("output_dir", "seed"))]
+
+
+@section
+class DataSection:
+    """The cases.
+
+    Attributes:
+        path: Folder of a data set that `radfm prepare` wrote.
+        withheld: Names of disorders that are not trained on: neither they nor any case that has one of them.
+        shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
+    """
+
+    path: str = "datasets/phantoms"
+    withheld: list[str] = field(default_factory=list)
+    shots: PositiveInt | None = None
+
+
+@section
+class ModelSection:
+    """The model: a checkpoint, or a new one.
+
+    Attributes:
+        checkpoint: Folder of a checkpoint whose training is continued; None: a new model.
+        head: Name in `radfm.heads_radfm.HEADS`: "text" (KE: the classifier of a disorder is the embedding of its name)
+            or "mlp".
+        level: "case" (FM: a transformer over all scans) or "scan" (each scan is trained alone, and a case is the mean
+            of its scans).
+        history: Whether the case encoder reads the history, without words that name the case's own disorders.
+        max_slices: Of a scan with more slices, the validation and the resulting model read so many; None: all.
+        text_encoder: Folder that `radfm train text` wrote, for a new model; None: all-MiniLM-L6-v2 as packaged.
+        text_whitening: Shrinkage of the whitening of the names' embeddings, for a new model, see
+            `radfm.train.diagnosis_model.whiten_texts`; None: no whitening.
+        text_layers: Number of the text encoder's last layers that are trained, or "all"; 0: none.
+        tower_weights: File of weights for the slice encoder's tower, or a checkpoint of radfm; for a new model.
+        tower_patches: Whether the vector of a slice contains, for each disorder that the tower was trained on with
+            masks, the highest logit of its patches. `tower_weights` was then trained with `objectives.weights.patch`, a
+            text head and no layers in the scan encoder.
+        frozen: "tower": the tower is not trained, and the features of every slice are computed once. Or names of its
+            modules that are not trained, such as the first blocks of a pretrained tower, which cost most.
+        freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
+        linear_start: Whether a ridge regression from the tower's features to the embeddings of the names initialises
+            what is between them, see `radfm.train.linear_start`. With `training.max_steps=0` nothing else is trained.
+        architecture: Arguments of `RadFMConfig`, for a new model.
+    """
+
+    checkpoint: str | None = None
+    head: Annotated[str, one_of(HEADS)] = "text"
+    level: Literal["case", "scan"] = "case"
+    history: bool = False
+    max_slices: PositiveInt | None = None
+    text_encoder: str | None = None
+    text_whitening: Positive | None = None
+    text_layers: Trainable = 0
+    tower_weights: str | None = None
+    tower_patches: bool = False
+    frozen: list[str] | Literal["tower"] = field(default_factory=list)
+    freeze_batch_norm: bool = False
+    linear_start: bool = False
+    architecture: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frozen_tower(self) -> bool:
+        return self.frozen == "tower"
+
+    @property
+    def frozen_modules(self) -> list[str]:
+        """Names of the tower's modules that are not trained."""
+        return [] if isinstance(self.frozen, str) else self.frozen
+
+
+@section
+class ObjectivesSection:
+    """The loss.
+
+    Attributes:
+        loss: `name` in `radfm.losses_radfm.LOSSES`, and arguments of that loss; empty: sigmoid, with an mlp head bce.
+        weights: of the objectives beside it, names in `radfm.objectives_radfm.OBJECTIVES`.
+        label_smoothing: Hierarchical label smoothing: the label of the nearest relative of a disorder in ICD-10-CM, see
+            `radfm.train.label_smoothing`; 0: none.
+    """
+
+    loss: Annotated[dict[str, Any], keywords_of(LOSSES)] = field(default_factory=dict)
+    weights: dict[Annotated[str, one_of(OBJECTIVES)], NonNegative] = field(default_factory=lambda: {"key_slice": 10.0})
+    label_smoothing: Share = 0.1
+
+    def weight(self, objective: str) -> float:
+        return self.weights.get(objective, 0.0)
+
+
+@section
+class SamplingSection:
+    """The steps, see `radfm.data_prep.batches.sampling`.
+
+    Attributes:
+        slices_per_step: Slices of a step, over all processes together.
+        slices_per_scan: Of a scan with more slices, a training step has so many, the key slice among them; None: all.
+        by_disorder: Share of the samples that are chosen by disorder, which makes rare disorders more frequent.
+    """
+
+    slices_per_step: PositiveInt = 2048
+    slices_per_scan: PositiveInt | None = 12
+    by_disorder: Share = 0.3
+
+
+@section
+class DiagnosisTraining:
+    """One experiment.
+
+    Attributes:
+        output: Folder of the checkpoints and, at the end, of the model.
+        seed: Of everything random.
+        data, model, objectives, sampling: see their classes.
+        augmentation: see `radfm.data_prep.batches.augmentation.Augmentation`.
+        training: Arguments of transformers' `TrainingArguments`; the defaults are in `TRAINING`.
+    """
+
+    output: str = "runs/diagnosis"
+    seed: NonNegativeInt = 0
+    data: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    objectives: ObjectivesSection = field(default_factory=ObjectivesSection)
+    sampling: SamplingSection = field(default_factory=SamplingSection)
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(drop_scans=0.2))
+    training: TrainerArguments = field(default_factory=dict)
+
+    def __post_init__(self):
+        model, objectives, augmentation = self.model, self.objectives, self.augmentation
+        reads_text, one_scan = HEADS[model.head].reads_text, model.level == "scan"
+        patch, per_scan = objectives.weight("patch") > 0, objectives.weight("per_scan") > 0
+        texts = model.history or model.text_layers != 0 or model.text_whitening is not None
+        for impossible, reason in (
+            (texts and not reads_text, _NO_TEXT),
+            (one_scan and model.history, "model.history is read by the case encoder: set model.level=case"),
+            (one_scan and per_scan, "with model.level=scan each scan is a case: leave out objectives.weights.per_scan"),
+            (augmentation.add_normal > 0 and (per_scan or one_scan), _NORMAL_SCANS),
+            (model.tower_patches and model.tower_weights is None, "model.tower_patches needs model.tower_weights"),
+            (model.linear_start and (model.tower_patches or not reads_text), _LINEAR_START),
+            (patch and model.frozen_tower, "objectives.weights.patch trains the tower: leave it out, or model.frozen"),
+            (model.frozen_tower and augmentation.changes_pixels, _FROZEN_PIXELS),
+            (self.training.get("max_steps") == 0 and not model.linear_start, _NOTHING_TRAINED),
+        ):
+            if impossible:
+                raise ValueError(reason)
+
+
+def read_diagnosis_config(path: str | Path, changes: Sequence[str] = ()) -> DiagnosisTraining:
+    """The configuration of an experiment, see `radfm.train.config.read_config`."""
+    return read_config(DiagnosisTraining, path, changes)
+
+
+_NO_TEXT = (
+    "model.head=mlp has no text encoder: leave out model.history, model.text_layers and model.text_whitening, or set "
+    "model.head=text"
+)
+_NORMAL_SCANS = (
+    "augmentation.add_normal adds scans that show no disorder of their case, so no scan can be trained alone: leave it "
+    "out, or set model.level=case and objectives.weights.per_scan=0"
+)
+_LINEAR_START = (
+    "model.linear_start is a regression to the embeddings of the names: leave it out with an mlp head, which has none, "
+    "and with model.tower_patches, which starts from them"
+)
+_FROZEN_PIXELS = (
+    "model.frozen=tower reads each slice once: leave affine, elastic, noise, contrast and mirror out of augmentation, "
+    "or leave out model.frozen"
+)
+_NOTHING_TRAINED = "training.max_steps=0 trains nothing: set model.linear_start=true, or max_steps to at least 1"
