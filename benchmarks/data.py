@@ -1,14 +1,17 @@
-"""What a data set costs: slices written and read per second and core, against the bare decoder and raw memory.
+"""Cost of preparing and reading a data set, and comparisons with libraries that could replace parts of it.
 
     python benchmarks/data.py                 # two minutes on two cores
     python benchmarks/data.py write --slices 4000
+    python benchmarks/data.py resize splits   # with pip install --no-deps --target FOLDER iterative-stratification
 
-One process does all work; its own seconds are counted, not those it waits for others, and the best of the runs.
-"write" makes shards out of pictures of 1,024 x 1,024, as radiographs are published, and CT slices of 512 x 512, and is
-compared with the decoder alone (Pillow, pydicom) over the same files, a series stacked to one array; listing the files
-is timed apart, and the report, made once at the end, is left out. "read" adds up the pixels of every slice, and is
-compared with the same over a plain numpy.memmap of as many bytes; files are in the system's cache for both. "memory" is
-the peak of preparing a DICOM archive of 100 slices, and one of --most; small ones, that 100,000 find room on a disk.
+One process does all work. Its CPU time is measured, and the fastest run counts.
+
+- "write" makes shards from pictures of 1,024 x 1,024 and CT slices of 512 x 512, in slices per second, compared with
+  the decoder alone (Pillow, pydicom) over the same files. Listing is timed separately, and the report is left out.
+- "read" adds up the pixels of all slices, compared with a numpy.memmap of the same bytes, in the system's cache.
+- "memory" is the peak memory of preparing a DICOM archive of 100 slices, and of --most small slices.
+- "resize" compares the resizing of a CT series with `F.interpolate(antialias=True)`.
+- "splits" compares the splits with the library iterative-stratification, where that is importable.
 """
 
 import argparse
@@ -26,27 +29,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
+from radfm.cases import Scan
 from radfm.data_prep import load
+from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.shard import make_shard
 from radfm.data_prep.sources.dicom import Dicom
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.data_prep.splits import assign_splits
+from radfm.data_prep.stored_scan import stored_scan
 
 SIDE, SMALL, PER_SERIES = 512, 128, 40
-_PICTURES = 40  # different ones
+_PICTURES = 40  # different pictures
 OPEN = Pseudonyms(None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="write, read, memory, or nothing for all")
+    parser.add_argument("parts", nargs="*", help="write, read, memory, resize, splits; default: all")
     parser.add_argument("--slices", type=int, default=800)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--most", type=int, default=10_000)
@@ -57,8 +65,9 @@ def main() -> None:
         print(peak(Path(arguments.peak[0]), Path(arguments.peak[1])))
         return
     with tempfile.TemporaryDirectory() as folder:
-        for part in arguments.parts or ["write", "read", "memory"]:
-            {"write": write, "read": read, "memory": memory}[part](Path(folder) / part, arguments)
+        parts = {"write": write, "read": read, "memory": memory, "resize": resize, "splits": splits}
+        for part in arguments.parts or parts:
+            parts[part](Path(folder) / part, arguments)
             print()
 
 
@@ -130,8 +139,68 @@ def memory(folder: Path, arguments) -> None:
         shutil.rmtree(folder)
 
 
+def resize(folder: Path, arguments) -> None:
+    """CT slices of 512 x 512 to 256 x 256, float16, by `stored_scan` and by torch."""
+    pixels = np.stack([anatomy(i) for i in range(_PICTURES)]).astype(np.int16) * 8 - 1024  # (slices, 512, 512)
+    scan = Scan(pixels, "CT", spacing_mm=(2.0, 0.7, 0.7))
+
+    def by_torch() -> np.ndarray:
+        resized = np.empty((len(pixels), SIDE // 2, SIDE // 2), np.float16)
+        for slot, one in zip(resized, pixels, strict=True):
+            values = torch.from_numpy(one.astype(np.float32))[None, None]
+            small = F.interpolate(values, (SIDE // 2, SIDE // 2), mode="bilinear", antialias=True)
+            torch.from_numpy(slot).copy_(small[0, 0])
+        return resized
+
+    seconds = interleaved({"radfm": lambda: stored_scan(scan, SIDE // 2), "torch": by_torch}, arguments.runs)
+    ours, theirs = stored_scan(scan, SIDE // 2).pixels, by_torch()
+    print(f"resize, {len(pixels)} CT slices of {SIDE} x {SIDE} to {SIDE // 2} x {SIDE // 2}, best of {arguments.runs}")
+    for name, taken in seconds.items():
+        print(f"  {name:24} {len(pixels) / taken:7.0f} slices/s")
+    difference = np.abs(ours.astype(np.float32) - theirs.astype(np.float32))
+    ratio, share = seconds["torch"] / seconds["radfm"], (ours != theirs).mean()
+    print(f"  ratio {ratio:.2f}; {share:.2%} of the pixels differ, by at most {difference.max():.2f} HU")
+
+
+def splits(folder: Path, arguments) -> None:
+    """A long tail of disorders over patients, split 7 : 1 : 2 by `assign_splits` and by iterative-stratification."""
+    rng = np.random.default_rng(0)
+    patients, disorders = 5_000, 200
+    shares = 0.3 / np.arange(1, disorders + 1)
+    labels = rng.random((patients, disorders)) < shares  # (patients, disorders)
+    named = {f"P{i:05d}": np.flatnonzero(row).tolist() for i, row in enumerate(labels)}
+    fractions = (0.7, 0.1, 0.2)
+
+    def by_radfm() -> np.ndarray:
+        split_of = assign_splits(named, {}, fractions, 0)
+        return np.array([SPLITS.index(split_of[patient]) for patient in named])
+
+    ways = {"radfm": by_radfm}
+    try:
+        from iterstrat.ml_stratifiers import IterativeStratification
+    except ImportError:
+        print("  iterative-stratification is not importable: only radfm is measured")
+    else:
+        ways["iterative-stratification"] = lambda: IterativeStratification(
+            labels, np.array(fractions), np.random.RandomState(0)
+        )
+    print(f"splits, {patients:,} patients, {disorders} disorders, 7 : 1 : 2")
+    for name, way in ways.items():
+        started = time.process_time()
+        split = way()
+        taken = time.process_time() - started
+        counts = np.stack([labels[split == i].sum(0) for i in range(3)])  # (splits, disorders)
+        deviation = np.abs(counts - np.outer(fractions, labels.sum(0)))
+        tail, untrained = labels.sum(0) < 30, int(((counts[0] == 0) & labels.any(0)).sum())
+        print(
+            f"  {name:24} {taken:6.2f} s; cases of a disorder deviate from the exact share by {deviation.mean():.2f}, ",
+            end="",
+        )
+        print(f"in the tail by {deviation[:, tail].mean():.2f}; {untrained} disorders without a training case")
+
+
 def peak(archive: Path, out: Path) -> float:
-    """KiB of memory that the process itself took; pages of mapped files are the system's cache, which it takes back."""
+    """Peak anonymous memory in KiB. Pages of mapped files are the system's cache and do not count."""
     most, done = 0, threading.Event()
 
     def watch():
@@ -151,7 +220,7 @@ def peak(archive: Path, out: Path) -> float:
 
 
 def interleaved(ways: dict, runs: int) -> dict[str, float]:
-    """The fewest seconds of each way, after a run of each that does not count."""
+    """The CPU seconds of the fastest run of each way, after a warm-up run."""
     taken = {name: [] for name in ways}
     for run in range(runs + 1):
         for name, way in ways.items():
@@ -209,13 +278,13 @@ def make_dicom(folder: Path, count: int, syntax: str | None = None, side: int = 
 
 @lru_cache(maxsize=1)
 def patient(study: int, side: int) -> np.ndarray:
-    """(side, side) by which the pictures of a study are darker than those of others, so that none is a copy."""
+    """(side, side) factors that darken the pictures of a study, so that no picture is a copy of another study's."""
     return np.kron(np.random.default_rng(study).uniform(0.3, 1, (8, 8)), np.ones((side // 8, side // 8)))
 
 
 @lru_cache(maxsize=_PICTURES)
 def anatomy(seed: int, side: int = SIDE) -> np.ndarray:
-    """(side, side) float, 0 to 255: a smooth body on black with some noise, which compresses as pictures do."""
+    """(side, side) float, 0 to 255: a smooth body with noise on black, which compresses as real pictures do."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     body = np.hypot(x / 0.8, y / 0.6) < 1

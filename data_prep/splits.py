@@ -7,8 +7,9 @@ Decisions:
   multi-label data", ECML PKDD 2011): disorders from rare to frequent, each patient to the split that lacks the disorder
   most. The only patient of a disorder goes to training.
 - The result depends on the patients' identifiers and the seed, not on the order of the patients.
-- The library iterative-stratification does not serve here. It takes no account of patients with an
-  official split, and it depends on the order of the rows. `benchmarks/data.py splits` compares both.
+- The library iterative-stratification is not used. It takes no account of patients with an official split, depends on
+  the order of the rows, and installs a top-level package `tests`. For 5,000 patients with 200 disorders it is as close
+  to the exact shares (0.25 cases on average, here 0.27), in four times the time: `benchmarks/data.py splits`.
 """
 
 import hashlib

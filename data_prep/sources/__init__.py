@@ -1,1 +1,1 @@
-"""Where cases come from: each source lists its cases as plans, and reads them. See `radfm.data_prep.plan.Source`."""
+"""Sources of cases. Each lists its cases as plans and reads them, see `radfm.data_prep.plan.Source`."""

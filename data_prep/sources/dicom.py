@@ -3,12 +3,14 @@
     radfm prepare dicom archive/ OUT --labels labels.csv        # columns: study or accession, disorders, ...
 
 Decisions:
-- A case is a study; or, with case="patient", all studies of a patient, so that a course over time can be seen.
-- Headers are read twice: once here, to know which file is whose, and once with the pixels. Here they are de-identified
-  before anything is taken of them, and so are the numbers in the table of labels: they meet as pseudonyms. There, what
-  `radfm.readers` takes of a header is nothing that the profile alters, but for dates, of which it keeps the distances.
-- Studies without a label are taken, and marked so; labels without a study are listed.
-- Files that are not DICOM are listed. Names of files and folders may name patients, so pseudonyms stand for them.
+- A case is a study, or, with case="patient", all studies of a patient, which shows a course over time.
+- Headers are read twice: here, to group files by study and patient, and later with the pixels. Here they are
+  de-identified before anything is read from them, and so are the numbers in the table of labels, so that both are
+  compared as pseudonyms. Later, `radfm.readers` reads only elements that the profile keeps, and dates, of which it
+  keeps the differences.
+- Studies without a label are kept and marked as unlabelled. Labels without a study are listed as rejected.
+- Files that are not DICOM are listed as rejected. Names of files and folders may contain names of patients, so they are
+  replaced by pseudonyms.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,7 +44,7 @@ class Dicom:
 
     Args:
         path: a folder, or a DICOMDIR.
-        pseudonyms: how patients, studies and files are called in the data set.
+        pseudonyms: names of patients, studies and files in the data set.
         labels: CSV or JSON Lines with a column "study" or "accession", and "disorders", "icd10cm", "history", "split".
         case: what a case is, "study" or "patient".
     """
@@ -59,18 +61,18 @@ class Dicom:
 
     def listing(self) -> Listing:
         count, rejected, studies = 0, [], {}
-        known: dict[tuple, Dataset] = {}  # most files of a study say the same: it is de-identified once
+        known: dict[tuple, Dataset] = {}  # files of a study share these elements, which are de-identified once
         for file in self._files():
             count += 1
             header = _header(file)
             if header is not None:
-                said = tuple(text(header, keyword) for keyword in _TAGS)
-                if said not in known:
+                elements = tuple(text(header, keyword) for keyword in _TAGS)
+                if elements not in known:
                     deidentify(header, self.pseudonyms)
-                    known[said] = header
-                header = known[said]
+                    known[elements] = header
+                header = known[elements]
             else:
-                rejected.append(Rejected("file", self._shown(file), _why_not(file)))
+                rejected.append(Rejected("file", self._shown(file), _rejection_reason(file)))
                 continue
             study = str(header.get("StudyInstanceUID", "")) or keyed_uid(f"folder {file.parent}", self.pseudonyms)
             studies.setdefault(study, []).append((str(file.absolute()), self._shown(file), header))
@@ -102,7 +104,7 @@ class Dicom:
             return (file for file in walk_files(self.path) if file.name.upper() != "DICOMDIR")
         header = _header(self.path)
         if header is None or "DirectoryRecordSequence" not in header:
-            raise ValueError(f"{self.path} is no DICOMDIR: give it, or the folder of the studies")
+            raise ValueError(f"{self.path} is not a DICOMDIR: give one, or the folder of the studies")
         found = []
         for record in header.DirectoryRecordSequence:
             name = record.get("ReferencedFileID")
@@ -112,7 +114,7 @@ class Dicom:
         return sorted(set(found))
 
     def _labels(self) -> tuple[dict[tuple[str, str], dict], list[Rejected]]:
-        """("study" or "accession", its number) -> row, and what could not be read."""
+        """("study" or "accession", number) -> row, and the rows that could not be used."""
         if self.labels is None:
             return {}, []
         found, rejected = {}, []
@@ -124,7 +126,7 @@ class Dicom:
                 (_BY[column], self._number(_BY[column], row[column])) for column in row if column in _BY and row[column]
             ]
             if not keys:
-                rejected.append(Rejected("row", f"line {line}", "names no study and no accession number: fill one in"))
+                rejected.append(Rejected("row", f"line {line}", "has no study and no accession number: fill one in"))
                 continue
             row["line"] = line
             try:
@@ -135,7 +137,7 @@ class Dicom:
             for key in keys:
                 found.setdefault(key, row)
         if not found:
-            raise ValueError(f"{self.labels} has no row with a study or an accession number: name a column so")
+            raise ValueError(f"{self.labels} has no row with a study or an accession number: add such a column")
         return found, rejected
 
     def _plan(self, case: str, of_case: dict[str, list], labels: dict, used: set) -> CasePlan:
@@ -170,7 +172,7 @@ class Dicom:
         return plan
 
     def _number(self, kind: str, number: str) -> str:
-        """Of a study or an accession, as it stands in de-identified headers."""
+        """The number of a study or an accession as in de-identified headers."""
         return keyed_uid(number, self.pseudonyms) if kind == "study" else self.pseudonyms.of("accession", number)
 
     def _shown(self, file: Path) -> str:
@@ -179,13 +181,13 @@ class Dicom:
 
 
 def _short(kind: str, name: str) -> str:
-    """A study's keyed UID is a long number: its first 16 hex digits are as good."""
+    """A short identifier: the first 16 hex digits of a keyed UID, which is a long number."""
     digits = name.removeprefix("2.25.")
     return f"{kind}{int(digits):032x}"[: len(kind) + 16] if name != digits and digits.isdigit() else kind + name
 
 
 def _header(file: Path):
-    """The elements needed here; None where the file is not DICOM."""
+    """The elements that listing needs; None for a file that is not DICOM."""
     try:
         with quiet_libraries():
             with open(file, "rb") as opened:
@@ -195,7 +197,7 @@ def _header(file: Path):
         return None
 
 
-def _why_not(file: Path) -> str:
+def _rejection_reason(file: Path) -> str:
     try:
         format_of(file)
     except Unreadable as error:
@@ -206,8 +208,8 @@ def _why_not(file: Path) -> str:
 
 
 def _age(header) -> float | None:
-    """ "034Y" -> 34.0; also months, weeks and days."""
-    said = str(header.get("PatientAge", "")).strip()
-    if not said[:-1].isdigit() or said[-1:] not in "YMWD":
+    """The age in years: "034Y" -> 34.0; also months, weeks and days."""
+    age = str(header.get("PatientAge", "")).strip()
+    if not age[:-1].isdigit() or age[-1:] not in "YMWD":
         return None
-    return float(said[:-1]) / {"Y": 1, "M": 12, "W": 52, "D": 365}[said[-1]]
+    return float(age[:-1]) / {"Y": 1, "M": 12, "W": 52, "D": 365}[age[-1]]

@@ -4,11 +4,11 @@ each in `external/`, and the one class that reads any of them.
     radfm prepare CXR14 downloads/cxr14/ datasets/cxr14
 
 Decisions:
-- What differs between sets is data (`layout.py` says what a file may hold): there is no class and no branch for a set.
-- Nothing is downloaded. The files lie as their authors publish them, unpacked, anywhere below the folder.
-- `established` says how well the layout is known: from "documentation" (the authors', or public code of many users
-  that agrees), "partly", or "not"; `established_from` says from what, and what could not be found out.
-- Names and numbers of cases and patients stay as they were published: their authors have de-identified them.
+- Differences between sets are data (`layout.py` describes the keys). No set has a class or a branch of its own.
+- Nothing is downloaded. The files are expected as their authors publish them, unpacked, anywhere below the folder.
+- `established` states how well the layout is known: from "documentation" (of the authors, or agreeing public code of
+  many users), "partly", or "not". `established_from` states the evidence and what remains unknown.
+- Identifiers of cases and patients stay as published, because the authors have de-identified them.
 """
 
 from collections import Counter
@@ -41,14 +41,14 @@ _FOLDER = Path(__file__).parent / "external"
 
 
 def entry(name: str) -> dict[str, Any]:
-    """What is known of a set, whatever the case its name is written in. Raises: ValueError for a set that is none."""
+    """The entry of a set, whose name ignores case. Raises: ValueError for an unknown set."""
     known = {one.casefold(): one for one in SETS}
     if name.casefold() not in known:
-        raise ValueError(f"no such set: {name!r}; there are {', '.join(SETS)}")
+        raise ValueError(f"unknown set {name!r}: use one of {', '.join(SETS)}")
     name = known[name.casefold()]
     about = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     if wrong := (set(ABOUT) - set(about)) | (set(about) - set(ABOUT) - KEYS):
-        raise ValueError(f"{name}.yaml lacks, or should not have, {', '.join(sorted(wrong))}")
+        raise ValueError(f"{name}.yaml lacks, or must not have, {', '.join(sorted(wrong))}")
     return {"name": name} | about
 
 
@@ -57,8 +57,8 @@ class External:
 
     Args:
         name: of `SETS`.
-        folder: what was unpacked, at any level above the files.
-        uncertain: what a label is that its authors were unsure of: "absent" or "present".
+        folder: folder with the unpacked files, at any level above them.
+        uncertain: how labels count that the authors mark as uncertain: "absent" or "present".
     """
 
     name = "external"
@@ -103,7 +103,7 @@ def table() -> str:
 
 
 def _read_pickled(plan: CasePlan) -> ReadCase:
-    """Arrays that are pickled are saved as .npy, one case at a time, and read as such."""
+    """Reads a case of pickled arrays, which are converted to .npy first."""
     unread = []
     with TemporaryDirectory() as folder:
         items = []

@@ -1,13 +1,15 @@
-"""One folder for each class, the shape of half of all public sets.
+"""One folder for each class, the layout of many public sets.
 
     pneumonia/im1.png                a case; "pneumonia" is a disorder
     no_finding/patient7/a.dcm ...    a folder in a class folder: all in it is one case
     test/pneumonia/im2.png           train/, val/ and test/ at the top are the official splits
 
 Decisions:
-- The name of a class is the disorder, with spaces for _; normal, healthy, no_finding and the like mean a normal case.
-- A folder that is all a class folder holds ("COVID/images/") is no case: what lies in it counts as if it lay above.
-- A file is a case of its own, and a patient of its own, unless `patient` finds a patient's number in its path.
+- The name of a class is the disorder, with spaces for underscores. Names such as normal, healthy and no_finding mean a
+  normal case.
+- A folder that is the only content of a class folder ("COVID/images/") is not a case; its content counts as that of the
+  class folder.
+- Each file is a case and a patient of its own, unless `patient` finds a patient's number in its path.
 - A file in no class folder, and a class folder without files, are listed as rejected.
 """
 
@@ -28,10 +30,10 @@ class FolderPerClass:
     """See the module, and `radfm.data_prep.plan.Source`.
 
     Args:
-        folder: with the class folders, or with train/, val/ and test/.
-        modality: of files whose header says none.
-        pseudonyms: how patients, cases and files are called in the data set; None: as they are called here.
-        patient: a regular expression whose first group is the patient, searched in a case's path below the folder.
+        folder: folder of the class folders, or of train/, val/ and test/.
+        modality: modality of files whose header states none.
+        pseudonyms: names of patients, cases and files in the data set; None: their own names.
+        patient: regular expression whose first group is the patient, searched in the path of a case below the folder.
     """
 
     name = "folder"
@@ -48,7 +50,7 @@ class FolderPerClass:
         try:
             self.patient = re.compile(patient) if patient else None
         except re.error as error:
-            raise ValueError(f"{patient!r} is no regular expression: {error}") from None
+            raise ValueError(f"{patient!r} is not a regular expression: {error}") from None
         if self.patient and not self.patient.groups:
             raise ValueError(f"{patient!r} has no group: put brackets around the number, as in '^([0-9]+)_'")
         self.settings: dict[str, Any] = {"modality": self.modality, "patient": patient}
@@ -64,7 +66,7 @@ class FolderPerClass:
                 cases = [self._plan(path, files, entry.name, split) for path, files in _cases_in(entry)]
                 plans += cases
             if not entry.is_dir():
-                reason = "lies in no class folder: move it into one, or away"
+                reason = "is in no class folder: move it into one, or remove it"
                 rejected.append(Rejected("file", self._shown(entry), reason))
             elif not cases:
                 reason = "is a class folder without files: unpack what belongs there, or remove it"
@@ -122,7 +124,7 @@ def _cases_in(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, without what systems leave behind."""
+    """The entries of a folder in natural order, without files of the operating system."""
     seen = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in _SYSTEM_FILES]
     return sorted(seen, key=lambda entry: natural(entry.name))
 

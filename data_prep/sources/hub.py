@@ -1,11 +1,11 @@
 """A Hugging Face data set with an image or NIfTI column, streamed: by name, or a folder that `datasets` can load.
 
 Decisions:
-- Each row is a case of one scan; with `case_column`, rows of the same case go together.
-- Columns are found by their types: the image (Image, Nifti, or Pdf-free bytes), and a label (ClassLabel, a list of
-  them, or text). What is not found is asked for.
-- Listing streams the labels only, reading streams the images; neither keeps more than a row in memory.
-- The data set's own splits are the official ones, unless it has but one.
+- Each row is a case of one scan. With `case_column`, rows with the same value form one case.
+- Columns are found by type: the image (Image or Nifti), and the label (ClassLabel). Where this is ambiguous, an error
+  names the option that selects a column.
+- Listing streams the labels only, and reading streams the images, so that one row at a time is in memory.
+- The splits of the data set are the official ones, if it has more than one.
 """
 
 import io
@@ -27,10 +27,10 @@ class HubDataset:
     """See the module, and `radfm.data_prep.plan.Source`.
 
     Args:
-        path: a name on the Hub, a folder of files, or what `save_to_disk` wrote.
+        path: a name on the Hub, a folder of files, or a folder written by `save_to_disk`.
         image_column, label_column, case_column, patient_column: names of columns; None: found by type, or none.
-        modality: of all images whose format says none.
-        config: of the data set, where it has several.
+        modality: modality of images whose format states none.
+        config: configuration of the data set, where it has several.
     """
 
     name = "datasets"
@@ -132,10 +132,10 @@ class HubDataset:
         return dict(found) if isinstance(found, IterableDatasetDict) else {"train": found}
 
     def _columns(self, features) -> tuple[str, str | None]:
-        """The column of the images, and that of the labels. Raises: ValueError where it cannot be told."""
+        """The columns of the images and of the labels. Raises: ValueError where they are missing or ambiguous."""
         for column in (self.image_column, self.label_column, self.case_column, self.patient_column):
             if column is not None and column not in features:
-                raise ValueError(f"{self.path} has no column {column!r}; there are {', '.join(features)}")
+                raise ValueError(f"{self.path} has no column {column!r}: use one of {', '.join(features)}")
         kinds = {name: type(_inner(feature)).__name__ for name, feature in features.items()}
         images = [name for name, kind in kinds.items() if kind in ("Image", "Nifti")]
         labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
@@ -149,13 +149,13 @@ def _inner(feature):
 
 
 def _undecoded(rows, column: str):
-    """Rows whose images are bytes, so that a damaged one costs itself and no other."""
+    """Rows whose images are undecoded bytes, so that a damaged image affects no other row."""
     kind = rows.features[column]
     return rows.cast_column(column, type(kind)(decode=False)) if type(kind).__name__ in ("Image", "Nifti") else rows
 
 
 def _read(value, modality: str | None) -> Case:
-    """Of {"bytes", "path"}, bytes, or a PIL image."""
+    """Reads an image given as {"bytes", "path"}, bytes, or a PIL image."""
     if hasattr(value, "save"):
         buffer = io.BytesIO()
         value.save(buffer, "PNG")
@@ -175,7 +175,7 @@ def _read(value, modality: str | None) -> Case:
 
 
 def _names(feature, value) -> list[str]:
-    """Disorders of a row's label: a class, several, or text."""
+    """Disorders of a label: a class, several classes, or text."""
     inner = _inner(feature)
     values = value if isinstance(value, (list, tuple)) else [value]
     names = [inner.int2str(int(v)) if hasattr(inner, "int2str") and v is not None else v for v in values]

@@ -1,21 +1,21 @@
-"""A published layout as data: which files are scans, which tables speak of them, how both meet, what labels mean.
+"""Lists the cases of a published set whose layout is described as data: files, tables, how they are joined, labels.
 
-A layout is a mapping (a YAML file of `external/`) with these keys; all texts in braces are names of facts.
+A layout is a mapping (a YAML file of `external/`) with these keys. Names in braces are names of facts.
 
-    files       patterns of the files that hold scans, below the folder; the first that fits counts
-    leave_out   patterns of files that fit but are no scans of a case: masks, segmentations
+    files       patterns of the files that hold scans, below the folder; the first that matches counts
+    leave_out   patterns of files that match but are not scans: masks, segmentations
     together    files with the same value are read as one study; unset, every file alone
     stack       true: pictures of one study are the slices of one scan
     pickled     true: each file is an array as NumPy pickles it
-    case, patient   patient unset: nobody says whose case it is, so each is a patient of its own
+    case, patient   patient unset: patients are not identified, so each case is a patient of its own
     tables      a list of: files (patterns), tie (column -> pattern), and, where they differ from what is usual,
                 needed: false (a scan may have no row), spare_rows: true (a row may have no scan), spare_files: true
-                (what has no row is not of this set)
+                (a scan without a row does not belong to the set)
     labels      value (a template) with separator or list: true, and empty: normal where an empty list says that much;
                 or columns (a pattern with {label}) and values (cell -> present, absent, uncertain)
-    normal, unsaid, not_disorders   lists of labels: a normal case; nothing said; said, but no disorder
+    normal, unsaid, not_disorders   lists of labels: a normal case; no statement; a statement, but no disorder
     disorders   label -> [name of the disorder, ICD-10-CM codes ...]
-    other_labels    "reject" (usual), or "keep": a label that is not listed is its own name
+    other_labels    "reject" (usual), or "keep": a label that is not listed is the name of a disorder
     split       of (a template) and is (split -> pattern); or of and lists (split -> file with one value a line)
     modality, body_part, plane, history, age, sex   templates; plane may be of and is, as split
 
@@ -24,8 +24,9 @@ Decisions:
   and `{fact:regular expression}`; `{_:...}` is not kept. Letter case does not matter, in paths as in labels.
 - Facts of a scan are those of its path, and the columns (in lower case) of its rows in the tables. A row belongs to
   the scans with the same facts as its `tie` columns have; a table may be tied to a column of the one before it.
-- Tables are found by name and known by their columns ("PatientID or Case ID": either): others of that name are let be.
-- All is driven by files: a file without a row, a row without a file, a label that nobody knows is `Rejected`.
+- Tables are found by name and recognised by their columns ("PatientID or Case ID": either); other tables with the same
+  name are ignored.
+- A file without a row, a row without a file, and an unknown label are `Rejected`.
 """
 
 import json
@@ -63,13 +64,15 @@ def pattern(text: str) -> re.Pattern:
 
 
 def list_cases(folder: Path, layout: dict[str, Any], uncertain: str = "absent") -> Listing:
-    """All cases of a folder that is laid out as the layout says.
+    """All cases of a folder with the given layout.
 
     Args:
-        uncertain: what a label is that may or may not be there, of `UNCERTAIN`.
+        folder: folder of the set.
+        layout: keys as in the module's description.
+        uncertain: how uncertain labels count, one of `UNCERTAIN`.
     Raises:
-        FileNotFoundError: there is no such folder, or a table that the layout needs is not in it.
-        ValueError: no file is where the layout has them, or a table is another one.
+        FileNotFoundError: the folder, or a table that the layout needs, does not exist.
+        ValueError: no file matches the layout, or a table has other columns.
     """
     if uncertain not in UNCERTAIN:
         raise ValueError(f"an uncertain label is absent or present, not {uncertain!r}")
@@ -101,7 +104,7 @@ def list_cases(folder: Path, layout: dict[str, Any], uncertain: str = "absent") 
 
 @dataclass(slots=True)
 class _Scan:
-    """Files that are read together, relative to the folder, and what their paths say."""
+    """Files that are read together, relative to the folder, and the facts in their paths."""
 
     facts: dict[str, str]
     files: list[str] = field(default_factory=list)
@@ -122,7 +125,7 @@ def _scans(files: list[str], layout: dict) -> Iterator[_Scan]:
 
 
 def _add(scan: _Scan, cases: dict, folder: Path, layout: dict, tables: list, splits, labels) -> None:
-    """Puts a scan into its case. Raises: ValueError with why it cannot be."""
+    """Adds a scan to its case. Raises: ValueError with the reason if it belongs to none."""
     facts, rows = dict(scan.facts), []
     for table in tables:
         found = table.of(facts)
@@ -158,7 +161,7 @@ def _add(scan: _Scan, cases: dict, folder: Path, layout: dict, tables: list, spl
 
 
 class _Table:
-    """Rows of the tables that a layout names, by the facts that tie them to scans."""
+    """Rows of a table of the layout, by the facts that join them with scans."""
 
     def __init__(self, folder: Path, files: list[str], about: dict):
         self._about = about
@@ -178,7 +181,7 @@ class _Table:
             raise ValueError(f"{folder / found[0][0]} lacks a column of {columns}: it is not the published table")
 
     def takes(self, facts: dict[str, str]) -> bool:
-        """Whether a scan is of this set, as far as the table can tell."""
+        """Whether a scan belongs to the set, as far as the table determines it."""
         return not self._about.get("spare_files") or self._tied(facts) in self._rows
 
     def of(self, facts: dict[str, str]) -> list[dict[str, str]]:
@@ -194,7 +197,7 @@ class _Table:
         return tuple(facts.get(name, "").casefold() for name in self._ties)
 
     def rejected(self) -> list[Rejected]:
-        """Rows that cannot be read, and rows of which no scan is there."""
+        """Rows that cannot be read, and rows without a scan."""
         if self._about.get("spare_rows"):
             return self._unfit
         reason = "names a scan that is not there: unpack all archives, or leave it out"
@@ -202,7 +205,7 @@ class _Table:
         return self._unfit + [Rejected("row", where, reason) for rows in spare for where, _ in rows]
 
     def _read(self, path: Path, name: str, facts: dict[str, str]) -> bool:
-        """Keeps the rows of a file; False where it has not the columns of this table."""
+        """Stores the rows of a file; False if it lacks the columns of this table."""
         on: dict[str, re.Pattern] | None = None
         for place, row in _rows_of(path):
             if isinstance(row, Rejected):
@@ -220,7 +223,7 @@ class _Table:
         return on is not None
 
     def _key(self, on: dict[str, re.Pattern], row: dict) -> tuple | str:
-        """The facts that tie a row to scans, or why it has none."""
+        """The facts that join a row with scans, or the reason why it has none."""
         ties: dict[str, str] = {}
         for column, form in on.items():
             value = str(row.get(column, ""))
@@ -234,7 +237,7 @@ class _Table:
 
 
 class _Labels:
-    """What the labels of a scan say."""
+    """The meaning of the labels of a scan."""
 
     def __init__(self, layout: dict, uncertain: str):
         about = layout["labels"]
@@ -249,7 +252,7 @@ class _Labels:
         self._none = {_plain(label) for key in ("normal", "not_disorders") for label in layout.get(key) or ()}
 
     def of(self, rows: list[dict]) -> tuple[bool, dict[str, list[str]]]:
-        """Whether anything is said, and disorder -> codes. Raises: ValueError for a label that nobody knows."""
+        """Whether the rows state anything, and disorder -> codes. Raises: ValueError for an unknown label."""
         said, disorders = False, {}
         for row in rows:
             labels = list(self._in_columns(row) if self._columns else self._in_value(row))
@@ -295,7 +298,7 @@ class _Labels:
 
 
 class _Splits:
-    """Which official split a scan is in."""
+    """The official split of a scan."""
 
     def __init__(self, folder: Path, files: list[str], about: dict | None):
         self._about = about or {}
@@ -317,7 +320,7 @@ class _Splits:
 
 
 def _rows_of(path: Path) -> Iterator[tuple[str, dict | Rejected]]:
-    """Rows of CSV, JSON Lines or one JSON array, with names of columns in lower case, and where each stands."""
+    """Rows of CSV, JSON Lines or a JSON array with their positions; names of columns in lower case."""
     if path.suffix.lower() == ".json" and path.read_text(encoding="utf-8-sig").lstrip().startswith("["):
         try:
             objects = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -334,7 +337,7 @@ def _rows_of(path: Path) -> Iterator[tuple[str, dict | Rejected]]:
 
 
 def _chosen(about: str | dict | None, facts: dict) -> str | None:
-    """A template's value; or of `is` the outcome whose pattern fits the value of `of`."""
+    """The value of a template; or the key of `is` whose pattern matches the value of `of`."""
     if about is None or isinstance(about, str):
         return _filled(about, facts) or None
     value = _filled(about["of"], facts)
@@ -342,7 +345,7 @@ def _chosen(about: str | dict | None, facts: dict) -> str | None:
 
 
 def _filled(template: str | None, facts: dict) -> str:
-    """ "{study}/{view position}" with the facts filled in; what is not known is empty."""
+    """ "{study}/{view position}" with the facts filled in; unknown facts are empty."""
     return re.sub(r"\{([^{}]+)\}", lambda name: str(facts.get(name[1].lower(), "")).strip(), template or "")
 
 

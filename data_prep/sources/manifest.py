@@ -1,15 +1,15 @@
-"""A table with one row per file: what a hospital can write in an hour.
+"""A table with one row for each file.
 
     case,patient,path,modality,disorders,history,...
     17,P4,17/chest.png,X-ray,Pneumothorax; Rib fracture,fell off a ladder
     17,P4,17/ct,CT,,
 
 Decisions:
-- Rows with the same case are one case; what they say of it (disorders, history) is put together.
-- A path is a file, or a folder with the files of one study, and is relative to the table.
-- A mistake costs its row, which is listed with its line number, and not its case.
-- `disorders` empty in all rows of a case: a normal case. A case is unlabelled only where the table has no such column,
-  or says "unknown".
+- Rows with the same case form one case; their disorders and histories are combined.
+- A path is a file, or a folder with the files of one study, relative to the table.
+- A row with a mistake is rejected and listed with its line number. Its case keeps its other rows.
+- A case is normal if `disorders` is empty in all its rows. It is unlabelled only if the table has no such column, or
+  states "unknown".
 """
 
 import os
@@ -47,7 +47,7 @@ _CALLED |= {"disorder": "disorders", "label": "disorders", "labels": "disorders"
 
 
 def template() -> str:
-    """A manifest to fill in, as CSV, and what its columns mean."""
+    """A manifest to fill in, as CSV with one example row."""
     example = {"case": "17", "patient": "P4", "path": "17/chest.png", "modality": "X-ray"}
     example |= {"disorders": "Pneumothorax; Rib fracture", "history": "fell off a ladder", "plane": "PA"}
     lines = [",".join(COLUMNS), ",".join(example.get(column, "") for column in COLUMNS)]
@@ -59,8 +59,8 @@ class Manifest:
 
     Args:
         table: CSV or JSON Lines.
-        pseudonyms: how patients, cases and files are called in the data set.
-        modality: of files whose row and header say none.
+        pseudonyms: names of patients, cases and files in the data set.
+        modality: modality of files whose row and header state none.
     """
 
     name = "manifest"
@@ -102,14 +102,14 @@ class Manifest:
         return map(read_files, plans)
 
     def _checked(self, row: dict) -> dict:
-        """The row with its values understood. Raises: ValueError with what is wrong and what to do."""
+        """The row with parsed values. Raises: ValueError with the mistake and the remedy."""
         for column in ("case", "path"):
             if not row.get(column):
                 raise ValueError(f"has no {column}: fill it in")
         found = dict(row)
         path = self.table.parent / row["path"]
         if not path.exists():
-            raise ValueError(f"names a file that is not there ({self._shown(row['path'])}): correct the path")
+            raise ValueError(f"names a file that does not exist ({self._shown(row['path'])}): correct the path")
         found["files"] = list_files(path) if path.is_dir() else [path]
         if not found["files"]:
             raise ValueError("names a folder without files: correct the path")
@@ -136,7 +136,7 @@ class Manifest:
             try:
                 found["days"] = float(date.fromisoformat(row["date"]).toordinal())
             except ValueError:
-                raise ValueError("has a date that is none: write it as 2024-05-31") from None
+                raise ValueError("has an invalid date: write it as 2024-05-31") from None
         return found
 
     def _plan(self, rows: list[tuple[int, dict]], labelled: bool) -> CasePlan:

@@ -2,8 +2,8 @@
 
 Decisions:
 - A case is a case of MedPix; its diagnosis is "Case Diagnosis", or the topic's title where there is none.
-- Captions and findings name the diagnosis, so they are never read; the history is kept, and may name it too.
-- The official splits are folders (train, dev, test) or the cases' own files; both are found.
+- Captions and findings name the diagnosis and are not read. The history is kept, and may name it as well.
+- The official splits are folders (train, dev, test) or separate files of cases; both are recognised.
 """
 
 import json
@@ -30,7 +30,7 @@ _PICTURES = {".png", ".jpg", ".jpeg"}
 
 
 class MedPix:
-    """See `radfm.data_prep.plan.Source`. folder: with the JSON files and the images anywhere below it."""
+    """See `radfm.data_prep.plan.Source`. folder: folder with the JSON files and images at any depth."""
 
     name = "medpix"
 
@@ -81,7 +81,7 @@ class MedPix:
         case = record["Case"]
         diagnosis = _text(case.get("Case Diagnosis")) or _text((record.get("Topic") or {}).get("Title"))
         if not diagnosis:
-            raise ValueError("has no diagnosis: nothing can be learned of it")
+            raise ValueError("has no diagnosis: it cannot be used")
         plan = CasePlan(
             name, name, disorders=[diagnosis], icd10cm=[[]], history=_text(case.get("History")), split=split
         )
@@ -102,12 +102,12 @@ class MedPix:
                 if plan.age is None and (_text(described.get("Age")) or "").isdigit():
                     plan.age = known_age(float(described["Age"]))
         if not plan.items:
-            raise ValueError("has no image: nothing is to be seen of it")
+            raise ValueError("has no image: it cannot be used")
         return plan
 
 
 def _records(file: Path) -> list[dict]:
-    """Of a JSON list, or of JSON Lines."""
+    """Records of a JSON list, or of JSON Lines."""
     try:
         text = file.read_text(encoding="utf-8")
         records = (

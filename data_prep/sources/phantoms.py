@@ -1,4 +1,4 @@
-"""Synthetic patients with known truth, see docs/phantoms.md: the one source that needs no files.
+"""Synthetic patients with known masks, see docs/phantoms.md. This source needs no files.
 
 radfm prepare phantoms OUT --cases 2000 --seed 0
 """
@@ -14,16 +14,16 @@ class Phantoms:
     """See `radfm.data_prep.plan.Source`.
 
     Args:
-        cases: how many; as many patients.
-        seed: of everything.
-        size: height and width of a picture, at least 32.
+        cases: number of cases, each of a patient of its own.
+        seed: seed of all cases.
+        size: height and width of a picture in pixels, at least 32.
     """
 
     name = "phantoms"
 
     def __init__(self, cases: int, seed: int = 0, size: int = 96):
         if cases < 1:
-            raise ValueError(f"{cases} phantoms are none: give at least 1")
+            raise ValueError(f"cases must be at least 1, not {cases}")
         self.cases, self.seed, self.size = cases, seed, size
         self.settings: dict[str, Any] = {"cases": cases, "seed": seed, "size": size}
         self.notice = {

@@ -1,8 +1,8 @@
-"""NumPy arrays that were published as pickles (KneeMRI), read without running what a pickle can run.
+"""Reads NumPy arrays that were published as pickles (KneeMRI) without executing code from the pickle.
 
 Decisions:
-- A pickle names the functions it wants called. Here it gets stand-ins for the five that an array needs, which only keep
-  what they are given, and nothing else: a file that asks for more is refused before anything happens.
+- A pickle names functions to call. The reader provides substitutes for the five functions that an array needs, which
+  only store their arguments. A file that names any other function is refused before anything is executed.
 """
 
 import codecs
@@ -17,13 +17,13 @@ from radfm.readers.errors import CUT_SHORT, Unreadable
 
 
 def read_pickled(path: Path) -> np.ndarray:
-    """The array. Raises: Unreadable for what is no pickled array of numbers."""
+    """The array of a file. Raises: Unreadable for anything but a pickled array of numbers."""
     try:
         kept = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         _, shape, dtype, columns_first, values = kept.state
         values = values.encode("latin1") if isinstance(values, str) else values
         if not re.fullmatch(r"[iu][1248]|f[248]", dtype.name) or not isinstance(values, bytes):
-            raise Unreadable("holds an array of something else than numbers: save it as .npy")
+            raise Unreadable("holds an array of other types than numbers: save it as .npy")
         order = dtype.state[1] if dtype.state[1] in "<>" else "|"
         array = np.frombuffer(values, np.dtype(order + dtype.name))
         return array.reshape(shape, order="F" if columns_first else "C")
@@ -32,7 +32,7 @@ def read_pickled(path: Path) -> np.ndarray:
     except EOFError:
         raise Unreadable(CUT_SHORT) from None
     except Exception:  # a damaged pickle raises anything
-        raise Unreadable("is no array as NumPy pickles it, or is damaged: copy it again") from None
+        raise Unreadable("is not a pickled NumPy array, or is damaged: copy it again") from None
 
 
 class _Kept:
@@ -59,7 +59,7 @@ def _encoded(text: str, _: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-_STAND_INS = {
+_SUBSTITUTES = {
     "_reconstruct": _array,
     "_frombuffer": _from_buffer,
     "ndarray": _Kept,
@@ -72,6 +72,6 @@ _MODULES |= {f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module, name):
-        if module not in _MODULES or name not in _STAND_INS:
-            raise Unreadable("asks to run code, which an array does not: do not open it")
-        return _STAND_INS[name]
+        if module not in _MODULES or name not in _SUBSTITUTES:
+            raise Unreadable("contains code to execute, which an array does not: do not open it")
+        return _SUBSTITUTES[name]

@@ -1,8 +1,9 @@
-"""Tables that people write, row by row with line numbers: CSV as any spreadsheet saves it, or JSON Lines.
+"""Reads tables row by row with line numbers: CSV as saved by any spreadsheet program, or JSON Lines.
 
 Decisions:
-- The separator is the one of comma, semicolon and tab that the header has most of: a German Excel writes semicolons.
-- A row that cannot be read is a `Rejected`, and the next one is read.
+- The separator is the most frequent one of comma, semicolon and tab in the header, because some spreadsheet programs
+  write semicolons.
+- A row that cannot be read becomes a `Rejected`, and reading continues with the next row.
 """
 
 import csv

@@ -1,13 +1,13 @@
 """RP3D-DiagDS in its own format: JSON files of cases (RP3D_train.json, RP3D_test.json), arrays and key slices as .npy.
 
 Decisions:
-- A case is a link; a sample is one study of it, with one array for each plane, which is one scan.
-- Arrays are (H, W, slices); one of three equal channels is a picture. Paths in the files are of the authors' disks:
-  an array is looked for by ever shorter ends of its path.
-- A disorder is an article, or an ICD-10-CM category ("granularity"). A label that the label file does not have is no
-  class of theirs, and is left out when that file is given, as their own code does.
-- A file's name says its split: train, val or test.
-- Patients are not told: every case is a patient of its own.
+- A case is a link. A sample is a study of the case, with one array for each plane; each array is a scan.
+- Arrays are (H, W, slices). An array of three equal channels is a single slice. The files contain paths on the authors'
+  disks, so an array is searched by ever shorter ends of its path.
+- A disorder is an article, or an ICD-10-CM category ("granularity"). If the label file is given, labels that it lacks
+  are left out, as in the authors' code.
+- The name of a file states its split: train, val or test.
+- Patients are not identified, so that every case is a patient of its own.
 """
 
 import json
@@ -42,9 +42,9 @@ class RP3D:
     """See `radfm.data_prep.plan.Source`.
 
     Args:
-        folder: with the JSON files and, below it, the arrays; or one JSON file.
+        folder: folder with the JSON files and, below it, the arrays; or one JSON file.
         granularity: "disorder" (articles) or "icd10cm" (categories).
-        labels: JSON of name -> row, such as disorder_label_dict.json; None: every name counts.
+        labels: JSON of name -> row, such as disorder_label_dict.json; None: all names are used.
     """
 
     name = "rp3d"

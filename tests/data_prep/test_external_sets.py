@@ -629,7 +629,7 @@ def test_there_is_one_file_for_each_set_and_the_documentation_shows_them_all():
 
 def test_a_set_is_found_whatever_the_case_and_others_are_refused():
     assert External("chexpert", ".").settings["set"] == "CheXpert"
-    with pytest.raises(ValueError, match=r"no such set: 'ImageNet'; there are VinDr-Mammo"):
+    with pytest.raises(ValueError, match=r"unknown set 'ImageNet': use one of VinDr-Mammo"):
         External("ImageNet", ".")
 
 

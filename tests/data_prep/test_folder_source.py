@@ -115,7 +115,7 @@ def test_patients_come_from_names_where_a_pattern_is_given(tmp_path):
     assert patients["mass/other.png"] == "case mass/other.png"
     with pytest.raises(ValueError, match="has no group"):
         FolderPerClass(tmp_path, patient=r"\d+")
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         FolderPerClass(tmp_path, patient="(")
 
 

@@ -122,7 +122,7 @@ def test_the_same_patient_has_one_pseudonym_under_one_key_only(tmp_path):
     assert one.of("patient", "P1") == same.of("patient", "P1") != other.of("patient", "P1")
     assert one.of("patient", "P1") != one.of("case", "P1").removeprefix("c-")
     (tmp_path / "key").write_text("short")
-    with pytest.raises(ValueError, match="a key has at least 16"):
+    with pytest.raises(ValueError, match="a key needs at least 16"):
         read_key(tmp_path / "key")
 
 

@@ -183,7 +183,7 @@ def test_studies_meet_their_labels_by_accession_or_study(archive, tmp_path):
         assert [plan.labelled for plan in found.values()].count(False) == 1
         reasons = {rejected.name: rejected.reason for rejected in listing.rejected if rejected.what == "row"}
         assert "labels a study that is not among the files" in reasons["line 4"]
-        assert "names no study" in reasons["line 5"]
+        assert "has no study" in reasons["line 5"]
     shown = " ".join(plan.to_json() for plan in listing.plans).replace(str(archive), "")
     assert not any(name in shown for name in ("1.2.3", "P1", "A1"))
 
@@ -214,7 +214,7 @@ def test_a_dicomdir_is_read_through_its_records(archive, tmp_path):
     fileset.write(tmp_path / "disc")
     (plan,) = listed(Dicom(tmp_path / "disc" / "DICOMDIR", OPEN)).plans
     assert len(plan.items[0].paths) == 3
-    with pytest.raises(ValueError, match="is no DICOMDIR"):
+    with pytest.raises(ValueError, match="is not a DICOMDIR"):
         Dicom(archive / "a" / "0.dcm", OPEN).listing()
 
 
@@ -403,7 +403,7 @@ def test_phantoms_come_with_their_truth():
     first, *_ = read(source)
     assert source.listing().plans[0].patient_id == "S1P000000"
     assert len(first.truth) == len(first.case.scans)
-    with pytest.raises(ValueError, match="give at least 1"):
+    with pytest.raises(ValueError, match="must be at least 1"):
         Phantoms(0)
 
 
