@@ -109,7 +109,7 @@ class Manifest:
         found = dict(row)
         path = self.table.parent / row["path"]
         if not path.exists():
-            raise ValueError(f"names a file that does not exist ({self._shown(row['path'])}): correct the path")
+            raise ValueError(f"names a file that is not there ({self._shown(row['path'])}): correct the path")
         found["files"] = list_files(path) if path.is_dir() else [path]
         if not found["files"]:
             raise ValueError("names a folder without files: correct the path")

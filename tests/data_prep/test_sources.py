@@ -402,7 +402,7 @@ def test_phantoms_come_with_their_truth():
     source = Phantoms(3, seed=1, size=48)
     first, *_ = read(source)
     assert source.listing().plans[0].patient_id == "S1P000000"
-    assert len(first.truth) == len(first.case.scans)
+    assert len(first.masks) == len(first.case.scans)
     with pytest.raises(ValueError, match="must be at least 1"):
         Phantoms(0)
 
