@@ -181,11 +181,11 @@ def test_numbers_of_the_report_are_those_of_the_data_set(name, request):
         assert [code.text for code in row[1].iter("code")] == disorder.icd10cm
 
 
-def test_what_a_person_should_look_at_stands_on_top(wrong):
+def test_what_a_person_should_check_is_at_the_top(wrong):
     text = " ".join(page_of(wrong).xpath("//section[@class='look']")[0].text_content().split())
     record = load(wrong).record
     assert "3 scans may carry text in their pixels" in text
-    assert "1 group of scans that look the same lies across splits" in text
+    assert "1 group of copies of one picture lies across splits" in text
     assert record["patients_in_several_official_splits"] == 1
     assert "had 1 patient in several splits" in text
     assert record["codes_not_in_icd10cm"] == ["Q99.XYZ"]
@@ -275,7 +275,7 @@ def test_one_case_makes_a_report_and_a_card(tmp_path, plan):
     text = " ".join(page.text_content().split())
     assert page.get_element_by_id("n-cases").text == "1"
     assert "Nothing was left out." in text
-    assert "No two patients have scans that look the same." in text
+    assert "No two patients have copies of one picture." in text
     assert "None" not in text
     said = " ".join(page.xpath("//p//text() | //li//text() | //caption//text()"))
     assert not re.search(r"\b1 (cases|scans|slices|patients|disorders|groups|lines)\b", said)
@@ -329,7 +329,7 @@ def test_a_source_that_says_nothing_has_a_card_all_the_same(phantoms, tmp_path):
     prepare(Made([(CasePlan("c", "p"), [drawn(1)])]), tmp_path / "set")
     head, text = card_of(tmp_path / "set")
     assert head["license"] == "unknown"
-    assert "not known" in text
+    assert "The licence of the source is unknown" in text
 
 
 def test_the_code_in_the_card_runs(phantoms, monkeypatch):
