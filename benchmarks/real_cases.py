@@ -25,7 +25,7 @@ from radfm.configuration_radfm import RadFMConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.stored_cases import StoredCases, load
-from radfm.eval.predict import table_of
+from radfm.eval.score_tables import table_of
 from radfm.starting_points import minilm_folder, processor_for
 from radfm.towers_radfm import visual_tower
 from radfm.train.diagnosis_model import load_tower

@@ -1,17 +1,17 @@
-"""From logits to probabilities, and from those to what counts as found; and how far probabilities come true.
+"""Calibrates logits to probabilities, chooses thresholds, and measures how well probabilities are calibrated.
 
     >>> slopes, shifts = calibrate(logits, labels, LabelKind.MULTI_LABEL)  # fitted to the validation split
     >>> measure_calibration(table)["ece"], before_and_after(table)["after"]["reliability"]
 
 Decisions:
-- Every disorder has a slope and a shift of its own, drawn towards those that all share: with many positive cases it is
-  Platt's scaling, with few the shared temperature, without any rule about where few ends. All are fitted at once, as
-  the most probable ones under the two normal distributions below.
-- Disorders of which a case has at most one are calibrated as the softmax that they are.
-- A threshold of its own needs positive cases enough to trust it. The other disorders share one.
-- Most disorders are rare, so of bins of equal width nearly all pairs of a case and a disorder would be in the first.
-  The error is taken over bins of equally many pairs. A curve has bins of equally many foretold disorders, each about as
-  well known as the others; draw it on logarithmic axes.
+- Every disorder has its own slope and shift, with a normal prior around a slope and a shift that all share: with many
+  positive cases this is Platt scaling, with few the shared temperature, and there is no limit between the two. All are
+  fitted at once by their maximum a posteriori.
+- Disorders of which a case has at most one are calibrated through their softmax.
+- A disorder has its own threshold if it has enough positive cases. The others share one.
+- Most disorders are rare, so with bins of equal width nearly all pairs of a case and a disorder would be in the first
+  bin. The error is computed over bins with the same number of pairs. A reliability diagram has bins with the same
+  expected number of positives, which makes their intervals similar; its axes should be logarithmic.
 """
 
 from dataclasses import replace
@@ -32,24 +32,24 @@ from radfm.eval.scores import Scores
 from radfm.losses_radfm import add_no_disorder_label, add_no_disorder_logit, competing_log_odds
 
 POSITIVES_FOR_OWN_THRESHOLD = 10
-_SLOPE, _SHIFT = 0.25, 1.0  # standard deviations of a disorder's log slope and shift about the shared ones
-_SHARED = 2.0  # and of the shared ones about 0: weak, for a validation split that is separated without an error
+_SLOPE, _SHIFT = 0.25, 1.0  # standard deviations of a disorder's log slope and shift around the shared ones
+_SHARED = 2.0  # and of the shared ones around 0: weak, for splits that are separated without error
 _FOLDS = 5
 
 
 def measure_calibration(table: Scores, bootstraps: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """How far the probabilities of a table, the sigmoid of its scores, come true; JSON-able.
+    """How well the probabilities of a table, the sigmoid of its scores, are calibrated; JSON-able.
 
-    A figure is {value, low, high}, with a 95% interval from draws of the patients.
+    A figure is {value, low, high}, with a 95% interval from bootstrap resamples of the patients.
 
     Returns:
         `cases`, `pairs` (of a case and a disorder).
         `ece`: figure, the expected calibration error over all pairs, see `calibration_error`.
         `ece_first`: figure, the same over the cases' first-ranked disorders alone.
         `brier`: figure, the mean squared error over all pairs.
-        `log_loss`: figure, how surprised the probabilities are of a case's labels, in nats.
+        `log_loss`: figure, the negative log likelihood of a case's labels, in nats.
         `reliability`: the curve over all pairs, a list of bins {`pairs`, `probability` (their mean), `share` (figure:
-        how many came true)}, ascending; `reliability_first`: of the cases' first-ranked disorders.
+        of positives)}, ascending; `reliability_first`: of the cases' first-ranked disorders.
         `disorders`: a list of {`disorder`, `training_cases`, `cases`, `expected` (cases, by the probabilities), `ece`}.
     Raises:
         ValueError: no cases, or none of them has any of the disorders.
@@ -63,16 +63,16 @@ def measure_calibration(table: Scores, bootstraps: int = 1000, seed: int = 0) ->
     weights = patient_weights(table.patients, bootstraps, seed).astype(np.float64)
     odds = scores.astype(np.float64)
     probabilities = expit(odds)
-    surprise = np.logaddexp(0, np.where(labels, -odds, odds)).sum(1)  # (cases,)
+    log_loss = np.logaddexp(0, np.where(labels, -odds, odds)).sum(1)  # (cases,)
     first = odds.argmax(1)[:, None]
     p_first, y_first = (np.take_along_axis(values, first, 1) for values in (probabilities, labels))
-    found = {"cases": len(labels), "pairs": labels.size}
+    measured = {"cases": len(labels), "pairs": labels.size}
     for name, p, y in (("", probabilities, labels), ("_first", p_first, y_first)):
-        found[f"ece{name}"] = _error(p, y, weights)
-        found[f"reliability{name}"] = _reliability(p, y, weights)
-    found["brier"] = _mean(((probabilities - labels) ** 2).mean(1), weights, (0, 1))
-    found["log_loss"] = _mean(surprise, weights, (0, np.inf))
-    found["disorders"] = [
+        measured[f"ece{name}"] = _error(p, y, weights)
+        measured[f"reliability{name}"] = _reliability(p, y, weights)
+    measured["brier"] = _mean(((probabilities - labels) ** 2).mean(1), weights, (0, 1))
+    measured["log_loss"] = _mean(log_loss, weights, (0, np.inf))
+    measured["disorders"] = [
         {
             "disorder": name,
             "training_cases": int(table.training_counts[d]),
@@ -82,29 +82,29 @@ def measure_calibration(table: Scores, bootstraps: int = 1000, seed: int = 0) ->
         }
         for d, name in enumerate(table.names)
     ]
-    return found
+    return measured
 
 
 def before_and_after(table: Scores, bootstraps: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """What calibrating does to a table: `before` and `after` as `measure_calibration`, and `how`; JSON-able.
+    """The effect of calibration on a table: `before` and `after` as `measure_calibration`, and `how`; JSON-able.
 
-    `how` is "saved" where the checkpoint was calibrated: `before` is of its plain logits. Else it is "cross-fitted":
-    `after` is what calibrating brings, each case by a fit to the other patients of the table.
+    `how` is "saved" if the checkpoint was calibrated: `before` is of its logits. Otherwise it is "cross-fitted":
+    `after` is the effect that calibration has, each case by a fit to the other patients of the table.
 
     Raises:
-        ValueError: as `measure_calibration`, or one patient alone, for whom there are no others.
+        ValueError: as `measure_calibration`, or all cases are of one patient.
     """
     if table.logits is not None:
         before, after, how = replace(table, scores=table.logits, logits=None), table, "saved"
     else:
         if len(set(table.patients)) < 2:
-            raise ValueError("all cases are of one patient: nothing can be calibrated by the others")
+            raise ValueError("all cases are of one patient: calibration needs at least two")
         label_kind = label_kind_of(table.labels)
         logits, labels = torch.tensor(table.scores), torch.tensor(table.labels)
         odds = log_odds(calibrated_by_others(logits, labels, label_kind, table.patients), label_kind)
         before, after, how = table, replace(table, scores=odds.numpy()), "cross-fitted"
-    found = (measure_calibration(one, bootstraps, seed) for one in (before, after))
-    return dict(zip(("before", "after"), found, strict=True)) | {"how": how}
+    measured = [measure_calibration(one, bootstraps, seed) for one in (before, after)]
+    return {"before": measured[0], "after": measured[1], "how": how}
 
 
 def label_kind_of(labels: np.ndarray) -> LabelKind:
@@ -150,18 +150,18 @@ def calibrate(logits: Tensor, labels: Tensor, label_kind: LabelKind) -> tuple[Te
 
 
 def calibrated_by_others(logits: Tensor, labels: Tensor, label_kind: LabelKind, groups: list[str]) -> Tensor:
-    """(cases, disorders) calibrated logits of each case by the others' fit, to see what calibrating is worth.
+    """(cases, disorders) calibrated logits of each case by a fit to other patients (cross-fitting).
 
     Args:
-        groups: (cases,) the patients, whose cases stay together.
+        groups: (cases,) the patient of each case; cases of a patient are in one fold.
     """
     folds = min(_FOLDS, len(set(groups)))
     if folds < 2:
         return logits
     odds = torch.empty_like(logits)
-    for others, mine in GroupKFold(folds).split(np.zeros(len(groups)), groups=groups):
+    for others, fold in GroupKFold(folds).split(np.zeros(len(groups)), groups=groups):
         slopes, shifts = calibrate(logits[others], labels[others], label_kind)
-        odds[mine] = logits[mine] * slopes + shifts
+        odds[fold] = logits[fold] * slopes + shifts
     return odds
 
 
@@ -171,7 +171,7 @@ def log_odds(logits: Tensor, label_kind: LabelKind) -> Tensor:
 
 
 def log_loss(logits: Tensor, labels: Tensor, label_kind: LabelKind) -> Tensor:
-    """() how surprised the probabilities are of a case's labels, in nats: the lower the better."""
+    """() the mean negative log likelihood of a case's labels, in nats."""
     if label_kind == LabelKind.MULTI_LABEL:
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none").sum(1).mean()
     logits, labels = add_no_disorder_logit(logits, label_kind), add_no_disorder_label(labels.to(logits), label_kind)
@@ -179,7 +179,7 @@ def log_loss(logits: Tensor, labels: Tensor, label_kind: LabelKind) -> Tensor:
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
-    """How far, on average, a probability is from how often it came true; over ten bins of equally many pairs.
+    """The expected calibration error over bins with the same number of pairs.
 
     Args:
         probabilities, labels: of one shape; labels of 0 and 1.
@@ -189,7 +189,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 
 def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[list[float], list[bool]]:
-    """(disorders,) from which probability on a disorder counts as found, by the best F1; and whether it is its own.
+    """(disorders,) the thresholds with the best F1, and whether a disorder has its own.
 
     Args:
         probabilities, labels: (cases, disorders).
@@ -198,42 +198,42 @@ def thresholds(probabilities: np.ndarray, labels: np.ndarray) -> tuple[list[floa
     own = (labels.sum(0) >= enough) & ((1 - labels).sum(0) >= enough)
     some = ~own if labels[:, ~own].any() else np.full(len(own), True)
     shared = best_f1_threshold(probabilities[:, some].ravel(), labels[:, some].ravel())
-    found = [best_f1_threshold(probabilities[:, d], labels[:, d]) if own[d] else shared for d in range(len(own))]
-    return found, own.tolist()
+    of_disorders = [best_f1_threshold(probabilities[:, d], labels[:, d]) if own[d] else shared for d in range(len(own))]
+    return of_disorders, own.tolist()
 
 
 def best_f1_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Halfway between the two cases that the best F1 parts; 0.5 where there is no positive case."""
+    """The threshold with the best F1, halfway between two cases; 0.5 if there is no positive case."""
     if not labels.any():
         return 0.5
     order = np.argsort(-probabilities, kind="stable")
     p, hits = probabilities[order], labels[order].cumsum()
     f1 = 2 * hits / (np.arange(1, len(p) + 1) + labels.sum())
-    f1[:-1][p[:-1] == p[1:]] = -1  # equal scores cannot be parted
+    f1[:-1][p[:-1] == p[1:]] = -1  # equal scores are on the same side of any threshold
     last = int(f1.argmax())
     return float(p[last] if last + 1 == len(p) else (p[last] + p[last + 1]) / 2)
 
 
 def _error(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, bins: int = 10) -> dict[str, float]:
-    """`calibration_error` as a figure. Args: (cases, disorders), the same, (cases, draws)."""
+    """`calibration_error` as a figure. Args: (cases, disorders), the same, (cases, resamples)."""
     cases, disorders = probabilities.shape
     gaps = _by_case(probabilities - labels, _equal_counts(probabilities, bins))  # (cases, bins)
-    draws = np.abs(gaps.T @ weights).sum(0) / (weights.sum(0) * disorders)
-    return figure(float(np.abs(gaps.sum(0)).sum() / (cases * disorders)), draws, (0, 1))
+    resamples = np.abs(gaps.T @ weights).sum(0) / (weights.sum(0) * disorders)
+    return figure(float(np.abs(gaps.sum(0)).sum() / (cases * disorders)), resamples, (0, 1))
 
 
 def _reliability(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, bins: int = 10) -> list[dict]:
-    """The curve, over bins of equally many foretold disorders. Args: as `_error`."""
+    """The reliability diagram over bins with the same expected number of positives. Args: as `_error`."""
     parts = _equal_sums(probabilities, bins)
     pairs, true = _by_case(np.ones_like(probabilities), parts), _by_case(labels, parts)  # (cases, bins)
     with np.errstate(invalid="ignore"):
-        draws = (true.T @ weights) / (pairs.T @ weights)  # nan where a draw has no such pair
+        resamples = (true.T @ weights) / (pairs.T @ weights)  # nan if a resample has no such pair
     flat, counts = probabilities.ravel(), pairs.sum(0)
     return [
         {
             "pairs": len(part),
             "probability": float(flat[part].mean()),
-            "share": figure(float(true[:, i].sum() / counts[i]), draws[i], (0, 1)),
+            "share": figure(float(true[:, i].sum() / counts[i]), resamples[i], (0, 1)),
         }
         for i, part in enumerate(parts)
     ]
@@ -244,20 +244,20 @@ def _mean(of_cases: np.ndarray, weights: np.ndarray, within: tuple[float, float]
 
 
 def _by_case(values: np.ndarray, parts: list[np.ndarray]) -> np.ndarray:
-    """(cases, disorders) and flat rows of each bin -> (cases, bins): what a case adds to it."""
+    """(cases, disorders) and the flat indices of each bin -> (cases, bins), the sum over the disorders of a case."""
     flat, case = values.ravel().astype(np.float64), np.arange(values.size) // values.shape[1]
     return np.stack([np.bincount(case[part], flat[part], len(values)) for part in parts], 1)
 
 
 def _equal_counts(probabilities: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Flat rows of each bin, ascending, of equally many pairs; fewer bins where there are fewer pairs."""
+    """Flat indices of bins with the same number of pairs, ascending; fewer bins if there are fewer pairs."""
     order = np.argsort(probabilities, axis=None, kind="stable")
     return [part for part in np.array_split(order, bins) if len(part)]
 
 
 def _equal_sums(probabilities: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Flat rows of each bin, ascending, whose probabilities sum to about as much; none is empty."""
+    """Flat indices of bins with about the same sum of probabilities, ascending; none is empty."""
     order = np.argsort(probabilities, axis=None, kind="stable")
-    so_far = probabilities.ravel()[order].astype(np.float64).cumsum()
-    ends = np.searchsorted(so_far, so_far[-1] * np.arange(1, bins) / bins)
+    cumulative = probabilities.ravel()[order].astype(np.float64).cumsum()
+    ends = np.searchsorted(cumulative, cumulative[-1] * np.arange(1, bins) / bins)
     return [part for part in np.split(order, ends) if len(part)]

@@ -1,16 +1,17 @@
-"""One case as a page: what the model named, how sure it is, and where it looked; and its maps as files.
+"""The report of one case: diagnoses with their confidence, and saliency maps; and the maps as files.
 
-    >>> found = pipe(case, return_attentions=True)  # pipe: transformers' pipeline("zero-shot-diagnosis", ...)
-    >>> write_case(pipe, case, found, "runs/mine", report=Path("case.html"))
+    >>> answer = pipe(case, return_attentions=True)  # pipe: transformers' pipeline("zero-shot-diagnosis", ...)
+    >>> write_case(pipe, case, answer, "runs/mine", report=Path("case.html"))
 
 Decisions:
-- One file that loads nothing and runs nothing: pictures are in it, and the switch between disorders is CSS.
-- Each scan stands in two pictures side by side, plain and with the map in colour, of the slice that counted most. They
-  have the shape of the anatomy: pixels that are not square are made so.
-- Maps of a disorder share one scale over the case, so a scan that stays grey said nothing for it.
-- Probabilities, thresholds and sets hold for cases like the training data: of one that is unlike, it says none.
-- It names files as the case does, and neither the patient, nor the case, nor where anything lies on the machine. The
-  same case and checkpoint give the same bytes.
+- One file that loads nothing and has no script: pictures are in it, and switching between disorders is CSS.
+- Each scan has two pictures side by side of its key slice, without and with the map in colour. Their pixels are square,
+  so that the proportions are those of the anatomy.
+- Maps of a disorder have one scale over the case, so a grey scan does not contribute to its logit.
+- Probabilities, thresholds and prediction sets hold for cases like the training data. For a case that is out of
+  distribution the report has none of them.
+- Files are named as in the case. Neither the patient, nor the case, nor a folder of the machine is named. The same case
+  and checkpoint give the same bytes.
 """
 
 import re
@@ -35,63 +36,65 @@ from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.reference_radfm import weights_sha256
 
 _EXPLAINED = 3  # disorders with maps, from the best
-_SCANS = 12  # with pictures, by their weight
+_SCANS = 12  # with pictures, those of the largest weight
 _SIDE = 448  # pixels of a picture
 _SYNONYMS = 8  # of a code
 _BARS = 64  # of the curve over the slices
 
 
-def write_case(pipe, case: Case, found: dict, model: str, report: Path | None = None, maps: Path | None = None) -> None:
-    """Writes what is asked for of one case: the page, and a folder of maps.
+def write_case(
+    pipe, case: Case, answer: dict, model: str, report: Path | None = None, maps: Path | None = None
+) -> None:
+    """Writes the report of one case, a folder with its maps, or both.
 
     Of each scan and each disorder that `explained` names, `scan1_pneumothorax.nii.gz` is the map in [0, 1], which a
-    viewer lays over the scan's own files, and `scan1_pneumothorax.png` its brightest slice. Other files of the folder
-    stay.
+    viewer shows over the files of the scan, and `scan1_pneumothorax.png` its brightest slice. Other files of the folder
+    are kept.
 
     Args:
-        pipe: the zero-shot-diagnosis pipeline that was asked.
-        found: its answer for this case, with `return_attentions`.
-        model: the checkpoint's folder, of which the page shows the last part, or its name on the Hub.
+        pipe: the zero-shot-diagnosis pipeline.
+        answer: its answer for this case, with `return_attentions`.
+        model: the checkpoint's folder, of which the report shows the last part, or its name on the Hub.
         report: file of the page, HTML.
         maps: the folder.
     """
-    explanations = explain(pipe.model, pipe.processor, case, explained(found))
+    explanations = explain(pipe.model, pipe.processor, case, explained(answer))
     if report is not None:
-        write_text(report, page(content(pipe.model.config, case, found, explanations, model)))
+        write_text(report, page(content(pipe.model.config, case, answer, explanations, model)))
     if maps is not None:
         maps.mkdir(parents=True, exist_ok=True)
-        for seen in explanations:
-            name = re.sub(r"[^a-z0-9]+", "_", seen.disorder.lower()).strip("_")
+        for explanation in explanations:
+            name = re.sub(r"[^a-z0-9]+", "_", explanation.disorder.lower()).strip("_")
             for number, scan in enumerate(case.scans):
-                file, brightest = maps / f"scan{number + 1}_{name}", seen.peak(number)[0]
-                to_nifti(scan, seen.scan_map(number), f"{file}.nii.gz")
-                _overlaid(_picture(scan, brightest), seen, number, brightest).save(f"{file}.png")
+                file, brightest = maps / f"scan{number + 1}_{name}", explanation.peak(number)[0]
+                to_nifti(scan, explanation.scan_map(number), f"{file}.nii.gz")
+                _overlaid(_picture(scan, brightest), explanation, number, brightest).save(f"{file}.png")
 
 
-def explained(found: dict) -> list[str]:
-    """The disorders of an answer that the page has maps of."""
-    return [diagnosis["label"] for diagnosis in found["diagnoses"][:_EXPLAINED]]
+def explained(answer: dict) -> list[str]:
+    """The disorders of an answer that the report has maps of."""
+    return [diagnosis["label"] for diagnosis in answer["diagnoses"][:_EXPLAINED]]
 
 
-def page(said: dict) -> str:
-    """The page, HTML, from its `content`."""
+def page(content: dict) -> str:
+    """The report as HTML, from its `content`."""
     jinja = environment("radfm.eval")
     jinja.filters |= {"percent": lambda share: f"{share:.0%}", "score": lambda score: f"{score:.3g}"}
-    return jinja.get_template("case.html").render(**said).rstrip() + "\n"
+    return jinja.get_template("case.html").render(**content).rstrip() + "\n"
 
 
-def content(config, case: Case, found: dict, explanations: Sequence[Explanation], model: str) -> dict:
-    """All that the page says, in words and pictures; the pixels of the case are in no part of it.
+def content(config, case: Case, answer: dict, explanations: Sequence[Explanation], model: str) -> dict:
+    """The values of the template: text and pictures; the pixels of the case are not among them.
 
     Args:
         config: the model's.
         explanations: of the disorders that `explained` names.
-        found, model: as in `write_case`.
+        answer, model: as in `write_case`.
     """
-    weights = [seen["weight"] for seen in found["scans"]]
+    weights = [scan["weight"] for scan in answer["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
-    judged = found["out_of_distribution"]
-    unlike = judged is not None and judged["is_ood"]
+    judged = answer["out_of_distribution"]
+    is_ood = judged is not None and judged["is_ood"]
     return {
         "disclaimer": DISCLAIMER,
         "config": config,
@@ -102,56 +105,55 @@ def content(config, case: Case, found: dict, explanations: Sequence[Explanation]
         "history": case.history,
         "skipped": case.skipped,
         "slices": sum(len(scan.pixels) for scan in case.scans),
-        "explained": explained(found),
-        "diagnoses": [described(diagnosis, config, unlike) for diagnosis in found["diagnoses"]],
+        "explained": explained(answer),
+        "diagnoses": [diagnosis_details(diagnosis, config, is_ood) for diagnosis in answer["diagnoses"]],
         "scans": [_scan(i, case.scans[i], weights[i], explanations) for i in sorted(heaviest[:_SCANS])],
         "heaviest": heaviest[0],
         "other_scans": [_facts(i, case.scans[i], weights[i]) for i in sorted(heaviest[_SCANS:])],
         "reads_history": config.use_history,
-        "calibrated": config.calibration is not None and not unlike,
-        "sets": None if unlike else config.prediction_sets,
+        "calibrated": config.calibration is not None and not is_ood,
+        "sets": None if is_ood else config.prediction_sets,
         "judged": judged,
-        "unlike": ood_reason(judged) if unlike else None,
-        "synthetic_only": SYNTHETIC_ONLY if found["synthetic_only"] else None,
+        "ood_reason": ood_reason(judged) if is_ood else None,
+        "synthetic_only": SYNTHETIC_ONLY if answer["synthetic_only"] else None,
     }
 
 
-def described(diagnosis: dict, config, unlike: bool) -> dict:
-    """A diagnosis of the pipeline with all that a page says of it: codes, definition, threshold, if it is calibrated.
+def diagnosis_details(diagnosis: dict, config, is_ood: bool) -> dict:
+    """A diagnosis of the pipeline with codes, definition, threshold, and whether it is calibrated.
 
     Args:
-        unlike: whether the case is unlike the training data, where no threshold and no probability holds.
+        is_ood: whether the case is out of distribution, so that no threshold and no probability holds.
     """
-    known = {name.casefold(): row for row, name in enumerate(config.disorders)}
-    row = known.get(diagnosis["label"].casefold())
-    threshold = None if row is None or not config.thresholds or unlike else config.thresholds[row]
+    row = config.vocabulary.get(diagnosis["label"])
+    threshold = None if row is None or not config.thresholds or is_ood else config.thresholds[row]
     return {
         "label": diagnosis["label"],
         "score": diagnosis["score"],
         "codes": [_code(code) for code in diagnosis["icd10cm"]],
         "definition": _definition(diagnosis["label"], diagnosis["icd10cm"]),
-        "calibrated": row is not None and config.calibration is not None and not unlike,
+        "calibrated": row is not None and config.calibration is not None and not is_ood,
         "known": row is not None,
         "threshold": threshold,
-        "above": None if unlike else diagnosis.get("above_threshold"),
-        "in_set": None if unlike else diagnosis.get("in_set"),
+        "above": None if is_ood else diagnosis.get("above_threshold"),
+        "in_set": None if is_ood else diagnosis.get("in_set"),
     }
 
 
 def _definition(name: str, codes: Sequence[str]) -> dict | None:
-    """What it is, and "of" what that is said, where that is not its own name but its code's."""
-    found = definitions.define(name, codes)
-    if found is None:
+    """The definition, its source, and the name that it is "of" if it is that of a code and not of the disorder."""
+    definition = definitions.define(name, codes)
+    if definition is None:
         return None
-    source = found.source if found.source == definitions.OWN else f"Disease Ontology, {found.source}"
-    same = wording.key(wording.expand(name)) == wording.key(found.name)
-    return {"of": None if same else found.name, "text": found.text, "source": source}
+    source = definition.source if definition.source == definitions.OWN else f"Disease Ontology, {definition.source}"
+    same = wording.key(wording.expand(name)) == wording.key(definition.name)
+    return {"of": None if same else definition.name, "text": definition.text, "source": source}
 
 
 def _code(code: str) -> dict:
     try:
         entry = icd10cm.get(code)
-    except ValueError:  # of another edition: the checkpoint says so, and nothing more is known
+    except ValueError:  # a code of another edition, of which nothing more is known
         return {"code": code, "description": None, "path": [], "terms": [], "more": 0}
     terms = list(dict.fromkeys(entry.inclusion_terms + entry.includes))
     return {
@@ -164,7 +166,7 @@ def _code(code: str) -> dict:
 
 
 def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explanation]) -> dict:
-    """What the page shows of a scan: of its key slice the picture, and one for each explained disorder."""
+    """The values of a scan: of its key slice a picture, and one for each explained disorder."""
     first = explanations[0]
     key = first.key_slice(number)
     plain = _picture(scan, key)
@@ -177,12 +179,12 @@ def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explana
         "plain": data_uri(plain),
         "overlays": [
             {
-                "disorder": found.disorder,
-                "uri": data_uri(_overlaid(plain, found, number, key)),
-                "peak": found.peak(number)[0] + 1,
-                "dark": float(found.coarse[number].max()) < 0.05,
+                "disorder": explanation.disorder,
+                "uri": data_uri(_overlaid(plain, explanation, number, key)),
+                "peak": explanation.peak(number)[0] + 1,
+                "dark": float(explanation.coarse[number].max()) < 0.05,
             }
-            for found in explanations
+            for explanation in explanations
         ],
         "bars": _bars(attention, first.taken[number].index(key)) if len(attention) > 1 else [],
     }
@@ -203,7 +205,7 @@ def _facts(number: int, scan: Scan, weight: float) -> dict:
 
 
 def _picture(scan: Scan, index: int) -> Image.Image:
-    """A slice as a reader would see it, its pixels made square."""
+    """A slice in its window, with square pixels."""
     pixels = scan.pixels[index]
     if pixels.dtype != np.uint8:
         pixels = to_uint8(pixels, *(ct_window(scan) or np.percentile(pixels.astype(np.float32), (0.5, 99.5))))
@@ -214,13 +216,13 @@ def _picture(scan: Scan, index: int) -> Image.Image:
     return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
 
 
-def _overlaid(plain: Image.Image, found: Explanation, scan: int, index: int) -> Image.Image:
-    seen = Image.fromarray(found.scan_map(scan, [index])[0]).resize(plain.size, Image.Resampling.BICUBIC)
-    return Image.fromarray(overlay(np.asarray(plain), np.clip(np.asarray(seen), 0, 1)))
+def _overlaid(plain: Image.Image, explanation: Explanation, scan: int, index: int) -> Image.Image:
+    saliency_map = Image.fromarray(explanation.scan_map(scan, [index])[0]).resize(plain.size, Image.Resampling.BICUBIC)
+    return Image.fromarray(overlay(np.asarray(plain), np.clip(np.asarray(saliency_map), 0, 1)))
 
 
 def _bars(attention: np.ndarray, key: int) -> list[tuple[float, bool]]:
-    """Heights in (0, 1] over the slices, and whether the key slice is in it; of many slices neighbours share one."""
+    """Heights in (0, 1] over the slices, and whether the key slice is in it; with many slices several share a bar."""
     parts = np.array_split(np.arange(len(attention)), min(len(attention), _BARS))
     return [(float(max(0.03, attention[part].max() / attention.max())), key in part) for part in parts]
 
@@ -238,7 +240,7 @@ def _name(model: str) -> str:
 
 
 def _fingerprint(model: str) -> str | None:
-    """The SHA-256 of its weights; None where it has no safetensors."""
+    """The SHA-256 of the weights; None if the checkpoint has no safetensors."""
     model = resolve(model)
     folder = model if Path(model).is_dir() else Path(cached_file(model, CONFIG_NAME)).parent
     return weights_sha256(folder) if any(Path(folder).glob("model*.safetensors")) else None

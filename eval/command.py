@@ -83,18 +83,19 @@ def cases(
     Example: radfm evaluate datasets/mine --model KE=runs/ke0 --model KE=runs/ke1 --model baseline=runs/base
     """
     from radfm.eval.diagnosis import compare
+    from radfm.eval.predict import Evaluation
 
     quiet_transformers()
     vocabulary = None if names is None else read_names(names)
-    recipes: dict[str, list[Scores]] = {}
+    evaluation = Evaluation(data, split, vocabulary, one_scan, history, bf16, device)
+    tables: dict[str, list[Scores]] = {}
     for name, path in named_models(model):
-        scores = load_or_compute_scores(path, data, split, vocabulary, bf16, device, one_scan, history)
-        recipes.setdefault(name, []).append(scores)
+        tables.setdefault(name, []).append(load_or_compute_scores(path, evaluation))
     measured = None if only is None else names_of_option(only)
     with step("Measuring") as progress:
-        result = compare(recipes, measured, level, within, least, bootstraps, seed, progress)
+        result = compare(tables, measured, level, within, least, bootstraps, seed, progress)
     if out is not None:
-        write_results(out, data, recipes, result)
+        write_results(out, data, tables, result)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -153,10 +154,12 @@ def saliency(
     Example: radfm evaluate saliency datasets/phantoms --model runs/mine --limit 100
     """
     from radfm.eval.localisation import localise
+    from radfm.eval.predict import Evaluation
 
     quiet_transformers()
     with step(f"Computing saliency maps with {model}") as progress:
-        result = localise(model, data, split, limit, seed, device, progress)
+        evaluation = Evaluation(data, split, device=device, progress=progress)
+        result = localise(model, evaluation, limit, seed)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:

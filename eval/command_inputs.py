@@ -6,6 +6,7 @@ Decisions:
 - Nothing heavy is imported before a command needs it.
 """
 
+from dataclasses import replace
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ import typer
 from radfm.cli.console import A_CHECKPOINT, step
 
 if TYPE_CHECKING:
+    from radfm.eval.predict import Evaluation
     from radfm.eval.scores import Scores
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
@@ -45,16 +47,7 @@ def named_models(models: list[str]) -> list[tuple[str, Path]]:
     return pairs
 
 
-def load_or_compute_scores(
-    path: Path,
-    data: Path,
-    split: str,
-    names: list[str] | None = None,
-    bf16: bool = False,
-    device: str | None = None,
-    one_scan: bool = False,
-    history: bool = True,
-) -> "Scores":
+def load_or_compute_scores(path: Path, evaluation: "Evaluation") -> "Scores":
     """The saved table of scores if `path` is a file, and otherwise the scores of the checkpoint at `path`.
 
     Raises:
@@ -66,9 +59,9 @@ def load_or_compute_scores(
 
     if not path.is_file():
         with step(f"Scoring with {path}") as progress:
-            return score(path, data, split, names, bf16, device, one_scan, history, progress)
+            return score(path, replace(evaluation, progress=progress))
     scores = Scores.load(path)
-    expected = {"data": load(data).record["fingerprint"], "split": split}
+    expected = {"data": load(evaluation.data).record["fingerprint"], "split": evaluation.split}
     for key, value in expected.items():
         if scores.about.get(key) != value:
             raise ValueError(f"{path} holds scores of other data: its {key} is {scores.about.get(key)}, not {value}")

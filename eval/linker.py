@@ -15,7 +15,7 @@ from radfm.knowledge.linking import Linker
 from radfm.knowledge.wording import read_table
 
 
-def measure_linker(linker: Linker, asked: Questions) -> dict:
+def measure_linker(linker: Linker, tested: Questions) -> dict:
     """Task A of `radfm.eval.text_tasks`, how often the confident answers are right, and the misses.
 
     Returns:
@@ -24,7 +24,7 @@ def measure_linker(linker: Linker, asked: Questions) -> dict:
     """
     hits, confident, confident_right, count, misses = np.zeros(3), 0, 0, 0, []
     judged = {(row["name"], row["code"]): row["accepted"] == "yes" for row in read_table("judged.csv", "radfm.eval")}
-    for term in asked.terms:
+    for term in tested.terms:
         if not (curated := curated_codes(term)):
             continue
         candidates = linker.rank(term.name, top=10)

@@ -114,7 +114,7 @@ def measure(
     """
     scores, labels = checked(scores, labels)
     if weights is not None and (weights.ndim != 2 or len(weights) != len(scores)):
-        raise ValueError(f"weights are (cases, draws), here ({len(scores):,}, draws), not {weights.shape}")
+        raise ValueError(f"weights are (cases, resamples), here ({len(scores):,}, resamples), not {weights.shape}")
     names = list(METRICS if metrics is None else metrics)
     if unknown := sorted(set(names) - set(METRICS)):
         raise ValueError(f"there is no metric {unknown[0]!r}: there are {', '.join(METRICS)}")

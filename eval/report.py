@@ -102,7 +102,7 @@ def write_report(
         errors=errors_with_pictures(errors, firsts, cases),
         sources={name: table_sources(tables, (files or {}).get(name, ())) for name, tables in models.items()},
         command=command,
-        draws=resamples,
+        resamples=resamples,
         rows=page_rows(result, curves, summaries),
     )
     write_text(out / REPORT, page.rstrip() + "\n")

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 _ENDS = ("", " low", " high")  # of a figure's columns in metrics.csv
 
 
-def write_results(out: Path, data: Path, recipes: dict[str, list["Scores"]], result: dict) -> None:
+def write_results(out: Path, data: Path, models: dict[str, list["Scores"]], result: dict) -> None:
     """Writes scores/*.parquet, metrics.json, metrics.csv and the report.
 
     Args:
         out: the folder.
         data: folder of the data set, for the pictures of the report.
-        recipes: model -> its tables of scores.
+        models: name -> its tables of scores.
         result: of `radfm.eval.diagnosis.compare` for them.
     """
     from radfm.data_prep.tables import write_text
     from radfm.eval.report import write_report
 
-    files = {name: save_tables(out / "scores", name, tables) for name, tables in recipes.items()}
+    files = {name: save_tables(out / "scores", name, tables) for name, tables in models.items()}
     write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     _write_metrics(out / "metrics.csv", result)
     with step("Writing the report") as progress:
-        write_report(out, data, recipes, result, reproducible_command(sys.argv[1:]), files, progress)
+        write_report(out, data, models, result, reproducible_command(sys.argv[1:]), files, progress)
 
 
 def save_tables(folder: Path, name: str, tables: list["Scores"]) -> list[Path]:

@@ -42,35 +42,35 @@ def evaluate(
     trained_on = None if unseen_by is None else read(unseen_by)
     if trained_on is None:
         held_out = _held_out_fold(models, held_out)
-    asked = questions(read(ontology), held_out, trained_on)
+    tested = questions(read(ontology), held_out, trained_on)
     encoders = {"TF-IDF": tfidf(), "all-MiniLM-L6-v2": sentence_encoder(None)}
     encoders |= {str(model): sentence_encoder(model) for model in models}
     first = next((str(model) for model in models), None)
     figures, intervals, step, steps = {}, {}, 0, len(encoders) + (1 + bool(first)) * link + prompts
     for name, encode in encoders.items():
         progress(step, steps)
-        figures[name], intervals[name] = measure(encode, asked)
+        figures[name], intervals[name] = measure(encode, tested)
         step += 1
     result = {
         "ontology": Path(ontology).stem,
         "checkpoints": {str(model): fingerprint(model) for model in models},
-        "terms": len(asked.terms),
-        "linked": sum(bool(curated_codes(term)) for term in asked.terms),
-        "candidates": len(asked.candidates),
+        "terms": len(tested.terms),
+        "linked": sum(bool(curated_codes(term)) for term in tested.terms),
+        "candidates": len(tested.candidates),
         "figures": figures,
         "intervals": intervals,
     }
     if link:
         progress(step, steps)
-        figures["link()"] = measure_linker(Linker(), asked)
+        figures["link()"] = measure_linker(Linker(), tested)
         step += 1
         if first:
             progress(step, steps)
-            figures[f"link() with {first}"] = measure_linker(Linker(encoder=encoders[first]), asked)
+            figures[f"link() with {first}"] = measure_linker(Linker(encoder=encoders[first]), tested)
             step += 1
     if prompts:
         progress(step, steps)
-        result["prompts"] = compare_prompts(encoders[first or "all-MiniLM-L6-v2"], asked)
+        result["prompts"] = compare_prompts(encoders[first or "all-MiniLM-L6-v2"], tested)
     return result
 
 

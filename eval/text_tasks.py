@@ -72,10 +72,10 @@ def questions(ontology: Ontology, held_out: int | None = 0, trained_on: Ontology
     return Questions(terms, list(ontology), 0 if held_out is None else held_out)
 
 
-def measure(encode: Encode, asked: Questions) -> tuple[dict[str, float], dict[str, list[float]]]:
+def measure(encode: Encode, tested: Questions) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Figures A to D of an encoder, 0 to 1 (Spearman -1 to 1), and the ends of their intervals where they have one."""
-    hits = _answers(encode, asked)
-    figures = {figure: float(right.mean()) for figure, (_, right) in hits.items()} | _hierarchy(encode, asked.fold)
+    hits = _answers(encode, tested)
+    figures = {figure: float(right.mean()) for figure, (_, right) in hits.items()} | _hierarchy(encode, tested.fold)
     return figures, {figure: bootstrap_interval(*hits[figure]) for figure in hits}
 
 
@@ -102,14 +102,14 @@ def bootstrap_interval(owners: np.ndarray, right: np.ndarray, seed: int = 0) -> 
     return np.percentile(resamples @ hits / (resamples @ counts), [2.5, 97.5]).tolist()
 
 
-def compare_prompts(encode: Encode, asked: Questions) -> dict[str, dict[str, float]]:
+def compare_prompts(encode: Encode, tested: Questions) -> dict[str, dict[str, float]]:
     """Task B with terms in each style of `Disorder.prompts`; the tested synonym is never among the texts."""
     from radfm.knowledge.disorders import Coding, Disorder
 
-    queries, truth = _synonym_queries(asked)
+    queries, truth = _synonym_queries(tested)
     query_vectors = dense(encode(queries))
     disorders = []
-    for term in asked.candidates:
+    for term in tested.candidates:
         synonyms = tuple(s.text for s in term.synonyms if s.scope == "EXACT")
         codings = tuple(Coding(code, 1.0, "") for code in term.icd10cm)
         disorders.append(Disorder(term.name, synonyms, term.definition, codings))
@@ -144,18 +144,18 @@ def dense(product) -> np.ndarray:
     return product.toarray() if hasattr(product, "toarray") else np.asarray(product)
 
 
-def _answers(encode: Encode, asked: Questions) -> Hits:
+def _answers(encode: Encode, tested: Questions) -> Hits:
     """Tasks A, B and D."""
-    names = encode([term.name for term in asked.terms])
+    names = encode([term.name for term in tested.terms])
     codes = tested_codes()
     descriptions = encode([icd10cm.get(code).description for code in codes])
-    hits = _linking(names, descriptions, codes, np.arange(len(codes)), asked.terms, "")
+    hits = _linking(names, descriptions, codes, np.arange(len(codes)), tested.terms, "")
     lexicon = Lexicon()
     position = {code: i for i, code in enumerate(codes)}
     rows = [i for i, code in enumerate(lexicon.codes) if code in position]
     owners = np.array([position[lexicon.codes[i]] for i in rows])
-    hits |= _linking(names, encode([lexicon.names[i] for i in rows]), codes, owners, asked.terms, " all names")
-    hits |= _synonyms(encode, asked)
+    hits |= _linking(names, encode([lexicon.names[i] for i in rows]), codes, owners, tested.terms, " all names")
+    hits |= _synonyms(encode, tested)
     right = np.array([hit for _, hit in variants(encode)])
     return hits | {"D@1": (np.arange(len(right)), right)}
 
@@ -174,18 +174,18 @@ def _linking(names, candidates, codes: list[str], owners: np.ndarray, terms: lis
     return {f"{figure}{suffix}": (np.array(tested), column) for figure, column in zip(LINKING, columns, strict=True)}
 
 
-def _synonyms(encode: Encode, asked: Questions) -> Hits:
+def _synonyms(encode: Encode, tested: Questions) -> Hits:
     """Task B."""
-    queries, truth = _synonym_queries(asked)
-    similarity = dense(encode(queries) @ encode([term.name for term in asked.candidates]).T)
+    queries, truth = _synonym_queries(tested)
+    similarity = dense(encode(queries) @ encode([term.name for term in tested.candidates]).T)
     ranks = _ranks(similarity, truth)
     return {"B@1": (truth, ranks < 1), "B@10": (truth, ranks < 10)}
 
 
-def _synonym_queries(asked: Questions) -> tuple[list[str], np.ndarray]:
+def _synonym_queries(tested: Questions) -> tuple[list[str], np.ndarray]:
     """The exact synonyms of the tested terms, and the row of the term of each among the candidates."""
-    row_of = {term.id: row for row, term in enumerate(asked.candidates)}
-    queries = [(s.text, row_of[term.id]) for term in asked.terms for s in term.synonyms if s.scope == "EXACT"]
+    row_of = {term.id: row for row, term in enumerate(tested.candidates)}
+    queries = [(s.text, row_of[term.id]) for term in tested.terms for s in term.synonyms if s.scope == "EXACT"]
     return [text for text, _ in queries], np.array([row for _, row in queries])
 
 

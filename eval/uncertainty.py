@@ -1,22 +1,22 @@
-"""How unsure several models are together: deep ensembles, and one model with dropout left on.
+"""Uncertainty of ensembles: of several models, or of one model with dropout left on.
 
-    >>> both = ensemble([first, second, third])  # tables of the same cases, or those of `dropout_scores`
-    >>> both.scores.save("evaluation/ensemble.parquet")  # measured like any other model
-    >>> measure_uncertainty([first, second, third])["disagreement"]["error_auc"]
+    >>> mean = ensemble([first, second, third])  # tables of the same cases, or those of `dropout_scores`
+    >>> mean.scores.save("evaluation/ensemble.parquet")  # measured like any other model
+    >>> measure_uncertainty([first, second, third])["uncertainties"]["disagreement"]["error_auc"]
 
-The members' mean probability is the ensemble's, or the mean of their log odds. The entropy of the first has two parts:
-what all members say they cannot know, and how far they disagree (mutual information), which more training cases would
-lessen.
+The probability of an ensemble is the mean of its members' probabilities, or of their log odds. The entropy of the mean
+probability has two parts: the mean entropy of the members, and their disagreement (mutual information), which more
+training cases would reduce.
 
 Decisions:
-- By the mean of probabilities a member that is sure decides, by that of log odds one that says no has its say, too
-  (linear and logarithmic pooling: Genest and Zidek, Combining probability distributions, Statistical Science 1:114,
-  1986). The first suits members of one kind; the second those that know different things, see docs/results.md.
-- What a case's uncertainty is worth is measured by whether it finds the cases that are wrong: those whose first-ranked
-  disorder they do not have. Normal cases have no first rank that could be right, and are left out.
-- An uncertainty is compared with the plain one of a single model, which costs nothing more.
-- A checkpoint trained without dropout can be given a rate for this alone; whether that says anything, the same measure
-  says.
+- In the mean of probabilities a confident member dominates; in the mean of log odds a member with a low probability
+  counts as much as one with a high probability (linear and logarithmic pooling: Genest and Zidek, Combining probability
+  distributions, Statistical Science 1:114, 1986). The first suits members that were trained alike; the second those
+  that were trained differently, see docs/results.md.
+- An uncertainty is measured by how well it discriminates wrong from right cases: a case is wrong if it does not have
+  the disorder ranked first. Normal cases, for which no first rank is right, are left out.
+- Uncertainties are compared with that of a single model, which needs no further computation.
+- A checkpoint that was trained without dropout can be given a dropout rate; the same measure tells whether that helps.
 
 References:
     Lakshminarayanan, Pritzel and Blundell, Simple and scalable predictive uncertainty estimation using deep ensembles,
@@ -42,9 +42,9 @@ from radfm.eval.calibration import calibration_error
 from radfm.eval.comparisons import figure
 from radfm.eval.diagnosis import require_same_cases
 from radfm.eval.metrics import checked, measure
-from radfm.eval.predict import load_checkpoint, score_with
+from radfm.eval.predict import Evaluation, load_checkpoint, score_with
 from radfm.eval.scores import Scores
-from radfm.progress import Progress, no_progress
+from radfm.progress import part_of
 
 KINDS = {
     "single": "first member, 1 - its highest probability",
@@ -74,7 +74,7 @@ def ensemble(members: Sequence[Scores], log_odds: bool = False) -> Ensemble:
     """Several models' tables of the same cases and disorders as one.
 
     Args:
-        log_odds: whether their mean is taken, in place of the probabilities'.
+        log_odds: average log odds in place of probabilities.
     Raises:
         ValueError: no table, or tables of other cases, labels or disorders.
     """
@@ -98,86 +98,80 @@ def ensemble(members: Sequence[Scores], log_odds: bool = False) -> Ensemble:
 
 def dropout_scores(
     model: str | Path,
-    data: str | Path,
-    split: str = "test",
+    evaluation: Evaluation,
     passes: int = 10,
     rate: float | None = None,
     seed: int = 0,
-    progress: Progress = no_progress,
-    device: str | None = None,
-    bf16: bool = False,
 ) -> list[Scores]:
-    """One table for each pass of a checkpoint with dropout left on, to be put together by `ensemble`.
+    """One table for each pass of a checkpoint with dropout left on, to be combined by `ensemble`.
 
     Args:
-        model, data, split, device, bf16: as in `radfm.eval.predict.score`.
-        passes: how many.
+        model, evaluation: as in `radfm.eval.predict.score`.
+        passes: number of passes.
         rate: of dropout in the scan and case encoders; None: that of the checkpoint's training.
-        seed: of what is dropped.
+        seed: of the dropout.
     Raises:
         ValueError: the checkpoint was trained without dropout and no rate is given, a rate outside (0, 1), no pass; or
             as `score`.
     """
     if passes < 1:
-        raise ValueError(f"{passes} passes are none: give at least 1")
+        raise ValueError(f"there must be at least 1 pass, not {passes}")
     if rate is not None and not 0 < rate < 1:
-        raise ValueError(f"a rate of dropout lies between 0 and 1, not at {rate}")
-    network, processor = load_checkpoint(model, device)
-    rates = _leave_on(network, rate)
+        raise ValueError(f"a dropout rate is between 0 and 1, not {rate}")
+    network, processor = load_checkpoint(model, evaluation.device)
+    rate = _enable_dropout(network, rate)
     tables = []
     for number in range(passes):
-
-        def say(done: int, of: int, before: int = number) -> None:
-            progress(before * of + done, passes * of)
-
-        about = {"model": Path(model).name, "dropout": rates, "pass": number}
+        one_pass = replace(evaluation, progress=part_of(evaluation.progress, number, passes))
+        about = {"model": Path(model).name, "dropout": rate, "pass": number}
         with torch.random.fork_rng():
             torch.manual_seed(seed * passes + number)
-            tables.append(score_with(network, processor, data, split, bf16=bf16, progress=say, about=about))
+            tables.append(score_with(network, processor, one_pass, about=about))
     return tables
 
 
 def measure_uncertainty(
     members: Sequence[Scores], bootstraps: int = 1000, seed: int = 0, log_odds: bool = False
 ) -> dict[str, Any]:
-    """What the members say together is worth, and which uncertainty finds the cases that are wrong; JSON-able.
+    """How good the mean of the members is, and how well uncertainties discriminate wrong cases; JSON-able.
 
     Args:
         log_odds: as in `ensemble`.
     Returns:
-        `members`: how many; `cases`: with a disorder; `wrong`: figure {value, low, high}, the share of them whose
-        first-ranked disorder, by the mean, they do not have.
-        `mean`, and `single`, which is the first member: {`auc`: macro over disorders, `log_loss`, `ece`}.
+        `members`: their number; `cases`: with a disorder; `wrong`: figure {value, low, high}, the share of cases that
+        do not have the disorder that the mean ranks first.
+        `mean`, and `single` (the first member): {`auc`: macro over disorders, `log_loss`, `ece`}.
         `uncertainties`: kind of `KINDS` -> {`error_auc`: figure, how often a wrong case is more uncertain than a right
-        one; `aurc`: the mean error over all coverages, the less the better; `curve`: list of [share of the cases kept,
+        one; `aurc`: area under the risk-coverage curve, lower is better; `curve`: list of [share of the cases kept,
         the most certain first; share of them wrong]}. "disagreement" is left out for one member.
     Raises:
         ValueError: as `ensemble`; no case with a disorder; all first ranks are right, or all wrong.
     """
-    both = ensemble(members, log_odds)
-    scores, labels = checked(both.scores.scores, both.scores.labels)
+    mean = ensemble(members, log_odds)
+    scores, labels = checked(mean.scores.scores, mean.scores.labels)
     ill = labels.any(1)
     first = scores.argmax(1)
     wrong = ~labels[np.arange(len(labels)), first]
     if len(set(wrong[ill])) < 2:
         raise ValueError(f"the first ranks of all {ill.sum():,} cases are {'wrong' if wrong[ill][0] else 'right'}")
-    uncertain = {
+    uncertainties = {
         "single": -members[0].scores.max(1),
         "first": -scores.max(1),
-        "entropy": both.entropy.sum(1),
-        "disagreement": both.disagreement[np.arange(len(labels)), first],
+        "entropy": mean.entropy.sum(1),
+        "disagreement": mean.disagreement[np.arange(len(labels)), first],
     }
     if len(members) == 1:
-        del uncertain["disagreement"]
-    weights = patient_weights(both.scores.patients, bootstraps, seed)[ill]
+        del uncertainties["disagreement"]
+    weights = patient_weights(mean.scores.patients, bootstraps, seed)[ill]
     return {
         "members": len(members),
         "cases": int(ill.sum()),
         "wrong": figure(float(wrong[ill].mean()), wrong[ill] @ weights / weights.sum(0)),
-        "mean": _figures(both.scores),
+        "mean": _figures(mean.scores),
         "single": _figures(members[0]),
         "uncertainties": {
-            kind: _worth(values[ill].astype(np.float64), wrong[ill], weights) for kind, values in uncertain.items()
+            kind: _error_detection(values[ill].astype(np.float64), wrong[ill], weights)
+            for kind, values in uncertainties.items()
         },
     }
 
@@ -192,32 +186,32 @@ def _figures(table: Scores) -> dict[str, float]:
     }
 
 
-def _worth(uncertain: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Args: (cases,), (cases,) bool, (cases, draws)."""
-    column, truth = uncertain[:, None], wrong[:, None]
+def _error_detection(uncertainty: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """How well an uncertainty discriminates wrong cases. Args: (cases,), (cases,) bool, (cases, resamples)."""
+    column, truth = uncertainty[:, None], wrong[:, None]
     value = measure(column, truth, metrics=["auc"])["auc"][0]
-    draws = measure(column, truth, weights, metrics=["auc"])["auc"][0]
-    order = np.argsort(uncertain, kind="stable")
+    resamples = measure(column, truth, weights, metrics=["auc"])["auc"][0]
+    order = np.argsort(uncertainty, kind="stable")
     risks = wrong[order].cumsum() / np.arange(1, len(wrong) + 1)
     shown = np.unique(np.linspace(0, len(risks) - 1, _POINTS).round().astype(int))
     return {
-        "error_auc": figure(float(value), draws),
+        "error_auc": figure(float(value), resamples),
         "aurc": float(risks.mean()),
         "curve": [[float((i + 1) / len(risks)), float(risks[i])] for i in shown],
     }
 
 
-def _leave_on(network: nn.Module, rate: float | None) -> float:
-    """Leaves dropout of the scan and case encoders on, in place; returns its highest rate."""
+def _enable_dropout(network: nn.Module, rate: float | None) -> float:
+    """Enables dropout in the scan and case encoders, in place; returns the highest rate."""
     layers = [layer for layer in network.modules() if isinstance(layer, RadFMEncoderLayer)]
     for layer in layers:
         layer.dropout = layer.dropout if rate is None else rate
         layer.train()
     highest = max((layer.dropout for layer in layers), default=0)
     if not layers:
-        raise ValueError("the model has no layers with dropout: all passes would be alike")
+        raise ValueError("the model has no layers with dropout: all passes would be the same")
     if not highest:
-        raise ValueError("the checkpoint was trained without dropout, all passes would be alike: give a rate, as 0.1")
+        raise ValueError("the checkpoint was trained without dropout: give a dropout rate, such as 0.1")
     return float(highest)
 
 

@@ -180,7 +180,7 @@ class Studies:
             with self._text:
                 diagnoses = self.pipe.score(answer.case_embed, names)
             for diagnosis in diagnoses:
-                described = case_report.described(diagnosis, self.pipe.model.config, answer.is_ood)
+                described = case_report.diagnosis_details(diagnosis, self.pipe.model.config, answer.is_ood)
                 answer.typed[diagnosis["label"]] = described
         return answer.diagnoses_of_typed()
 

@@ -22,7 +22,7 @@ from radfm.data_prep.stored_cases import load
 from radfm.data_prep.tables import RECORD
 from radfm.eval.case_report import write_case
 from radfm.eval.diagnosis import compare
-from radfm.eval.predict import score
+from radfm.eval.predict import Evaluation, score
 from radfm.presentation import interval_cell
 from radfm.train import diagnosis, text
 from radfm.train.config import packaged_config
@@ -102,9 +102,9 @@ def _evaluate(data: Path, plain: Path, model: Path) -> None:
     known = [name for name in load(data).vocabulary.names if name not in WITHHELD]
     with step("Scoring") as progress:
         rows = {
-            "no KE": ([score(plain, data, names=known, bf16=True, progress=progress)], None),
-            "KE": ([score(model, data, names=known, bf16=True, progress=progress)], None),
-            "KE, unseen": ([score(model, data, bf16=True, progress=progress)], WITHHELD),
+            "no KE": ([score(plain, Evaluation(data, names=known, bf16=True, progress=progress))], None),
+            "KE": ([score(model, Evaluation(data, names=known, bf16=True, progress=progress))], None),
+            "KE, unseen": ([score(model, Evaluation(data, bf16=True, progress=progress))], WITHHELD),
         }
     shown = table("", ">overall", ">head", ">body", ">tail", ">same part")
     with step("Measuring"):

@@ -55,7 +55,7 @@ COMMANDS = (
     ),
     Command(
         "calibrate",
-        "Fit probabilities, thresholds, prediction sets and refusal.",
+        "Fit probabilities, thresholds, prediction sets and OOD detection.",
         "radfm.eval.confidence_command:calibrate",
         "train",
         computes=True,
@@ -90,14 +90,14 @@ COMMANDS = (
     ),
     Command(
         "evaluate uncertainty",
-        "Measure an ensemble, and what its disagreement tells.",
+        "Measure an ensemble, and the uncertainty from its disagreement.",
         "radfm.eval.confidence_command:uncertainty",
         "train",
     ),
     Command(
-        "evaluate refusal",
-        "Measure whether cases unlike the training data are found.",
-        "radfm.eval.confidence_command:refusal",
+        "evaluate ood",
+        "Measure out-of-distribution detection.",
+        "radfm.eval.confidence_command:ood",
         "train",
     ),
     Command(

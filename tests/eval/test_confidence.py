@@ -28,8 +28,8 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import write_rows
 from radfm.eval.confidence import fit_confidence, save_with
 from radfm.eval.hubness import lower_hubs
-from radfm.eval.predict import score
-from radfm.eval.refusal import looks_of, measure_refusal
+from radfm.eval.ood_detection import case_features, measure_ood
+from radfm.eval.predict import Evaluation, score
 from radfm.eval.uncertainty import dropout_scores, ensemble
 from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
 from radfm.knowledge.disorders import Vocabulary
@@ -97,7 +97,7 @@ def noise(tmp_path_factory) -> Path:
 
 def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, calibrated, phantoms):
     assert (plain / "model.safetensors").read_bytes() == (calibrated / "model.safetensors").read_bytes()
-    before, after = (score(folder, phantoms, "validation") for folder in (plain, calibrated))
+    before, after = (score(folder, Evaluation(phantoms, "validation")) for folder in (plain, calibrated))
     np.testing.assert_allclose(after.logits, before.scores, rtol=1e-5)
     assert before.logits is None
     rate = 1 / (1 + np.exp(-after.scores.astype(float)))
@@ -136,14 +136,14 @@ def test_a_calibration_that_was_there_is_calibrated_further(plain, calibrated, p
     shutil.copytree(plain, tmp_path / "shifted")
     (tmp_path / "shifted" / "config.json").write_text(json.dumps(config))
     fit_confidence(tmp_path / "shifted", phantoms, bootstraps=20)
-    one, other = (score(folder, phantoms).scores for folder in (calibrated, tmp_path / "shifted"))
+    one, other = (score(folder, Evaluation(phantoms)).scores for folder in (calibrated, tmp_path / "shifted"))
     np.testing.assert_allclose(one, other, atol=0.3)
-    assert abs(one - score(plain, phantoms).scores).max() > 2
+    assert abs(one - score(plain, Evaluation(phantoms)).scores).max() > 2
 
 
 def test_a_set_holds_the_disorders_whose_plain_logit_reaches_one_value(plain, calibrated, phantoms):
     diagnose = pipeline("zero-shot-diagnosis", model=str(calibrated))
-    values = score(plain, phantoms)
+    values = score(plain, Evaluation(phantoms))
     row = {name: i for i, name in enumerate(values.names)}
     inside, outside = [], []
     for number, case in enumerate(load(phantoms, "test")[:8]):
@@ -152,7 +152,7 @@ def test_a_set_holds_the_disorders_whose_plain_logit_reaches_one_value(plain, ca
     assert inside
     assert outside
     assert min(inside) > max(outside) - 1e-4
-    table = score(calibrated, phantoms, "validation")
+    table = score(calibrated, Evaluation(phantoms, "validation"))
     sets = 1 / (1 + np.exp(-table.scores.astype(float))) >= np.array(table.about["prediction_sets"]["threshold"])
     ill = table.labels.any(1)
     covered = ((sets & table.labels).sum(1) / table.labels.sum(1).clip(1))[ill].mean()
@@ -169,7 +169,7 @@ def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp
     model = save_model(tmp_path / "model", load(data).vocabulary.names)
     found = fit_confidence(model, data, bootstraps=20)
     assert isinstance(found["prediction_sets"]["threshold"], float)
-    table = score(model, data)
+    table = score(model, Evaluation(data))
     assert (1 / (1 + np.exp(-table.scores.astype(float)))).sum(1).max() < 1 + 1e-5
 
 
@@ -180,7 +180,7 @@ def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp
         ("nowhere", "nowhere: no such folder"),
         ("no validation", "has no labelled case in its split 'validation'"),
         ("no positives", "no validation case of .* has any"),
-        ("nan", "validation cases have scores that are no number"),
+        ("nan", "validation cases have scores that are nan"),
         ("coverage", "coverage is a share between 0 and 1"),
         ("output", "is not empty"),
     ],
@@ -237,7 +237,7 @@ def test_names_near_to_every_case_are_lowered_by_what_their_nearest_training_cas
 ):
     status, out, _ = radfm("calibrate", phantoms, "--model", plain, "--output", tmp_path / "hubs", "--hubness")
     assert status == 0
-    before, after = (score(model, phantoms, split="train") for model in (plain, tmp_path / "hubs"))
+    before, after = (score(model, Evaluation(phantoms, "train")) for model in (plain, tmp_path / "hubs"))
     near = np.sort(before.scores, axis=0)[-10:].mean(0) / 2
     np.testing.assert_allclose(after.scores, before.scores - near + near.mean(), atol=1e-4)
     lowest, highest = (before.names[place(near)] for place in (np.argmax, np.argmin))
@@ -250,7 +250,7 @@ def test_names_near_to_every_case_are_lowered_by_what_their_nearest_training_cas
 
 def test_hubs_are_lowered_first_and_stay_so(plain, calibrated, phantoms, tmp_path):
     lower_hubs(calibrated, phantoms, tmp_path / "again")
-    with pytest.raises(ValueError, match="no names that cases could be near to"):
+    with pytest.raises(ValueError, match="does not compare cases with names"):
         lower_hubs(save_model(tmp_path / "mlp", ["Rickets"], head="mlp", text_config=None), phantoms)
     lower_hubs(plain, phantoms, tmp_path / "hubs")
     shifts = RadFMConfig.from_pretrained(tmp_path / "hubs").calibration["shifts"]
@@ -279,12 +279,12 @@ def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n,
 
 
 def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat, tmp_path):
-    found = measure_refusal(calibrated, phantoms, pictures=[cat], bootstraps=50)
+    found = measure_ood(calibrated, Evaluation(phantoms), pictures=[cat], bootstraps=50)
     for kind in ("noise", "cat.png"):
-        assert found["strangers"][kind]["auc"]["value"] > 0.95
-        assert found["strangers"][kind]["roc"][-1] == [1, 1]
-    assert found["false_alarms"]["value"] <= 0.2
-    asked = ["evaluate", "refusal", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
+        assert found["kinds"][kind]["auc"]["value"] > 0.95
+        assert found["kinds"][kind]["roc"][-1] == [1, 1]
+    assert found["false_positive_rate"]["value"] <= 0.2
+    asked = ["evaluate", "ood", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
     status, out, _ = radfm(*asked, tmp_path / "roc.svg")
     assert status == 0
     assert "cat.png" in out
@@ -319,9 +319,9 @@ def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
     write_rows(data, "cases", [row for row in cases.rows if row["scan_rows"]])
     model = tmp_path / "model"
     fit_confidence(plain, data, model, bootstraps=20)
-    found = measure_refusal(model, data, bootstraps=20)
+    found = measure_ood(model, Evaluation(data), bootstraps=20)
     assert "ultrasound" not in found["modalities"]
-    assert found["strangers"]["ultrasound"]["cases"] + found["cases"] == len(load(data, "test"))
+    assert found["kinds"]["ultrasound"]["cases"] + found["cases"] == len(load(data, "test"))
     reference = TrainingReference.load(model)
     middle = reference.mean[None]
     assert not reference.judge(middle, ["MRI"])["is_ood"]
@@ -357,7 +357,7 @@ def test_the_command_line_warns_refuses_and_reports(radfm, calibrated, plain, no
     assert status == 0
     assert "out of distribution" in out
     assert "90% set" not in out  # none holds
-    assert "This case is unlike the training data" in page.read_text()
+    assert "This case is out of distribution" in page.read_text()
     status, out, err = radfm("diagnose", noise, "--model", calibrated, "--refuse-unlike")
     assert (status, out) == (1, "")
     assert "it is refused" in err
@@ -393,18 +393,18 @@ def test_nothing_of_a_patient_and_no_place_is_kept(calibrated, phantoms):
 
 def test_dropout_left_on_makes_passes_differ(plain, phantoms, tmp_path, radfm):
     with pytest.raises(ValueError, match="trained without dropout"):
-        dropout_scores(plain, phantoms, passes=2)
-    a, b = dropout_scores(plain, phantoms, passes=2, rate=0.3)
+        dropout_scores(plain, Evaluation(phantoms), passes=2)
+    a, b = dropout_scores(plain, Evaluation(phantoms), passes=2, rate=0.3)
     assert not np.allclose(a.scores, b.scores)
     assert ensemble([a, b]).disagreement.max() > 0
-    assert np.array_equal(a.scores, dropout_scores(plain, phantoms, passes=2, rate=0.3)[0].scores)
+    assert np.array_equal(a.scores, dropout_scores(plain, Evaluation(phantoms), passes=2, rate=0.3)[0].scores)
     layer = LAYER | {"dropout": 0.2}
     with_it = save_model(tmp_path / "with", load(phantoms).vocabulary.names, scan_config=layer, case_config=layer)
-    assert dropout_scores(with_it, phantoms, passes=1)[0].about["dropout"] == pytest.approx(0.2)
-    np.testing.assert_allclose(score(with_it, phantoms).scores, score(with_it, phantoms).scores)
-    for wrong, message in (({"passes": 0}, "0 passes are none"), ({"rate": 1.5}, "between 0 and 1")):
+    assert dropout_scores(with_it, Evaluation(phantoms), passes=1)[0].about["dropout"] == pytest.approx(0.2)
+    np.testing.assert_allclose(score(with_it, Evaluation(phantoms)).scores, score(with_it, Evaluation(phantoms)).scores)
+    for wrong, message in (({"passes": 0}, "at least 1 pass"), ({"rate": 1.5}, "between 0 and 1")):
         with pytest.raises(ValueError, match=message):
-            dropout_scores(plain, phantoms, **wrong)
+            dropout_scores(plain, Evaluation(phantoms), **wrong)
     options = ("evaluate", "uncertainty", phantoms, "--model", plain)
     status, out, _ = radfm(*options, "--dropout", 3, "--rate", 0.2, "--bootstraps", 20, "--out", tmp_path / "t.parquet")
     assert status == 0
@@ -423,7 +423,7 @@ def test_templates_are_averaged_and_every_name_goes_by_its_text(plain, phantoms)
     each = model.get_text_features(**processor(text=texts)).detach()
     expected = F.normalize((each[:2] + each[2:]) / 2, dim=-1)
     torch.testing.assert_close(prompt_embeds(model, processor, ["Gout", "Measles"], templates), expected)
-    found = zero_shot_scores(plain, phantoms, names=["Gout", load(phantoms).vocabulary.names[0]], templates=templates)
+    found = zero_shot_scores(plain, Evaluation(phantoms, names=["Gout", load(phantoms).vocabulary.names[0]]), templates)
     assert found.scores.shape[1] == 2
     assert found.about["templates"] == templates
     case = load(phantoms, "test")[2]
@@ -437,17 +437,17 @@ def test_templates_are_averaged_and_every_name_goes_by_its_text(plain, phantoms)
 
 
 def test_normal_is_told_from_abnormal(plain, phantoms):
-    table = zero_shot_scores(plain, phantoms)
+    table = zero_shot_scores(plain, Evaluation(phantoms))
     found = abnormal(table)
     assert found.names == ["Abnormal"]
     assert found.labels[:, 0].tolist() == [bool(names) for names in table.disorders]
     assert found.scores[:, 0].tolist() == table.scores.max(1).tolist()
     assert found.training_counts[0] == len(table.training)
-    by_prompts = abnormal_by_prompts(plain, phantoms)
+    by_prompts = abnormal_by_prompts(plain, Evaluation(phantoms))
     assert by_prompts.labels.tolist() == found.labels.tolist()
     assert by_prompts.training_counts[0] == found.training_counts[0]
-    swapped = abnormal_by_prompts(plain, phantoms, normal=["ill"], abnormal=["well"])
-    back = abnormal_by_prompts(plain, phantoms, normal=["well"], abnormal=["ill"])
+    swapped = abnormal_by_prompts(plain, Evaluation(phantoms), normal=["ill"], abnormal=["well"])
+    back = abnormal_by_prompts(plain, Evaluation(phantoms), normal=["well"], abnormal=["ill"])
     np.testing.assert_allclose(swapped.scores, -back.scores, atol=1e-4)
 
 
@@ -469,7 +469,7 @@ def clip_folder(tmp_path_factory) -> Path:
 @torch.no_grad()
 def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, phantoms, plain, radfm, tmp_path):
     name = f"local-dir:{clip_folder}"
-    found = open_clip_scores(name, None, phantoms, templates=["a scan of {}"])
+    found = open_clip_scores(name, None, Evaluation(phantoms), ["a scan of {}"])
     clip = open_clip.create_model(name, force_custom_text=True).eval()
     case, vocabulary = load(phantoms, "test")[1], Vocabulary.load(phantoms)
     batch = from_open_clip(name)[1](cases=[case])
@@ -496,10 +496,10 @@ def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, 
     [
         ([], "give --model or --open-clip"),
         (["--model", "PLAIN", "--normal", "--only", "Gallstones"], "leave out --only"),
-        (["--open-clip", "ViT-B-32"], "a model without any knows nothing"),
+        (["--open-clip", "ViT-B-32"], "without it the weights are random"),
         (["--open-clip", "ViT-B-32=nowhere.pt"], "nowhere.pt: no such file"),
         (["--model", "PLAIN", "--template", "image"], 'has no "{}"'),
-        (["--model", "MLP"], "cannot be asked by text"),
+        (["--model", "MLP"], "does not embed text"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(arguments, message, radfm, capsys, plain, phantoms, tmp_path):
@@ -521,7 +521,7 @@ def test_a_case_is_as_far_as_its_farthest_scan(calibrated, phantoms):
     noise = Scan(np.random.default_rng(0).integers(0, 255, (1, 48, 48)).astype(np.uint8), "MRI")
     with torch.no_grad():
         batch = processor(cases=[Case([*case.scans, noise])])
-        (looks,) = looks_of(batch, model(**batch))
-    judged = reference.judge(looks, [scan.modality for scan in case.scans] + ["MRI"])
+        (features,) = case_features(batch, model(**batch))
+    judged = reference.judge(features, [scan.modality for scan in case.scans] + ["MRI"])
     assert judged["p_value"] == min(judged["scans"])
     assert judged["scans"][-1] == judged["p_value"]

@@ -18,7 +18,8 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.tables import write_rows
 from radfm.eval.diagnosis import compare
 from radfm.eval.localisation import localise
-from radfm.eval.predict import recipe_of, score
+from radfm.eval.predict import Evaluation, score
+from radfm.eval.score_tables import recipe_of
 from radfm.eval.scores import Scores
 from radfm.starting_points import embed_texts, processor_for
 
@@ -58,7 +59,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def table(checkpoint, phantoms) -> Scores:
-    return score(checkpoint, phantoms)
+    return score(checkpoint, Evaluation(phantoms))
 
 
 def toy(**changes) -> Scores:
@@ -99,7 +100,7 @@ def test_a_data_set_is_scored_case_by_case_by_the_names_of_its_disorders(table, 
 
 def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phantoms):
     vocabulary = load(phantoms).vocabulary
-    found = score(checkpoint, phantoms, names=["Gaucher disease", vocabulary.names[0].upper()], bf16=True)
+    found = score(checkpoint, Evaluation(phantoms, names=["Gaucher disease", vocabulary.names[0].upper()], bf16=True))
     assert found.names == ["Gaucher disease", vocabulary.names[0]]
     assert found.icd10cm[1] == vocabulary[0].icd10cm
     assert not found.labels[:, 0].any()
@@ -109,14 +110,14 @@ def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phan
 def test_an_mlp_head_is_matched_by_name_and_says_what_it_lacks(phantoms, tmp_path):
     names = load(phantoms).vocabulary.names
     mlp = save_model(tmp_path / "mlp", names[::-1], head="mlp", text_config=None)
-    found = score(mlp, phantoms)
+    found = score(mlp, Evaluation(phantoms))
     model, processor = RadFMForDiagnosis.from_pretrained(mlp), RadFMProcessor.from_pretrained(mlp)
     with torch.no_grad():
         logits = model(**processor(cases=[load(phantoms, "test")[0]])).logits[0]
     np.testing.assert_allclose(found.scores[0], logits.numpy()[::-1], atol=1e-4)
     fewer = save_model(tmp_path / "fewer", names[1:], head="mlp", text_config=None)
     with pytest.raises(ValueError, match=f"was not trained on {names[0]}"):
-        score(fewer, phantoms)
+        score(fewer, Evaluation(phantoms))
 
 
 def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phantoms, tmp_path):
@@ -127,9 +128,9 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
     test["patient_id"] = train["patient_id"]
     write_rows(data, "cases", rows)
     with pytest.raises(ValueError, match=f"1 patients of the split 'test' are in other splits.*{train['patient_id']}"):
-        score(checkpoint, data)
+        score(checkpoint, Evaluation(data))
     with pytest.raises(ValueError, match="1 patients of the split 'test' are in other splits"):
-        localise(checkpoint, data)
+        localise(checkpoint, Evaluation(data))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +151,9 @@ def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):
 
 def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint, phantoms, tmp_path):
     with pytest.raises(ValueError, match="no labelled case in its split 'validation'"):
-        score(checkpoint, phantoms, "validation")
+        score(checkpoint, Evaluation(phantoms, "validation"))
     with pytest.raises(ValueError, match="is no checkpoint"):
-        score(tmp_path, phantoms)
+        score(tmp_path, Evaluation(phantoms))
 
 
 def test_a_table_is_read_as_it_was_written(table, tmp_path):
@@ -173,7 +174,7 @@ def test_a_table_is_read_as_it_was_written(table, tmp_path):
         ({"names": ["Gout", "Gout", "Flu"]}, "the disorder 'Gout' comes twice"),
         ({"patients": ["p"]}, "patients of 1 cases"),
         ({"icd10cm": [[]]}, "1 lists of codes for 3 disorders"),
-        ({"scores": np.array([[0, 0, 0]] * 3 + [[0, np.nan, 0]])}, "1 cases have scores that are no number: d"),
+        ({"scores": np.array([[0, 0, 0]] * 3 + [[0, np.nan, 0]])}, "1 cases have scores that are nan: d"),
     ],
 )
 def test_tables_that_do_not_match_are_refused(changes, message):
@@ -244,7 +245,7 @@ def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occu
 
 def test_a_model_that_reads_histories_can_be_shown_images_alone(phantoms, tmp_path):
     reads = save_model(tmp_path / "reads", use_history=True)
-    told, untold = (score(reads, phantoms, history=history) for history in (True, False))
+    told, untold = (score(reads, Evaluation(phantoms, history=history)) for history in (True, False))
     assert (told.about["histories"], untold.about["histories"]) == ("read", "not read")
     histories = [case.history for case in load(phantoms, "test", labelled=True)]
     differ = np.abs(told.scores - untold.scores).max(1) > 1e-6
@@ -253,10 +254,10 @@ def test_a_model_that_reads_histories_can_be_shown_images_alone(phantoms, tmp_pa
 
 
 def test_one_scan_of_a_case_can_be_shown_alone(checkpoint, phantoms):
-    one, again = (score(checkpoint, phantoms, one_scan=True) for _ in range(2))
+    one, again = (score(checkpoint, Evaluation(phantoms, one_scan=True)) for _ in range(2))
     assert np.array_equal(one.scores, again.scores)
     assert one.about["scans"] == "one"
-    whole, cases = score(checkpoint, phantoms), load(phantoms, "test")
+    whole, cases = score(checkpoint, Evaluation(phantoms)), load(phantoms, "test")
     same = np.isclose(one.scores, whole.scores, atol=1e-4).all(1)
     slices = [cases.slices(i) for i in range(len(cases))]
     assert all(same[i] for i in range(len(cases)) if slices[i] == 1)

@@ -24,7 +24,7 @@ ASKING = {
     "evaluate data --model radfm-phantom-mini": "train",
     "evaluate saliency data --model radfm-phantom-mini": "train",
     "evaluate uncertainty data --model a --model b": "train",
-    "evaluate refusal data --model model": "train",
+    "evaluate ood data --model model": "train",
     "evaluate zero-shot data --model model": "train",
     "serve --model radfm-phantom-mini": "serve",
 }

@@ -1,0 +1,110 @@
+"""Tables of scores with all that a data set and a checkpoint say of their cases and their origin."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from radfm.checkpoints import CONFIDENCE, find
+from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.data_summary import age_group
+from radfm.data_prep.stored_cases import StoredCases, patient_of
+from radfm.eval.scores import Scores
+from radfm.recipes_radfm import MODEL_RECIPES
+from radfm.reference_radfm import weights_sha256
+
+_MOST_FOLDERS = 30
+_SCAN_GROUPS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}  # fewer scans than -> name
+
+
+def table_of(
+    dataset: CaseDataset,
+    everything: StoredCases,
+    scores: np.ndarray,
+    names: Sequence[str] | None = None,
+    about: dict | None = None,
+    logits: np.ndarray | None = None,
+) -> Scores:
+    """Scores of any origin, with all that the data set says of these cases.
+
+    Args:
+        dataset: the cases that were scored, of one split of `everything`.
+        scores: (cases, disorders).
+        names: of the disorders; None: those of the data set.
+        about: what is known of their origin.
+        logits: (cases, disorders) the scores before they were calibrated; None if they were not.
+    """
+    cases = dataset.cases
+    vocabulary = cases.vocabulary
+    names = vocabulary.names if names is None else names
+    rows = [cases.rows[row] for row in dataset.rows]
+    column = {name: i for i, name in enumerate(names)}
+    trained = [row for row in everything.rows if row["split"] == "train" and row["labelled"]]
+    training = [sorted(column[name] for name in row["disorders"] if name in column) for row in trained]
+    return Scores(
+        scores=scores,
+        names=list(names),
+        icd10cm=[disorder.icd10cm if (disorder := vocabulary.find(name)) else [] for name in names],
+        case_ids=[row["case_id"] for row in rows],
+        patients=[patient_of(row) for row in rows],
+        disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
+        training=[columns for columns in training if columns],
+        attributes=_attributes(cases, rows),
+        about={
+            **(about or {}),
+            "data": everything.record["fingerprint"],
+            "dataset": everything.folder.name,
+            "split": cases.split,
+            "left_out": dict(dataset.skipped),
+            "radfm": version("radfm"),
+        },
+        logits=logits,
+    )
+
+
+def about_checkpoint(model: str | Path) -> dict:
+    """The origin of a table of scores: name of the checkpoint, fingerprint of its weights, `recipe_of`, and the
+    fingerprint of the data that it was calibrated on, if it was.
+    """
+    folder = Path(find(model, local=True))
+    about = {"model": Path(model).name, "checkpoint": weights_sha256(folder), **recipe_of(folder)}
+    fit = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("calibration")
+    if fit is not None and "nearest" not in fit:  # `radfm calibrate --hubness` reads no label and no validation case
+        file = folder / CONFIDENCE  # `radfm finetune`, which writes none, calibrates on the data that it trains on
+        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        about["calibrated_on"] = record.get("data", about.get("trained_on"))
+    return about
+
+
+def recipe_of(folder: Path) -> dict:
+    """Of a checkpoint that radfm trained: the data of its last training, and the disorders that were withheld."""
+    for name in MODEL_RECIPES:
+        if (folder / name).is_file():
+            recipe = json.loads((folder / name).read_text(encoding="utf-8"))
+            run = recipe.get("key", recipe)
+            data = run["data"] if isinstance(run["data"], str) else run["data"]["fingerprint"]
+            sections = {name: run["config"].get(name) or {} for name in ("data", "model")}
+            frozen = sections["model"].get("frozen") == "tower"
+            return {"trained_on": data, "withheld": sections["data"].get("withheld", []), "frozen_tower": frozen}
+    return {}
+
+
+def _attributes(cases: StoredCases, rows: list[dict]) -> dict[str, list[list[str]]]:
+    headers = [[cases.scan_header(scan) for scan in row["scan_rows"]] for row in rows]
+    return {
+        "modality": [sorted({scan["modality"] for scan in scans if scan["modality"]}) for scans in headers],
+        "body part": [sorted({scan["body_part"] for scan in scans if scan["body_part"]}) for scans in headers],
+        "scans": [[next(name for below, name in _SCAN_GROUPS.items() if len(scans) < below)] for scans in headers],
+        "folder": _folders(headers),
+        "age": [[] if row["age"] is None else [age_group(row["age"])] for row in rows],
+        "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
+    }
+
+
+def _folders(headers: list[list[dict]]) -> list[list[str]]:
+    """The first folder of a case's files, if there are few: the sources that a data set was put together from."""
+    folders = [sorted({scan["source"].split("/")[0] for scan in scans if "/" in scan["source"]}) for scans in headers]
+    few = len({folder for of_case in folders for folder in of_case}) <= _MOST_FOLDERS
+    return folders if few else [[] for _ in headers]
