@@ -1,7 +1,9 @@
 import os
+import random
 import shutil
 import subprocess
 import sys
+import zlib
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,12 +13,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from tests.forked_python import serving
 
 SHARED = Path(__file__).parents[1].parent / "shared"  # real cases, beside the checkout where there are any
+
+
+def seed(name: str) -> None:
+    """The global random numbers of each test and of each fixture follow from its name, whatever ran before."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)  # noqa: NPY002  what a library may use
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(number)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    seed(fixturedef.argname)
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    seed(item.nodeid)
 
 
 @pytest.fixture
