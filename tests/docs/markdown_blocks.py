@@ -70,6 +70,15 @@ def blocks(file: Path) -> list[Block]:
     return found
 
 
+def with_variables(code: str) -> str:
+    """A shell block with the values of its variables in their place; of a loop, the value of its first turn."""
+    assigned = re.findall(r'^(\w+)="([^"]*)"', code, re.MULTILINE) + re.findall(
+        r"^for (\w+) in (\w+)", code, re.MULTILINE
+    )
+    values = {name: value.replace("\\\n", "") for name, value in assigned}
+    return re.sub(r"\$(\w+)", lambda match: values.get(match[1], match[0]), code)
+
+
 def commands(code: str) -> list[list[str]]:
     """The words of each command of a shell block, without comments, redirections and what sets variables."""
     found = []

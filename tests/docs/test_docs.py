@@ -29,7 +29,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from markdown_blocks import Block, blocks, commands
+from markdown_blocks import Block, blocks, commands, with_variables
 from workplace import ROOT, fill_workplace, make_template, start_shell  # noqa: F401  fixtures
 
 from radfm.cli import app
@@ -105,7 +105,7 @@ def test_what_is_not_run_is_right_as_far_as_can_be_told(monkeypatch):
         try:
             if block.language == "python":
                 compile(block.code, document, "exec")
-            for words in commands(block.code) if block.language == "bash" else ():
+            for words in commands(with_variables(block.code)) if block.language == "bash" else ():
                 check_command(words)
         except (SyntaxError, ValueError, OSError, UsageError) as error:
             pytest.fail(f"{document}:{block.line}: {error}")
