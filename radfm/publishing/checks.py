@@ -114,6 +114,10 @@ def read_json(file: Path) -> Any:
         raise ValueError(f"{file} is no JSON ({error}): save the checkpoint again") from error
 
 
+def write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def metadata(file: Path) -> dict[str, str]:
     """What the header of a file of safetensors says. Raises: ValueError: it is none, or damaged."""
     from safetensors import SafetensorError, safe_open

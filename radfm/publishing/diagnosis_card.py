@@ -20,15 +20,10 @@ from radfm.presentation import (
     with_interval,
 )
 from radfm.publishing.card import Facts, counted, make_card
+from radfm.publishing.confidence_section import calibration_cases, calibration_tables, confidence_sentences
 from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, synthetic_only
 
 _ATTRIBUTES = ("modality", "body part", "age", "sex", "scans")
-_CALIBRATION = {
-    "ece": "calibration error (ECE)",
-    "ece_first": "ECE of first ranks",
-    "brier": "Brier score",
-    "log_loss": "log loss",
-}
 _GROUPS = {  # of `radfm.data_prep.data_summary`
     "scans by modality": "modalities",
     "scans by part of the body": "body_parts",
@@ -91,9 +86,9 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         never_shown=list(_never_shown(facts, modalities, synthetic, run)),
         anatomy=_anatomy(facts.evaluations),
         calibrated=config.get("calibration") is not None,
-        calibration_cases=_calibration_cases(facts),
-        calibrations=list(_calibrations(facts)),
-        confidence=list(_confidence(facts)),
+        calibration_cases=calibration_cases(facts),
+        calibrations=list(calibration_tables(facts)),
+        confidence=list(confidence_sentences(facts)),
         citations=[_RADDIAG, *filter(None, [learned.get("citation")])],
     )
 
@@ -261,71 +256,6 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
         yield f"Any disorder but the {len(config['disorders']):,} of its list: others are scored by name alone."
     if not config["use_history"]:
         yield "A clinical history: it looks at pictures alone."
-
-
-def _calibration_cases(facts: Facts) -> str:
-    """On what the scores were calibrated."""
-    record = facts.confidence
-    if not record:
-        cases = facts.recipe.get("cases", {}).get("validation")
-        return (
-            f"{plural(cases, 'validation case')} of the data set that it learned from"
-            if cases
-            else "cases not recorded"
-        )
-    own = record["data"] == (facts.learned or {}).get("fingerprint")
-    of = "the data set that it learned from" if own else f"another data set (fingerprint `{record['data']}`)"
-    disorders = record["disorders"]
-    return (
-        f"{plural(record['cases'], 'validation case')} of {of}, for {disorders['calibrated']:,} of "
-        f"{disorders['vocabulary']:,} disorders"
-    )
-
-
-def _calibrations(facts: Facts) -> Iterator[dict[str, Any]]:
-    """Tables of before and after, each with where it was measured."""
-    found = []
-    if record := facts.confidence:
-        found.append(("validation, each patient by the fit to the others", record["before"], record["after"]))
-    for one in facts.evaluations:
-        both = one["calibration"] or {}
-        if both.get("how") == "saved" and not one["within"]:
-            found.append((f"split {one['split']}, {plural(one['cases'], 'case')}", both["before"], both["after"]))
-    for where, before, after in found:
-        rows = [
-            {"what": what, "before": with_interval(before[name], 4), "after": with_interval(after[name], 4)}
-            for name, what in _CALIBRATION.items()
-        ]
-        yield {"where": where, "rows": rows}
-
-
-def _confidence(facts: Facts) -> Iterator[str]:
-    """Thresholds, prediction sets, and whether it knows what is strange to it."""
-    config, record = facts.config, facts.confidence
-    chosen = sum(value is not None for value in config.get("thresholds") or ())
-    if chosen:
-        own = record.get("thresholds_of_their_own", facts.recipe.get("thresholds_of_their_own"))
-        shared = "" if own is None else f", {own:,} of their own, the others in common"
-        yield f"Thresholds: {chosen:,} of {len(config['disorders']):,} disorders have one{shared}."
-    else:
-        yield "Thresholds: none. Nobody chose from which score a disorder counts as found."
-    if sets := config.get("prediction_sets"):
-        promise = {
-            "all": f"all disorders of a case in {sets['coverage']:.0%} of cases",
-            "share": f"{sets['coverage']:.0%} of a case's disorders on average",
-        }[sets["guarantee"]]
-        yield (
-            f"Prediction sets: made to hold {promise}, fitted to {plural(sets['patients'], 'patient')}. The promise "
-            "holds for patients like those, and no others."
-        )
-    if reference := record.get("reference"):
-        scans, cases = plural(reference["training_scans"], "scan"), plural(reference["training_cases"], "training case")
-        yield (
-            f"A case unlike its training data is told so, by its distance from {scans} of {cases}, and by modalities "
-            f"other than {enumeration(reference['modalities'])}."
-        )
-    else:
-        yield "It cannot tell a case that is unlike its training data."
 
 
 def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
