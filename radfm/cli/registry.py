@@ -37,18 +37,23 @@ class Command:
 COMMANDS = (
     Command("diagnose", "Name the disorders of a case.", "radfm.cli.diagnose:diagnose", computes=True),
     Command("icd", "Find the ICD-10-CM codes of a disorder.", "radfm.cli.icd:icd"),
-    Command("prepare", "Turn files into a data set of cases.", "radfm.data_prep.command:app", "data"),
+    Command(
+        "prepare",
+        "Prepare a data set of cases from files: radfm prepare SOURCE IN OUT.",
+        "radfm.data_prep.command:app",
+        "data",
+    ),
     Command("train", "Train an encoder or a model.", computes=True),
-    Command("train text", "Teach a text encoder ICD-10-CM and ontologies.", "radfm.train.command:text", "train"),
+    Command("train text", "Train a text encoder on ICD-10-CM and ontologies.", "radfm.train.command:text", "train"),
     Command(
         "train diagnosis",
-        "Teach a model to name the disorders of a case.",
+        "Train a model to diagnose cases.",
         "radfm.train.command:diagnosis",
         "train",
     ),
     Command(
         "finetune",
-        "Fit a checkpoint to your own cases, and keep what it knew.",
+        "Fine-tune a checkpoint on your own cases, and keep what it knows.",
         "radfm.train.command:finetune",
         "train",
         computes=True,

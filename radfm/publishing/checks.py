@@ -51,7 +51,7 @@ _WORD_LISTS = ("vocab.json", "vocab.txt", "merges.txt")  # of tokenizers
 
 
 def refuse_unsafe(folder: Path) -> list[str]:
-    """Looks at a checkpoint's folder before anything is taken from it.
+    """Checks the folder of a checkpoint before anything is taken from it.
 
     Returns:
         The folders in it that hold no part of a model, such as those of a training's checkpoints.
@@ -80,7 +80,7 @@ def refuse_pickle(file: Path) -> None:
 
 
 def refuse_what_tells(folder: Path, names: dict[str, str] | None = None) -> None:
-    """Looks into every file of a folder that is to be published.
+    """Checks every file of a folder that is to be published.
 
     Args:
         names: file -> where its words come from, for the message; else its name.

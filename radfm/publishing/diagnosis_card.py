@@ -3,7 +3,7 @@
 Decisions:
 - Each band of each evaluation is a result of the model-index, with its interval.
 - What it was never shown is said by the numbers of its training data, and by nothing else.
-- Groups that come from names of folders are not told: a folder may be called after a patient.
+- Subgroups by folder name are left out: a folder may have the name of a patient.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _GROUPS = {  # of `radfm.data_prep.data_summary`
 }
 _HEADS = {"text": "text: cosine with the embedding of a disorder's name", "mlp": "a fixed list of disorders"}
 _STARTS = {"model": "checkpoint", "tower_weights": "weights of the slice encoder", "text_encoder": "text encoder"}
-_LEAST_CASES, _WORST = 10, 8  # of a disorder among those told worst, and how many are named
+_LEAST_CASES, _WORST = 10, 8  # cases of a disorder among the worst, and how many of these are listed
 _RADDIAG = (
     "The architecture follows RadDiag: Zheng et al., Large-scale long-tailed disease diagnosis on radiology images, "
     "Nature Communications 15:10147, 2024."
@@ -94,11 +94,11 @@ def diagnosis_card(facts: Facts) -> ModelCard:
 
 
 def _evaluations(evaluations: Sequence[dict]) -> Iterator[dict[str, Any]]:
-    """What the template shows of each; groups of cases that were told of before are not told again."""
-    told = []
+    """What the template shows of each evaluation; subgroups that were shown before are not repeated."""
+    shown = []
     for one in evaluations:
-        again = one["subgroups"] in told
-        told.append(one["subgroups"])
+        again = one["subgroups"] in shown
+        shown.append(one["subgroups"])
         yield _evaluation(one) | ({"subgroups": [], "gaps": [], "unknown": []} if again else {})
 
 
@@ -261,8 +261,8 @@ def _never_shown(facts: Facts, modalities: Sequence[str], synthetic: bool, run: 
 def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
     """What a model started from, in words; each with what its own recipe said."""
     named = {"model": run["model"].get("checkpoint"), **{key: run["model"].get(key) for key in tuple(_STARTS)[1:]}}
-    told = {key: {"name": name} for key, name in named.items() if name} | found
-    for key, one in told.items():
+    starts = {key: {"name": name} for key, name in named.items() if name} | found
+    for key, one in starts.items():
         line = f"{_STARTS.get(key, key)} `{markdown_cell(one['name'])}`"
         if "icd10cm" in one:
             names = [f"ICD-10-CM ({one['icd10cm']})", *(known["name"] for known in one.get("ontologies", ()))]
@@ -273,10 +273,10 @@ def _starts(found: dict, run: dict, config: dict) -> Iterator[str]:
             yield f"{line}, which learned from {markdown_cell(data.get('title') or data['source'])} ({licence})"
         else:
             yield f"{line}; what that learned from is not recorded here"
-    if run["model"] and "model" not in told:
-        if "text_encoder" not in told and HEADS[config["head"]].reads_text:
+    if run["model"] and "model" not in starts:
+        if "text_encoder" not in starts and HEADS[config["head"]].reads_text:
             yield "text encoder all-MiniLM-L6-v2 (Apache-2.0), as published"
-        if "tower_weights" not in told:
+        if "tower_weights" not in starts:
             yield "slice encoder: random weights"
 
 

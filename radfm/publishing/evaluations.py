@@ -87,12 +87,12 @@ def _of_text(found: dict, sha256: str) -> dict[str, Any]:
             f"was made with other weights ({made_with}, not {sha256[:12]}): evaluate this checkpoint, or leave "
             "--evaluation out"
         )
-    told = {key: found[key] for key in ("terms", "linked", "candidates", "ontology")}
+    kept = {key: found[key] for key in ("terms", "linked", "candidates", "ontology")}
     for key in ("figures", "intervals"):
         spaces = found.get(key, {})  # own's name may be a path
-        told[key] = {name: spaces[name] for name in ("TF-IDF", "all-MiniLM-L6-v2") if name in spaces}
-        told[key]["this"] = spaces.get(own, {})
-    return told
+        kept[key] = {name: spaces[name] for name in ("TF-IDF", "all-MiniLM-L6-v2") if name in spaces}
+        kept[key]["this"] = spaces.get(own, {})
+    return kept
 
 
 def refuse_other_calibration(config: dict, evaluations: Sequence[dict], paths: Sequence[Path]) -> None:

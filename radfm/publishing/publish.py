@@ -2,7 +2,7 @@
 
 Decisions:
 - The folder to be published is written anew from a list of what a checkpoint has; nothing is copied because it lay
-  there. What was left out is told.
+  there. What was left out is reported.
 - The weights are those that were evaluated, byte by byte. Only a file larger than a shard may be is split, tensors as
   they are, and what names the fingerprint then names the new one.
 - The code that a checkpoint carries is that of the radfm that publishes, with which it was loaded just before.
