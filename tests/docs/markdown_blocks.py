@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-ASKED = "RADFM_SLOW" in os.environ  # to run what is slow, too
+RUN_SLOW = "RADFM_SLOW" in os.environ
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->", re.DOTALL)
 SLOW = re.compile(r"<!-- slow: (.+?) -->", re.DOTALL)
 ALONE = "<!-- run in a process of its own -->"
@@ -21,12 +21,12 @@ class Block:
 
     Attributes:
         line: Of its first line of code in the file, from 1.
-        language: What stands behind the fence: python, bash, yaml, text, ...
+        language: The word after the fence: python, bash, yaml, text, ...
         not_run: The reason in the comment before it, where it is not run.
-        slow: The reason in the comment before it, where it is run only when asked.
-        alone: It is Python that shares nothing with the other blocks.
-        output: The lines of the text block that directly follows, which is what it prints; None: there is none.
-        varies: The reason why that output is not compared.
+        slow: The reason in the comment before it, where it runs only with RADFM_SLOW.
+        alone: It is Python that runs in a process of its own.
+        output: The text block directly after it, which shows what it prints; None if there is none.
+        varies: The reason why this output is not compared.
     """
 
     line: int
@@ -41,12 +41,12 @@ class Block:
     @property
     def left_out(self) -> bool:
         """Whether it is not run this time."""
-        return self.not_run is not None or (self.slow is not None and not ASKED)
+        return self.not_run is not None or (self.slow is not None and not RUN_SLOW)
 
 
 def blocks(file: Path) -> list[Block]:
-    """In the order of the document; a text block that is the output of the one before is no block of its own."""
-    found: list[Block] = []
+    """The blocks in the order of the document. A text block that shows the output of a block belongs to that block."""
+    result: list[Block] = []
     comments, adjacent = "", False
     for token in MarkdownIt().parse(file.read_text(encoding="utf-8")):
         if token.type == "html_block":
@@ -59,15 +59,15 @@ def blocks(file: Path) -> list[Block]:
                 block.not_run = " ".join(reason[1].split())
             if (reason := SLOW.search(comments)) is not None:
                 block.slow = " ".join(reason[1].split())
-            if block.language == "text" and adjacent and found[-1].language in ("python", "bash"):
-                found[-1].output = block
+            if block.language == "text" and adjacent and result[-1].language in ("python", "bash"):
+                result[-1].output = block
                 if (reason := NOT_COMPARED.search(comments)) is not None:
-                    found[-1].varies = reason[1]
+                    result[-1].varies = reason[1]
             else:
-                found.append(block)
+                result.append(block)
         adjacent = token.type == "fence"
         comments = ""
-    return found
+    return result
 
 
 def with_variables(code: str) -> str:
@@ -80,8 +80,8 @@ def with_variables(code: str) -> str:
 
 
 def commands(code: str) -> list[list[str]]:
-    """The words of each command of a shell block, without comments, redirections and what sets variables."""
-    found = []
+    """The words of each command of a shell block, without comments, redirections and assignments."""
+    result = []
     for line in code.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -90,7 +90,7 @@ def commands(code: str) -> list[list[str]]:
         for word in [*lexer, ";"]:
             if word in (";", "&&", "||", "|", "&"):
                 if words:
-                    found.append(words)
+                    result.append(words)
                 words = []
             elif word.startswith((">", "<")):
                 skip = True
@@ -98,4 +98,4 @@ def commands(code: str) -> list[list[str]]:
                 skip = False
             elif words or not re.fullmatch(r"\w+=\S*", word):
                 words.append(word)
-    return found
+    return result

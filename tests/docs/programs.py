@@ -1,8 +1,8 @@
-"""What the shell of the documents finds in the place of larger or other machines: programs of the same names.
+"""Programs that replace larger or other machines in the shell of the documents.
 
-Two processes stand for eight, and this machine for two: node1 and node2 are both 127.0.0.1, with a process each. The
-launchers are torch's and DeepSpeed's own, and so is what they start. SLURM, pdsh, ssh, numactl and pip's index, which a
-test cannot count on, are stood in for by what these commands need of them.
+Two processes take the place of eight, and this machine the place of two: node1 and node2 are both 127.0.0.1, with one
+process each. The launchers are torch's and DeepSpeed's own. SLURM, pdsh, ssh, numactl and pip's index are replaced by
+short scripts that do what these commands need.
 """
 
 import shlex

@@ -1,22 +1,22 @@
-"""Every code block of the README and of docs/ runs, or says why not and is at least right.
+"""Every code block of the README and of docs/ runs. A block that cannot run says why, and is checked.
 
 How it works:
-- A document is a test. Its blocks run in order, in a folder of their own, as a reader would: blocks of `bash` in a
-  shell, blocks of `python` in one namespace, or by themselves where a comment says so (<!-- run in a process of its
-  own -->). What the document takes for granted (`study/`, `datasets/mine`,
-  `runs/mine`, ...) lies there before, small and real: see `workplace.make_template`.
-- `radfm` makes long things short, by options and keys of configs that it adds: see `short_radfm.SHORTER`. The
-  documents do not know of it.
+- A document is a test. Its blocks run in order, in a folder of their own: blocks of `bash` in a shell, blocks of
+  `python` in one namespace, or alone where a comment says so (<!-- run in a process of its own -->). What the document
+  assumes (`study/`, `datasets/mine`, `runs/mine`, ...) is in this folder from the start: `workplace.make_template`.
+- `python`, `radfm`, `torchrun` and `deepspeed` start at once: `tests/forked_python.py`.
+- `radfm` makes long things short, by options and keys of configs that are added: `short_radfm.SHORTER`. The
+  documents do not mention them.
 - The Hugging Face Hub of the shell is a stand-in within this machine, `tests/radfm/hub.py`.
-- A block of `text` right after a block is what that prints, and is compared; "..." stands for anything. Where it
+- A block of `text` directly after a block shows its output and is compared; "..." stands for any text. Where the output
   depends on the weights or the time, a comment says so: <!-- output depends on the weights -->.
 - A block that takes minutes, or what lies in ../shared, has a comment before it: <!-- slow: trains six models -->. It
   runs where `RADFM_SLOW` is set. One that cannot run has another: <!-- not run: downloads -->. What is left out still
   has to compile if it is Python; options of its `radfm` commands, keys of its configs and its files have to exist.
-- What stands for eight GPUs, for two machines and for SLURM is in `programs`.
+- The programs that replace eight GPUs, two machines and SLURM are in `programs`.
 
 `UPDATE_DOCS=1 pytest tests/docs` writes what is printed into the documents. `RADFM_SLOW=1 pytest tests/docs -n 2` runs
-all that is here: for who changes a slow block, and before a release.
+all blocks: do this before a release, and when a slow block has changed.
 """
 
 import doctest
@@ -83,7 +83,7 @@ def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell,
 
 
 def tidy(output: str) -> str:
-    """As a terminal leaves it: no progress bars, no blanks at the ends of lines, one empty line for many."""
+    """The output without progress bars, without blanks at the ends of lines, and with one empty line for several."""
     lines = [line.rstrip() for line in re.split(r"[\r\n]", output) if not re.search(r"\d%\|.*\|", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
 
@@ -98,7 +98,7 @@ def update(file: Path, printed: list[tuple[Block, str]]) -> None:
     file.write_text("".join(lines), encoding="utf-8")
 
 
-def test_what_is_not_run_is_right_as_far_as_can_be_told(monkeypatch):
+def test_blocks_that_do_not_run_have_valid_syntax_options_and_files(monkeypatch):
     monkeypatch.chdir(ROOT)
     left_out = [(document, block) for document, block in all_blocks() if block.left_out]
     for document, block in left_out:
@@ -129,7 +129,7 @@ def check_command(words: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> None:
-    """What typer makes of a command, and what its config makes of its changes, without running it."""
+    """Parses a command with typer, and the changes of its config, without running it."""
     root = typer.main.get_command(app)
     given: dict = {}
     heads = [root]
@@ -148,8 +148,8 @@ def parse(arguments: list[str]) -> None:
         finetune_config({}, changes)
 
 
-def test_every_block_holds_something_and_says_what_it_is_written_in():
-    """A command in a block without a language would never be tried."""
+def test_every_block_has_content_and_a_language():
+    """A command in a block without a language would never run."""
     for document, block in all_blocks():
         assert block.code.strip(), f"{document}:{block.line} is empty"
         if block.language not in ("python", "bash"):

@@ -1,7 +1,7 @@
-"""Where the documents' blocks run: a folder with small real things under the names that the documents use.
+"""The folder in which the blocks of a document run, with small data sets and checkpoints under the document's names.
 
-`RADFM_DOCS=FOLDER pytest tests/docs` keeps the template and the server there, for who writes documents: the next run
-starts at once. Delete the folder, and end the server, when radfm has changed.
+`RADFM_DOCS=FOLDER pytest tests/docs` keeps the template and the server in that folder, so that the next run starts at
+once. Delete the folder and end the server when radfm has changed.
 """
 
 import csv
@@ -22,7 +22,7 @@ import pytest
 import short_radfm
 import stand_in_hub
 from filelock import FileLock
-from markdown_blocks import ASKED, blocks, commands
+from markdown_blocks import RUN_SLOW, blocks, commands
 from PIL import Image
 from programs import PROGRAMS
 from pydicom.data import get_testdata_file
@@ -53,7 +53,7 @@ class Shell:
     environment: dict[str, str]
 
     def run(self, code: str, folder: Path) -> subprocess.CompletedProcess:
-        """Standard output and error together, as on a screen; it ends at the first command that fails."""
+        """Runs until the first command that fails. Standard output and error come together, as on a screen."""
         clone = {"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": SOME_TESTS} if (folder / "Makefile").exists() else {}
         return subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", code],
@@ -92,7 +92,7 @@ def start_shell(tmp_path_factory):
 
 @pytest.fixture(scope="session", name="template")
 def make_template(tmp_path_factory, shell) -> Path:
-    """All that the documents take for granted. Made once, also where several processes test."""
+    """The data sets, checkpoints and files that the documents assume, made once for all processes of pytest-xdist."""
     kept = os.environ.get("RADFM_DOCS")
     folder = Path(kept).absolute() / "template" if kept else folder_of_session(tmp_path_factory, "template")
     with FileLock(f"{folder}.lock"):
@@ -104,7 +104,7 @@ def make_template(tmp_path_factory, shell) -> Path:
 
 @pytest.fixture(name="workplace")
 def fill_workplace(template, tmp_path, monkeypatch):
-    """A function from a document to a folder of its own, with what the document names and does not make itself."""
+    """A function that makes the folder of a document, with what the document names and does not make itself."""
 
     def make(document: Path) -> Path:
         text, made = document.read_text(encoding="utf-8"), _made_by(document)
@@ -221,12 +221,12 @@ def _small_files(folder: Path) -> None:
     picture.save(folder / "cat.jpg")
     with open(folder / short_radfm.FILLED_IN, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    if ASKED:
+    if RUN_SLOW:
         _large_files(folder)
 
 
 def _large_files(folder: Path) -> None:
-    """What slow blocks take for granted: an ontology, a table of cases, weights in the shapes of published ones."""
+    """The files that slow blocks assume: an ontology, a table of cases, weights in the shapes of published ones."""
     import timm
     import torch
 
@@ -269,7 +269,7 @@ def _open_clip(folder: Path) -> None:
 
 
 def _chest_cts(folder: Path) -> None:
-    """Volumes and a table of findings, called as those of CT-RATE."""
+    """Volumes and a table of findings, with the names that CT-RATE's have."""
     (folder / "volumes").mkdir()
     lines = ["VolumeName,Cardiomegaly,Emphysema"]
     rng = np.random.default_rng(1)
