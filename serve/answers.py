@@ -75,7 +75,7 @@ def content_of_page(
         "trained": config.trained,
         "vocabulary": len(config.disorders),
         "sets": sets and {key: sets[key] for key in ("coverage", "guarantee")},
-        "out_of_distribution": report["unlike"],
+        "out_of_distribution": report["ood_reason"],
         "p_value": judgement and judgement["p_value"],
         "brightest": [_brightest_scan(explanation) for explanation in explanations],
         "scans": [
