@@ -76,10 +76,10 @@ def features_of(tower: torch.nn.Module, data: CaseDataset) -> np.ndarray:
     return features.numpy()
 
 
-def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
     """Logits (cases, disorders); what no test case has is not fitted, and what no training case has cannot be."""
     scores = np.zeros((len(test), labels.shape[1]))
-    for disorder in tqdm(np.flatnonzero(wanted.any(0) & labels.any(0)), desc="logistic", file=sys.stderr):
+    for disorder in tqdm(np.flatnonzero(test_labels.any(0) & labels.any(0)), desc="logistic", file=sys.stderr):
         fit = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200).fit(train, labels[:, disorder])
         scores[:, disorder] = fit.decision_function(test)
     return scores
@@ -91,9 +91,9 @@ def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: Stored
         cases.vocabulary.names, normalize_embeddings=True
     )
     diagnosed = labels.any(1)
-    meant = labels[diagnosed] @ names / labels[diagnosed].sum(1, keepdims=True)
-    seen = Ridge(alpha=1000.0).fit(train[diagnosed], meant).predict(test)
-    return seen / np.linalg.norm(seen, axis=1, keepdims=True) @ names.T
+    targets = labels[diagnosed] @ names / labels[diagnosed].sum(1, keepdims=True)
+    predicted = Ridge(alpha=1000.0).fit(train[diagnosed], targets).predict(test)
+    return predicted / np.linalg.norm(predicted, axis=1, keepdims=True) @ names.T
 
 
 def labels_of(data: CaseDataset) -> np.ndarray:

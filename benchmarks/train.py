@@ -56,21 +56,21 @@ class Setting(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a prepared data set; unset, 200 phantoms are drawn")
+    parser.add_argument("--data", type=Path, help="a prepared data set; unset, 200 phantoms are generated")
     parser.add_argument("--config", type=Path, default=CONFIG, help="an experiment; unset, diagnosis.yaml")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="of the experiment, another tower for one")
     parser.add_argument("--worker", choices=["turns", "steps", "tower"], help=argparse.SUPPRESS)
-    parser.add_argument("--slices", type=int, default=0, help="of a step; 0: as the config says")
+    parser.add_argument("--slices", type=int, default=0, help="of a step; 0: as in the config")
     arguments = parser.parse_args()
     if arguments.worker:
         keep_freed_memory()
         with tempfile.TemporaryDirectory() as scratch:
             work = {"turns": turns, "steps": steps, "tower": tower}[arguments.worker]
             setting = Setting(arguments.data, arguments.config, arguments.changes)
-            found = work(setting, arguments.steps, arguments.slices, scratch)
+            figures = work(setting, arguments.steps, arguments.slices, scratch)
         if int(os.environ.get("RANK", 0)) == 0:
-            print(json.dumps(found))
+            print(json.dumps(figures))
         return
     with tempfile.TemporaryDirectory() as scratch:
         data = arguments.data
@@ -85,13 +85,13 @@ def compare(setting: Setting, count: int) -> None:
     named = " ".join([setting.config.name, *setting.changes])
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {both} cores, {named}")
     for threads in dict.fromkeys((both, 1)):
-        found = measured("turns", setting, count, threads)
+        figures = measured("turns", setting, count, threads)
         print(f"on {threads} core{'s' if threads > 1 else ''}")
-        print(f"  tower, forward and backward      {found['tower']:7.0f} slices/s")
-        print(f"  training                         {found['slices_per_s']:7.0f} slices/s,", end=" ")
-        print(f"{found['share']:.2f} of it (target 0.85; quarters {found['low']:.2f} and {found['high']:.2f})")
-        print(f"  by the processor's time          {found['processor']:7.2f} of it")
-        print(f"  waiting for data                 {found['waiting']:7.1%} of the time (target 5%)")
+        print(f"  tower, forward and backward      {figures['tower']:7.0f} slices/s")
+        print(f"  training                         {figures['slices_per_s']:7.0f} slices/s,", end=" ")
+        print(f"{figures['share']:.2f} of it (target 0.85; quarters {figures['low']:.2f} and {figures['high']:.2f})")
+        print(f"  by the processor's time          {figures['processor']:7.2f} of it")
+        print(f"  waiting for data                 {figures['waiting']:7.1%} of the time (target 5%)")
 
     one, one_tower = measured("steps", setting, count, 1), measured("tower", setting, count, 1)
     step = read_diagnosis_config(setting.config, setting.changes).sampling.slices_per_step
@@ -212,13 +212,13 @@ class Watched:
     def __iter__(self):
         batches = iter(self.loader)
         while True:
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             if self.taken >= WARM_UP:
-                self.waited += time.perf_counter() - asked
+                self.waited += time.perf_counter() - requested
                 self.slices += len(batch["pixel_values"])
             self.taken, self.last = self.taken + 1, batch["pixel_values"]
             yield batch
@@ -234,8 +234,8 @@ def turns(setting: Setting, count: int, slices: int, output: str) -> dict:
     trainer.train()
     training, alone, processor, waiting = (statistics.median(column) for column in zip(*clock.turns, strict=True))
     low, share, high = statistics.quantiles([turn[0] / turn[1] for turn in clock.turns], n=4)
-    found = {"slices_per_s": training, "tower": alone, "processor": processor, "waiting": waiting}
-    return found | {"low": low, "share": share, "high": high}
+    figures = {"slices_per_s": training, "tower": alone, "processor": processor, "waiting": waiting}
+    return figures | {"low": low, "share": share, "high": high}
 
 
 def steps(setting: Setting, count: int, slices: int, output: str) -> dict:
@@ -284,8 +284,8 @@ def bare_pass(network, pictures: torch.Tensor, bf16: bool) -> tuple[float, float
     """Seconds, and those of the processor."""
     began, processor = time.perf_counter(), time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        seen = network(pictures.to(torch.float32, memory_format=torch.channels_last))
-    seen.float().square().mean().backward()
+        output = network(pictures.to(torch.float32, memory_format=torch.channels_last))
+    output.float().square().mean().backward()
     network.zero_grad()
     return time.perf_counter() - began, time.process_time() - processor
 

@@ -38,9 +38,9 @@ def main() -> None:
     learned, frozen = held["DDP"]["learned"], held["DDP"]["frozen"]
     print(f"{PROCESSES} processes, {learned / 2**18:.1f} MiB of weights that learn, {frozen / 2**18:.1f} MiB frozen\n")
     print(f"{'MiB per process':16}" + "".join(f"{kind:>12}{'(promise)':>11}" for kind in KINDS) + f"{'together':>12}")
-    for mode, found in held.items():
-        cells = [f"{found[kind] / 2**20:12.1f}{promise(mode, kind, learned, frozen) / 2**20:11.1f}" for kind in KINDS]
-        print(f"{mode:16}" + "".join(cells) + f"{sum(found[kind] for kind in KINDS) / 2**20:12.1f}")
+    for mode, sizes in held.items():
+        cells = [f"{sizes[kind] / 2**20:12.1f}{promise(mode, kind, learned, frozen) / 2**20:11.1f}" for kind in KINDS]
+        print(f"{mode:16}" + "".join(cells) + f"{sum(sizes[kind] for kind in KINDS) / 2**20:12.1f}")
 
 
 def promise(mode: str, kind: str, learned: int, frozen: int) -> float:
@@ -75,7 +75,7 @@ def count(mode: str, data: str, output: str) -> None:
     changes += ["training.eval_strategy=no", "training.save_steps=2", "training.disable_tqdm=true"]
     changes += [f"training.deepspeed={packaged_config(MODES[mode])}"] if MODES[mode] else []
     create = DiagnosisTrainer.create_optimizer
-    found = {}
+    sizes = {}
 
     def watched(self, *arguments):
         optimizer = create(self, *arguments)
@@ -85,7 +85,7 @@ def count(mode: str, data: str, output: str) -> None:
         step = optimizer.step
 
         def counted(*arguments, **options):
-            found.update(tally(model, optimizer))
+            sizes.update(tally(model, optimizer))
             return step(*arguments, **options)
 
         optimizer.step = counted
@@ -102,7 +102,7 @@ def count(mode: str, data: str, output: str) -> None:
     DiagnosisTrainer._prepare_for_training = began
     diagnosis.train(read_diagnosis_config("diagnosis.yaml", changes))
     if distributed.get_rank() == 0:
-        print(json.dumps(found))
+        print(json.dumps(sizes))
 
 
 def tally(model, optimizer) -> dict[str, int]:

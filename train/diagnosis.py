@@ -105,7 +105,7 @@ def _prevalence(cases: StoredCases, rows: list[int]) -> float:
 
 
 def _with_features(data: CaseDataset, model: RadFMForDiagnosis, dtype: torch.dtype = torch.float32) -> CaseDataset:
-    """The same data set with the features of its slices in the place of their pixels."""
+    """The same data set with the features of its slices instead of their pixels."""
     data.features = slice_features(data.cases, data.rows, model, data.processor, dtype)
     return data
 

@@ -179,14 +179,14 @@ class DiagnosisTrainer(Trainer):
             self._raise_not_finite(self.validation, np.flatnonzero(wrong), "the scores are")
         labels, counts = self.validation.label_matrix, self.train_dataset.label_counts
         try:
-            found = macro_auc(scores, labels, counts)
+            figures = macro_auc(scores, labels, counts)
         except ValueError as error:
             raise ValueError(f"validation: {error}: set training.eval_strategy=no") from error
         negatives = same_groups([self.validation.body_parts(case) for case in range(len(labels))], labels)
         measurable = ((labels > 0) & negatives).any(0) & ((labels == 0) & negatives).any(0)
-        within = macro_auc(scores, labels, counts, negatives) if measurable.any() else found
-        found["auc_within"] = within["auc"]
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        within = macro_auc(scores, labels, counts, negatives) if measurable.any() else figures
+        figures["auc_within"] = within["auc"]
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

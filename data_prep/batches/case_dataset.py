@@ -205,7 +205,7 @@ class CaseDataset(Dataset):
         return self._with_features(self.cases.scan(row), row)
 
     def _with_features(self, scan: Scan, row: int) -> Scan:
-        """The scan with features (slices, f) in the place of its pixels, where there are features."""
+        """The scan with features (slices, f) instead of its pixels, if there are features."""
         return scan if self.features is None else replace(scan, pixels=self.features.of(row))
 
     def _chosen_features(self, cases: list[Case]) -> Tensor:

@@ -340,11 +340,11 @@ def test_a_threshold_has_the_best_f1_and_rare_disorders_share_one():
     rng = np.random.default_rng(0)
     labels = (rng.random((60, 3)) < [0.4, 0.05, 0.0]).astype(float)
     p = (labels * 0.3 + rng.random((60, 3)) * 0.7).round(2)
-    found, own = calibration.thresholds(p, labels)
+    thresholds, own = calibration.thresholds(p, labels)
     assert own == [True, False, False]
-    assert found[1] == found[2]
+    assert thresholds[1] == thresholds[2]
     best = max(f1_score(labels[:, 0], p[:, 0] >= t) for t in np.unique(p[:, 0]))
-    assert f1_score(labels[:, 0], p[:, 0] >= found[0]) == best
+    assert f1_score(labels[:, 0], p[:, 0] >= thresholds[0]) == best
     assert calibration.best_f1_threshold(np.ones(3), np.zeros(3)) == 0.5
 
 

@@ -162,10 +162,10 @@ def test_two_processes_train_the_same_model_as_one(mode, run, one_process, phant
     assert len(losses(output)) == STEPS
     np.testing.assert_allclose(losses(output), losses(one_process), atol=1e-4, rtol=0)
     expected = load_file(one_process / f"checkpoint-{STEPS}" / "model.safetensors")
-    found = load_file(output / f"checkpoint-{STEPS}" / "model.safetensors")
-    assert set(found) == set(expected)
+    actual = load_file(output / f"checkpoint-{STEPS}" / "model.safetensors")
+    assert set(actual) == set(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=5e-4, rtol=0)
+        torch.testing.assert_close(actual[name], tensor, atol=5e-4, rtol=0)
     model = RadFMForDiagnosis.from_pretrained(output)
     assert all(torch.equal(tensor, weights(output)[name]) for name, tensor in model.state_dict().items())
 
@@ -191,11 +191,11 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(
 
     resumed = run(config, mode)
     assert losses(resumed) == losses(whole)
-    expected, found = weights(whole), weights(resumed)
-    assert set(found) == set(expected)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, actual = weights(whole), weights(resumed)
+    assert set(actual) == set(expected)
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     text = load_file(text_encoder / "model.safetensors")["encoder.layer.1.output.dense.weight"]
-    assert torch.equal(found["radfm.text_encoder.encoder.encoder.layer.1.output.dense.weight"], text)
+    assert torch.equal(actual["radfm.text_encoder.encoder.encoder.layer.1.output.dense.weight"], text)
 
 
 def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(
@@ -207,8 +207,8 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(
     ended = run(tiny(phantoms, text_encoder, killed))
     checkpoints = [{folder.name for folder in output.glob("checkpoint-*")} for output in (one_process, ended)]
     assert checkpoints[0] == checkpoints[1]
-    expected, found = weights(one_process), weights(ended)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, actual = weights(one_process), weights(ended)
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     recipes = [json.loads((output / "radfm_diagnosis.json").read_text()) for output in (one_process, ended)]
     assert [recipe.pop("effort")["resumed"] for recipe in recipes] == [False, True]
     assert recipes[0] == recipes[1]
@@ -249,9 +249,9 @@ def test_the_result_is_a_model_with_processor_vocabulary_and_recipe(one_process,
     torch.testing.assert_close(model.head.disorder_embeds[:5], embeds, atol=1e-5, rtol=0)
 
     case = load(phantoms, "validation")[0]
-    found = pipeline("zero-shot-diagnosis", model=str(one_process))(case, top_k=3)
-    assert len(found) == 3
-    assert found[0]["label"] in vocabulary.names
+    actual = pipeline("zero-shot-diagnosis", model=str(one_process))(case, top_k=3)
+    assert len(actual) == 3
+    assert actual[0]["label"] in vocabulary.names
 
     recipe = json.loads((one_process / "radfm_diagnosis.json").read_text())
     learned = load(phantoms, "train", labelled=True)
@@ -349,8 +349,8 @@ def test_training_continues_a_checkpoint_with_the_vocabulary_of_the_data(one_pro
     processor.save_pretrained(tmp_path / "start")
     few = {"max_steps": 1, "save_steps": 1, "eval_strategy": "no", "learning_rate": 0.0}
     output = train(tiny(phantoms, None, tmp_path / "run", model={"checkpoint": str(tmp_path / "start")}, training=few))
-    start, found = weights(one_process), weights(output)
-    assert all(torch.allclose(found[name], start[name], atol=1e-6) for name in start)
+    start, actual = weights(one_process), weights(output)
+    assert all(torch.allclose(actual[name], start[name], atol=1e-6) for name in start)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_cases(
@@ -442,19 +442,19 @@ def test_a_patch_is_compared_with_the_mask_that_covers_it_most():
     rows = torch.tensor([[0, 1], [1, 0]])
     logits = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     unlocated = torch.tensor([[False, False], [False, False], [True, False]])
-    found = patch_losses(logits, masks, rows, unlocated)
+    actual = patch_losses(logits, masks, rows, unlocated)
     no, yes = F.softplus(logits), F.softplus(-logits)
     first = yes[0, 0, 0, 1] + (no[0, 0, 1, 1] + no[0, 1, 1, 1]) / 4 + no[0, ..., 0].mean()
     second = yes[1, 0, 0, 0] + (no[1, ..., 0].sum() - no[1, 0, 0, 0]) / 4 + no[1, ..., 1].mean()
-    torch.testing.assert_close(found, torch.stack([first, second, no[2, ..., 1].mean()]))
+    torch.testing.assert_close(actual, torch.stack([first, second, no[2, ..., 1].mean()]))
 
 
 def test_a_single_scan_has_the_disorders_of_its_masks():
     labels = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
     unlocated = torch.tensor([[False, False, True], [False, False, False]])
     rows = torch.tensor([[0, 0], [3, 1], [5, 1]])
-    found = labels_of_scans(labels, unlocated, rows, torch.tensor([2, 2, 3]), torch.tensor([2, 1]))
-    assert found.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 0]]
+    actual = labels_of_scans(labels, unlocated, rows, torch.tensor([2, 2, 3]), torch.tensor([2, 1]))
+    assert actual.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 0]]
 
 
 def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
@@ -511,9 +511,9 @@ def test_a_tower_trained_with_masks_adds_the_logits_of_its_patches_to_the_vector
     with torch.no_grad():
         slices = teacher.radfm.encode_slices(pictures, one, with_patches=True)
         expected = teacher.patch_logits(slices, modality_ids=one)
-        found = tower.logits_of_patches(tower.feature_map(pictures))
+        actual = tower.logits_of_patches(tower.feature_map(pictures))
         in_vector = tower(pictures)[:, -expected.shape[-1] :]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(in_vector, expected.amax((1, 2)))
     reading_again = reading | {"tower_weights": str(result)}
     again = train(tiny(phantoms, text_encoder, tmp_path / "again", model=reading_again, training=brief))
@@ -547,8 +547,8 @@ def test_whitening_makes_the_embeddings_of_names_less_similar_and_applies_to_all
 def test_the_auc_is_averaged_over_the_disorders_that_can_be_measured():
     labels = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [1, 1, 1, 0]])
     scores = np.array([[3.0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [4, 0, 0, 0]])
-    found = macro_auc(scores, labels, np.array([100, 5, 40, 40]))
-    assert found == {"auc": 0.625, "disorders": 2, "auc_head": 1.0, "auc_tail": 0.25}
+    actual = macro_auc(scores, labels, np.array([100, 5, 40, 40]))
+    assert actual == {"auc": 0.625, "disorders": 2, "auc_head": 1.0, "auc_tail": 0.25}
     with pytest.raises(ValueError, match="no disorder occurs"):
         macro_auc(scores[:1], labels[:1], np.zeros(4))
 

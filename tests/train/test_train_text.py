@@ -70,10 +70,10 @@ def test_a_term_held_out_gives_neither_names_nor_synonyms_nor_definition(obo):
     secret = [term for term in known if ontology.fold(term.id) == 2 and term.synonyms]
     assert len(secret) > 2
     pairs = text_pairs([known], ["synonyms", "definitions", "parents", "cross references"], held_out=2)
-    told = {text for rows in pairs.values() for name in rows.column_names[:2] for text in rows[:][name]}
+    used = {text for rows in pairs.values() for name in rows.column_names[:2] for text in rows[:][name]}
     for term in secret:
-        assert told.isdisjoint({term.name, term.definition, *(s.text for s in term.synonyms)})
-    assert told >= {term.name for term in known if ontology.fold(term.id) != 2 and term.synonyms}
+        assert used.isdisjoint({term.name, term.definition, *(s.text for s in term.synonyms)})
+    assert used >= {term.name for term in known if ontology.fold(term.id) != 2 and term.synonyms}
 
 
 def test_a_term_held_out_of_one_ontology_is_not_told_by_another(tmp_path):
@@ -141,7 +141,7 @@ def test_batches_hold_texts_of_like_length_and_none_twice():
     sampler = LengthBatchSampler(rows, batch_size=16, drop_last=True, seed=1)
     batches = list(sampler)
     assert batches == list(sampler)
-    spread = [max(map(len, found)) - min(map(len, found)) for found in ([texts[i] for i in b] for b in batches)]
+    spread = [max(map(len, actual)) - min(map(len, actual)) for actual in ([texts[i] for i in b] for b in batches)]
     assert sum(spread) / len(spread) < 16  # of 50
     assert all(len({texts[i] for i in batch}) == 16 for batch in batches)
     sampler.set_epoch(1)
@@ -223,8 +223,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, text_encoder, obo):
     shutil.copytree(whole / "checkpoint-3", tmp_path / "killed" / "checkpoint-3")
     resumed = train(config(tmp_path / "killed", text_encoder, obo))
     assert losses(resumed) == losses(whole)
-    expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, actual = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
 def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path, text_encoder, obo):
@@ -232,8 +232,8 @@ def test_a_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path, 
     shutil.copytree(whole / "checkpoint-6", tmp_path / "killed" / "checkpoint-6")
     ended = train(config(tmp_path / "killed", text_encoder, obo, model={"base_share": 0.5}))
     assert [folder.name for folder in ended.glob("checkpoint-*")] == ["checkpoint-6"]
-    expected, found = load_file(whole / "model.safetensors"), load_file(ended / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, actual = load_file(whole / "model.safetensors"), load_file(ended / "model.safetensors")
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     kept = [{file.name for file in folder.iterdir()} - {"checkpoint-3", "runs"} for folder in (whole, ended)]
     assert kept[0] == kept[1]
 
@@ -243,15 +243,15 @@ def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_b
         config(tmp_path / "whole", text_encoder, obo, model={"average_from": 0.5}, training={"save_steps": 2})
     )
     ends = [load_file(averaged / f"checkpoint-{step}" / "model.safetensors") for step in (4, 6)]
-    found = load_file(averaged / "model.safetensors")
-    for name, tensor in found.items():
+    actual = load_file(averaged / "model.safetensors")
+    for name, tensor in actual.items():
         torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
     shutil.copytree(averaged / "checkpoint-4", tmp_path / "killed" / "checkpoint-4")
     changes = {"model": {"average_from": 0.5, "base_share": 0.5}, "training": {"save_steps": 2}}
     half = load_file(train(config(tmp_path / "killed", text_encoder, obo, **changes)) / "model.safetensors")
     base = load_file(text_encoder / "model.safetensors")
     name = "encoder.layer.0.output.dense.weight"
-    torch.testing.assert_close(half[name], (found[name] + base[name]) / 2)
+    torch.testing.assert_close(half[name], (actual[name] + base[name]) / 2)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_two_processes_learn_what_one_does(python, deepspeed_extensions, tmp_pat
         timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    expected, found = load_file(one / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
+    expected, actual = load_file(one / "model.safetensors"), load_file(tmp_path / "two" / "model.safetensors")
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=0)
+        torch.testing.assert_close(actual[name], tensor, atol=2e-4, rtol=0)
 
 
 def test_a_base_that_cannot_be_loaded_is_named(tmp_path):
