@@ -60,7 +60,7 @@ class VocabularyIndex:
 
     def __init__(self, names: Sequence[str], icd10cm: Sequence[Sequence[str]] = ()):
         self._names, self._icd10cm = names, icd10cm
-        self._rows = _rows_by_name(tuple(names))
+        self._rows, self._rows_ignoring_case = _rows_by_name(tuple(names))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -74,7 +74,7 @@ class VocabularyIndex:
     def get(self, name: str) -> int | None:
         """The row of a name, None where there is none."""
         row = self._rows.get(name)
-        return self._rows.get(name.strip().casefold()) if row is None else row
+        return self._rows_ignoring_case.get(name.strip().casefold()) if row is None else row
 
     def row(self, name: str) -> int:
         """The row of a name.
@@ -103,11 +103,11 @@ class VocabularyIndex:
 
 
 @lru_cache(maxsize=16)
-def _rows_by_name(names: tuple[str, ...]) -> dict[str, int]:
-    lower_case: dict[str, int] = {}
+def _rows_by_name(names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
+    ignoring_case: dict[str, int] = {}
     for row, name in enumerate(names):
-        lower_case.setdefault(name.strip().casefold(), row)
-    return lower_case | {name: row for row, name in enumerate(names)}
+        ignoring_case.setdefault(name.strip().casefold(), row)
+    return {name: row for row, name in enumerate(names)}, ignoring_case
 
 
 @strict
