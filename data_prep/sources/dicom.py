@@ -13,7 +13,7 @@ Decisions:
   replaced by pseudonyms.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from radfm.data_prep.deidentify import deidentify, keyed_uid
 from radfm.data_prep.plan import CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import read_files, walk_files
-from radfm.data_prep.sources.rows import read_rows, split_list
+from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
 from radfm.readers.dicom_files import text
 from radfm.readers.errors import Unreadable, quiet_libraries, reason_for
 from radfm.readers.formats import format_of
@@ -94,7 +94,7 @@ class Dicom:
         listed = count + len(unusable)
         return Listing(plans, rejected + unusable, "file or label", listed, listed - len(rejected) - len(unusable))
 
-    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _files(self) -> Iterable[Path]:
@@ -118,10 +118,11 @@ class Dicom:
         if self.labels is None:
             return {}, []
         found, rejected = {}, []
-        for line, row in read_rows(self.labels):
-            if isinstance(row, Rejected):
-                rejected.append(row)
+        for line, content in read_rows(self.labels):
+            if isinstance(content, Rejected):
+                rejected.append(content)
                 continue
+            row = with_lists(content, ("disorders", "icd10cm"))
             keys = [
                 (_BY[column], self._number(_BY[column], row[column])) for column in row if column in _BY and row[column]
             ]

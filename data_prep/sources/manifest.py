@@ -13,7 +13,7 @@ Decisions:
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from radfm.data_prep.guess import guess_plane
 from radfm.data_prep.plan import NORMAL, CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
-from radfm.data_prep.sources.rows import read_rows, split_list
+from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
 from radfm.modalities import modality_name
 
 COLUMNS = {
@@ -79,7 +79,7 @@ class Manifest:
             if isinstance(row, Rejected):
                 rejected.append(row)
                 continue
-            row = {_CALLED.get(name, name): value for name, value in row.items()}
+            row = with_lists({_CALLED.get(name, name): value for name, value in row.items()}, ("disorders", "icd10cm"))
             columns |= row.keys()
             try:
                 checked = self._checked(row)
@@ -98,7 +98,7 @@ class Manifest:
         plans = [self._plan(rows, "disorders" in columns) for rows in rows_of.values()]
         return Listing(plans, rejected, "row", listed, planned)
 
-    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _checked(self, row: dict) -> dict:

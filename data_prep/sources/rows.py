@@ -8,9 +8,10 @@ Decisions:
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from radfm.data_prep.plan import Rejected
 
@@ -39,6 +40,11 @@ def split_list(value: str | list | None) -> list[str]:
     """ "Pneumonia; Rib fracture" or a JSON list -> names, each once."""
     parts = value if isinstance(value, list) else (value or "").split(";")
     return list(dict.fromkeys(name for name in (" ".join(str(part).split()) for part in parts) if name))
+
+
+def with_lists(row: dict[str, str | list], columns: Collection[str]) -> dict[str, Any]:
+    """The row with JSON lists in these columns only; elsewhere a list becomes its text, for the messages of checks."""
+    return {name: value if name in columns else str(value) for name, value in row.items()}
 
 
 def _csv_rows(path: Path, text: str):

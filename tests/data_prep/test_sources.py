@@ -110,6 +110,29 @@ def test_manifests_as_spreadsheets_and_programs_write_them(tmp_path):
     assert [(r.name, "no JSON object" in r.reason) for r in listing.rejected] == [("line 3", True), ("line 4", True)]
 
 
+def test_a_list_in_a_column_of_one_value_rejects_its_row(tmp_path, archive):
+    picture(tmp_path / "1.png")
+    lines = tmp_path / "cases.jsonl"
+    row = {"case": "7", "path": "1.png", "modality": "CT", "disorders": ["Pneumonia"]}
+    lines.write_text(
+        "".join(json.dumps(row | {key: [value]}) + "\n" for key, value in (("split", "train"), ("path", "1.png")))
+    )
+    listing = Manifest(lines, OPEN).listing()
+    assert not listing.plans
+    assert [r.name for r in listing.rejected] == ["line 1", "line 2"]
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {"study": "1.2.3.1", "split": ["train"]},
+        {"study": ["1.2.3.2"]},
+        {"study": "1.2.3.3", "disorders": ["Gout"]},
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for names in (OPEN, HIDDEN):
+        listing = Dicom(archive, names, labels).listing()
+        assert [r.name for r in listing.rejected if r.what == "row"] == ["line 1", "line 2"]
+        assert [plan.disorders for plan in listing.plans if plan.labelled] == [["Gout"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
