@@ -267,7 +267,7 @@ def _run(source_of: Callable[["Pseudonyms"], "Source"], values: dict) -> None:
     options = {
         name: values[name] for name in ("size", "precision", "max_slices", "cases_per_shard", "seed") if name in values
     }
-    settings = Settings(**options, fractions=_numbers(values["fractions"]))
+    settings = Settings(**options, fractions=_fractions(values["fractions"]))
     with _progress(f"Preparing {out}") as progress:
         record = prepare(
             source_of(names),
@@ -307,9 +307,10 @@ def _key_of(out: Path) -> bytes:
     return file.read_bytes()
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _fractions(text: str) -> tuple[float, float, float]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        train, validation, test = (float(part) for part in text.split(","))
+        return train, validation, test
     except ValueError:
         raise ValueError(f"--fractions takes three numbers such as 0.7,0.1,0.2, not {text!r}") from None
 

@@ -6,7 +6,7 @@ Decisions:
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from radfm.data_prep.plan import SPLITS
@@ -96,7 +96,7 @@ class Counts:
         return [disorder for disorder in self.disorders if disorder.band == name]
 
 
-def count(rows: Sequence[dict], scans: Sequence[dict], vocabulary: Vocabulary) -> Counts:
+def count(rows: Sequence[dict], scans: Mapping[int, dict] | Sequence[dict], vocabulary: Vocabulary) -> Counts:
     """Counts cases and scans.
 
     Args:

@@ -53,7 +53,7 @@ def altered_by_profile(keyword: str) -> bool:
 
 def keyed_uid(uid: str, pseudonyms: Pseudonyms) -> str:
     """A keyed pseudonym of a UID; UIDs of the standard are kept."""
-    if not pseudonyms.hides or not uid or uid.startswith(_STANDARD_UIDS):
+    if pseudonyms.key is None or not uid or uid.startswith(_STANDARD_UIDS):
         return uid
     digest = hmac.new(pseudonyms.key, f"uid:{uid}".encode(), "sha256").digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"  # PS3.5 B.2: a UUID as a number

@@ -42,8 +42,9 @@ def duplicate_groups(
     known = [i for i, fingerprint in enumerate(fingerprints) if fingerprint is not None]
     if not known:
         return []
-    hashes = np.array([int(fingerprints[i][0], 16) for i in known], dtype=np.uint64)
-    thumbnails = [np.frombuffer(bytes.fromhex(fingerprints[i][1]), np.uint8) for i in known]
+    present = [fingerprint for fingerprint in fingerprints if fingerprint is not None]
+    hashes = np.array([int(hash_, 16) for hash_, _ in present], dtype=np.uint64)
+    thumbnails = [np.frombuffer(bytes.fromhex(thumbnail), np.uint8) for _, thumbnail in present]
     thumbs = _standard(np.array(thumbnails, np.float32))
     leader = np.arange(len(known))
     detail_of = lru_cache(maxsize=4096)(lambda i: _detail(picture_of(known[i])))

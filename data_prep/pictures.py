@@ -44,7 +44,7 @@ def ct_window(scan: Scan) -> Window | None:
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values from `low` to `high` as grey levels from 0 to 255; values outside are clipped."""
-    return np.uint8(255 * np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1))
+    return (255 * np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
 
 
 def representative_slice(scan: Scan) -> int:

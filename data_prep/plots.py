@@ -56,7 +56,7 @@ _SCAN_BINS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 33)
 
 def modalities(counts: Counts) -> Figure:
     """Scans by modality, divided by split."""
-    bars = {
+    bars: dict[str, dict[str | None, int]] = {
         name: {split: one.split_scans[split] for split in SPLITS if counts.splits[split].cases}
         for name, one in counts.modalities.items()
     }
@@ -184,7 +184,13 @@ def _bars(bars: Mapping[str, Mapping[str | None, int]], unit: str) -> Figure:
         for split in splits:
             lengths = [parts[split] for parts in bars.values()]
             axes.barh(
-                range(len(names)), lengths, 0.72, left, color=SPLIT_COLOURS.get(split, _ONE), label=split, linewidth=0
+                range(len(names)),
+                lengths,
+                0.72,
+                left,
+                color=SPLIT_COLOURS.get(split or "", _ONE),
+                label=split,
+                linewidth=0,
             )
             left = [start + length for start, length in zip(left, lengths, strict=True)]
         for bar, total in enumerate(totals):

@@ -88,7 +88,8 @@ def _case_rows(
         record.scans.append(_scan_summary(stored, origin, text))
         masks = _mask_rows(plan, kept, scan, stored, read.masks[index], settings) if read.masks else []
         yield _scan_row(plan, kept, stored, origin, text), masks
-        case.scans[index] = None  # frees its pixels before the next scan is processed
+        # Frees its pixels before the next scan is processed.
+        case.scans[index] = None  # type: ignore[call-overload]  # the case is not read again
         kept += 1
     counts["scans"]["out"] += kept
     if kept:

@@ -132,10 +132,12 @@ class StoredCases(Sequence[Case]):
 
     def _leave_out(self, names: Sequence[str]) -> None:
         everything = self.vocabulary
-        unknown = [name for name in names if everything.find(name) is None]
-        if unknown:
-            raise ValueError(f"{self.folder} has no disorder {unknown[0]!r} to leave out: see its disorders.json")
-        removed = {everything.find(name).name for name in names}
+        removed = set()
+        for name in names:
+            disorder = everything.find(name)
+            if disorder is None:
+                raise ValueError(f"{self.folder} has no disorder {name!r} to leave out: see its disorders.json")
+            removed.add(disorder.name)
         kept = [row for row, disorder in enumerate(everything) if disorder.name not in removed]
         self.vocabulary = Vocabulary(everything[row] for row in kept)
         new_row = {old: row for row, old in enumerate(kept)}
@@ -159,7 +161,7 @@ class StoredCases(Sequence[Case]):
         return {"folder": self.folder, "split": self.split, "labelled": self.labelled, "without": self.without}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        StoredCases.__init__(self, **state)
 
 
 def patient_of(row: dict) -> str:

@@ -65,7 +65,7 @@ class StoredScans(Sequence[Scan]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, row: int) -> Scan:
+    def __getitem__(self, row: int) -> Scan:  # type: ignore[override]  # one scan at a time, no slices
         batch = self._batch(row)
         header = _header(batch)
         shape, spacing = header["shape"], header["spacing_mm"]

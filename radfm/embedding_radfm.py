@@ -8,13 +8,15 @@ Decisions:
 - A history is one more token of its case, behind the scans. A case without one has a token less, and nothing else.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_radfm import RadFMConfig
+from .configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
 from .encoder_radfm import RadFMEncoder
 from .heads_radfm import Head, head_class
 from .layers_radfm import RadFMDaysEmbedding, max_of_groups, mean_of_groups, projection_layer
@@ -64,14 +66,16 @@ class RadFMModel(RadFMPreTrainedModel):
 
     def __init__(self, config: RadFMConfig):
         super().__init__(config)
-        head, width, vision = head_class(config), config.hidden_size, config.vision_config
+        head, width = head_class(config), config.hidden_size
+        vision = cast(RadFMVisionConfig, config.vision_config)
+        scans, cases = cast(RadFMScanConfig, config.scan_config), cast(RadFMEncoderConfig, config.case_config)
         config.projection_dim = head.embed_dim(config)
         self.head_reads_text = head.reads_text
         self.slice_encoder = RadFMSliceEncoder(vision, width)
-        self.scan_encoder = RadFMEncoder(config.scan_config, width)
-        self.case_encoder = RadFMEncoder(config.case_config, width)
+        self.scan_encoder = RadFMEncoder(scans, width)
+        self.case_encoder = RadFMEncoder(cases, width)
         # Without a fusion module nothing reads the modality, the plane or the days of a scan.
-        fusion = config.case_config.num_hidden_layers > 0
+        fusion = cases.num_hidden_layers > 0
         self.modality_embed = nn.Embedding(len(config.modalities), width) if fusion else None
         self.plane_embed = nn.Embedding(len(config.planes), width) if fusion and config.use_planes else None
         self.days_embed = RadFMDaysEmbedding(width) if fusion and config.use_days else None
@@ -241,7 +245,8 @@ class RadFMModel(RadFMPreTrainedModel):
             slices: from `encode_slices(..., with_patches=True)`.
             modality_ids, plane_ids, days: of the scans, as in `forward`.
         """
-        patches = slices.patches
+        if (patches := slices.patches) is None:
+            raise ValueError("these slices have no patches: call encode_slices(..., with_patches=True)")
         slabs, height, width = patches.embeds.shape[:3]
         patches_per_scan = torch.tensor(slices.slabs_per_scan, device=modality_ids.device) * (height * width)
         modality_ids, plane_ids, days = (
@@ -269,6 +274,8 @@ class RadFMModel(RadFMPreTrainedModel):
         return None if self.text_encoder is None else self.text_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        if self.text_encoder is None:
+            raise ValueError("this checkpoint has no text encoder: it knows its own list of disorders only")
         self.text_encoder.set_input_embeddings(value)
 
     def _add_scan_context(

@@ -48,7 +48,7 @@ class RadFMEncoder(nn.Module):
         """
         order = _LengthOrder(lengths, tokens.device)
         groups = order.sort(tokens)  # for each length (groups, length, width)
-        if not self.layers:
+        if self.class_token is None:  # no layers
             attention = [part.new_full(part.shape[:2], 1 / max(part.shape[1], 1)).flatten() for part in groups]
             attention = _concatenate(attention, tokens.new_empty(0))
             return order.unsort_groups(_means(groups, tokens)), order.unsort_tokens(attention)

@@ -88,6 +88,7 @@ class TextHead(Head):
 
     reads_text = True
     default_loss = "sigmoid"
+    disorder_embeds: Tensor  # (disorders, projection_dim)
 
     def __init__(self, config: RadFMConfig):
         super().__init__()

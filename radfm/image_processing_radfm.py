@@ -49,8 +49,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         image_std: float | list[float] | None = 0.226,
         keep_aspect_ratio: bool = True,
         max_slices: int | None = None,
-        modalities: list[str] = DEFAULT_MODALITIES,
-        planes: list[str] = PLANES,
+        modalities: Sequence[str] = DEFAULT_MODALITIES,
+        planes: Sequence[str] = PLANES,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -58,7 +58,7 @@ class RadFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"a slice has three channels: give one CT window or three, not {len(ct_windows)}")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
-        self.ct_windows = ct_windows and [list(window) for window in ct_windows]
+        self.ct_windows: Sequence[Sequence[float]] | None = ct_windows and [list(window) for window in ct_windows]
         self.image_mean = image_mean
         self.image_std = image_std
         self.keep_aspect_ratio = keep_aspect_ratio
@@ -99,7 +99,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
             raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
         if self._is_windowed(pixels, modality):
-            windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows]
+            windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows or ()]
         else:
             windows = [self._intensity_range(pixels)]
         chosen = self.choose_slices(len(pixels))
@@ -127,7 +127,7 @@ class RadFMImageProcessor(BaseImageProcessor):
 
     def channels(self, pixels: np.ndarray, modality: str | None) -> int:
         """The number of different channels of a scan: 1 or 3."""
-        windows = len(self.ct_windows) if self._is_windowed(pixels, modality) else 1
+        windows = len(self.ct_windows or ()) if self._is_windowed(pixels, modality) else 1
         means = 1 if self.image_mean is None else np.size(self.image_mean)
         return max(3 if pixels.ndim == 4 else windows, means)
 
@@ -142,16 +142,17 @@ class RadFMImageProcessor(BaseImageProcessor):
             return float(pixels.min()), float(pixels.max())
         step = max(1, int((pixels.size / 1e6) ** 0.5))  # a million pixels have nearly the percentiles of all
         sample = pixels[:, ::step, ::step] if pixels[0].size > step * step else pixels
-        return tuple(float(p) for p in np.percentile(sample, (low, high)))
+        low, high = np.percentile(sample, (low, high))
+        return float(low), float(high)
 
     def _slices(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(n, H, W) or (n, H, W, 3) -> (n, channels, size, size), one channel for each window or colour."""
         integer = pixels.dtype.kind in "biu"  # always finite
-        pixels = torch.from_numpy(pixels.astype(np.float32))
-        if not integer and not pixels.isfinite().all():
+        values = torch.from_numpy(pixels.astype(np.float32))
+        if not integer and not values.isfinite().all():
             raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
-        grey = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-        scaled = torch.cat([((grey - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
+        channels = values[:, None] if values.ndim == 3 else values.permute(0, 3, 1, 2)
+        scaled = torch.cat([((channels - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
         scaled = self.fit(scaled, spacing_mm)
         if self.image_mean is None:
             return scaled

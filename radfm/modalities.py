@@ -84,7 +84,7 @@ def modality_name(text: str) -> str:
 def dicom_modality(code: str) -> Modality | None:
     """The modality of a DICOM Modality code; None for OT (other), SC (screen capture) and unknown codes."""
     name = _NAMES.get(_normalised(code))
-    return name and MODALITIES[name]
+    return None if name is None else MODALITIES[name]
 
 
 def _normalised(text: str) -> str:

@@ -215,7 +215,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         self.head.set_disorders([vocabulary.get(name) for name in disorders], embeds)
         self.config.disorders, self.config.icd10cm = disorders, codes
         self.config.calibration = self.config.thresholds = self.config.prediction_sets = None
-        self.config.loss = {k: v for k, v in self.config.loss.items() if not isinstance(v, list | tuple)}
+        self.config.loss = {k: v for k, v in (self.config.loss or {}).items() if not isinstance(v, list | tuple)}
 
     @torch.no_grad()
     def optimize_for_inference(self, dtype: torch.dtype | None = None, compile: bool = False) -> "RadFMForDiagnosis":

@@ -67,7 +67,8 @@ class DiagnosisObjective(Objective):
     name = "diagnosis"
 
     def loss(self, outputs: RadFMDiagnosisOutput, batch: dict[str, Tensor]) -> Tensor:
-        loss = loss_function(self.config.loss)
+        loss = loss_function(self.config.loss or {})
+        assert outputs.logits is not None
         return loss(all_gather_rows(outputs.logits.float()), all_gather_rows(batch["labels"]))
 
 
@@ -84,7 +85,8 @@ class PerScanObjective(Objective):
         labels = batch.get("scan_labels")
         if labels is None:
             labels = batch["labels"].repeat_interleave(batch["scans_per_case"], dim=0)
-        loss = loss_function(self.config.loss)
+        loss = loss_function(self.config.loss or {})
+        assert outputs.per_scan_logits is not None
         return loss(all_gather_rows(outputs.per_scan_logits.float()), all_gather_rows(labels))
 
 

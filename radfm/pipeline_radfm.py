@@ -32,7 +32,7 @@ try:
     from radfm.knowledge.disorders import codes
     from radfm.readers.read_case import read_case
 except ImportError:  # a checkpoint's own code, on a machine without radfm
-    read_case = codes = None
+    read_case = codes = None  # type: ignore[assignment]  # a function, or None without radfm
 
 _TOP_OF_VOCABULARY = 10
 _TEXTS_AT_ONCE = 256

@@ -132,7 +132,7 @@ class RadFMProcessor(ProcessorMixin):
 
     def _rows(self, modality: str | None) -> list[int]:
         names = self.image_processor.modalities
-        for candidate in (modality, BROADER.get(modality)):
+        for candidate in (modality, BROADER.get(modality or "")):
             if rows := [i for i, name in enumerate(names) if name.rstrip(" 23456789") == candidate]:
                 return rows
         return [names.index("other")]

@@ -1,9 +1,11 @@
 """The text encoder: any text encoder of transformers, or the text tower of an open_clip model, and a projection."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
@@ -21,7 +23,7 @@ class RadFMTextEncoder(nn.Module):
         if isinstance(text, RadFMOpenCLIPTextConfig):
             self.encoder, width = open_clip_text_tower(text), text.embed_dim
         else:
-            self.encoder, width = AutoModel.from_config(text), text.hidden_size
+            self.encoder, width = AutoModel.from_config(text), cast(PreTrainedConfig, text).hidden_size
             if getattr(self.encoder, "pooler", None) is not None:
                 self.encoder.pooler = None  # not used
         if config.text_projection == "affine":

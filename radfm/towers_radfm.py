@@ -230,7 +230,7 @@ class OpenCLIPTower(Tower):
 
     @property
     def num_features(self) -> int:
-        return self.config.tower_args["embed_dim"]
+        return (self.config.tower_args or {})["embed_dim"]
 
     def replace_activations(self, replace: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         return _replace_tokens(self._trunk, replace) or _replace_feature_map(

@@ -95,8 +95,9 @@ class Augmentation:
             kept[rng.integers(len(scans))] = True
         scans = [scan for scan, keep in zip(scans, kept, strict=True) if keep]
         if rng.random() < self.add_normal and normal_scan is not None:
-            parts = {scan.body_part for scan in case.scans}
-            added = None if None in parts else normal_scan(rng, parts)
+            parts = {scan.body_part for scan in case.scans if scan.body_part is not None}
+            known = all(scan.body_part is not None for scan in case.scans)
+            added = normal_scan(rng, parts) if known else None
             scans += [] if added is None else [replace(added, days=None)]
         scans = [scans[i] for i in rng.permutation(len(scans))]
         history = None if rng.random() < self.drop_history else case.history

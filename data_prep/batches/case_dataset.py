@@ -142,6 +142,7 @@ class CaseDataset(Dataset):
         cases = [self._sampled_case(sample, rng) for sample, rng in zip(samples, generators, strict=True)]
         if self.sampling is not None:
             for case, rng in zip(cases, generators, strict=True):
+                assert rng is not None
                 case.scans = [some_slices(scan, self.sampling.slices_per_scan, rng) for scan in case.scans]
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
@@ -150,6 +151,7 @@ class CaseDataset(Dataset):
         if self._augmentation is not None and self._augmentation.changes_pixels:
             scans = zip(batch["pixel_values"].split(batch["slices_per_scan"].tolist()), masks, strict=True)
             for case, rng in zip(cases, generators, strict=True):
+                assert rng is not None
                 for values, masks_of_scan in (next(scans) for _ in case.scans):
                     self._augmentation.slices(values, rng, masks_of_scan)
         if self.history_embeds is not None:
@@ -196,7 +198,7 @@ class CaseDataset(Dataset):
             case.scans = [case.scans[rng.integers(len(case.scans))]]
         return case
 
-    def _normal_scan(self, rng: np.random.Generator, parts: set[str | None]) -> Scan | None:
+    def _normal_scan(self, rng: np.random.Generator, parts: set[str]) -> Scan | None:
         """A scan of a normal case that shows none of these parts of the body."""
         others = sorted(set(self._normal_scans) - parts)
         if not others:

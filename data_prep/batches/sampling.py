@@ -96,7 +96,7 @@ class StepSampler(Sampler[list[Sample]]):
             for case in step:
                 samples.append(Sample(case, self._epoch, repeats.get(case, 0)))
                 repeats[case] = repeats.get(case, 0) + 1
-            counts = self._counts[step]
+            counts = self._counts[step].tolist()
             if self._slices_of is not None and self._world_size > 1:
                 counts = [self._slices_of(sample) for sample in samples]
             yield split_by_slices(samples, counts, self._world_size)[self._rank]
@@ -162,7 +162,7 @@ def steps_in_order(slice_counts: Sequence[int], slices: int, rank: int = 0, worl
         steps[-1].append(Sample(case))
         size += count
     counts = np.asarray(slice_counts)
-    parts = [split_by_slices(step, counts[[sample.case for sample in step]], world_size) for step in steps]
+    parts = [split_by_slices(step, counts[[sample.case for sample in step]].tolist(), world_size) for step in steps]
     return [part[rank] or part[0][:1] for part in parts]
 
 

@@ -206,7 +206,7 @@ def _vessels(v: Volume, who: Person, s: float) -> None:
                 ahead = np.array([0.35 * side, np.cos(angle), np.sin(angle)]) + who.rng.normal(0, 0.3, 3)
                 to = at + 17 * ahead / np.linalg.norm(ahead)
                 far = np.linalg.norm((to - [0, 0, 14 * s]) / (np.array([65, 83, 75]) * s))
-                to = to / max(far, 1.0)  # over the surface, not through the skull
+                to = to / max(float(far), 1.0)  # over the surface, not through the skull
                 v.tube(artery, "flowing blood", [tuple(at), tuple(to)], radius, only="suba*|sulci|*cortex|insula")
                 at = to
     arc = [(0, (88 * np.sin(t)) * s, 14 + 79 * np.cos(t) * s) for t in np.linspace(-0.5, 1.75, 9)]

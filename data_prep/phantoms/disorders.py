@@ -75,7 +75,7 @@ class Disorder:
 @cache
 def disorders() -> tuple[Disorder, ...]:
     """All disorders, in the order of the table."""
-    with (files(__package__) / "disorders.csv").open(newline="", encoding="utf-8") as file:
+    with (files(__package__) / "disorders.csv").open(encoding="utf-8") as file:
         return tuple(_disorder(row) for row in csv.DictReader(file))
 
 

@@ -35,7 +35,7 @@ def draw_disorders(rng: np.random.Generator, seed: int, index: int, cases: int) 
     disorders_of_case, count = [main], 1 + _additional(rng, weights.sum())
     sex = set(main.sexes)
     while len(disorders_of_case) < count:
-        sex &= set.intersection(*(set(d.sexes) for d in disorders_of_case))
+        sex = sex.intersection(*(d.sexes for d in disorders_of_case))
         options = [d for d in table if _may_join(d, disorders_of_case, sex)]
         chances = np.array([d.expected for d in options])
         disorders_of_case.append(options[rng.choice(len(options), p=chances / chances.sum())])

@@ -29,7 +29,7 @@ class Emission(Stack):
 
     def project(self, where: np.ndarray) -> np.ndarray:
         if self.protocol.number("planar", 0):
-            front = where[::-1].any(axis=1)
+            front = np.asarray(where[::-1].any(axis=1))
             return np.stack([front, front[:, ::-1]])
         return super().project(where)
 

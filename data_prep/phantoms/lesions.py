@@ -29,7 +29,7 @@ def grow(v: Volume, what: Disorder, rng: np.random.Generator, side: str) -> np.n
     healthy = v.labels.copy()
     strength = rng.uniform(0.85, 1.0)
     shape, _, argument = what.shape.partition(":")
-    for _ in range(int(rng.integers(what.count[0], what.count[1] + 1))):
+    for _ in range(int(rng.integers(int(what.count[0]), int(what.count[1]) + 1))):
         box, field = SHAPES[shape](v, what, site, rng, argument.replace("{side}", side))
         for part in what.parts:
             allowed = v.where(part.within.replace("{side}", side), box)
@@ -81,7 +81,7 @@ def _around(v: Volume, at: np.ndarray, reach_mm: float) -> tuple[Box, list[np.nd
     steps = int(np.ceil(reach_mm / v.spacing_mm)) + 1
     spans = [slice(max(0, a - steps), min(v.size, a + steps + 1)) for a in at]
     distance = [(np.arange(s.start, s.stop) - a) * np.float32(v.spacing_mm) for s, a in zip(spans, at, strict=True)]
-    return tuple(spans), [a.astype(np.float32) for a in np.ix_(*distance)]
+    return (spans[0], spans[1], spans[2]), [a.astype(np.float32) for a in np.ix_(*distance)]
 
 
 def _roughened(field: np.ndarray, v: Volume, what: Disorder, rng, grain_mm: float) -> np.ndarray:

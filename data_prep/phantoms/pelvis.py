@@ -230,8 +230,8 @@ def _uterus(v: Volume, who: Person) -> None:
         centre = (side * 46, 14.0, 6 + who.shift(5))
         v.ellipsoid(f"{name} ovary", "ovary", centre, (15, 11, 18), only="*fat|small*|sigmoid*|obturator|iliopsoas")
         for _ in range(3):
-            at = tuple(c + who.shift(6) for c in centre)
-            v.ellipsoid("follicle", "water", at, (3.6,) * 3, only="*ovary")
+            at = (centre[0] + who.shift(6), centre[1] + who.shift(6), centre[2] + who.shift(6))
+            v.ellipsoid("follicle", "water", at, (3.6, 3.6, 3.6), only="*ovary")
 
 
 def _vessels(v: Volume) -> None:

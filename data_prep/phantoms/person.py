@@ -42,7 +42,9 @@ class Person:
         return self.changes.get(name, 1.0)
 
 
-def draw_person(rng: np.random.Generator, ages: tuple[int, int], sexes: str, changes: Mapping[str, float]) -> Person:
+def draw_person(
+    rng: np.random.Generator, ages: tuple[float, float], sexes: str, changes: Mapping[str, float]
+) -> Person:
     """A random person. sexes: letters to draw from, such as "fm" or "fffm"."""
     low, high = ages
     age = round(float(np.clip(low + (high - low) * rng.beta(2.2, 2.0), 18, 95)))

@@ -13,7 +13,7 @@ Decisions:
   organ, the mask is the organ, in scans of the modalities and planes that `shows` names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -33,12 +33,19 @@ from radfm.data_prep.phantoms.person import Person, draw_person
 from radfm.data_prep.phantoms.projection import Projection
 from radfm.data_prep.phantoms.protocols import Protocol, protocols
 from radfm.data_prep.phantoms.ultrasound import Ultrasound
+from radfm.data_prep.phantoms.views import View
 from radfm.data_prep.phantoms.volume import Volume
 
 ANATOMIES: dict[str, ModuleType] = {
     m.__name__.rpartition(".")[2]: m for m in (chest, abdomen, brain, pelvis, knee, spine, breast)
 }
-RENDERERS = {"ct": CT, "mri": MRI, "projection": Projection, "ultrasound": Ultrasound, "emission": Emission}
+RENDERERS: dict[str, Callable[..., View]] = {
+    "ct": CT,
+    "mri": MRI,
+    "projection": Projection,
+    "ultrasound": Ultrasound,
+    "emission": Emission,
+}
 MIRRORED = ("knee", "breast")  # painted as left ones; in half of the patients, the right one is examined
 MIN_VOXELS = 3  # smaller masks are left out
 
@@ -201,7 +208,7 @@ def _scan(volume, healthy, protocol, rng, disorders, lesions) -> tuple[Scan, dic
 
 def _shows_change(disorder: Disorder, protocol: Protocol) -> bool:
     """Whether a protocol shows a changed shape of an organ: it has the modality and plane of one in `shows`."""
-    shows = map(protocols().get, disorder.shows)
+    shows = [protocols()[name] for name in disorder.shows]
     return any((protocol.modality, protocol.plane) == (shown.modality, shown.plane) for shown in shows)
 
 

@@ -37,15 +37,21 @@ class Protocol:
 @cache
 def protocols() -> dict[str, Protocol]:
     """All protocols by name."""
-    with (files(__package__) / "protocols.csv").open(newline="", encoding="utf-8") as file:
+    with (files(__package__) / "protocols.csv").open(encoding="utf-8") as file:
         return {row["protocol"]: _protocol(row) for row in csv.DictReader(file)}
 
 
 def _protocol(row: dict[str, str]) -> Protocol:
     settings = dict(part.split("=", 1) for part in row["settings"].split(";") if part)
     return Protocol(
-        *(row[key] for key in ("protocol", "anatomy", "modality", "renderer", "plane")),
-        int(row["slices"]),
-        *(float(row[key]) for key in ("low", "high", "weight")),
-        {key.strip(): value.strip() for key, value in settings.items()},
+        name=row["protocol"],
+        anatomy=row["anatomy"],
+        modality=row["modality"],
+        renderer=row["renderer"],
+        plane=row["plane"],
+        slices=int(row["slices"]),
+        low=float(row["low"]),
+        high=float(row["high"]),
+        weight=float(row["weight"]),
+        settings={key.strip(): value.strip() for key, value in settings.items()},
     )

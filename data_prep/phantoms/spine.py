@@ -79,7 +79,7 @@ def _sacrum(v: Volume, curve, side, top: float) -> None:
         y, z = y + 11 - 1.6 * step, z - 19
     for number, (a, b) in enumerate(pairwise(points), 1):
         name, r = f"S{number}", [23, 20, 16, 12][number - 1]
-        middle = tuple((p + q) / 2 for p, q in zip(a, b, strict=True))
+        middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, (a[2] + b[2]) / 2)
         turn = (30.0 - 4 * number, 0.0, 0.0)
         v.ellipsoid(
             f"{name} endplate",

@@ -47,7 +47,7 @@ def tissue(name: str) -> np.ndarray:
 
 @cache
 def _table() -> dict[str, np.ndarray]:
-    with (files(__package__) / "tissues.csv").open(newline="", encoding="utf-8") as file:
+    with (files(__package__) / "tissues.csv").open(encoding="utf-8") as file:
         return {
             row["tissue"]: np.array([float(row[p]) if row[p] else np.nan for p in PROPERTIES], np.float32)
             for row in csv.DictReader(file)

@@ -8,7 +8,7 @@ Decisions:
 - A structure is a named part of the anatomy ("left kidney cortex"), not a tissue. Lesions are positioned by structure.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
@@ -96,7 +96,7 @@ class Volume:
             inside = inside & self.where(only, box)
         self.labels[box][inside] = label
 
-    def box(self, low: Point, high: Point) -> Box:
+    def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
         """A box of voxels that contains all coordinates between two corners."""
         margin = self.bend_mm + self.spacing_mm
         edges = []
@@ -104,7 +104,7 @@ class Volume:
             first = int(np.floor((a - margin) / self.spacing_mm + (self.size - 1) / 2))
             last = int(np.ceil((b + margin) / self.spacing_mm + (self.size - 1) / 2)) + 1
             edges.append(slice(min(max(first, 0), self.size), min(max(last, 0), self.size)))
-        return tuple(edges)
+        return edges[0], edges[1], edges[2]
 
     def ellipsoid(
         self,
@@ -118,8 +118,8 @@ class Volume:
     ) -> None:
         """Paints an ellipsoid. turn: degrees about x, y and z. power: above 2, the shape approaches a box."""
         reach = (max(radii),) * 3 if any(turn) else radii
-        low = tuple(c - r for c, r in zip(centre, reach, strict=True))
-        high = tuple(c + r for c, r in zip(centre, reach, strict=True))
+        low = [c - r for c, r in zip(centre, reach, strict=True)]
+        high = [c + r for c, r in zip(centre, reach, strict=True)]
         box = self.box(low, high)
         inside = self.radius(centre, radii, box, turn, power) < 1
         self.paint(name, made_of, inside, box, only)
@@ -135,16 +135,21 @@ class Volume:
         return sum(np.abs(a * np.float32(1 / r)) ** np.float32(power) for a, r in zip(d, radii, strict=True))
 
     def tube(
-        self, name: str, made_of: str, points: list[Point], radius: float | list[float], only: str | None = None
+        self,
+        name: str,
+        made_of: str,
+        points: Sequence[Point],
+        radius: float | Sequence[float],
+        only: str | None = None,
     ) -> None:
         """Paints a tube through points. radius: mm, one or one for each point; at least about half a voxel."""
-        radii = [float(radius)] * len(points) if np.isscalar(radius) else list(radius)
+        radii = [float(radius)] * len(points) if isinstance(radius, int | float) else list(radius)
         radii = [max(r, 0.55 * self.spacing_mm) for r in radii]
         for (a, b), (ra, rb) in zip(pairwise(points), pairwise(radii), strict=True):
             r = max(ra, rb)
             box = self.box(
-                tuple(min(p, q) - r for p, q in zip(a, b, strict=True)),
-                tuple(max(p, q) + r for p, q in zip(a, b, strict=True)),
+                [min(p, q) - r for p, q in zip(a, b, strict=True)],
+                [max(p, q) + r for p, q in zip(a, b, strict=True)],
             )
             self.paint(name, made_of, self._along(a, b, ra, rb, box), box, only)
 

@@ -12,7 +12,7 @@ import io
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,11 @@ class HubDataset:
             plan.icd10cm = [[] for _ in plan.disorders]
         return Listing(list(plans.values()), [], "row", listed, listed)
 
-    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         splits = self._splits()
         image, _ = self._columns(next(iter(splits.values())).features)
-        for split, group in itertools.groupby(plans, key=lambda plan: plan.source_data["split"]):
-            group = list(group)
+        for split, plans_of_split in itertools.groupby(plans, key=lambda plan: plan.source_data["split"]):
+            group = list(plans_of_split)
             wanted = sorted({number for plan in group for number in plan.source_data["rows"]})
             rows = _undecoded(splits[split], image).skip(wanted[0]).take(wanted[-1] - wanted[0] + 1)
             kept: dict[int, Any] = {}

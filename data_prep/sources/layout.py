@@ -284,17 +284,19 @@ class _Labels:
             yield str(label).strip(), True
 
     def _in_columns(self, row: dict) -> Iterator[tuple[str, bool]]:
+        assert self._columns is not None
         for column, cell in row.items():
             if column not in self._label_of:
                 match = self._columns.fullmatch(column)
                 self._label_of[column] = match and match["label"]
             cell = str(cell).strip().removesuffix(".0")
-            if self._label_of[column] is None or not cell:
+            label = self._label_of[column]
+            if label is None or not cell:
                 continue
             if cell not in self._cells:
                 raise ValueError(f"has {cell[:20]!r} for {column}, and known are {', '.join(self._cells)}: correct it")
             meaning = self._cells[cell]
-            yield self._label_of[column], (self._uncertain if meaning == "uncertain" else meaning) == "present"
+            yield label, (self._uncertain if meaning == "uncertain" else meaning) == "present"
 
 
 class _Splits:

@@ -7,7 +7,7 @@ Decisions:
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class MedPix:
         listing.planned = len(listing.plans)
         return listing
 
-    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         return map(read_files, plans)
 
     def _plan(self, name: str, record: dict, split: str | None, pictures: dict, about: dict) -> CasePlan:

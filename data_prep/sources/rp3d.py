@@ -13,7 +13,7 @@ Decisions:
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class RP3D:
                 plan.case_id = plan.patient_id = plan.source_data["link"]
         return Listing(plans, rejected, "case", listed, len(plans))
 
-    def read(self, plans: list[CasePlan]) -> Iterator[ReadCase]:
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         return map(self._read, plans)
 
     def _plan(self, link: str, name: str, content: dict, split: str | None) -> CasePlan:

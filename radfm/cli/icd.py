@@ -42,6 +42,7 @@ def icd(
     if names is not None:
         _link_file(linker, names)
         return
+    assert text is not None
     result = linker.link(text, top=top)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))

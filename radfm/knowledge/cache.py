@@ -14,10 +14,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Columns = dict[str, np.ndarray | list[str]]
+Columns = dict[str, Any]  # name -> np.ndarray, or list[str] of texts
 
 _TEXT = "text "  # prefix of the names of arrays that hold strings
 _FILES_PER_NAME = 4
@@ -65,7 +66,7 @@ def _read(file: Path) -> Columns:
 
 
 def _write(file: Path, columns: Columns) -> None:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, column in columns.items():
         if isinstance(column, np.ndarray):
             arrays[name] = column

@@ -37,7 +37,7 @@ def link(text: str, top: int = 5) -> Link:
 
 
 @overload
-def codes(names: str) -> list[str]: ...
+def codes(names: str) -> list[str]: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts, too
 @overload
 def codes(names: Sequence[str]) -> list[list[str]]: ...
 def codes(names):

@@ -251,7 +251,7 @@ def _names_of(entry: icd10cm.Entry) -> list[tuple[str, str]]:
 def _adds_side(entry: icd10cm.Entry) -> bool:
     """Whether the code differs from its parent only by a side, or by an unspecified side."""
     parent = entry.parent
-    if entry.kind != "subcategory" or parent.kind not in ("category", "subcategory"):
+    if entry.kind != "subcategory" or parent is None or parent.kind not in ("category", "subcategory"):
         return False
     allowed = set(wording.words(parent.description)) | SIDES | {"side"}
     if _UNSPECIFIED.search(entry.description):
@@ -314,6 +314,7 @@ def _halves(text: str) -> Iterator[str]:
     if not re.search(r"\b(and|or)\b", text) or len(text) > 120:
         return
     match = re.fullmatch(r"(.*\b(?:of|in|with|due to|by) )?(.+?)", text)
+    assert match is not None  # a text of one line with a letter always matches
     head, tail = match.group(1) or "", match.group(2)
     parts = re.split(r", and |, or |, | and | or ", tail)
     if 2 <= len(parts) <= 6 and not re.search(r"\b(and|or)\b", head):

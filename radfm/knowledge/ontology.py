@@ -244,15 +244,15 @@ def _acyclic(terms: list[Term], skipped: list[tuple[str, str]]) -> list[Term]:
         on_trail = {start}
         while trail:
             term_id, remaining = trail[-1]
-            parent = next(remaining, None)
-            if parent is None:
+            ancestor = next(remaining, None)
+            if ancestor is None:
                 trail.pop()
                 on_trail.discard(term_id)
                 done.add(term_id)
-            elif parent in on_trail:
-                parents[term_id].remove(parent)
-                skipped.append((term_id, f"is_a {parent} closes a cycle"))
-            elif parent not in done:
-                trail.append((parent, iter(list(parents[parent]))))
-                on_trail.add(parent)
+            elif ancestor in on_trail:
+                parents[term_id].remove(ancestor)
+                skipped.append((term_id, f"is_a {ancestor} closes a cycle"))
+            elif ancestor not in done:
+                trail.append((ancestor, iter(list(parents[ancestor]))))
+                on_trail.add(ancestor)
     return [replace(term, parent_ids=tuple(parents[term.id])) for term in terms]

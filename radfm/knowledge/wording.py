@@ -134,5 +134,5 @@ def _abbreviations() -> tuple[dict[str, str], dict[str, str]]:
 
 def read_table(name: str, package: str = "radfm.knowledge") -> list[dict[str, str]]:
     """The rows of a CSV file in a package, as dictionaries by column."""
-    with files(package).joinpath(name).open(encoding="utf-8", newline="") as file:
+    with files(package).joinpath(name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))

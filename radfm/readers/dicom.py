@@ -119,7 +119,7 @@ def _read_stacks(
         dates.append(date_of(stack.frames[0].instance.header))
     newest = max((day for day in dates if day), default=None)
     for scan, day in zip(study.scans, dates, strict=True):
-        scan.days = float((newest - day).days) if day else None
+        scan.days = float((newest - day).days) if newest and day else None
     study.skipped += [(instance.name, reason_for(error, _KIND)) for instance, error in failed.items()]
 
 
@@ -172,9 +172,10 @@ def _ignoring_case(folder: Path, parts: list[str]) -> Path | None:
         path = folder / part
         if not path.exists():
             entries = folder.iterdir() if folder.is_dir() else ()
-            path = next((entry for entry in entries if entry.name.lower() == part.lower()), None)
-            if path is None:
+            match = next((entry for entry in entries if entry.name.lower() == part.lower()), None)
+            if match is None:
                 return None
+            path = match
         folder = path
     return folder if folder.is_file() else None
 
@@ -213,7 +214,7 @@ def _one_patient(images: list[Instance], study: Study) -> list[Instance]:
         group_of.update((identifier, patient) for identifier in patient)
     images_of: dict[int, list[Instance]] = {}
     for image in images:
-        patient = group_of.get(next(iter(_identifiers(image)), None), set())
+        patient = next((group_of[identifier] for identifier in _identifiers(image)), set())
         if any(keyword == "PatientID" for keyword, _ in patient):
             images_of.setdefault(id(patient), []).append(image)
     if len(images_of) < 2:

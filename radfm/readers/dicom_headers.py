@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from pydicom.datadict import tag_for_keyword
@@ -123,7 +122,7 @@ def read_header(name: str, path: Path) -> Instance:
     return Instance(name, path, header, pixels_at)
 
 
-def _until_pixels(file: BinaryIO) -> tuple[Dataset, int | None]:
+def _until_pixels(file: BufferedIOBase) -> tuple[Dataset, int | None]:
     """The needed elements of the header, and the byte at which the pixels begin; None where that is unknown."""
     reached = False
 
@@ -158,13 +157,14 @@ def check_image(instance: Instance) -> None:
         raise Unreadable("has no frames by its header: export it again")
     samples, bits = int(number(header, "SamplesPerPixel") or 1), int(number(header, "BitsAllocated") or 16)
     syntax = transfer_syntax(header)
-    compressed = syntax is not None and (syntax.is_compressed or syntax.is_deflated)
+    deflated = syntax is not None and syntax.is_deflated
+    compressed = deflated or (syntax is not None and syntax.is_compressed)
     stored = instance.path.stat().st_size
     n = n_bytes((instance.frames, int(rows), int(columns), samples), 1)
     halved = text(header, "PhotometricInterpretation") == "YBR_FULL_422"  # one colour for two pixels
     n = n * bits // 8 * (2 if halved and not compressed else 3) // 3
     check_size(n, stored, compressed=compressed)
-    if compressed and not syntax.is_deflated and 8 * instance.frames > stored + 64:
+    if compressed and not deflated and 8 * instance.frames > stored + 64:
         raise Unreadable(f"holds fewer frames than its header says, so it {CUT_SHORT}")
 
 
@@ -236,7 +236,7 @@ def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
     measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
     keywords = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
     spacings = (all_numbers(measures, keyword) for keyword in keywords)
-    pixel_mm = next((tuple(mm) for mm in spacings if len(mm) == 2 and min(mm) > 0), None)
+    pixel_mm = next(((mm[0], mm[1]) for mm in spacings if len(mm) == 2 and min(mm) > 0), None)
     distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
     return Frame(
         instance,
@@ -283,8 +283,8 @@ def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
     units = ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")
     if region is None or any(number(region, unit) != _CENTIMETRES for unit in units):
         return None
-    deltas = [number(region, name) for name in ("PhysicalDeltaY", "PhysicalDeltaX")]
-    return tuple(abs(delta) * 10 for delta in deltas) if all(deltas) else None
+    row_cm, column_cm = number(region, "PhysicalDeltaY"), number(region, "PhysicalDeltaX")
+    return (abs(row_cm) * 10, abs(column_cm) * 10) if row_cm and column_cm else None
 
 
 def modality_of(header: Dataset) -> Modality | None:

@@ -64,7 +64,7 @@ def read_pixels(
     kept = [slot for slot, frame in enumerate(frames) if frame.instance not in failed]
     if len(kept) == len(frames):
         return pixels, frames
-    return (pixels[kept] if kept else None), [frames[slot] for slot in kept]
+    return (None if pixels is None or not kept else pixels[kept]), [frames[slot] for slot in kept]
 
 
 def _with_room(pixels: np.ndarray | None, slices: int, image: np.ndarray) -> np.ndarray:
@@ -128,14 +128,14 @@ def _decoded(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Itera
 
 def _uncompressed_values(dataset: Dataset, syntax: UID) -> np.ndarray | None:
     """(rows, columns) stored values of an uncompressed grey image of 16 bits; None for any other or damaged one."""
-    layout = [number(dataset, keyword) for keyword in ("SamplesPerPixel", "BitsAllocated", "Rows", "Columns")]
+    layout = [number(dataset, keyword) for keyword in ("SamplesPerPixel", "BitsAllocated")]
+    rows, columns = int(number(dataset, "Rows") or 0), int(number(dataset, "Columns") or 0)
     grey = text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
     stored_bits, signed = number(dataset, "BitsStored"), number(dataset, "PixelRepresentation")
-    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian) or not grey or layout[:2] != [1, 16]:
+    if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian) or not grey or layout != [1, 16]:
         return None
-    if stored_bits not in range(1, 17) or signed not in (0, 1) or not has(dataset, "PixelData"):
+    if stored_bits is None or stored_bits not in range(1, 17) or signed not in (0, 1) or not has(dataset, "PixelData"):
         return None
-    rows, columns = map(int, layout[2:])
     data = dataset.get_item(_PIXELS).value or b""
     if len(data) != 2 * rows * columns:
         return None
@@ -166,6 +166,7 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
         bits = int(number(dataset, "BitsStored") or 8)
         return np.clip(values >> max(bits - 8, 0), 0, 255).astype(np.uint8)
     modality = modality_of(dataset)
+    ends: tuple[float, float] | None
     if has(dataset, "ModalityLUTSequence"):
         values = compact(apply_modality_lut(values, dataset))
         ends = int(values.min()), int(values.max())
@@ -175,8 +176,8 @@ def _values(values: np.ndarray, dataset: Dataset, frame: Frame) -> np.ndarray:
     if modality and modality.projection:
         values = _windowed(values, dataset)
     if photometric == "MONOCHROME1" and not (modality and modality.quantity):
-        ends = ends or [end * frame.slope + frame.intercept for end in _stored_range(dataset)]
-        values = rescaled(values, -1, sum(ends))
+        low, high = ends or (end * frame.slope + frame.intercept for end in _stored_range(dataset))
+        values = rescaled(values, -1, low + high)
     return values
 
 

@@ -99,10 +99,13 @@ def _same_grid(a: Frame, b: Frame) -> bool:
         return False
     if (
         a.orientation is not None
+        and b.orientation is not None
         and min(a.orientation[:3] @ b.orientation[:3], a.orientation[3:] @ b.orientation[3:]) < _SAME_DIRECTION
     ):
         return False
-    return a.pixel_mm is None or all(abs(i - j) <= 0.01 * j for i, j in zip(a.pixel_mm, b.pixel_mm, strict=True))
+    if a.pixel_mm is None or b.pixel_mm is None:
+        return True
+    return all(abs(i - j) <= 0.01 * j for i, j in zip(a.pixel_mm, b.pixel_mm, strict=True))
 
 
 def _volumes(frames: list[Frame]) -> list[list[Frame]]:
@@ -146,6 +149,7 @@ def _instance_order(frame: Frame) -> tuple:
 
 def _normal(frame: Frame) -> np.ndarray:
     """Unit normal of a frame that points to the patient's left, back or head, whichever is nearest."""
+    assert frame.orientation is not None
     normal = np.cross(frame.orientation[:3], frame.orientation[3:])
     normal /= np.linalg.norm(normal)
     return normal * np.sign(normal[np.argmax(np.abs(normal))])
@@ -165,7 +169,10 @@ def _stack(frames: list[Frame]) -> Stack:
         steps = np.diff(_distances(frames))
         steps = steps[steps > _SAME_POSITION_MM]
         slice_mm = float(np.median(steps)) if steps.size else None  # None: a clip at one position
-    spacing_mm = None if frame.pixel_mm is None else tuple(round(mm, 4) for mm in (slice_mm or 0.0, *frame.pixel_mm))
+    spacing_mm = None
+    if frame.pixel_mm is not None:
+        row_mm, column_mm = frame.pixel_mm
+        spacing_mm = round(slice_mm or 0.0, 4), round(row_mm, 4), round(column_mm, 4)
     axes = origin = None
     if frame.orientation is not None:
         steps_mm = (slice_mm or 1.0, *(frame.pixel_mm or (1.0, 1.0)))

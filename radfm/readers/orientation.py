@@ -56,13 +56,13 @@ def lay_out(volume: np.ndarray, axes: np.ndarray, slice_axis: int, origin: np.nd
     if order[chosen[1]] == 2:  # the head is at the top
         steps[1] = -steps[1]
     flipped = volume[:: steps[0], :: steps[1], :: steps[2]]
-    spacing_mm = tuple(round(float(spacing[axis]), 4) for axis in chosen)
+    slice_mm, row_mm, column_mm = (round(float(spacing[axis]), 4) for axis in chosen)
     affine = None
     if origin is not None and np.isfinite(origin).all():
         last = np.array([n - 1 if step < 0 else 0 for n, step in zip(volume.shape[:3], steps, strict=True)])
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = axes[:, chosen] * steps, origin + axes[:, chosen] @ last
-    return Slices(flipped, plane_of(directions[:, slice_axis]), spacing_mm, affine)
+    return Slices(flipped, plane_of(directions[:, slice_axis]), (slice_mm, row_mm, column_mm), affine)
 
 
 def plane_of(normal: np.ndarray) -> str:

@@ -32,11 +32,12 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     pixels, one that is no image, and one with more than four axes.
     """
     import nibabel
+    from nibabel.spatialimages import SpatialImage
 
     if path.name.lower().endswith((".hdr", ".hdr.gz")) and not any(file.is_file() for file in companions(path)):
         raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
     image = nibabel.load(path, keep_file_open=True)  # else each volume of a .nii.gz is decompressed anew
-    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+    if not isinstance(image, SpatialImage):
         raise Unreadable("holds a surface or a matrix, not an image: set aside")
     stored, header = image.dataobj, image.header
     shape = tuple(stored.shape)

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from radfm.checkpoints import resolve
-from radfm.configuration_radfm import RadFMConfig
+from radfm.configuration_radfm import RadFMConfig, RadFMVisionConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
@@ -52,7 +53,6 @@ def untrained(
 
 def processor_for(config: RadFMConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> RadFMProcessor:
     """The processor for a model of this configuration; without a tokenizer it has that of all-MiniLM-L6-v2."""
-    images = RadFMImageProcessor(
-        size=config.vision_config.image_size, modalities=config.modalities, planes=config.planes
-    )
+    size = cast(RadFMVisionConfig, config.vision_config).image_size
+    images = RadFMImageProcessor(size=size, modalities=config.modalities, planes=config.planes)
     return RadFMProcessor(images, tokenizer, use_history=config.use_history)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from radfm.configuration_radfm import RadFMConfig
+from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
@@ -58,7 +59,7 @@ def from_checkpoint(
     model_config = config(disorders, icd10cm, fusion_layers=_layers(weights, "vitFuse"))
     converted = {f"radfm.slice_encoder.tower.network.{name}": t for name, t in _tower(weights)}
     converted |= {f"radfm.scan_encoder.{name}": t for name, t in _encoder(weights, "attention1D")}
-    if model_config.case_config.num_hidden_layers:
+    if cast(RadFMEncoderConfig, model_config.case_config).num_hidden_layers:
         converted |= {f"radfm.case_encoder.{name}": t for name, t in _encoder(weights, "vitFuse")}
         converted["radfm.modality_embed.weight"] = weights["vitFuse.mod_embed"]
     converted |= {f"head.{ours}": weights[theirs] for ours, theirs in _HEAD.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from radfm.starting_points.new_model import untrained
 
 def embed_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, texts: Sequence[str]) -> Tensor:
     """(texts, d), of unit length."""
-    plain = {"padding": False, "return_tensors": None, "return_attention_mask": False}
+    plain: dict[str, Any] = {"padding": False, "return_tensors": None, "return_attention_mask": False}
     tokens = processor(text=texts, **plain)["input_ids"] if len(texts) else []
     embeds = torch.empty(len(texts), model.config.projection_dim, device=model.device, dtype=model.dtype)
     with torch.inference_mode():
@@ -28,9 +29,9 @@ def text_embedder(text_encoder: str | Path) -> Callable[[Sequence[str]], np.ndar
     """A function of texts that returns (texts, d), of unit length. Arguments and errors are those of `untrained`."""
     model, processor = untrained(text_encoder=text_encoder)
     model.bfloat16()
-    model.radfm.text_encoder.encoder.set_attn_implementation(
-        "eager"
-    )  # for short texts faster on CPUs than the fused one
+    encoder = model.radfm.text_encoder
+    assert encoder is not None
+    encoder.encoder.set_attn_implementation("eager")  # for short texts faster on CPUs than the fused one
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         return embed_texts(model, processor, texts).float().numpy()
