@@ -408,7 +408,7 @@ def test_the_command_prints_the_figures_and_the_next_steps(textures, model, tmp_
     )
     status, out, err = radfm(*arguments)
     assert status == 0
-    assert "linear, multiclass; 2 disorders" in out
+    assert "linear, multiclass; 2 of 4 disorders, from 29 cases" in out
     assert "classes have fewer than 50 cases" in err
     assert "radfm diagnose YOUR_STUDY --model" in out
     status, out, _ = radfm(*arguments, "--json")
