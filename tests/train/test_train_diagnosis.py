@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, starting_points
+from radfm.configuration_radfm import RadFMVisionConfig
 from radfm.data_prep import load
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.batches.sampling import Sample
@@ -25,6 +26,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.metrics import macro_auc
 from radfm.objectives_radfm import labels_of_scans, patch_losses
+from radfm.towers_radfm import visual_tower
 from radfm.train.config import configured
 from radfm.train.diagnosis import train
 from radfm.train.diagnosis_config import DiagnosisTraining
@@ -553,19 +555,20 @@ def test_the_auc_is_averaged_over_the_disorders_that_can_be_measured():
         macro_auc(scores[:1], labels[:1], np.zeros(4))
 
 
-def test_a_towers_weights_are_found_by_name_or_by_order_and_refused_otherwise(tmp_path):
+def test_the_weights_of_a_tower_are_matched_by_name_or_by_order_and_refused_otherwise(tmp_path):
     import timm
 
     torch.manual_seed(1)
-    tower, full = timm.create_model("test_resnet", num_classes=0), timm.create_model("test_resnet", num_classes=7)
+    tower = visual_tower(RadFMVisionConfig(family="resnet", tower="test_resnet", image_size=48))
+    full = timm.create_model("test_resnet", num_classes=7)
     save_file(full.state_dict(), tmp_path / "named.safetensors")
     load_tower(tower, tmp_path / "named.safetensors")
-    assert torch.equal(tower.conv1[0].weight, full.conv1[0].weight)
+    assert torch.equal(tower.network.conv1[0].weight, full.conv1[0].weight)
     full.conv1[0].weight.data.mul_(2)
     renamed = {f"_{name}": value for name, value in full.state_dict().items() if not name.startswith("fc.")}
     torch.save(renamed, tmp_path / "ordered.pth")
     load_tower(tower, tmp_path / "ordered.pth")
-    assert torch.equal(tower.conv1[0].weight, full.conv1[0].weight)
+    assert torch.equal(tower.network.conv1[0].weight, full.conv1[0].weight)
     save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds another tower"):
         load_tower(tower, tmp_path / "other.safetensors")
