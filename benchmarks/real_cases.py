@@ -27,8 +27,8 @@ from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.eval.score_tables import table_of
 from radfm.starting_points import minilm_folder, processor_for
-from radfm.towers_radfm import visual_tower
-from radfm.train.diagnosis_model import load_tower
+from radfm.towers_radfm import build_tower
+from radfm.train.tower_weights import load_tower
 
 SIZE = 224
 SLICES = 8  # of a scan at most
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     arguments = parser.parse_args()
     config = RadFMConfig(vision_config={"family": "resnet", "tower": "tf_efficientnet_lite0", "image_size": SIZE})
-    tower = visual_tower(config.vision_config)
+    tower = build_tower(config.vision_config, config.hidden_size)
     load_tower(tower, arguments.weights)
     processor = processor_for(config)
     processor.image_processor.max_slices = SLICES

@@ -26,7 +26,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.metrics import macro_auc
 from radfm.objectives_radfm import labels_of_scans, patch_losses
-from radfm.towers_radfm import visual_tower
+from radfm.towers_radfm import build_tower
 from radfm.train.config import configured
 from radfm.train.diagnosis import train
 from radfm.train.diagnosis_config import DiagnosisTraining
@@ -559,7 +559,7 @@ def test_the_weights_of_a_tower_are_matched_by_name_or_by_order_and_refused_othe
     import timm
 
     torch.manual_seed(1)
-    tower = visual_tower(RadFMVisionConfig(family="resnet", tower="test_resnet", image_size=48))
+    tower = build_tower(RadFMVisionConfig(family="resnet", tower="test_resnet", image_size=48), 32)
     full = timm.create_model("test_resnet", num_classes=7)
     save_file(full.state_dict(), tmp_path / "named.safetensors")
     load_tower(tower, tmp_path / "named.safetensors")
