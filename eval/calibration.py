@@ -66,7 +66,7 @@ def measure_calibration(table: Scores, bootstraps: int = 1000, seed: int = 0) ->
     log_loss = np.logaddexp(0, np.where(labels, -odds, odds)).sum(1)  # (cases,)
     first = odds.argmax(1)[:, None]
     p_first, y_first = (np.take_along_axis(values, first, 1) for values in (probabilities, labels))
-    measured = {"cases": len(labels), "pairs": labels.size}
+    measured: dict[str, Any] = {"cases": len(labels), "pairs": labels.size}
     for name, p, y in (("", probabilities, labels), ("_first", p_first, y_first)):
         measured[f"ece{name}"] = _error(p, y, weights)
         measured[f"reliability{name}"] = _reliability(p, y, weights)

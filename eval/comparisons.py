@@ -11,6 +11,7 @@ Decisions:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control, norm, rankdata
@@ -25,7 +26,7 @@ LEAST_CASES = 10  # that a subgroup has to have to be best or worst
 Figure = dict[str, float]  # value, low, high
 
 
-def figure(value: float, resamples: np.ndarray, within: tuple[float, float] = (0, 1)) -> Figure:
+def figure(value: np.ndarray | float, resamples: np.ndarray, within: tuple[float, float] = (0, 1)) -> Figure:
     """A value with the interval of its resamples (resamples,)."""
     low, high = interval(resamples, value, within)
     return {"value": float(value), "low": float(low), "high": float(high)}
@@ -142,7 +143,8 @@ def subgroups(
     for case, of_case in enumerate(groups):
         for group in of_case:
             members.setdefault(group, []).append(case)
-    rows, areas = {}, {}
+    rows: dict[str, dict[str, Any]] = {}
+    areas: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for group, cases in sorted(members.items()):
         rows[group] = {"cases": len(cases), "disorders": 0, "auc": None}
         has = labels[cases].sum(0)
@@ -156,7 +158,7 @@ def subgroups(
     if len(large) < 2:
         return {"groups": rows, "gap": None}
     best, worst = (choose(large, key=lambda g: rows[g]["auc"]["value"]) for choose in (max, min))
-    gap = {"best": best, "worst": worst, "auc": figure(*_gap(areas[best], areas[worst]), (-1, 1))}
+    gap: dict[str, Any] = {"best": best, "worst": worst, "auc": figure(*_gap(areas[best], areas[worst]), (-1, 1))}
     shared = ~np.isnan(areas[best][0] + areas[worst][0])
     gap |= {"shared_disorders": int(shared.sum()), "shared_auc": None}
     if shared.any():
@@ -171,7 +173,8 @@ def _means(values: np.ndarray, resamples: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _gap(best: tuple[np.ndarray, np.ndarray], worst: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(high - low for high, low in zip(_means(*best), _means(*worst), strict=True))
+    (high, high_resamples), (low, low_resamples) = _means(*best), _means(*worst)
+    return high - low, high_resamples - low_resamples
 
 
 def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -197,6 +197,7 @@ def _fit_to_validation(
     unfitted = logits[:, rows].double() if multi_label else cross_fitted
     rule = fit(unfitted.numpy(), table.labels, table.patients, coverage, guarantee)
     at = rule.threshold
+    assert isinstance(at, float)  # one for all disorders, before it is put into the scale of each
     threshold = _probabilities_at(fit_of_vocabulary, at) if multi_label else float(expit(at))
     return _Fitted(fit_of_vocabulary, cross_fitted, thresholds, own, replace(rule, threshold=threshold))
 

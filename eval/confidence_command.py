@@ -6,7 +6,7 @@ Decisions:
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -28,6 +28,9 @@ from radfm.eval.command_inputs import (
 from radfm.eval.comparison_tables import show_comparison
 from radfm.eval.results_folder import save_tables
 from radfm.presentation import interval_cell, percent_interval
+
+if TYPE_CHECKING:
+    from radfm.eval.conformal import Guarantee
 
 _HUBS = 3  # names that are shown, with the lowest and the highest shifts
 _ERRORS = {
@@ -75,7 +78,7 @@ def calibrate(
     else:
         with step(f"Calibrating {model}") as progress:
             record = fit_confidence(
-                model, data, output, coverage, guarantee, seed=seed, device=device, progress=progress
+                model, data, output, coverage, cast("Guarantee", guarantee), seed=seed, device=device, progress=progress
             )
     if as_json:
         print(json.dumps(shifts if hubness else record, indent=2, ensure_ascii=False))

@@ -81,7 +81,7 @@ class SetRule:
 def fit(
     probabilities: np.ndarray,
     labels: np.ndarray,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     coverage: float = 0.9,
     guarantee: Guarantee = "share",
 ) -> SetRule:
@@ -144,7 +144,7 @@ def measure_sets(
     scores, labels = checked(table.scores, table.labels)
     sets = rule.sets(expit(scores.astype(np.float64)))
     weights = patient_weights(table.patients, bootstraps, seed).astype(np.float64)
-    ill = labels.any(1)
+    ill = np.asarray(labels.any(1))
     shares = {
         "share": (sets & labels).sum(1) / np.maximum(labels.sum(1), 1),
         "all": (sets | ~labels).all(1).astype(float),

@@ -22,7 +22,7 @@ from radfm.eval.scores import Scores
 from radfm.presentation import BAND_MINIMA
 from radfm.progress import Progress, no_progress, part_of
 
-RATES = np.round(np.r_[np.arange(11) / 100, np.arange(5, 41) / 40], 3)  # false positive rates
+RATES = np.r_[np.arange(11) / 100, np.arange(5, 41) / 40].round(3)  # false positive rates
 FEW = np.flatnonzero(np.isin(RATES, [0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]))
 
 

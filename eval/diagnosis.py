@@ -243,7 +243,7 @@ def _differences(first: tuple[list, Measured], second: tuple[list, Measured], ta
     """By how much the second model's AUC is higher, for each disorder. A model is given by its scores and figures."""
     (values, resamples), (others, other_resamples) = (measured["auc"] for _, measured in (first, second))
     lows, highs = interval(other_resamples - resamples, others - values, (-1, 1))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"disorder": name, "auc": {"value": float(value), "low": float(low), "high": float(high)}}
         for name, value, low, high in zip(task.names, others - values, lows, highs, strict=True)
     ]

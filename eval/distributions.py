@@ -116,7 +116,7 @@ def auc_by_anatomy(
     counts = np.zeros(both.sum())  # the mean over all disorders does not depend on their bands
     means = [[macro(part[both], counts)["all"] for part in of_negatives] for of_negatives in areas]
     return {"disorders": int(both.sum())} | {
-        name: figure(*mean) for name, mean in zip(("same", "other"), means, strict=True)
+        name: figure(value, of_resamples) for name, (value, of_resamples) in zip(("same", "other"), means, strict=True)
     }
 
 

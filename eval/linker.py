@@ -36,7 +36,7 @@ def measure_linker(linker: Linker, tested: Questions) -> dict:
         confident_right += bool(codes) and codes[0][:3] in {code[:3] for code in curated}
         if not curated & set(ranked[:1]):
             answer = {"answer": ranked[0], "description": icd10cm.get(ranked[0]).description} if ranked else {}
-            accepted = judged.get((term.name, answer.get("answer")))
+            accepted = judged.get((term.name, answer.get("answer", "")))
             misses.append({"name": term.name, "curators": sorted(curated), **answer, "accepted": accepted})
     figures = dict(zip(LINKING, (hits / count).tolist(), strict=True))
     return figures | {

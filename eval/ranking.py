@@ -34,7 +34,7 @@ def ranking(ranks: np.ndarray, weights: np.ndarray | None = None) -> dict[str, n
     known = ~np.isnan(ranks)
     order = np.argsort(ranks[known], kind="stable")
     ranks = ranks[known][order]
-    counts = np.ones((len(ranks), 1)) if weights is None else np.float64(weights[known][order])
+    counts: np.ndarray = np.ones((len(ranks), 1)) if weights is None else weights[known][order].astype(np.float64)
     total = counts.sum(0)
     with np.errstate(invalid="ignore"):
         figures = {f"top{k}": counts[ranks <= k].sum(0) / total for k in TOP}

@@ -46,7 +46,9 @@ def reproducible_command(arguments: list[str]) -> str:
     """The command line without absolute paths: inside the working directory relative, elsewhere the last part alone."""
 
     def without_folders(argument: str) -> str:
-        before, path = re.fullmatch(r"([^/]*=)?(.*)", argument, re.DOTALL).groups("")
+        match = re.fullmatch(r"([^/]*=)?(.*)", argument, re.DOTALL)
+        assert match is not None  # any text matches
+        before, path = match.groups("")
         if not path.startswith("/"):
             return argument
         try:

@@ -171,10 +171,11 @@ def overlay(pixels: np.ndarray, saliency_map: np.ndarray) -> np.ndarray:
         (H, W, 3) uint8.
     """
     grey = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
-    stops, colours = zip(*_COLOURS, strict=True)
-    colour = np.stack([np.interp(saliency_map, stops, channel) for channel in zip(*colours, strict=True)], axis=2)
+    stops = [stop for stop, _ in _COLOURS]
+    channels = zip(*(colour for _, colour in _COLOURS), strict=True)
+    colour = np.stack([np.interp(saliency_map, stops, channel) for channel in channels], axis=2)
     opacity = _OPACITY * np.clip(saliency_map, 0, 1)[..., None] ** 0.8
-    return np.uint8(np.rint(grey * (1 - opacity) + colour * opacity))
+    return np.rint(grey * (1 - opacity) + colour * opacity).astype(np.uint8)
 
 
 def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
@@ -227,10 +228,12 @@ def _queries(model: RadFMForDiagnosis, processor, disorders: Sequence[str]) -> t
 @torch.no_grad()
 def _patch_maps(model: RadFMForDiagnosis, batch, rows: list[int], embeds: Tensor):
     """The output, and (disorders, slabs, h, w): the patch logits that the case embedding is computed from."""
+    projection = model.radfm.patch_projection
+    assert projection is not None
     output = model(**batch, text_embeds=embeds)
     counts = batch["slices_per_scan"].tolist()
     patches = model.radfm.slice_encoder(batch["pixel_values"], counts, with_patches=True).patches
-    return output, (model.radfm.patch_projection(patches.patch_logits) @ embeds.T).movedim(-1, 0).float()
+    return output, (projection(patches.patch_logits) @ embeds.T).movedim(-1, 0).float()
 
 
 @torch.enable_grad()

@@ -141,15 +141,15 @@ class Scores:
         ]
         training = [sorted({column[code] for row in rows for code in codes_of[row]}) for rows in self.training]
         without = sum(not codes for codes in codes_of)
-        highest = [
-            None if values is None else np.stack([values[:, rows_of[code]].max(1) for code in codes], 1)
-            for values in (self.scores, self.logits)
-        ]
+
+        def highest(values: np.ndarray) -> np.ndarray:
+            return np.stack([values[:, rows_of[code]].max(1) for code in codes], 1)
+
         about = {key: value for key, value in self.about.items() if key not in OF_DISORDERS}
         return replace(
             self,
-            scores=highest[0],
-            logits=highest[1],
+            scores=highest(self.scores),
+            logits=None if self.logits is None else highest(self.logits),
             names=[name_of[code] for code in codes],
             icd10cm=[[code] for code in codes],
             disorders=disorders,

@@ -106,4 +106,5 @@ def _held_out_fold(models: Sequence[str], held_out: int | None) -> int:
                 f"{model} was trained on terms of fold {held_out}, or on all: "
                 "train with held_out, or give --unseen-by the ontology it was trained on"
             )
+    assert held_out is not None
     return held_out

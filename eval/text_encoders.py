@@ -30,7 +30,7 @@ def sentence_encoder(folder: str | Path | None) -> Encode:
     """A SentenceTransformer by folder or name; None: all-MiniLM-L6-v2, untrained. Each text is embedded once."""
     from radfm.starting_points.sentence_encoder import load_encoder
 
-    model = load_encoder(folder).bfloat16()
+    model = load_encoder(None if folder is None else str(folder)).bfloat16()
     cache: dict[str, np.ndarray] = {}
 
     def encode(texts: Sequence[str]) -> np.ndarray:

@@ -92,7 +92,7 @@ def ensemble(members: Sequence[Scores], log_odds: bool = False) -> Ensemble:
         odds = logit(mean).clip(-700, 700)
     about = table.about | {"model": "ensemble", "members": [member.about for member in members]}
     about.pop("checkpoint", None)
-    scores = replace(table, scores=odds.astype(np.float32), logits=None, about=about)
+    scores = replace(table, scores=np.asarray(odds, np.float32), logits=None, about=about)
     return Ensemble(scores, (entropy - _entropy(p).mean(0)).clip(0), entropy)
 
 
@@ -176,7 +176,7 @@ def measure_uncertainty(
     }
 
 
-def _figures(table: Scores) -> dict[str, float]:
+def _figures(table: Scores) -> dict[str, float | None]:
     odds, labels = table.scores.astype(np.float64), table.labels
     areas = measure(odds, labels, metrics=["auc"])["auc"]
     return {

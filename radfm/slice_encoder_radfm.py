@@ -6,6 +6,8 @@ Decisions:
 - Features of a frozen tower that were computed before take the place of pixels: the tower is then left out.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -111,7 +113,7 @@ class RadFMSliceEncoder(nn.Module):
         return SliceEncoding(embeds, slices_per_scan, slabs_per_scan, features, patch_logits, patches)
 
 
-def slab_sizes(slices_per_scan: list[int], depth: int, device: torch.device | None = None) -> Tensor:
+def slab_sizes(slices_per_scan: Sequence[int], depth: int, device: torch.device | None = None) -> Tensor:
     """(slabs,) int64, the number of slices in each slab."""
     sizes = [min(depth, n - start) for n in slices_per_scan for start in range(0, n, depth)]
     return torch.tensor(sizes, dtype=torch.int64, device=device)

@@ -45,18 +45,21 @@ async def write_files(stream: AsyncIterator[bytes], folder: Path, limits: Limits
     body, line, block = aiter(stream), bytearray(), b""
     while b"\n" not in block:
         line += block
-        if len(line) > _LONGEST_HEADER or (block := await anext(body, None)) is None:
+        if len(line) > _LONGEST_HEADER or (following := await anext(body, None)) is None:
             raise Refused(_NO_STUDY)
+        block = following
     end, _, rest = block.partition(b"\n")
     header = _parse_header(bytes(line + end), limits)
     for name, size in header["files"]:
         with open(folder / name, "xb") as file:
             while size:
-                if not rest and (rest := await anext(body, None)) is None:
-                    raise Refused("the study ended before all its files had arrived: send it again")
+                if not rest:
+                    if (following := await anext(body, None)) is None:
+                        raise Refused("the study ended before all its files had arrived: send it again")
+                    rest = following
                 file.write(rest[:size])
                 size, rest = max(0, size - len(rest)), rest[size:]
-    if rest or await anext(body, None):
+    if rest or await anext(body, b""):
         raise Refused("the request contains more than the files of the study: send it again")
     return header
 

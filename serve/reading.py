@@ -49,6 +49,8 @@ def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> I
         stderr=subprocess.DEVNULL,
         env=environment,
     ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # the process has ended already
                 process.stdin.write(task.encode())

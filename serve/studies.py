@@ -62,6 +62,12 @@ class Waiting:
         return self.stage is not None and self.stage["stage"] in (ANSWERED, REFUSED)
 
     @property
+    def turn(self) -> int:
+        """The position of a study that may begin."""
+        assert self.position is not None
+        return self.position
+
+    @property
     def may_begin(self) -> bool:
         return self.stage is None and self.listeners > 0
 
@@ -150,7 +156,7 @@ class Studies:
                 return study.stage
             position = next(self._positions) if study.position is None else study.position
             before = sum(
-                (other.may_begin and other.position < position) or (other.stage is not None and not other.ended)
+                (other.may_begin and other.turn < position) or (other.stage is not None and not other.ended)
                 for other in self._waiting.values()
             )
             return _stage("waiting", 0, before)
@@ -249,7 +255,7 @@ class Studies:
             while not self._closed.is_set():
                 ready = {token: study for token, study in self._waiting.items() if study.may_begin}
                 if ready:
-                    token = min(ready, key=lambda token: ready[token].position)
+                    token = min(ready, key=lambda token: ready[token].turn)
                     ready[token].stage = _stage("opening")
                     return token
                 self._changed.wait()
@@ -259,13 +265,14 @@ class Studies:
         """Answers a study: yields its progress, and keeps the answer at the end."""
         started = time.monotonic()
         deadline = started + self.limits.seconds
-        case = None
+        case: Case | None = None
         for item in read_study(study.folder, study.header, self.limits, deadline):
             if isinstance(item, Case):
                 case = item
             else:
                 yield _stage("reading", *item)
         read = time.monotonic()
+        assert case is not None  # `read_study` yields the case, or refuses the study
         slices = sum(len(scan.pixels) for scan in case.scans)
         yield _stage("diagnosing", 0, slices)
         with _stop_at(deadline, self.pipe.model, self.limits):
@@ -273,12 +280,13 @@ class Studies:
             yield _stage("mapping", 0, slices)
             explanations = explain(self.pipe.model, self.pipe.processor, case, case_report.explained(diagnosed))
         seconds = {"reading": read - started, "model": time.monotonic() - read}
-        sheets = []
+        sheets, rendered = [], 0
         for scan in case.scans:
-            yield _stage("rendering", sum(len(other.pixels) for other in case.scans[: len(sheets)]), slices)
+            yield _stage("rendering", rendered, slices)
             if time.monotonic() > deadline:
                 raise _too_long(self.limits)
             sheets.append(render(scan))
+            rendered += len(scan.pixels)
         report = case_report.content(self.pipe.model.config, case, diagnosed, explanations, self.model)
         shown = content_of_page(report, case, explanations, sheets, seconds)
         maps = [maps_as_bytes(explanation) for explanation in explanations]

@@ -19,7 +19,7 @@ from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 import pydantic
 import yaml
@@ -88,7 +88,7 @@ def configured(
         if isinstance(value := given.get(name), str):
             given[name] = {key: value}
     try:
-        known = [field.name for field in fields(kind)]
+        known = [field.name for field in fields(cast(Any, kind))]
         merged = OmegaConf.merge({key: _default(kind, key) for key in known}, given)
         for change in changes:
             name, value = _change(change)
@@ -172,7 +172,7 @@ def without_folders(value: Any) -> Any:
 
 def _default(kind: type, key: str) -> Any:
     value = getattr(kind(), key)
-    return asdict(value) if is_dataclass(value) else value
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _change(change: str) -> tuple[str, Any]:
@@ -210,7 +210,8 @@ def _alternatives(kind: type, path: list[str]) -> str:
     *parents, name = path
     for parent in parents:
         kind = get_type_hints(kind)[parent]
-    known = sorted(kind.model_fields if issubclass(kind, pydantic.BaseModel) else (f.name for f in fields(kind)))
+    is_model = issubclass(kind, pydantic.BaseModel)
+    known = sorted(cast(Any, kind).model_fields if is_model else (f.name for f in fields(kind)))
     if len(known) <= _MOST_KEYS:
         return f"there are {', '.join(known)}"
     similar = difflib.get_close_matches(name, known)

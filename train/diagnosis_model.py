@@ -86,6 +86,7 @@ def whiten_texts(model: RadFMForDiagnosis, processor: RadFMProcessor, names: lis
         ValueError: the projection changes the width.
     """
     text = model.radfm.text_encoder
+    assert text is not None
     if text.projection.in_features != text.projection.out_features:
         raise ValueError("model.text_whitening needs a projection_dim that is the width of the text encoder")
     nn.init.eye_(text.projection.weight)
@@ -144,18 +145,21 @@ def start_from_patches(model: RadFMForDiagnosis, processor: RadFMProcessor, name
     """
     embeds = embed_texts(model, processor, names).float()
     patches, tower = model.radfm.patch_projection, model.radfm.slice_encoder.tower
+    assert patches is not None
     patches.weight.copy_(torch.linalg.pinv(embeds, rtol=_MIN_SINGULAR_VALUE))
     model.head.logit_scale.copy_((tower.bias.abs() * patches.weight.norm(dim=0).mean()).log())
 
 
 def remove_folder_names(model: RadFMForDiagnosis, processor: RadFMProcessor) -> None:
     """A checkpoint does not tell the folders of the machine on which it was made."""
-    for part in (model.config, model.config.text_config, processor.tokenizer):
+    parts: tuple[Any, ...] = (model.config, model.config.text_config, processor.tokenizer)
+    for part in parts:
         if part is not None:
             part.name_or_path = ""
 
 
 def _loaded_model(settings: ModelSection) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    assert settings.checkpoint is not None
     folder = find(settings.checkpoint)
     model = RadFMForDiagnosis.from_pretrained(folder)
     if model.config.head != settings.head:
@@ -187,7 +191,7 @@ def _new_model(settings: ModelSection, seed: int) -> tuple[RadFMForDiagnosis, Ra
 
 def _refuse_unknown_arguments(architecture: dict[str, Any]) -> None:
     """A configuration of transformers accepts any key, and unknown ones have no effect."""
-    parts = [("model.architecture", RadFMConfig, architecture)]
+    parts: list[tuple[str, Any, dict[str, Any]]] = [("model.architecture", RadFMConfig, architecture)]
     parts += [(f"model.architecture.{name}", kind, architecture.get(name) or {}) for name, kind in _PARTS.items()]
     for name, kind, arguments in parts:
         known = {field.name for field in fields(kind)}

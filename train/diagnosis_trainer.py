@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from radfm.data_prep.batches.case_dataset import CaseDataset, StepLoader, step_loader
@@ -77,6 +77,8 @@ class DiagnosisTrainer(Trainer):
         scores: (cases, disorders) logits -> the scores that the validation measures; None: the logits.
     """
 
+    control: TrainerControl
+
     def __init__(
         self,
         settings: TrainerSettings,
@@ -99,7 +101,7 @@ class DiagnosisTrainer(Trainer):
             remove_unused_columns=False,
         )
         objectives = settings.objectives
-        model.config.loss = model.config.loss | objectives.loss
+        model.config.loss = (model.config.loss or {}) | objectives.loss
         model.config.objectives = {name: {"weight": weight} for name, weight in objectives.weights.items() if weight}
         model = _prepared_for_processes(model, arguments, settings.freeze_batch_norm)
         super().__init__(model, arguments, train_dataset=data, eval_dataset=validation, processing_class=processor)
@@ -150,7 +152,7 @@ class DiagnosisTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         last = last_checkpoint(self.args.output_dir)
         self._print_summary(last)
-        self.train(resume_from_checkpoint=last and str(last))
+        self.train(resume_from_checkpoint=None if last is None else str(last))
         return last is not None
 
     def get_train_dataloader(self) -> StepLoader:

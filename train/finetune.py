@@ -37,14 +37,14 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EarlyStoppingCallback, set_seed
 
-from radfm.configuration_radfm import LabelKind
+from radfm.configuration_radfm import LabelKind, RadFMEncoderConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.sampling import StepSampler
 from radfm.data_prep.data_summary import data_summary
@@ -203,9 +203,9 @@ class _Run:
             tensors = {"weight": best.weight, "bias": best.bias, "strengths": torch.tensor(list(aucs.items()))}
             _save_atomically(file, tensors | {"strength": torch.tensor(strength)})
         fitted = load_file(file)
-        aucs = {f"{strength:g}": auc for strength, auc in fitted["strengths"].tolist()}
+        auc_of = {f"{strength:g}": auc for strength, auc in fitted["strengths"].tolist()}
         offsets = model.head.set_linear(fitted["weight"], fitted["bias"])
-        return model, offsets, {"pull": {"strength": fitted["strength"].item(), "auc": aucs}}
+        return model, offsets, {"pull": {"strength": fitted["strength"].item(), "auc": auc_of}}
 
     def _trained(self, probed: RadFMForDiagnosis, offsets: Tensor) -> RadFMForDiagnosis:
         """The probed model after training by method lora or full."""
@@ -338,7 +338,7 @@ def _refuse_combinations(config: FineTuning, start: RadFMForDiagnosis) -> None:
 
 def _reads_single_scans(model: RadFMForDiagnosis) -> bool:
     """Whether the model has no case encoder."""
-    return model.config.case_config.num_hidden_layers == 0
+    return cast(RadFMEncoderConfig, model.config.case_config).num_hidden_layers == 0
 
 
 def _recorded(config: FineTuning) -> dict[str, Any]:

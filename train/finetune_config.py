@@ -26,7 +26,12 @@ from radfm.train.diagnosis_config import (
     TrainerArguments,
 )
 
-MAX_CASES = {"linear": 200, "lora": 10_000}  # training cases, below which a method is the default; else "full"
+Method = Literal["auto", "linear", "lora", "full"]
+
+MAX_CASES: dict[Method, int] = {
+    "linear": 200,
+    "lora": 10_000,
+}  # training cases, below which a method is the default; else "full"
 
 
 @section
@@ -65,7 +70,7 @@ class FineTuning:
 
     output: str = "runs/finetuned"
     seed: NonNegativeInt = 0
-    method: Literal["auto", "linear", "lora", "full"] = "auto"
+    method: Method = "auto"
     task: Literal["auto", "multiclass", "multilabel"] = "auto"
     interpolate: Share | Literal["auto"] = "auto"
     class_weights: NonNegative = 0.5

@@ -57,7 +57,7 @@ _INFORMATIVE = {  # sources of `Lexicon` whose names differ from the description
 
 def text_pairs(
     ontologies: Sequence[Ontology] = (),
-    kinds: Iterable[Kind] = KINDS,
+    kinds: Iterable[str] = KINDS,
     held_out: int | None = None,
     hierarchy_pairs: int = 20_000,
     seed: int = 0,
@@ -225,8 +225,8 @@ def _hierarchy(count: int, held_out: int | None, rng: random.Random) -> Iterator
             below.setdefault(above, []).append(code)
     for _ in range(count):
         first = rng.choice(codes)
-        above = rng.choice([*family[first][1:], None])
-        second = rng.choice(below[above] if above else codes)
+        ancestor = rng.choice([*family[first][1:], None])
+        second = rng.choice(below[ancestor] if ancestor else codes)
         score = 1 - icd10cm.distance(first, second) / _MAX_DISTANCE
         texts = icd10cm.get(first).description, icd10cm.get(second).description
         yield {"first": texts[0], "second": texts[1], "score": max(score, 0.0)}

@@ -8,14 +8,14 @@ Decisions:
 
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from radfm.configuration_radfm import RadFMConfig
+from radfm.configuration_radfm import RadFMConfig, RadFMVisionConfig
 from radfm.heads_radfm import HEADS
 from radfm.towers_radfm import PatchTower, Tower
 
@@ -58,7 +58,7 @@ def patch_disorders(path: str | Path) -> list[str]:
 def patch_arguments(path: str | Path) -> dict[str, Any]:
     """Arguments of `RadFMVisionConfig` for a tower with the patch logits of a checkpoint. Raises: as above."""
     config = _patch_config(Path(path))
-    vision = config.vision_config
+    vision = cast(RadFMVisionConfig, config.vision_config)
     if vision.patch_disorders:
         sizes = {"patch_disorders": vision.patch_disorders, "patch_dim": vision.patch_dim}
     else:
