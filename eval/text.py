@@ -6,11 +6,12 @@ The tasks are described in `radfm.eval.text_tasks`. An encoder that was trained 
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from radfm.eval.linker import measure_linker
 from radfm.eval.text_encoders import fingerprint, sentence_encoder, tfidf, training_recipe
-from radfm.eval.text_tasks import FIGURES, compare_prompts, curated_codes, measure, questions
+from radfm.eval.text_tasks import METRICS, compare_prompts, curated_codes, measure, questions
 from radfm.knowledge.linking import Linker
 from radfm.knowledge.ontology import read
 from radfm.progress import Progress, no_progress
@@ -27,7 +28,8 @@ def evaluate(
 ) -> dict:
     """Figures of TF-IDF, of all-MiniLM-L6-v2 untrained, and of each model.
 
-    "figures" is {encoder: {figure: value}}, and "checkpoints" the SHA-256 of each model's weights.
+    "figures" is {encoder: {metric: value}}, "metrics" describes these metrics, and "checkpoints" is the SHA-256 of
+    each model's weights.
 
     Args:
         held_out: the tested fold; None: the one that the first model's recipe held out, or without models 4.
@@ -57,6 +59,7 @@ def evaluate(
         "terms": len(tested.terms),
         "linked": sum(bool(curated_codes(term)) for term in tested.terms),
         "candidates": len(tested.candidates),
+        "metrics": {key: asdict(metric) for key, metric in METRICS.items()},
         "figures": figures,
         "intervals": intervals,
     }
@@ -78,11 +81,11 @@ def as_markdown(result: dict) -> str:
     """The result of `evaluate` as tables."""
     lines = [
         f"{result['linked']:,} of {result['terms']:,} terms have a code; {result['candidates']:,} candidates for B.\n",
-        "| | " + " | ".join(FIGURES) + " |",
-        "|---" * (len(FIGURES) + 1) + "|",
+        "| | " + " | ".join(METRICS) + " |",
+        "|---" * (len(METRICS) + 1) + "|",
     ]
     for encoder, figures in result["figures"].items():
-        cells = [f"{figures[name]:.3f}" if name in figures else "" for name in FIGURES]
+        cells = [f"{figures[name]:.3f}" if name in figures else "" for name in METRICS]
         lines.append(f"| {encoder} | " + " | ".join(cells) + " |")
         if "confident" in figures:
             share, right = figures["confident"], figures["category of the confident"]

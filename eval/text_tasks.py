@@ -32,12 +32,39 @@ from radfm.knowledge.wording import read_table
 Hits = dict[str, tuple[np.ndarray, np.ndarray]]  # figure -> for each question its owner, and whether it was answered
 
 LINKING = ("A@1", "A@5", "A category")
-FIGURES = (*LINKING, *(f"{figure} all names" for figure in LINKING))
-FIGURES += ("B@1", "B@10", "C Spearman", "C triplets", "D@1")
 
 _PAIRS = 6_000
 _RESAMPLES = 1_000
 _MOST_SIMILAR = 60  # names of codes, among which the five most similar codes are
+
+
+@dataclass(frozen=True)
+class TextMetric:
+    """
+    Attributes:
+        name: for model cards.
+        hub_name: the metric's name on the Hugging Face Hub.
+        in_card: whether the table of a model card shows it.
+    """
+
+    name: str
+    hub_name: str = "accuracy"
+    in_card: bool = True
+
+
+METRICS = {
+    "A@1": TextMetric("ICD-10-CM code of an unseen term, top-1 accuracy"),
+    "A@5": TextMetric("ICD-10-CM code of an unseen term, top-5 accuracy"),
+    "A category": TextMetric("ICD-10-CM category of an unseen term, top-1 accuracy"),
+    "A@1 all names": TextMetric("ICD-10-CM code by all names of a term, top-1 accuracy"),
+    "A@5 all names": TextMetric("ICD-10-CM code by all names of a term, top-5 accuracy", in_card=False),
+    "A category all names": TextMetric("ICD-10-CM category by all names of a term, top-1 accuracy"),
+    "B@1": TextMetric("Term of an unseen synonym, top-1 accuracy"),
+    "B@10": TextMetric("Term of an unseen synonym, top-10 accuracy"),
+    "C Spearman": TextMetric("Cosine and distance in the hierarchy of ICD-10-CM, Spearman correlation", "spearmanr"),
+    "C triplets": TextMetric("Order of cosines in the hierarchy of ICD-10-CM, accuracy", in_card=False),
+    "D@1": TextMetric("Abbreviations, spelling, word order and lay names, top-1 accuracy"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""A checkpoint as the Hugging Face Hub wants it, and its upload: `radfm publish DIR REPO_ID`.
+"""Writes a checkpoint in the layout of the Hugging Face Hub and uploads it: `radfm publish DIR REPO_ID`.
 
 Decisions:
-- The folder to be published is written anew from a list of what a checkpoint has; nothing is copied because it lay
-  there. What was left out is reported.
-- The weights are those that were evaluated, byte by byte. Only a file larger than a shard may be is split, tensors as
-  they are, and what names the fingerprint then names the new one.
-- The code that a checkpoint carries is that of the radfm that publishes, with which it was loaded just before.
-- Of recipes and evaluations goes what says nothing of a case: how many were left out, and not which.
-- What was published can be published again, elsewhere or by another name: its evaluation, licence and notes lie beside
-  the weights and hold until others are given.
-- At the end every file is searched for what must not leave, see `radfm.publishing.checks`; a folder with a fault goes.
+- The folder to be published is written from scratch, from a list of the files that a checkpoint has. Other files are
+  not copied, and are reported.
+- The weights are the evaluated ones, byte by byte. Only a file that is larger than the maximal shard is split, without
+  changing tensors, and all records then name the new fingerprint.
+- The code in the published checkpoint is that of the radfm that publishes, with which it was loaded before.
+- Recipes and evaluations are published without data of single cases: the number of cases that were left out, without
+  their names.
+- A published checkpoint can be published again under another name: its evaluation, licence and notes are beside the
+  weights and apply until others are given.
+- At the end all files are searched for patient data, see `radfm.publishing.checks`. A folder with a fault is deleted.
 
 References:
     https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/models-uploading
@@ -29,7 +30,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from radfm.checkpoints import CONFIDENCE
 from radfm.publishing.card import Facts
-from radfm.publishing.checks import metadata, read_json, refuse_pickle, refuse_unsafe, refuse_what_tells, write_json
+from radfm.publishing.checks import (
+    read_json,
+    refuse_identifying,
+    refuse_pickle,
+    refuse_unsafe,
+    safetensors_metadata,
+    write_json,
+)
 from radfm.publishing.evaluations import (
     EVALUATION,
     count_left_out,
@@ -43,7 +51,7 @@ from radfm.reference_radfm import FILE as REFERENCE
 from radfm.reference_radfm import TrainingReference, weights_sha256
 
 CARD = "README.md"
-STATED = "radfm_card.json"  # what the author said: licence and notes
+STATED = "radfm_card.json"  # licence and notes by the author
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
               "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip
@@ -54,11 +62,11 @@ _SENTENCES = ("modules.json", "config.json", "config_sentence_transformers.json"
 class Published:
     """
     Attributes:
-        folder: What was written; gone where it was only uploaded.
+        folder: what was written; deleted again where it was only uploaded.
         files: name -> bytes.
-        left_out: What of the checkpoint's folder was not taken.
-        card: The text of README.md.
-        url: Where it was uploaded to.
+        left_out: files and subfolders of the checkpoint that were not published.
+        card: the text of README.md.
+        url: of the repository; None without an upload.
     """
 
     folder: Path
@@ -77,7 +85,7 @@ class Request:
     evaluations: Sequence[Path] = ()
     licence: str | None = None
     notes: Path | None = None
-    learned: dict[str, Any] | None = field(default=None, repr=False)  # of `radfm.data_prep.data_summary`
+    training_data: dict[str, Any] | None = field(default=None, repr=False)  # of `radfm.data_prep.data_summary`
     max_shard_size: str | int = "5GB"
 
 
@@ -85,17 +93,18 @@ def publish(request: Request, out: Path | None = None, upload: bool = True, priv
     """Writes the folder, and uploads it.
 
     Args:
-        out: Folder to write, which is kept; None: one that is not.
-        private: Whether a repository that is made for it is private.
+        out: folder to write and keep; None: a temporary one.
+        upload: whether to upload the folder.
+        private: whether a new repository is private.
     Raises:
-        ValueError: The checkpoint cannot be published as it is, or the Hub refuses it; file and remedy are named.
-        FileNotFoundError: There is no such checkpoint, evaluation or file of notes.
-        OSError: The folder cannot be written.
+        ValueError: the checkpoint cannot be published as it is, or the Hub refuses it; file and remedy are named.
+        FileNotFoundError: there is no such checkpoint, evaluation or file of notes.
+        OSError: the folder cannot be written.
     """
     try:
         validate_repo_id(request.repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{request.repo_id!r} is no name of a repository, such as me/my-model: {error}") from error
+        raise ValueError(f"{request.repo_id!r} is not a name of a repository, such as me/my-model: {error}") from error
     if upload:
         refuse_without_hub(request.repo_id)
     folder = Path(mkdtemp()) if out is None else _empty(out)
@@ -114,7 +123,7 @@ def publish(request: Request, out: Path | None = None, upload: bool = True, priv
 
 
 def write(request: Request, out: Path) -> Published:
-    """Writes the folder; `out` is there and empty. Arguments and errors: see `publish`."""
+    """Writes the folder `out`, which exists and is empty. Arguments and errors: see `publish`."""
     folder = request.folder
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -139,8 +148,8 @@ def write(request: Request, out: Path) -> Published:
     }
     confidence = {} if is_text else _write_confidence(folder, out, sha256, published)
     if evaluations:
-        for one in evaluations:
-            one["weights"] = published
+        for evaluation in evaluations:
+            evaluation["weights"] = published
         write_json(out / EVALUATION, evaluations)
     config = read_json(out / "config.json")
     if not is_text:
@@ -150,7 +159,7 @@ def write(request: Request, out: Path) -> Published:
         weights=weights,
         config=config,
         recipe=recipe,
-        learned=None if is_text else _learned(recipe, request.learned),
+        training_data=None if is_text else _training_data(recipe, request.training_data),
         confidence=confidence,
         evaluations=evaluations,
         licence=licence,
@@ -158,24 +167,24 @@ def write(request: Request, out: Path) -> Published:
         radfm=version("radfm"),
     )
     (out / CARD).write_text(_card(facts, is_text), encoding="utf-8")
-    refuse_what_tells(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
+    refuse_identifying(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
     files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
-    taken = {*files, *(["model.safetensors"] if _INDEX in files else [])}  # as it is, or in shards
-    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in taken]
-    parts = {name.partition("/")[0] + "/" for name in files if "/" in name}
+    copied = {*files, *(["model.safetensors"] if _INDEX in files else [])}  # unchanged, or in shards
+    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in copied]
+    subfolders = {name.partition("/")[0] + "/" for name in files if "/" in name}
     return Published(
-        out, files, sorted(name for name in left_out if name not in parts), (out / CARD).read_text("utf-8")
+        out, files, sorted(name for name in left_out if name not in subfolders), (out / CARD).read_text("utf-8")
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no checkpoint: it holds no config.json")
+        raise ValueError(f"{folder} is not a checkpoint: it holds no config.json")
     return read_json(folder / "config.json")
 
 
 def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
-    """Configuration, processor, code and weights; returns how many numbers, and of what kind."""
+    """Writes configuration, processor, code and weights; returns the number of parameters and their dtype."""
     from transformers.dynamic_module_utils import custom_object_save
 
     from radfm.modeling_radfm import RadFMForDiagnosis
@@ -187,12 +196,12 @@ def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str
         processor = RadFMProcessor.from_pretrained(folder)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    for what, keys in (
+    for fault, keys in (
         ("lacks", loaded["missing_keys"]),
-        ("holds what no model of radfm has:", loaded["unexpected_keys"]),
+        ("has tensors that no radfm model has:", loaded["unexpected_keys"]),
     ):
         if keys:
-            raise ValueError(f"{files[0]} {what} {', '.join(sorted(keys)[:5])}: save the checkpoint again")
+            raise ValueError(f"{files[0]} {fault} {', '.join(sorted(keys)[:5])}: save the checkpoint again")
     custom_object_save(model, out, config=model.config)
     model.config.save_pretrained(out)
     processor.save_pretrained(out)
@@ -205,7 +214,7 @@ def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str
 
 
 def _write_weights(files: Sequence[Path], out: Path, max_shard_size: str | int) -> None:
-    """As they are; a single file is split where it is larger than a shard may be."""
+    """Copies the weights; a single file that is larger than a shard is split."""
     if len(files) == 1:
         tensors = _tensors(files)
         if split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size).is_sharded:
@@ -218,11 +227,11 @@ def _write_weights(files: Sequence[Path], out: Path, max_shard_size: str | int) 
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Raises: ValueError: there are none, or a file is none of safetensors."""
+    """The files of the weights. Raises: ValueError: there are none, or one is not a safetensors file."""
     if not (files := sorted(folder.glob("model*.safetensors"))):
         raise ValueError(f"{folder} holds no model.safetensors: save the checkpoint with model.save_pretrained")
     for file in files:
-        metadata(file)
+        safetensors_metadata(file)
     return files
 
 
@@ -233,10 +242,10 @@ def _tensors(files: Sequence[Path]) -> dict:
 
 
 def _remove_loading_options(out: Path) -> None:
-    """Takes out of a tokenizer's configuration what transformers notes of how it was loaded."""
+    """Removes from a tokenizer's configuration what transformers records about how it was loaded."""
     if (file := out / "tokenizer_config.json").is_file():
-        said = read_json(file)
-        write_json(file, {key: said[key] for key in said if key not in ("is_local", "local_files_only")})
+        config = read_json(file)
+        write_json(file, {key: config[key] for key in config if key not in ("is_local", "local_files_only")})
 
 
 def _dtypes(files: Sequence[Path]) -> str:
@@ -245,7 +254,7 @@ def _dtypes(files: Sequence[Path]) -> str:
 
 
 def _write_text_encoder(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
-    """What its modules.json names, tokenizer and weights; returns how many numbers, and of what kind."""
+    """Writes modules, tokenizer and weights; returns the number of parameters and their dtype."""
     listing = folder / "modules.json"
     for module in read_json(listing):
         inner = Path(module["path"])
@@ -260,7 +269,7 @@ def _write_text_encoder(folder: Path, out: Path, max_shard_size: str | int) -> d
                 if file.suffix == ".json":
                     write_json(out / inner / file.name, read_json(file))
                 elif file.suffix == ".safetensors":
-                    metadata(file)
+                    safetensors_metadata(file)
                     shutil.copyfile(file, out / inner / file.name)
     files = _weights(folder)
     _write_weights(files, out, max_shard_size)
@@ -272,12 +281,12 @@ def _write_text_encoder(folder: Path, out: Path, max_shard_size: str | int) -> d
 
 
 def _write_recipe(folder: Path, out: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The newest recipe, without what tells of a case or a folder; {} where there is none."""
+    """Writes the newest recipe without names of cases and paths, and returns it; {} without one."""
     for name in names:
         if (folder / name).is_file():
             recipe = count_left_out(read_json(folder / name))
             if name == TEXT_RECIPE:
-                recipe.get("config", recipe).pop("output", None)  # a path of the machine
+                recipe.get("config", recipe).pop("output", None)  # a local path
             write_json(out / name, recipe)
             return recipe
     return {}
@@ -294,20 +303,24 @@ def _write_confidence(folder: Path, out: Path, sha256: str, published: str) -> d
     return record
 
 
-def _learned(recipe: dict, given: dict | None) -> dict[str, Any] | None:
-    """What the data was, by the recipe, or as given where the recipe knows no more than its fingerprint."""
-    found = recipe.get("data") or recipe.get("key", {}).get("data")
-    found = {"fingerprint": found} if isinstance(found, str) else found
+def _training_data(recipe: dict, given: dict | None) -> dict[str, Any] | None:
+    """The summary of the data set in the recipe, or the given one if the recipe has only its fingerprint.
+
+    Raises:
+        ValueError: the given data set is not the one that the recipe names.
+    """
+    recorded = recipe.get("data") or recipe.get("key", {}).get("data")
+    recorded = {"fingerprint": recorded} if isinstance(recorded, str) else recorded
     if given is None:
-        return (
-            {"title": found.get("source", "unknown"), "source": "unknown", "licence": None} | found if found else None
-        )
-    if found and found.get("fingerprint") != given["fingerprint"]:
+        if not recorded:
+            return None
+        return {"title": recorded.get("source", "unknown"), "source": "unknown", "licence": None} | recorded
+    if recorded and recorded.get("fingerprint") != given["fingerprint"]:
         raise ValueError(
-            f"the checkpoint learned from other data than --data holds: {str(found.get('fingerprint'))[:12]}, not "
+            f"the checkpoint was trained on other data than --data: {str(recorded.get('fingerprint'))[:12]}, not "
             f"{given['fingerprint'][:12]}"
         )
-    return found if found and "cases" in found else given
+    return recorded if recorded and "cases" in recorded else given
 
 
 def _card(facts: Facts, is_text: bool) -> str:

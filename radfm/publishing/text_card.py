@@ -1,4 +1,9 @@
-"""The card of a text encoder: what it was taught, and how well it links and finds names that it never saw."""
+"""The model card of a text encoder: what it was trained on, and how well it links and ranks terms that it did not see.
+
+Decisions:
+- Names of metrics, and which of them the card shows, are read from each evaluation, which carries the registry of
+  `radfm.eval.text_tasks`. This file has no list of metrics.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,28 +16,46 @@ from radfm.publishing.card import Facts, make_card
 from radfm.recipes_radfm import TEXT_RECIPE
 
 _MINILM = "all-MiniLM-L6-v2"
-_FIGURES = {  # of `radfm evaluate text`: what is said of it, and what the Hub calls the metric
-    "A@1": ("ICD-10-CM code of a term never seen: first guess right", "accuracy"),
-    "A@5": ("ICD-10-CM code: among the first five", "accuracy"),
-    "A category": ("ICD-10-CM code: category of the first guess right", "accuracy"),
-    "A@1 all names": ("ICD-10-CM code by all its names: first guess right", "accuracy"),
-    "A category all names": ("ICD-10-CM code by all its names: category right", "accuracy"),
-    "B@1": ("Term meant by a synonym never seen: first guess right", "accuracy"),
-    "B@10": ("Term meant by a synonym: among the first ten", "accuracy"),
-    "C Spearman": ("Cosine against steps in the tree of ICD-10-CM: Spearman", "spearmanr"),
-    "D@1": ("Abbreviations, spelling, word order, lay names: right", "accuracy"),
-}
 _CITATION = (
-    "It started from all-MiniLM-L6-v2: Reimers and Gurevych, Sentence-BERT: sentence embeddings using siamese "
+    "Training started from all-MiniLM-L6-v2: Reimers and Gurevych, Sentence-BERT: sentence embeddings using siamese "
     "BERT-networks, EMNLP 2019, https://arxiv.org/abs/1908.10084."
 )
 
 
 def text_card(facts: Facts) -> ModelCard:
-    """Of a SentenceTransformer. Raises: ValueError: the head of the card is not as the Hub wants it."""
+    """The card of a SentenceTransformer.
+
+    Raises:
+        ValueError: the metadata of the card does not survive writing and reading.
+    """
     config, recipe = facts.config, facts.recipe
     from_minilm = bool(recipe) and recipe.get("base") is None
-    head = ModelCardData(
+    model_table = {
+        "parameters": f"{facts.weights['parameters']:,}",
+        "architecture": f"{config['model_type']}, {config['num_hidden_layers']} layers, "
+        f"hidden size {config['hidden_size']}",
+        "vocabulary": f"{config['vocab_size']:,} word pieces",
+    }
+    pairs = recipe.get("pairs", {})
+    return make_card(
+        "text_encoder.md",
+        facts,
+        _metadata(facts, from_minilm),
+        model_table,
+        width=config["hidden_size"],
+        knowledge=list(_knowledge(recipe)),
+        pairs=f"Used as {', '.join(f'{n:,} pairs of {kind}' for kind, n in pairs.items())}." if pairs else "",
+        training=[f"{line}." for line in _training(recipe)],
+        evaluations=[_context(evaluation, facts.name) for evaluation in facts.evaluations],
+        not_in_training=list(_not_in_training(recipe)),
+        citations=[_CITATION] if from_minilm else [],
+    )
+
+
+def _metadata(facts: Facts, from_minilm: bool) -> ModelCardData:
+    evaluations = facts.evaluations
+    hub_names = {metric["hub_name"] for each in evaluations for metric in _card_metrics(each).values()}
+    return ModelCardData(
         language="en",
         license=facts.licence,
         library_name="sentence-transformers",
@@ -40,111 +63,107 @@ def text_card(facts: Facts) -> ModelCard:
         tags=["radfm", "medical", "icd-10-cm", "sentence-transformers", "feature-extraction"],
         base_model=f"sentence-transformers/{_MINILM}" if from_minilm else None,
         base_model_relation="finetune" if from_minilm else None,
-        metrics=sorted({metric for _, metric in _FIGURES.values()}) if facts.evaluations else None,
-        model_name=facts.name if facts.evaluations else None,
-        eval_results=[result for one in facts.evaluations for result in _results(one)] or None,
-    )
-    table = {
-        "parameters": f"{facts.weights['parameters']:,}",
-        "architecture": f"{config['model_type']}, {config['num_hidden_layers']} layers, {config['hidden_size']} wide",
-        "words": f"{config['vocab_size']:,} word pieces",
-    }
-    pairs = recipe.get("pairs", {})
-    return make_card(
-        "text_encoder.md",
-        facts,
-        head,
-        table,
-        width=config["hidden_size"],
-        knowledge=list(_knowledge(recipe)),
-        pairs=f"As {', '.join(f'{n:,} pairs of {what}' for what, n in pairs.items())}." if pairs else "",
-        method=[f"{line}." for line in _method(recipe)],
-        evaluations=[_evaluation(one, facts.name) for one in facts.evaluations],
-        never_shown=list(_never_shown(recipe)),
-        citations=[_CITATION] if from_minilm else [],
+        metrics=sorted(filter(None, hub_names)) or None,
+        model_name=facts.name if evaluations else None,
+        eval_results=[result for each in evaluations for result in _model_index_results(each)] or None,
     )
 
 
-def _evaluation(one: dict, name: str) -> dict[str, Any]:
-    spaces = one["figures"]
+def _context(evaluation: dict, name: str) -> dict[str, Any]:
+    """What the template shows of an evaluation."""
+    encoders = evaluation["figures"]
     return {
-        "asked": f"Asked about {one['terms']:,} terms of {one['ontology']} that it never saw, {one['linked']:,} of "
-        f"them with codes; a synonym is told from {one['candidates']:,} terms.",
-        "intervals": "intervals" in one,
-        "spaces": [f"**{name}**" if space == "this" else space for space in spaces],
+        "task": f"Evaluated with {evaluation['terms']:,} terms of {evaluation['ontology']} that were not used in "
+        f"training, {evaluation['linked']:,} of them with codes. Synonyms are ranked against "
+        f"{evaluation['candidates']:,} terms.",
+        "intervals": "intervals" in evaluation,
+        "encoders": [f"**{name}**" if encoder == "this" else encoder for encoder in encoders],
         "rows": [
-            {"what": said, "figures": [_figure(one, space, key) for space in spaces]}
-            for key, (said, _) in _FIGURES.items()
+            {"name": metric["name"], "figures": [_figure(evaluation, encoder, key) for encoder in encoders]}
+            for key, metric in _card_metrics(evaluation).items()
         ],
     }
 
 
-def _figure(one: dict, space: str, key: str) -> str:
-    if key not in one["figures"][space]:
+def _figure(evaluation: dict, encoder: str, metric: str) -> str:
+    if metric not in evaluation["figures"][encoder]:
         return value(None)
-    figure = {"value": one["figures"][space][key]}
-    if ends := one.get("intervals", {}).get(space, {}).get(key):
+    figure = {"value": evaluation["figures"][encoder][metric]}
+    if ends := evaluation.get("intervals", {}).get(encoder, {}).get(metric):
         return with_interval(figure | dict(zip(("low", "high"), ends, strict=True)))
     return value(figure)
 
 
-def _results(one: dict) -> list[EvalResult]:
-    """For the model-index."""
+def _model_index_results(evaluation: dict) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="sentence-similarity",
             task_name="Linking and finding disorders",
             dataset_type="ontology",
-            dataset_name=one["ontology"],
-            dataset_args={"terms": one["terms"]},
-            metric_type=metric,
-            metric_name=said,
-            metric_value=round(one["figures"]["this"][key], 4),
+            dataset_name=evaluation["ontology"],
+            dataset_args={"terms": evaluation["terms"]},
+            metric_type=metric["hub_name"],
+            metric_name=metric["name"],
+            metric_value=round(evaluation["figures"]["this"][key], 4),
         )
-        for key, (said, metric) in _FIGURES.items()
-        if key in one["figures"]["this"]
+        for key, metric in _card_metrics(evaluation).items()
+        if metric["hub_name"] and key in evaluation["figures"]["this"]
     ]
 
 
-def _never_shown(recipe: dict) -> Iterator[str]:
-    yield "Any text of a patient: no report, no history."
-    yield "Any other language than English."
+def _card_metrics(evaluation: dict) -> dict[str, dict]:
+    """Key -> properties of the metrics that the card shows; evaluations that do not describe them have keys alone."""
+    keys_alone = {key: {"name": key, "hub_name": None, "in_card": True} for key in evaluation["figures"]["this"]}
+    metrics = evaluation.get("metrics") or keys_alone
+    return {key: metric for key, metric in metrics.items() if metric["in_card"]}
+
+
+def _not_in_training(recipe: dict) -> Iterator[str]:
+    yield "Text of patients: no reports, no histories."
+    yield "Languages other than English."
     if recipe:
         fold = recipe.get("held_out")
         yield (
-            "No term of its ontologies was kept from it, so terms of theirs cannot measure it."
+            "No term of its ontologies was held out, so terms of these ontologies cannot be used to evaluate it."
             if fold is None
-            else f"Terms and categories of fold {fold} of 0 to 4, which were kept from it to measure it."
+            else f"Terms and categories of fold {fold} of 0 to 4, which were held out for evaluation."
         )
 
 
-def _method(recipe: dict) -> Iterator[str]:
+def _training(recipe: dict) -> Iterator[str]:
+    """Starting point, losses, steps and averaging, a line each; nothing without a recipe."""
     if not recipe:
         return
     run, model = recipe.get("config", {}), recipe.get("config", {}).get("model", {})
-    trimmed = ", its word pieces trimmed to those that the knowledge needs" if model.get("trim") else ""
-    yield f"Start: {recipe.get('base') or _MINILM}{trimmed}"
+    trimmed = ", with the vocabulary reduced to word pieces that the training data needs" if model.get("trim") else ""
+    yield f"Starting point: {recipe.get('base') or _MINILM}{trimmed}"
     yield "Losses: multiple negatives ranking in both directions, and CoSENT over pairs of codes"
     if steps := run.get("training", {}).get("max_steps"):
         yield f"{steps:,} steps"
     if (first := model.get("average_from")) is not None:
-        yield f"Its weights are the mean of its checkpoints after {first:.0%} of the training"
+        yield f"The weights are the mean of the checkpoints after {first:.0%} of the training"
     if share := model.get("base_share"):
-        yield f"Its weights are averaged with those of the start, whose share is {share:g}"
-    if longest := recipe.get("max_tokens"):
-        yield f"Texts are cut after {longest} word pieces"
-    yield f"The whole recipe is in `{TEXT_RECIPE}`"
+        yield f"The weights are averaged with those of the starting point, whose share is {share:g}"
+    if max_tokens := recipe.get("max_tokens"):
+        yield f"Texts are truncated after {max_tokens} word pieces"
+    yield f"The complete recipe is in `{TEXT_RECIPE}`"
 
 
 def _knowledge(recipe: dict) -> Iterator[dict[str, str]]:
+    """Rows of the table of sources; nothing without a recipe."""
     if not recipe:
         return
     edition = recipe.get("icd10cm", "edition unknown")
-    yield {"name": "ICD-10-CM", "what": f"descriptions, tree; {edition}", "licence": "public domain (US government)"}
-    for one in recipe.get("ontologies", ()):
-        said = [f"{one['terms']:,} terms", one.get("version"), one.get("remark")]
-        stated = re.search(r"CC0(?: 1\.0)?|CC[ -]BY[A-Z-]*(?: \d\.\d)?", one.get("remark") or "")
-        licence = one.get("licence") or (f"{stated.group()}, as it says" if stated else "**unknown**")
-        yield {"name": one["name"], "what": ". ".join(filter(None, said)), "licence": licence}
+    yield {
+        "name": "ICD-10-CM",
+        "content": f"descriptions, hierarchy; {edition}",
+        "licence": "public domain (US government)",
+    }
+    for ontology in recipe.get("ontologies", ()):
+        remark = ontology.get("remark")
+        content = [f"{ontology['terms']:,} terms", ontology.get("version"), remark]
+        in_remark = re.search(r"CC0(?: 1\.0)?|CC[ -]BY[A-Z-]*(?: \d\.\d)?", remark or "")
+        licence = ontology.get("licence") or (f"{in_remark.group()}, by its remark" if in_remark else "**unknown**")
+        yield {"name": ontology["name"], "content": ". ".join(filter(None, content)), "licence": licence}
     base = recipe.get("base")
-    yield {"name": base or _MINILM, "what": "to start from", "licence": "**unknown**" if base else "Apache-2.0"}
+    yield {"name": base or _MINILM, "content": "starting point", "licence": "**unknown**" if base else "Apache-2.0"}

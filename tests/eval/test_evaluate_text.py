@@ -53,7 +53,7 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
     for name, synonym, _, code in TERMS.values():
         meaning |= dict.fromkeys((name, synonym), icd10cm.get(code).description)
     found, _ = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert set(found) == set(text_tasks.FIGURES)
+    assert set(found) == set(text_tasks.METRICS)
     right = ["A@1", "A@5", "A category", "A category all names", "B@1", "B@10"]
     assert {figure: found[figure] for figure in right} == dict.fromkeys(right, 1)
     assert abs(found["C Spearman"]) < 0.05  # of the hierarchy it knows nothing
@@ -63,7 +63,7 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
 def test_a_space_that_knows_half_of_the_answers_has_half_of_them_right(all_terms):
     meaning = {TERMS[i][0]: icd10cm.get(TERMS[i][3]).description for i in ("T:1", "T:2")}
     found, intervals = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert [found[figure] for figure in text_tasks.FIGURES[:3]] == [0.5, 0.5, 0.5]
+    assert [found[metric] for metric in text_tasks.LINKING] == [0.5, 0.5, 0.5]
     assert intervals["A@1"] == [0, 1]  # of four terms, a draw may have only right ones, or none
     assert "C Spearman" not in intervals
 
@@ -80,7 +80,7 @@ def test_prompts_with_more_than_the_name_find_more(space, all_terms):
     assert set(found) == {"name", "description", "synonyms", "path"}
 
 
-def test_the_synonym_asked_about_is_not_among_the_averaged_ones(space, all_terms):
+def test_the_synonym_of_a_question_is_not_among_the_averaged_ones(space, all_terms):
     # Were it there, TF-IDF would find each synonym by itself.
     assert text_tasks.compare_prompts(space, all_terms)["synonyms"]["R@1"] < 1
 
@@ -111,13 +111,13 @@ def test_what_the_linker_misses_is_listed_with_what_has_been_judged_of_it(obo, t
     assert all(icd10cm.get(row["code"]) for row in judged)
 
 
-def test_an_encoder_that_has_seen_the_terms_is_refused(obo, tmp_path):
+def test_an_encoder_that_was_trained_on_the_terms_is_refused(obo, tmp_path):
     (tmp_path / "radfm_text.json").write_text('{"held_out": null}')
     with pytest.raises(ValueError, match="was trained on terms"):
         text.evaluate([str(tmp_path)], obo, 0)
 
 
-def test_terms_that_another_file_has_are_not_asked_about(obo, tmp_path):
+def test_terms_of_another_file_are_not_tested(obo, tmp_path):
     known = ontology.read(obo)
     (tmp_path / "seen.obo").write_text(obo.read_text().split("\n[Term]\nid: T:3")[0] + "\n")
     asked = text_tasks.questions(known, trained_on=ontology.read(tmp_path / "seen.obo"))

@@ -1,4 +1,4 @@
-"""`radfm publish`: what it writes loads elsewhere, says what was measured, passes the Hub's client; what it refuses."""
+"""`radfm publish`: the folder loads without radfm, its card has the measured figures, and patient data is refused."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import hub
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
 from radfm.eval.diagnosis import compare
 from radfm.eval.scores import Scores
+from radfm.eval.text_tasks import METRICS
 from radfm.publishing.publish import Request, publish
 from radfm.reference_radfm import FILE, TrainingReference, weights_sha256
 from radfm.starting_points import embed_texts
@@ -133,7 +135,7 @@ def evaluation(checkpoint, tmp_path_factory) -> Path:
     """What `radfm evaluate --out` writes of made-up scores of these weights."""
     draws = np.random.default_rng(0)
     names = [[DISORDERS[i]] for i in draws.integers(0, 3, CASES)]
-    labels = np.array([[name in mine for name in DISORDERS] for mine in names])
+    labels = np.array([[name in disorders for name in DISORDERS] for disorders in names])
     table = Scores(
         scores=(draws.normal(size=labels.shape) + 2 * labels).astype(np.float32),
         names=DISORDERS,
@@ -169,7 +171,7 @@ def published(checkpoint, evaluation, tmp_path_factory) -> Path:
     return out
 
 
-def test_what_was_published_is_published_again_with_all_that_was_said(published, tmp_path):
+def test_a_published_folder_is_published_again_with_licence_notes_and_evaluation(published, tmp_path):
     again = publish(Request(published, "me/small"), tmp_path / "again", upload=False)
     assert again.card == (published / "README.md").read_text()
     assert publish(Request(published, "me/small", licence="mit"), tmp_path / "mit", upload=False).card != again.card
@@ -182,7 +184,7 @@ def test_what_was_published_is_published_again_with_all_that_was_said(published,
         publish(Request(tuned, "me/tuned"), tmp_path / "refused", upload=False)
 
 
-def test_the_weights_are_those_that_were_evaluated_and_nothing_else_is_there(checkpoint, published):
+def test_the_weights_are_the_evaluated_ones_and_other_files_are_left_out(checkpoint, published):
     assert (published / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
     not_of_the_model = {"pipeline_radfm.py", "recipes_radfm.py", "reference_radfm.py"}
     code = {file.name for file in Path(__file__).parents[2].glob("radfm/*_radfm.py")} - not_of_the_model
@@ -190,12 +192,12 @@ def test_the_weights_are_those_that_were_evaluated_and_nothing_else_is_there(che
     records = {"README.md", "evaluation.json", "radfm_card.json", "radfm_diagnosis.json", FILE, "model.safetensors"}
     files = {file.relative_to(published).as_posix() for file in published.rglob("*")}
     assert files == code | settings | records
-    told = [file.read_text() for file in published.glob("*.json") if file.name != "tokenizer.json"]
-    assert not [text for text in told if "somebody" in text]
+    contents = [file.read_text() for file in published.glob("*.json") if file.name != "tokenizer.json"]
+    assert not [text for text in contents if "somebody" in text]
     assert json.loads((published / "radfm_diagnosis.json").read_text())["left_out"] == 1
 
 
-def test_vocabulary_codes_embeddings_calibration_and_reference_come_along(checkpoint, published):
+def test_vocabulary_codes_embeddings_calibration_and_reference_are_published(checkpoint, published):
     model, before = (RadFMForDiagnosis.from_pretrained(folder) for folder in (published, checkpoint))
     assert model.config.disorders == DISORDERS
     assert model.config.icd10cm == CODES
@@ -205,14 +207,14 @@ def test_vocabulary_codes_embeddings_calibration_and_reference_come_along(checkp
     assert TrainingReference.load(published).modalities == ["CT", "MRI"]
 
 
-def test_the_card_says_what_the_evaluation_measured_and_no_more(published, evaluation):
+def test_the_card_has_the_figures_of_the_evaluation(published, evaluation):
     card = ModelCard.load(published / "README.md")
     assert hub.faults(str(card)) == []
     measured = json.loads((evaluation / "metrics.json").read_text())["models"]["small"]
-    told = {result.metric_name: result for result in card.data.eval_results}
+    results = {result.metric_name: result for result in card.data.eval_results}
     for band in ("all disorders", "head", "body", "tail"):
         figure = measured["macro"]["auc"]["all" if band == "all disorders" else band]
-        result = told[f"Macro AUC, {band}"]
+        result = results[f"Macro AUC, {band}"]
         assert result.metric_value == round(figure["value"], 4)
         ends = {end: round(figure[end], 4) for end in ("low", "high")}
         assert result.metric_args == ends | {"interval": 0.95}
@@ -221,16 +223,16 @@ def test_the_card_says_what_the_evaluation_measured_and_no_more(published, evalu
     assert card.data.license == "apache-2.0"
     for words in (
         "Research use only, not a medical device.",
-        "**It has never seen a patient.**",
+        "**It was trained on synthetic patients only.**",
         "| licence | Apache-2.0 |",
         "| cases | 100 |",
         "Modalities: X-ray, ultrasound,",
-        "Any part of the body but brain and chest.",
+        "Body parts other than brain and chest.",
         "Ages: no patient known to be 0 to 17 or 40 to 64 or 65 and more.",
-        "Disorders withheld on purpose: Gout.",
+        "Disorders withheld from training: Gout.",
         "1.5 hours on 2 processes",
-        "Before that, what it started from: text, 40.0 minutes; 2.2 hours together. Searches and failed runs",
-        "Not measured. If each process drew 65 W all the time, it took 0.24 kWh together.",
+        "Its starting points took: text, 40.0 minutes; 2.2 hours in total. Searches and failed runs",
+        "Not measured. At an assumed 65 W per process it is 0.24 kWh in total.",
         'pipeline("zero-shot-diagnosis", model="me/small")',
     ):
         assert words in card.text, words
@@ -244,37 +246,37 @@ def test_every_block_of_code_in_a_card_can_be_parsed(published):
         compile(block, "README.md", "exec")
 
 
-def test_groups_of_cases_are_told_of_once(checkpoint, evaluation, tmp_path):
+def test_equal_subgroups_are_shown_once(checkpoint, evaluation, tmp_path):
     card = publish(Request(checkpoint, "me/small", [evaluation, evaluation]), tmp_path / "out", upload=False).card
-    assert card.count("draws of the patients") == 2
+    assert card.count("resamples of the patients") == 2
     assert card.count("**Subgroups.**") == 1
 
 
-def test_what_nobody_recorded_is_unknown(checkpoint, tmp_path):
+def test_what_is_not_recorded_is_unknown(checkpoint, tmp_path):
     bare = shutil.copytree(checkpoint, tmp_path / "bare")
     (bare / "radfm_diagnosis.json").unlink()
     card = publish(Request(bare, "me/bare"), tmp_path / "out", upload=False).card
-    for words in ("**Unknown.** The checkpoint carries no recipe", "**Not evaluated.**", "Not recorded.",
+    for words in ("**Unknown.** The checkpoint has no recipe", "**Not evaluated.**", "Not recorded.",
                   "Modalities: not recorded.", "is **unknown**: ask"):  # fmt: skip
         assert words in card, words
     assert not hub.faults(card)
 
 
-def test_counts_and_licence_can_come_from_the_data_set_if_it_is_the_one(checkpoint, tmp_path):
+def test_counts_and_licence_can_come_from_the_training_data_set(checkpoint, tmp_path):
     old = shutil.copytree(checkpoint, tmp_path / "old")
     recipe = json.loads((old / "radfm_diagnosis.json").read_text())
     recipe["data"] = {"fingerprint": DATA["fingerprint"], "source": "phantoms"}
     (old / "radfm_diagnosis.json").write_text(json.dumps(recipe))
     assert "are not recorded with" in publish(Request(old, "me/m"), tmp_path / "a", upload=False).card
-    assert "| scans | 250 |" in publish(Request(old, "me/m", learned=DATA), tmp_path / "b", upload=False).card
-    with pytest.raises(ValueError, match="learned from other data"):
-        publish(Request(old, "me/m", learned=DATA | {"fingerprint": "0" * 64}), tmp_path / "c", upload=False)
+    assert "| scans | 250 |" in publish(Request(old, "me/m", training_data=DATA), tmp_path / "b", upload=False).card
+    with pytest.raises(ValueError, match="was trained on other data"):
+        publish(Request(old, "me/m", training_data=DATA | {"fingerprint": "0" * 64}), tmp_path / "c", upload=False)
 
 
 @pytest.mark.parametrize(
-    ("source", "drawn"), [({"data": DATA}, True), ({"data": DATA | {"source": "folder"}}, False), ({}, False)]
+    ("source", "synthetic_only"), [({"data": DATA}, True), ({"data": DATA | {"source": "folder"}}, False), ({}, False)]
 )
-def test_a_fine_tuned_checkpoint_says_what_it_started_from_and_claims_no_more(checkpoint, tmp_path, source, drawn):
+def test_the_card_of_a_fine_tuned_checkpoint_states_its_starting_point(checkpoint, tmp_path, source, synthetic_only):
     tuned = shutil.copytree(checkpoint, tmp_path / "tuned")
     recipe = {
         "key": {"config": {"seed": 0}, "data": DATA["fingerprint"]},
@@ -286,11 +288,11 @@ def test_a_fine_tuned_checkpoint_says_what_it_started_from_and_claims_no_more(ch
     }
     (tuned / "radfm_finetune.json").write_text(json.dumps(recipe))
     card = publish(Request(tuned, "me/tuned"), tmp_path / "out", upload=False).card
-    assert "Fine-tuned by method lora; share of the new weights in the mixture 0.6." in card
-    told = "which learned from radfm phantoms (Apache-2.0)" if source else "what that learned from is not recorded here"
-    assert told in card
-    assert "2 of 3 disorders have one, 1 of their own" in card
-    assert ("It has never seen a patient" in card) == drawn
+    assert "Fine-tuned by method lora; interpolated with the old weights, share of the new ones 0.6." in card
+    origin = "trained on radfm phantoms (Apache-2.0)" if source else "its training data is not recorded here"
+    assert f"checkpoint `base`{',' if source else ';'} {origin}" in card
+    assert "2 of 3 disorders have one, 1 their own" in card
+    assert ("It was trained on synthetic patients only" in card) == synthetic_only
 
 
 def test_a_large_file_is_split_and_the_fingerprint_follows(checkpoint, evaluation, tmp_path):
@@ -318,21 +320,22 @@ def test_a_text_encoder_is_published_too(text_encoder, tmp_path):
                     "ontologies": [{"name": "doid", "terms": 6061, "licence": "CC0"}], "pairs": {"names": 34594}})
     )  # fmt: skip
     figures = {space: {"A@1": 0.25, "B@1": 0.5} for space in ("TF-IDF", "all-MiniLM-L6-v2", "/home/me/text")}
-    found = {"ontology": "doid", "terms": 50, "linked": 30, "candidates": 90, "figures": figures}
-    found["checkpoints"] = {"/home/me/text": weights_sha256(folder)}
-    (tmp_path / "text.json").write_text(json.dumps(found))
+    evaluation = {"ontology": "doid", "terms": 50, "linked": 30, "candidates": 90, "figures": figures}
+    evaluation["metrics"] = {key: asdict(metric) for key, metric in METRICS.items()}
+    evaluation["checkpoints"] = {"/home/me/text": weights_sha256(folder)}
+    (tmp_path / "text.json").write_text(json.dumps(evaluation))
     done = publish(Request(folder, "me/text", [tmp_path / "text.json"], "apache-2.0"), tmp_path / "out", upload=False)
     assert not hub.faults(done.card)
     assert "| doid | 6,061 terms | CC0 |" in done.card
-    assert "the mean of its checkpoints after 33% of the training" in done.card
+    assert "the mean of the checkpoints after 33% of the training" in done.card
     assert "| **text** |" in done.card
     assert [r.metric_value for r in ModelCard(done.card).data.eval_results] == [0.25, 0.5]
-    encoders = (SentenceTransformer(str(place), device="cpu") for place in (folder, tmp_path / "out"))
+    encoders = (SentenceTransformer(str(path), device="cpu") for path in (folder, tmp_path / "out"))
     before, after = (encoder.encode(["ACL tear"]) for encoder in encoders)
     np.testing.assert_array_equal(before, after)
 
 
-# What may not leave
+# What may not be published
 
 
 def pickle_beside(folder):
@@ -418,32 +421,34 @@ RECIPE = "radfm_diagnosis.json"
         (arguments_of_a_trainer, "training_args.bin", "is a pickle"),
         (a_pickle_called_safetensors, "model.safetensors", "is a pickle"),
         (a_pickle_called_json, "config.json", "is a pickle"),
-        (an_optimizer, "optimizer.pt", "is the state of a training"),
+        (an_optimizer, "optimizer.pt", "is the state of a trainer"),
         (a_state_of_training, "trainer_state.json", "publish the folder above"),
-        (in_json(RECIPE, note="made in /home/me/runs"), RECIPE, "holds a path of a machine, '/home/me/runs'"),
-        (in_json(RECIPE, note=r"C:\Users\me"), RECIPE, "holds a path of a machine"),
+        (in_json(RECIPE, note="made in /home/me/runs"), RECIPE, "contains a local path, '/home/me/runs'"),
+        (in_json(RECIPE, note=r"C:\Users\me"), RECIPE, "contains a local path"),
         (in_json("config.json", **NAMED), "config.json, disorders[2]", "a person's name"),
-        (in_json(RECIPE, seen={"PatientName": "x"}), f"{RECIPE}, seen.PatientName", "tells of a patient"),
+        (in_json(RECIPE, seen={"PatientName": "x"}), f"{RECIPE}, seen.PatientName", "identifies a patient"),
         (in_json(RECIPE, of=["c-0123456789abcdef"]), f"{RECIPE}, of[0]", "a pseudonym"),
         (in_json(RECIPE, of=["d-0123456789abcdef"]), f"{RECIPE}, of[0]", "a pseudonym"),
-        (in_json(RECIPE, study="1.2.840.113619.2.55.3"), f"{RECIPE}, study", "a UID of DICOM"),
-        (in_json(RECIPE, note="MRN: 0012345"), f"{RECIPE}, note", "a number of a record"),
-        (in_json(RECIPE, note="Patient 4711234, follow-up"), f"{RECIPE}, note", "a number of a record"),
+        (in_json(RECIPE, study="1.2.840.113619.2.55.3"), f"{RECIPE}, study", "a DICOM UID"),
+        (in_json(RECIPE, note="MRN: 0012345"), f"{RECIPE}, note", "a record number"),
+        (in_json(RECIPE, note="Patient 4711234, follow-up"), f"{RECIPE}, note", "a record number"),
         (in_json(RECIPE, note="She was born on 1954-03-12."), f"{RECIPE}, note", "a date of birth"),
         (in_json(RECIPE, note="DOB 19540312"), f"{RECIPE}, note", "a date of birth"),
-        (in_json(RECIPE, seen=[{"patient": "4711234"}]), f"{RECIPE}, seen[0].patient", "tells of a patient"),
-        (in_json(RECIPE, seen={"BirthDate": "19540312"}), f"{RECIPE}, seen.BirthDate", "tells of a patient"),
-        (in_json(RECIPE, note="read from /data"), f"{RECIPE}, note", "holds a path of a machine, '/data'"),
-        (in_json(RECIPE, salt="secret"), f"{RECIPE}, salt", "tells of a patient"),
-        (in_the_header, "model.safetensors, from", "holds a path of a machine"),
-        (in_the_reference, f"{FILE}, radfm.metadata.patient_ids", "tells of a patient"),
+        (in_json(RECIPE, seen=[{"patient": "4711234"}]), f"{RECIPE}, seen[0].patient", "identifies a patient"),
+        (in_json(RECIPE, seen={"BirthDate": "19540312"}), f"{RECIPE}, seen.BirthDate", "identifies a patient"),
+        (in_json(RECIPE, note="read from /data"), f"{RECIPE}, note", "contains a local path, '/data'"),
+        (in_json(RECIPE, salt="secret"), f"{RECIPE}, salt", "identifies a patient"),
+        (in_the_header, "model.safetensors, from", "contains a local path"),
+        (in_the_reference, f"{FILE}, radfm.metadata.patient_ids", "identifies a patient"),
         (other_weights_than_the_reference, FILE, "belongs to other weights"),
         (a_weight_missing, "model.safetensors", "lacks head.logit_scale"),
         (no_checkpoint, "model", "holds no config.json"),
     ],
     ids=lambda value: getattr(value, "__name__", value if isinstance(value, str) else None),
 )
-def test_what_may_not_leave_is_refused_in_one_line_that_names_it(radfm, checkpoint, tmp_path, change, file, reason):
+def test_what_may_not_be_published_is_refused_in_one_line_that_names_it(
+    radfm, checkpoint, tmp_path, change, file, reason
+):
     folder = shutil.copytree(checkpoint, tmp_path / "model")
     change(folder)
     status, out, err = radfm("publish", folder, "me/small", "--dry-run", "--out", tmp_path / "out")
@@ -455,24 +460,24 @@ def test_what_may_not_leave_is_refused_in_one_line_that_names_it(radfm, checkpoi
 
 
 def test_an_evaluation_of_other_weights_is_refused(checkpoint, evaluation, tmp_path):
-    found = json.loads((evaluation / "metrics.json").read_text())
-    found["models"]["small"]["tables"][0]["checkpoint"] = "0" * 64
-    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    metrics["models"]["small"]["tables"][0]["checkpoint"] = "0" * 64
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(ValueError, match=r"metrics\.json was made with other weights \(000000000000, not"):
         publish(Request(checkpoint, "me/small", [tmp_path]), tmp_path / "out", upload=False)
 
 
 def test_an_evaluation_from_before_calibrating_is_refused(checkpoint, evaluation, tmp_path):
-    found = json.loads((evaluation / "metrics.json").read_text())
-    del found["models"]["small"]["tables"][0]["thresholds"]
-    (tmp_path / "metrics.json").write_text(json.dumps(found))
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    del metrics["models"]["small"]["tables"][0]["thresholds"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(ValueError, match="was made before these weights were calibrated"):
         publish(Request(checkpoint, "me/small", [tmp_path]), tmp_path / "out", upload=False)
 
 
 def test_notes_are_searched_too(checkpoint, tmp_path):
     (tmp_path / "notes.md").write_text("Trained for Miller^Anna.\n")
-    with pytest.raises(ValueError, match=r"README\.md \(.*notes\.md\), line \d+ holds a person's name"):
+    with pytest.raises(ValueError, match=r"README\.md \(.*notes\.md\), line \d+ contains a person's name"):
         publish(Request(checkpoint, "me/small", notes=tmp_path / "notes.md"), tmp_path / "out", upload=False)
 
 
@@ -483,13 +488,13 @@ def test_notes_are_searched_too(checkpoint, tmp_path):
         ("me/small", True, hub.TOKEN, "HF_HUB_OFFLINE is set"),
         ("me/small", False, None, "there is no token for"),
         ("small", False, hub.TOKEN, "write OWNER/small"),
-        ("me/no name", False, hub.TOKEN, "is no name of a repository"),
+        ("me/no name", False, hub.TOKEN, "is not a name of a repository"),
     ],
 )
 def test_an_upload_that_cannot_be_ends_in_one_line(
     radfm, checkpoint, tmp_path, monkeypatch, repo_id, offline, token, reason
 ):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no server is there
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -514,9 +519,9 @@ def test_the_hubs_own_client_uploads_it_and_it_loads_elsewhere(
         assert refused.startswith(f"{stand_in.url} did not take somebody-else/small: 403 Forbidden")
         assert stand_in.repos.keys() == {"me/small"}
         assert ("POST", "/me/small.git/info/lfs/objects/batch") in stand_in.requests
-        mine = {name: hashlib.sha256((published / name).read_bytes()).hexdigest() for name in files}
-        assert downloaded.items() >= mine.items()
-        assert downloaded.keys() - mine.keys() == {".gitattributes"}
+        local = {name: hashlib.sha256((published / name).read_bytes()).hexdigest() for name in files}
+        assert downloaded.items() >= local.items()
+        assert downloaded.keys() - local.keys() == {".gitattributes"}
         stored = stand_in.repos["me/small"]
         assert stored.keys() == again.keys() | {".gitattributes"}, "what was published before is in the way"
         assert "model.safetensors" not in stored
