@@ -221,7 +221,7 @@ def test_names_are_escaped_and_kept_whole(wrong):
     assert "a<b>&c" in page.xpath("//figure//text()")
 
 
-def test_pictures_are_described_without_anybody_s_name(wrong):
+def test_image_descriptions_contain_no_patient_name(wrong):
     names = {name for row in load(wrong).rows for name in (row["case_id"], row["patient_id"])}
     for alt in page_of(wrong).xpath("//img/@alt"):
         assert alt

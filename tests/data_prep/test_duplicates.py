@@ -61,7 +61,7 @@ def test_a_cut_copy_is_the_same_picture_and_a_neighbour_is_not():
     assert not is_copy(one, other)
 
 
-def test_patients_who_look_alike_are_no_copies_and_their_copies_are(alike):
+def test_similar_images_of_different_patients_are_not_duplicates_but_copies_of_them_are(alike):
     pictures, owners = alike
     groups = duplicate_groups(looks(pictures), pictures.__getitem__)
     assert [group for group in groups if len({owners[i] for i in group}) > 1] == []

@@ -633,7 +633,7 @@ def test_a_set_is_found_whatever_the_case_and_others_are_refused():
         External("ImageNet", ".")
 
 
-def test_an_uncertain_label_counts_only_if_wanted(tmp_path):
+def test_an_uncertain_label_counts_only_if_chosen(tmp_path):
     chexpert(tmp_path)
     plans = {plan.case_id: plan for plan in External("CheXpert", tmp_path, uncertain="present").listing().plans}
     assert "Cardiomegaly" in plans["train/patient00001/study1"].disorders
@@ -641,7 +641,7 @@ def test_an_uncertain_label_counts_only_if_wanted(tmp_path):
         External("CheXpert", tmp_path, uncertain="maybe").listing()
 
 
-def test_a_folder_without_the_set_says_what_it_should_hold(tmp_path):
+def test_the_error_for_a_folder_without_the_set_names_the_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         External("MURA", tmp_path / "nowhere").listing()
     with pytest.raises(ValueError, match=r"holds no file like .*MURA|holds no file like .*XR_"):
@@ -674,7 +674,7 @@ def test_broken_rows_and_labels_cost_themselves_only(tmp_path):
     assert listing.listed == listing.planned + len(listing.rejected) == 6
 
 
-def test_ages_in_months_are_not_taken_for_years_and_nobody_is_older_than_90(tmp_path):
+def test_ages_in_months_are_not_read_as_years_and_ages_are_at_most_90(tmp_path):
     cxr14(tmp_path)
     file = tmp_path / "Data_Entry_2017.csv"
     file.write_text(file.read_text().replace("0,1,058", "0,1,094Y").replace("1,1,058", "1,1,007M"))
@@ -731,7 +731,7 @@ def test_other_pickles_are_refused_and_nothing_runs(tmp_path, monkeypatch, conte
     assert not (tmp_path / "trapped").exists()
 
 
-def test_a_pickle_cut_short_is_told(tmp_path):
+def test_a_truncated_pickle_is_reported(tmp_path):
     whole = pickle.dumps(np.zeros((3, 4, 5)))
     for length in (0, 1, 20, len(whole) // 2, len(whole) - 1):
         (tmp_path / "a.pck").write_bytes(whole[:length])

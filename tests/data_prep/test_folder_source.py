@@ -67,7 +67,7 @@ def test_a_class_beside_the_splits_has_none(tmp_path):
     assert {plan.disorders[0]: plan.split for plan in plans.values()} == {"Glioma": "train", "Meningioma": None}
 
 
-def test_stray_files_and_empty_classes_are_rejected_and_what_systems_leave_is_not_seen(tmp_path):
+def test_stray_files_and_empty_classes_are_rejected_and_files_of_operating_systems_are_ignored(tmp_path):
     for file in ("glioma/a.jpg", "stray.png", "train/lost.png", "train/glioma/b.jpg", "__MACOSX/glioma/._a.jpg"):
         picture(tmp_path / file)
     (tmp_path / "meningioma").mkdir()
@@ -81,7 +81,7 @@ def test_stray_files_and_empty_classes_are_rejected_and_what_systems_leave_is_no
     }  # fmt: skip
 
 
-def test_a_file_that_is_no_picture_is_told_when_it_is_read(tmp_path):
+def test_a_file_that_is_not_an_image_is_reported_when_it_is_read(tmp_path):
     picture(tmp_path / "glioma" / "a.jpg")
     (tmp_path / "glioma" / "b.jpg").write_text("not a picture")
     (tmp_path / "glioma" / "c.jpg").write_bytes((tmp_path / "glioma" / "a.jpg").read_bytes()[:200])
@@ -129,7 +129,7 @@ def test_with_a_key_no_name_is_left(tmp_path):
     assert listing.plans[0].disorders == ["Mass"]
 
 
-def test_a_folder_that_is_not_there_or_a_modality_that_is_none_is_told(tmp_path):
+def test_a_missing_folder_and_an_unknown_modality_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         FolderPerClass(tmp_path / "nowhere").listing()
     with pytest.raises(ValueError, match="unknown modality"):

@@ -273,7 +273,7 @@ def test_what_one_modality_cannot_see_has_no_mask_there_and_changes_no_pixel_sig
     assert phantom.case.scans[1].key_slice is None
 
 
-def test_a_changed_organ_is_marked_only_where_the_change_can_be_seen():
+def test_a_changed_organ_is_marked_only_where_the_change_is_visible():
     name = "Benign prostatic hyperplasia"
     phantom = phantom_of(name, ["pelvis MRI T2", "pelvis radiograph AP", "pelvis bone scan"])
     assert [name in masks for masks in phantom.masks] == [True, False, False]
@@ -307,7 +307,7 @@ def test_right_knees_and_breasts_are_mirror_images_of_left_ones():
     assert sides == {True, False}
 
 
-def test_noise_has_the_asked_spread():
+def test_noise_has_the_given_standard_deviation():
     noise = solid_noise(np.random.default_rng(0), (40, 50, 60), 2.0)
     assert noise.shape == (40, 50, 60)
     assert 0.7 < noise.std() < 1.3

@@ -248,7 +248,7 @@ def test_splits_keep_patients_whole_and_disorders_in_proportion(labels, seed):
             assert len([p for p, names in labels.items() if label in names]) == 1
 
 
-def test_a_patient_in_two_official_splits_goes_whole_to_the_test(tmp_path):
+def test_all_cases_of_a_patient_in_two_official_splits_are_test_cases(tmp_path):
     rows = []
     for i, (patient, split) in enumerate([("P", "train"), ("P", "test"), ("Q", "train"), ("R", "")]):
         picture(tmp_path / f"{i}.png", i)

@@ -83,7 +83,7 @@ def test_a_manifests_rows_become_cases(tmp_path):
         ({"patient": "P2"}, "another patient than line 2"),
     ],
 )
-def test_a_mistake_costs_its_row_and_is_told_with_its_line(tmp_path, row, reason):
+def test_a_row_with_a_mistake_is_rejected_with_its_line(tmp_path, row, reason):
     picture(tmp_path / "1.png")
     (tmp_path / "empty").mkdir()
     good = {"case": "7", "patient": "P1", "path": "1.png", "modality": "CT", "disorders": "Pneumonia"}
@@ -143,7 +143,7 @@ def test_a_list_in_a_column_of_one_value_rejects_its_row(tmp_path, archive):
         (b"name,file\n1,2", "no column 'case'"),
     ],
 )
-def test_a_table_that_is_none_is_said_to_be_none(tmp_path, content, message):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, content, message):
     (tmp_path / "cases.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         Manifest(tmp_path / "cases.csv", OPEN).listing()
@@ -211,7 +211,7 @@ def test_studies_meet_their_labels_by_accession_or_study(archive, tmp_path):
     assert not any(name in shown for name in ("1.2.3", "P1", "A1"))
 
 
-def test_what_is_not_dicom_is_listed_and_the_rest_goes_on(archive):
+def test_files_that_are_not_dicom_are_listed_and_the_others_are_read(archive):
     listing = listed(Dicom(archive, OPEN))
     assert [r.name for r in listing.rejected] == ["notes.txt", "c/broken.dcm"]
     whole = archive / "b" / "1.dcm"

@@ -48,7 +48,7 @@ def all_blocks() -> list[tuple[Path, Block]]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_every_block_of_a_document_runs_and_prints_what_it_says(document, shell, workplace, request):
+def test_every_block_of_a_document_runs_and_prints_what_it_shows(document, shell, workplace, request):
     file = ROOT / document
     found = [block for block in blocks(file) if block.language in ("bash", "python") and not block.left_out]
     if not found:

@@ -39,7 +39,7 @@ def drawn(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes
 # Calibration
 
 
-def test_the_error_of_perfect_probabilities_goes_to_nothing_with_more_cases():
+def test_the_error_of_perfect_probabilities_vanishes_with_more_cases():
     errors = []
     for cases in (30, 300, 30_000):
         table = drawn(cases, seed=1)
@@ -192,7 +192,7 @@ def noisy(table: Scores, seed: int, scale: float = 1.5) -> Scores:
     return replace(table, scores=np.float32(table.scores + rng.normal(0, scale, table.scores.shape)))
 
 
-def test_an_ensemble_is_the_mean_of_probabilities_and_disagreement_the_information_in_who_is_asked():
+def test_an_ensemble_is_the_mean_of_probabilities_and_disagreement_the_mutual_information_with_the_member():
     a, b = drawn(50, 3), noisy(drawn(50, 3), 1)
     both = ensemble([a, b])
     mean = (expit(a.scores.astype(float)) + expit(b.scores.astype(float))) / 2

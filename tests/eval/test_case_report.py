@@ -85,7 +85,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_report_loads_nothing_names_nobody_and_escapes_what_it_was_given(page, tmp_path, checkpoint):
+def test_a_report_loads_nothing_names_no_patient_and_escapes_its_input(page, tmp_path, checkpoint):
     html = page()
     assert not re.search(r"https?:|//[a-z]|url\(|@import", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", html))
     assert "Doe" not in html
@@ -127,7 +127,7 @@ def test_a_trained_and_calibrated_model_is_called_so(page):
     assert "not calibrated" not in html
 
 
-def test_of_a_case_unlike_the_training_data_no_probability_threshold_or_set_is_told(page):
+def test_an_out_of_distribution_case_has_no_probability_threshold_or_set_in_the_report(page):
     fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "exclusive": []}
     sets = {"threshold": 0.0, "coverage": 0.9, "guarantee": "share", "patients": 50}
     told = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
@@ -167,13 +167,15 @@ DRAWN, REAL = {"source": "phantoms"}, {"source": "rp3d"}
         ("radfm_finetune.json", {"key": {"config": {"model": {}}}, "data": REAL}, False),
     ],
 )
-def test_a_model_that_learned_from_drawn_patients_only_says_so(page, checkpoint, file, recipe, synthetic_only):
+def test_the_report_of_a_model_trained_on_synthetic_patients_only_states_it(
+    page, checkpoint, file, recipe, synthetic_only
+):
     assert SYNTHETIC_ONLY not in page()
     (checkpoint / file).write_text(json.dumps(recipe))
     assert (SYNTHETIC_ONLY in page()) == synthetic_only
 
 
-def test_a_warning_of_an_unlike_case_points_at_who_asked(checkpoint):
+def test_the_warning_of_an_out_of_distribution_case_points_at_the_caller(checkpoint):
     pipe = pipeline("zero-shot-diagnosis", model=str(checkpoint))
     judged = {"is_ood": True, "p_value": 0.002, "new_modalities": [], "scans": [0.002, 0.002]}
     pipe.reference = SimpleNamespace(judge=lambda *_: judged)

@@ -108,7 +108,7 @@ def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, cal
     assert record["cases"] == len(before.case_ids)
 
 
-def test_who_measures_on_the_cases_of_the_calibration_is_told(radfm, plain, calibrated, phantoms):
+def test_measuring_on_the_cases_of_the_calibration_is_reported(radfm, plain, calibrated, phantoms):
     said = "calibrated on these cases, so its ranks are optimistic"
     for folder, split, told in (
         (calibrated, "validation", True),
@@ -221,7 +221,7 @@ def test_what_cannot_be_calibrated_is_one_line(change, message, radfm, capsys, p
     assert re.search(message, err), err
 
 
-def test_the_command_says_what_it_brought(radfm, plain, phantoms, tmp_path):
+def test_the_command_prints_calibration_prediction_sets_and_modalities(radfm, plain, phantoms, tmp_path):
     status, out, _ = radfm("calibrate", phantoms, "--model", plain, "--output", tmp_path / "out", "--guarantee", "all")
     assert status == 0
     for words in ("calibration error", "all disorders of a case in 90% of cases", "MRI", "not a medical device"):
@@ -267,7 +267,7 @@ def test_hubs_are_lowered_first_and_stay_so(plain, calibrated, phantoms, tmp_pat
 
 @given(st.integers(1, 400), st.integers(0, 2**32 - 1))
 @examples(max_examples=30, deadline=None)
-def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n, seed):
+def test_cases_like_those_of_the_validation_are_out_of_distribution_at_the_stated_rate(n, seed):
     """Whichever of n + 1 exchangeable cases is the new one, at most so many of them would be refused, and no fewer."""
     cases = torch.from_numpy(np.random.default_rng(seed).random(n + 1)).float().unique()
     refused = 0
@@ -278,7 +278,9 @@ def test_cases_like_those_of_the_validation_are_refused_as_seldom_as_was_said(n,
     assert refused == max(1, len(cases) // 100)
 
 
-def test_noise_and_a_cat_are_told_from_cases(radfm, calibrated, phantoms, cat, tmp_path):
+def test_noise_and_a_photograph_of_a_cat_are_detected_as_out_of_distribution(
+    radfm, calibrated, phantoms, cat, tmp_path
+):
     found = measure_ood(calibrated, Evaluation(phantoms), pictures=[cat], bootstraps=50)
     for kind in ("noise", "cat.png"):
         assert found["kinds"][kind]["auc"]["value"] > 0.95
@@ -329,7 +331,7 @@ def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
     assert reference.judge(middle, ["ultrasound"])["new_modalities"] == ["ultrasound"]
 
 
-def test_the_pipeline_warns_of_a_strange_case_or_refuses_it(calibrated, plain, phantoms, noise):
+def test_the_pipeline_warns_of_an_out_of_distribution_case_or_refuses_it(calibrated, plain, phantoms, noise):
     diagnose = pipeline("zero-shot-diagnosis", model=str(calibrated))
     judged = diagnose(str(noise), return_attentions=True)["out_of_distribution"]
     assert judged["is_ood"]
@@ -416,7 +418,7 @@ def test_dropout_left_on_makes_passes_differ(plain, phantoms, tmp_path, radfm):
 # Zero-shot
 
 
-def test_templates_are_averaged_and_every_name_goes_by_its_text(plain, phantoms):
+def test_templates_are_averaged_and_every_name_is_scored_by_its_text(plain, phantoms):
     model, processor = RadFMForDiagnosis.from_pretrained(plain), RadFMProcessor.from_pretrained(plain)
     templates = ["{}", "an image of {}, perhaps"]
     texts = ["Gout", "Measles", "an image of Gout, perhaps", "an image of Measles, perhaps"]
@@ -436,7 +438,7 @@ def test_templates_are_averaged_and_every_name_goes_by_its_text(plain, phantoms)
             prompt_embeds(model, processor, ["Gout"], wrong)
 
 
-def test_normal_is_told_from_abnormal(plain, phantoms):
+def test_normal_and_abnormal_cases_are_discriminated(plain, phantoms):
     table = zero_shot_scores(plain, Evaluation(phantoms))
     found = abnormal(table)
     assert found.names == ["Abnormal"]
@@ -502,7 +504,7 @@ def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, 
         (["--model", "MLP"], "does not embed text"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(arguments, message, radfm, capsys, plain, phantoms, tmp_path):
+def test_an_impossible_request_is_an_error_of_one_line(arguments, message, radfm, capsys, plain, phantoms, tmp_path):
     names = load(phantoms).vocabulary.names
     models = {"PLAIN": plain}
     if "MLP" in arguments:

@@ -107,7 +107,7 @@ def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phan
     assert any(len(names) for names in found.disorders)
 
 
-def test_an_mlp_head_is_matched_by_name_and_says_what_it_lacks(phantoms, tmp_path):
+def test_an_mlp_head_is_matched_by_name_and_missing_disorders_are_reported(phantoms, tmp_path):
     names = load(phantoms).vocabulary.names
     mlp = save_model(tmp_path / "mlp", names[::-1], head="mlp", text_config=None)
     found = score(mlp, Evaluation(phantoms))
@@ -143,7 +143,7 @@ def test_patients_of_several_splits_are_refused_with_the_list(checkpoint, phanto
         ),
     ],
 )
-def test_a_checkpoint_says_what_it_was_trained_on_last(name, recipe, tmp_path):
+def test_a_checkpoint_records_the_data_set_it_was_trained_on_last(name, recipe, tmp_path):
     assert recipe_of(tmp_path) == {}
     (tmp_path / name).write_text(json.dumps(recipe))
     assert recipe_of(tmp_path).items() >= {"trained_on": "f1", "withheld": ["Gout"]}.items()
@@ -198,7 +198,7 @@ def test_codes_have_the_highest_score_and_any_label_of_their_disorders():
         toy(icd10cm=[[], [], []]).at_level("category")
 
 
-def test_ranks_are_asked_of_cases_with_one_diagnosis_alone():
+def test_ranks_are_computed_for_cases_with_one_diagnosis_only():
     found = compare({"toy": [toy()]}, bootstraps=20)
     assert found["models"]["toy"]["ranking"]["cases"] == 1  # Rickets was not scored, and is a diagnosis all the same
     assert found["models"]["toy"]["ranking"]["top1"]["value"] == 1
@@ -228,7 +228,7 @@ def test_a_small_set_has_a_head_of_fewer_training_cases():
         compare({"toy": [toy()]}, least=(1, 2))
 
 
-def test_within_groups_a_disorder_is_told_from_cases_of_the_groups_where_it_occurs():
+def test_within_groups_a_disorder_is_compared_with_cases_of_the_groups_where_it_occurs():
     parts = toy(attributes={"folder": [["x"], ["y"], ["x"], ["z"]]})
     found = compare({"toy": [parts], "again": [parts]}, within="folder", bootstraps=20)
     areas = [row["auc"] and row["auc"]["value"] for row in found["models"]["toy"]["disorders"]]

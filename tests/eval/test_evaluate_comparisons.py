@@ -31,7 +31,7 @@ def two_models():
     return first, second, labels
 
 
-def test_delong_is_what_its_definition_says(two_models):
+def test_delong_equals_its_definition(two_models):
     first, second, labels = two_models
     differences, p = delong(first, second, labels, range(len(labels)))
     for d in range(labels.shape[1]):
@@ -65,7 +65,7 @@ def test_delong_is_nearly_what_the_bootstrap_of_patients_says():
     assert deviation == pytest.approx((draws[1] - draws[0]).std(), rel=0.1)
 
 
-def test_delong_says_where_it_cannot_tell(two_models):
+def test_delong_reports_where_it_cannot_be_computed(two_models):
     first, second, labels = two_models
     labels = labels.copy()
     labels[:, 0] = False

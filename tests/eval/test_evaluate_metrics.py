@@ -167,7 +167,7 @@ def test_the_rank_of_the_only_diagnosis_counts_ties_against_it():
         ([[0.1, 0.2]], [[0, 0]], "none of the 1 cases has any of the 2 disorders"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(scores, labels, message):
+def test_scores_that_cannot_be_measured_are_an_error_of_one_line(scores, labels, message):
     with pytest.raises(ValueError, match=message) as raised:
         measure(np.array(scores), np.array(labels))
     assert "\n" not in str(raised.value)

@@ -292,7 +292,7 @@ def test_scores_of_cases_that_the_data_set_lacks_are_refused(phantoms, tables, t
         write_report(tmp_path, phantoms, {"KE": [table]}, compare({"KE": [table]}, bootstraps=10))
 
 
-def test_a_command_is_told_without_places_of_the_machine(tmp_path, monkeypatch):
+def test_a_reproducible_command_has_no_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["evaluate", f"{tmp_path}/data", "--model", "KE=/home/doe/runs/ke", "--only", "a, b", "--out=/home/doe/out"]
     told = reproducible_command(given)

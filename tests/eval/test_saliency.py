@@ -87,7 +87,7 @@ class BrightOrNot(LinearTower):
         return feature_map.mean((2, 3))
 
 
-def test_a_tower_that_was_taught_places_shows_what_they_say(tiny_config):
+def test_a_tower_trained_with_patch_labels_has_maps_of_its_patch_logits(tiny_config):
     vision = tiny_config["vision_config"] | {
         "family": "resnet-patch",
         "image_size": 96,
@@ -213,7 +213,7 @@ def test_a_random_network_keeps_the_weights_of_text_and_head_alone(tiny):
     )
 
 
-def test_what_cannot_be_asked_is_refused(linear_model):
+def test_impossible_requests_are_refused(linear_model):
     with pytest.raises(ValueError, match="'Gout' is not in the vocabulary"):
         saliency(*linear_model, case_with_a_square(), "Gout")
     with pytest.raises(ValueError, match="no scan"):

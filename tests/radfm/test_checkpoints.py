@@ -126,7 +126,7 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(monkeypatch, tmp_path):
     checkpoints.folder.cache_clear()
 
 
-def test_a_folder_of_that_name_goes_first(monkeypatch, tmp_path):
+def test_a_folder_of_that_name_takes_precedence(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     os.mkdir(MODEL)
     assert checkpoints.resolve(MODEL) == MODEL

@@ -184,7 +184,7 @@ def test_a_config_that_comes_with_radfm_is_found_by_name(radfm, tmp_path, monkey
     assert "text.yaml holds no keys" in radfm("train", "text", "text.yaml")[2]
 
 
-def test_radfm_alone_shows_what_it_can_do(radfm):
+def test_radfm_without_arguments_lists_its_commands(radfm):
     status, out, _ = radfm()
     assert status == 2
     assert "diagnose" in out

@@ -80,7 +80,7 @@ def test_a_command_without_its_extra_ends_in_one_line_that_names_it(said, comman
     ("missing", "command"),
     [("monai", "demo"), ("peft", "finetune data --model radfm-phantom-mini --output out")],
 )
-def test_who_has_the_data_extra_alone_is_asked_for_the_other_before_anything_is_done(tmp_path, missing, command):
+def test_a_missing_extra_is_reported_before_the_command_starts(tmp_path, missing, command):
     assert answers(tmp_path, [missing], [command])[command] == (
         f"radfm: {missing} is missing: pip install 'radfm[train]'\n"
     )

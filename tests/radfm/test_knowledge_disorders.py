@@ -87,7 +87,7 @@ def test_text_that_names_no_disorder_is_unlinked(name):
     assert (linked.verdict, linked.candidates, linked.codes) == ("unlinked", (), [])
 
 
-def test_another_disease_is_not_taken_for_a_misspelling():
+def test_another_disease_is_not_a_misspelling():
     assert codes("Pharyngocele") == []
 
 

@@ -107,7 +107,7 @@ def test_the_stages_called_one_by_one_give_the_logits_of_forward(model):
     torch.testing.assert_close(cases.scan_attentions, outputs.scan_attentions, atol=0, rtol=0)
 
 
-def test_the_order_of_slices_is_seen(model):
+def test_the_order_of_slices_changes_the_answer(model):
     inputs = batch([6])
     turned = inputs | {"pixel_values": inputs["pixel_values"].flip(0)}
     assert not torch.allclose(model(**inputs).logits, model(**turned).logits, atol=1e-4)
@@ -234,7 +234,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_config):
 
 
 @torch.no_grad()
-def test_a_tower_whose_code_asks_what_it_computes_is_fast_without_folding():
+def test_a_tower_that_cannot_be_traced_is_fast_without_folding():
     tower = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
     pictures = torch.randn(2, 3, 33, 33)
     torch.testing.assert_close(FastTower(tower, torch.float32)(pictures), tower(pictures), atol=1e-4, rtol=1e-4)

@@ -57,7 +57,7 @@ def test_the_vocabulary_is_ranked_with_its_codes(diagnose, case):
     assert ranked[0]["score"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_any_name_can_be_asked_for(diagnose, case):
+def test_any_name_can_be_scored(diagnose, case):
     found = diagnose(case, candidate_labels=["Rib fracture", "pneumothorax", "Rib fracture"])
     assert {d["label"] for d in found} == {"Rib fracture", "pneumothorax"}
     known = next(d for d in found if d["label"] == "pneumothorax")
@@ -124,7 +124,7 @@ def test_the_template_is_what_is_embedded(diagnose, case):
     assert plain != framed
 
 
-def test_a_new_vocabulary_is_seen_at_once(diagnose, case):
+def test_a_new_vocabulary_is_used_at_once(diagnose, case):
     diagnose(case)
     diagnose.model.set_disorders(["Sinusitis"], torch.ones(1, 32))
     assert [d["label"] for d in diagnose(case)] == ["Sinusitis"]

@@ -76,7 +76,7 @@ def test_a_term_held_out_gives_neither_names_nor_synonyms_nor_definition(obo):
     assert used >= {term.name for term in known if ontology.fold(term.id) != 2 and term.synonyms}
 
 
-def test_a_term_held_out_of_one_ontology_is_not_told_by_another(tmp_path):
+def test_a_term_held_out_of_one_ontology_is_held_out_of_another(tmp_path):
     held, other = (next(f"{kind}:{i}" for i in range(99) if (ontology.fold(f"{kind}:{i}") == 2) == out)
                    for kind, out in (("A", True), ("B", False)))  # fmt: skip
     known = []
@@ -262,7 +262,7 @@ def test_checkpoints_are_averaged_from_a_share_of_the_training_on_and_with_the_b
         (400, {}, "average_from=400: Input should be less than or equal to 1"),
     ],
 )
-def test_what_cannot_be_averaged_is_said_before_training(tmp_path, text_encoder, obo, share, training, message):
+def test_averaging_that_is_impossible_is_refused_before_training(tmp_path, text_encoder, obo, share, training, message):
     with pytest.raises(ValueError, match=message):
         train(config(tmp_path, text_encoder, obo, model={"average_from": share}, training=training))
 
