@@ -22,6 +22,9 @@ release-checks: lint browser
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/types && mkdir -p build/types/radfm
+	cd build/types/radfm && ln -s ../../../radfm/* $(addprefix ../../../,data_prep eval train serve model_cards) .
+	$(BIN)/python -m mypy
 
 # The pages are tested in Chromium: installed where that can be done, else those tests say that they were skipped.
 browser:
