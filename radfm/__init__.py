@@ -49,6 +49,7 @@ def __getattr__(name: str):
     else:
         raise AttributeError(f"module 'radfm' has no attribute {name!r}")
     globals()[name] = value
+    registration.import_what_is_registered()
     return value
 
 

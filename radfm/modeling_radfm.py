@@ -74,31 +74,19 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         Raises:
             ValueError: as [`RadFMModel`]; there are texts and a head that reads none.
         """
-        targets = {
-            "labels": labels,
-            "scan_labels": scan_labels,
-            "key_slices": key_slices,
-            "masks": masks,
-            "mask_rows": mask_rows,
-            "unlocated": unlocated,
-        }
+        targets = {"labels": labels, "scan_labels": scan_labels, "key_slices": key_slices}
+        targets |= {"masks": masks, "mask_rows": mask_rows, "unlocated": unlocated}
         objectives = self._objectives(targets)
         context = {"modality_ids": modality_ids, "plane_ids": plane_ids, "days": days}
+        histories = {"histories_per_case": histories_per_case, "history_embeds": history_embeds}
+        histories |= {"history_input_ids": history_input_ids, "history_attention_mask": history_attention_mask}
 
         # slices, scans and cases as vectors
         slices = self.radfm.encode_slices(
             pixel_values, slices_per_scan, with_patches=any(o.reads == "patch_logits" for o in objectives)
         )
         scans = self.radfm.encode_scans(slices)
-        cases = self.radfm.encode_cases(
-            scans=scans,
-            scans_per_case=scans_per_case,
-            histories_per_case=histories_per_case,
-            history_input_ids=history_input_ids,
-            history_attention_mask=history_attention_mask,
-            history_embeds=history_embeds,
-            **context,
-        )
+        cases = self.radfm.encode_cases(scans=scans, scans_per_case=scans_per_case, **histories, **context)
 
         # texts, where they take the place of the vocabulary
         if text_embeds is None and input_ids is not None:
@@ -116,14 +104,9 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         )
 
         # loss
-        if any(o.reads == "per_scan_logits" for o in objectives):
-            outputs.per_scan_logits = self.per_scan_logits(scans, text_embeds=text_embeds, **context)
-        if slices.patches is not None:
-            outputs.patch_logits = self.patch_logits(slices, text_embeds=text_embeds, **context)
         if objectives:
             batch = targets | {"slices_per_scan": slices_per_scan, "scans_per_case": scans_per_case}
-            outputs.losses = {o.name: o.weight * o.loss(outputs, batch) for o in objectives}
-            outputs.loss = sum_gradients_over_processes(sum(outputs.losses.values()))
+            self._add_losses(outputs, objectives, batch, slices, scans, context)
         return outputs if return_dict is not False else outputs.to_tuple()
 
     def per_scan_logits(
@@ -231,6 +214,24 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         self.eval().requires_grad_(False)
         self.radfm.slice_encoder.tower.optimize_for_inference(dtype, compile)
         return self.to(dtype)
+
+    def _add_losses(
+        self,
+        outputs: RadFMDiagnosisOutput,
+        objectives: list[Objective],
+        batch: dict[str, Tensor],
+        slices: SliceEncoding,
+        scans: ScanEncoding,
+        context: dict[str, Tensor | None],
+    ) -> None:
+        """Sets the weighted loss of each objective, their sum, and the logits that only objectives read."""
+        context = context | {"text_embeds": outputs.text_embeds}
+        if any(o.reads == "per_scan_logits" for o in objectives):
+            outputs.per_scan_logits = self.per_scan_logits(scans, **context)
+        if slices.patches is not None:
+            outputs.patch_logits = self.patch_logits(slices, **context)
+        outputs.losses = {o.name: o.weight * o.loss(outputs, batch) for o in objectives}
+        outputs.loss = sum_gradients_over_processes(sum(outputs.losses.values()))
 
     def _objectives(self, targets: dict[str, Tensor | None]) -> list[Objective]:
         """The objectives whose targets are given. Key slices alone are targets where at least one is known."""

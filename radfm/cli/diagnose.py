@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +65,6 @@ def diagnose(
 
     Example: radfm diagnose study/ --model checkpoint/ --labels "Pneumothorax; Rib fracture"
     """
-    from radfm.readers.read_case import read_case
-
     names = _read_labels(labels, labels_file)
     outputs = {kind: path for kind, path in {"Report": report, "Maps": maps}.items() if path is not None}
     if outputs:
@@ -74,24 +73,13 @@ def diagnose(
     with step(f"Loading {model}"):
         pipe = _load_pipeline(model, device, fast)
     if refuse_ood and pipe.reference is None:
-        raise ValueError(
-            f"{model} has no reference of its training data, which --refuse-ood needs: run radfm calibrate"
-        )
+        raise ValueError(f"{model} has no reference of its training data for --refuse-ood: run radfm calibrate")
+    ask = partial(pipe, candidate_labels=names, top_k=top, return_attentions=True)
+    ask = partial(ask, if_ood="refuse" if refuse_ood else "warn")
     failed = 0
     for group in groups:
-        started = time.perf_counter()
         try:
-            with step(f"Reading {_title(group)}") as progress:
-                case = read_case(group[0] if len(group) == 1 else group, modality=modality, progress=progress)
-            read = time.perf_counter()
-            with step(f"Diagnosing {sum(len(scan.pixels) for scan in case.scans):,} slices"):
-                answer = pipe(
-                    case,
-                    candidate_labels=names,
-                    top_k=top,
-                    return_attentions=True,
-                    if_ood="refuse" if refuse_ood else "warn",
-                )
+            case, answer, seconds = _diagnose_case(ask, group, modality)
         except (ValueError, OSError) as error:
             if not each:
                 raise
@@ -101,15 +89,28 @@ def diagnose(
         if as_json:
             print(json.dumps(_as_json(case, answer, pipe.model.config), indent=None if each else 2))
         else:
-            seconds = (read - started, time.perf_counter() - read)
             _print_answer(_title(group), case, answer, seconds, pipe.model.config)
         if outputs:
             with step(f"Writing {' and '.join(map(str, outputs.values()))}"):
                 write_case(pipe, case, answer, model, report, maps)
-        for kind, path in outputs.items():
-            print(f"{kind}: {path}", file=sys.stderr)
+            print("\n".join(f"{kind}: {path}" for kind, path in outputs.items()), file=sys.stderr)
     if failed:
         raise ValueError(f"{failed} of {len(groups)} cases could not be diagnosed: see above")
+
+
+def _diagnose_case(
+    ask: Callable[["Case"], dict], paths: list[Path], modality: str | None
+) -> tuple["Case", dict, tuple[float, float]]:
+    """The case of these paths, the answer of the pipeline, and the seconds of reading and of diagnosing."""
+    from radfm.readers.read_case import read_case
+
+    started = time.perf_counter()
+    with step(f"Reading {_title(paths)}") as progress:
+        case = read_case(paths[0] if len(paths) == 1 else paths, modality=modality, progress=progress)
+    read = time.perf_counter()
+    with step(f"Diagnosing {sum(len(scan.pixels) for scan in case.scans):,} slices"):
+        answer = ask(case)
+    return case, answer, (read - started, time.perf_counter() - read)
 
 
 def _read_labels(labels: str | None, file: Path | None) -> list[str] | None:

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radfm.cli.console import Json, quiet_transformers, show, step, table
+
+if TYPE_CHECKING:
+    from radfm.publishing.publish import Published
 
 
 def publish(
@@ -68,6 +71,10 @@ def publish(
     if dry_run and out is None:
         print(published.card, end="")
         return
+    _print_files(published, out)
+
+
+def _print_files(published: "Published", out: Path | None) -> None:
     rows = table("file", ">bytes")
     for name, size in published.files.items():
         rows.add_row(name, f"{size:,}")

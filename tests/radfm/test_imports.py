@@ -142,3 +142,11 @@ def test_public_names_are_there():
         assert getattr(radfm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = radfm.nonsense
+
+
+@pytest.mark.parametrize("first", ["radfm.encoder_radfm", "radfm.pipeline_radfm", "radfm.eval.uncertainty"])
+def test_any_module_can_be_imported_first(first):
+    modules_after(
+        f"import {first}\nimport radfm\nfrom transformers import AutoModel\n"
+        "AutoModel.from_config(radfm.RadFMConfig(vision_config={'tower': 'test_resnet'}))"
+    )
