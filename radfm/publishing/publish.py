@@ -3,8 +3,7 @@
 Decisions:
 - The folder to be published is written from scratch, from a list of the files that a checkpoint has. Other files are
   not copied, and are reported.
-- The weights are the evaluated ones, byte by byte. Only a file that is larger than the maximal shard is split, without
-  changing tensors, and all records then name the new fingerprint.
+- The weights are the evaluated ones, byte by byte. Where a large file was split, all records name the new fingerprint.
 - The code in the published checkpoint is that of the radfm that publishes, with which it was loaded before.
 - Recipes and evaluations are published without data of single cases: the number of cases that were left out, without
   their names.
@@ -24,20 +23,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from radfm.checkpoints import CONFIDENCE
 from radfm.publishing.card import Facts
-from radfm.publishing.checks import (
-    read_json,
-    refuse_identifying,
-    refuse_pickle,
-    refuse_unsafe,
-    safetensors_metadata,
-    write_json,
-)
+from radfm.publishing.checks import read_json, refuse_identifying, refuse_unsafe, write_json
 from radfm.publishing.evaluations import (
     EVALUATION,
     count_left_out,
@@ -46,16 +37,12 @@ from radfm.publishing.evaluations import (
     refuse_other_calibration,
 )
 from radfm.publishing.hub import refuse_without_hub, upload_folder
+from radfm.publishing.model_files import INDEX, write_model, write_text_encoder
 from radfm.recipes_radfm import MODEL_RECIPES, TEXT_RECIPE
-from radfm.reference_radfm import FILE as REFERENCE
-from radfm.reference_radfm import TrainingReference, weights_sha256
+from radfm.reference_radfm import weights_sha256
 
 CARD = "README.md"
 STATED = "radfm_card.json"  # licence and notes by the author
-_INDEX = "model.safetensors.index.json"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-              "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")  # fmt: skip
-_SENTENCES = ("modules.json", "config.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 @dataclass
@@ -138,7 +125,7 @@ def write(request: Request, out: Path) -> Published:
     licence = request.licence or stated.get("licence", "unknown")
     notes = stated.get("notes", "") if request.notes is None else request.notes.read_text(encoding="utf-8")
     write_json(out / STATED, {"licence": licence, "notes": notes})
-    parameters = (_write_text_encoder if is_text else _write_model)(folder, out, request.max_shard_size)
+    parameters = (write_text_encoder if is_text else write_model)(folder, out, request.max_shard_size)
     recipe = _write_recipe(folder, out, (TEXT_RECIPE,) if is_text else MODEL_RECIPES)
     published = weights_sha256(out)
     weights = {
@@ -169,7 +156,7 @@ def write(request: Request, out: Path) -> Published:
     (out / CARD).write_text(_card(facts, is_text), encoding="utf-8")
     refuse_identifying(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
     files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
-    copied = {*files, *(["model.safetensors"] if _INDEX in files else [])}  # unchanged, or in shards
+    copied = {*files, *(["model.safetensors"] if INDEX in files else [])}  # unchanged, or in shards
     left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in copied]
     subfolders = {name.partition("/")[0] + "/" for name in files if "/" in name}
     return Published(
@@ -181,103 +168,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a checkpoint: it holds no config.json")
     return read_json(folder / "config.json")
-
-
-def _write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
-    """Writes configuration, processor, code and weights; returns the number of parameters and their dtype."""
-    from transformers.dynamic_module_utils import custom_object_save
-
-    from radfm.modeling_radfm import RadFMForDiagnosis
-    from radfm.processing_radfm import RadFMProcessor
-
-    files = _weights(folder)
-    try:
-        model, loaded = RadFMForDiagnosis.from_pretrained(folder, output_loading_info=True)
-        processor = RadFMProcessor.from_pretrained(folder)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    for fault, keys in (
-        ("lacks", loaded["missing_keys"]),
-        ("has tensors that no radfm model has:", loaded["unexpected_keys"]),
-    ):
-        if keys:
-            raise ValueError(f"{files[0]} {fault} {', '.join(sorted(keys)[:5])}: save the checkpoint again")
-    custom_object_save(model, out, config=model.config)
-    model.config.save_pretrained(out)
-    processor.save_pretrained(out)
-    _remove_loading_options(out)
-    _write_weights(files, out, max_shard_size)
-    if (reference := TrainingReference.load(folder)) is not None:
-        reference.metadata["weights"] = weights_sha256(out)
-        (out / REFERENCE).write_bytes(reference.to_bytes())
-    return {"parameters": sum(p.numel() for p in model.parameters()), "dtype": _dtypes(files)}
-
-
-def _write_weights(files: Sequence[Path], out: Path, max_shard_size: str | int) -> None:
-    """Copies the weights; a single file that is larger than a shard is split."""
-    if len(files) == 1:
-        tensors = _tensors(files)
-        if split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size).is_sharded:
-            save_torch_state_dict(tensors, out, max_shard_size=max_shard_size, metadata={"format": "pt"})
-            return
-    else:
-        write_json(out / _INDEX, read_json(files[0].parent / _INDEX))
-    for file in files:
-        shutil.copyfile(file, out / file.name)
-
-
-def _weights(folder: Path) -> list[Path]:
-    """The files of the weights. Raises: ValueError: there are none, or one is not a safetensors file."""
-    if not (files := sorted(folder.glob("model*.safetensors"))):
-        raise ValueError(f"{folder} holds no model.safetensors: save the checkpoint with model.save_pretrained")
-    for file in files:
-        safetensors_metadata(file)
-    return files
-
-
-def _tensors(files: Sequence[Path]) -> dict:
-    from safetensors.torch import load_file
-
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def _remove_loading_options(out: Path) -> None:
-    """Removes from a tokenizer's configuration what transformers records about how it was loaded."""
-    if (file := out / "tokenizer_config.json").is_file():
-        config = read_json(file)
-        write_json(file, {key: config[key] for key in config if key not in ("is_local", "local_files_only")})
-
-
-def _dtypes(files: Sequence[Path]) -> str:
-    floats = (tensor.dtype for tensor in _tensors(files).values() if tensor.is_floating_point())
-    return " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in floats}))
-
-
-def _write_text_encoder(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
-    """Writes modules, tokenizer and weights; returns the number of parameters and their dtype."""
-    listing = folder / "modules.json"
-    for module in read_json(listing):
-        inner = Path(module["path"])
-        if inner.is_absolute() or ".." in inner.parts:
-            raise ValueError(f"{listing} names a folder outside of the checkpoint: {module['path']}")
-        if not module["type"].startswith("sentence_transformers."):
-            raise ValueError(f"{listing} names code that is not sentence-transformers': {module['type']}")
-        if module["path"]:
-            (out / inner).mkdir(parents=True, exist_ok=True)
-            for file in sorted((folder / inner).iterdir()) if (folder / inner).is_dir() else ():
-                refuse_pickle(file)
-                if file.suffix == ".json":
-                    write_json(out / inner / file.name, read_json(file))
-                elif file.suffix == ".safetensors":
-                    safetensors_metadata(file)
-                    shutil.copyfile(file, out / inner / file.name)
-    files = _weights(folder)
-    _write_weights(files, out, max_shard_size)
-    for name in (*_SENTENCES, *_TOKENIZER):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
-    _remove_loading_options(out)
-    return {"parameters": sum(tensor.numel() for tensor in _tensors(files).values()), "dtype": _dtypes(files)}
 
 
 def _write_recipe(folder: Path, out: Path, names: Sequence[str]) -> dict[str, Any]:
