@@ -1,4 +1,4 @@
-"""Writing in the pixels is found where machines and teaching files put it, and anatomy is no writing."""
+"""Text in the pixels is detected where scanners and teaching files put it, and anatomy is not taken for text."""
 
 import numpy as np
 import pytest
@@ -23,24 +23,24 @@ def with_footer(grey: int, noise: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("grey", "noise"), [(255, 0.0), (255, 1.0), (120, 0.5), (50, 0.0)])
-def test_a_footer_is_found_however_faint(grey, noise):
+def test_a_faint_footer_is_detected(grey, noise):
     assert text_in_borders(Scan(with_footer(grey, noise)[None], "CT"))
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 5.0, 20.0])
-def test_noise_is_no_footer(noise):
+def test_noise_is_not_detected_as_a_footer(noise):
     assert not text_in_borders(Scan(with_footer(0, noise)[None], "CT"))
 
 
-def test_phantoms_have_no_writing():
+def test_phantoms_have_no_text():
     source = Phantoms(12)
-    scans = [scan for found in source.read(source.listing().plans) for scan in found.case.scans]
+    scans = [scan for result in source.read(source.listing().plans) for scan in result.case.scans]
     assert [text_in_borders(scan) for scan in scans] == [False] * len(scans)
 
 
-def test_four_of_five_footers_of_real_teaching_files_are_found(shared):
+def test_most_footers_of_real_teaching_files_are_detected(shared):
     """Each of these pictures has one, of three rows in many."""
     files = sorted((shared / "cases" / "medpix").rglob("*.jpg"))[::12]
-    found = [text_in_borders(scan) for file in files for scan in read_case(file, modality="CT").scans]
-    assert len(found) > 100
-    assert np.mean(found) > 0.75
+    has_text = [text_in_borders(scan) for file in files for scan in read_case(file, modality="CT").scans]
+    assert len(has_text) > 100
+    assert np.mean(has_text) > 0.75

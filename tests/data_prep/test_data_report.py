@@ -21,7 +21,7 @@ HOSTILE = "Bruch & \"Riss\" <script>alert('1')</script> | $x$"
 JAPANESE = "肺炎 — Pneumonie à l'œil"
 
 
-def drawn(seed: int, slices: int = 1, modality: str | None = "X-ray", **about) -> Scan:
+def random_scan(seed: int, slices: int = 1, modality: str | None = "X-ray", **about) -> Scan:
     """A smooth picture that no other seed gives."""
     values = np.random.default_rng(seed).normal(size=(slices, 8, 8)).repeat(10, 1).repeat(10, 2)
     ramp = np.linspace(0, 1, 80)
@@ -63,13 +63,16 @@ def everything_wrong() -> Made:
         plan.disorders = [["Pneumothorax"], [HOSTILE, "Pneumothorax"], [JAPANESE], ["Rib fracture"], []][i % 5]
         plan.icd10cm = [["J93.9"] if name == "Pneumothorax" else ["Q99.XYZ"] if name == HOSTILE else []
                         for name in plan.disorders]  # fmt: skip
-        scans = [drawn(i, body_part="chest", plane="PA")]
+        scans = [random_scan(i, body_part="chest", plane="PA")]
         if i % 2:
-            scans.append(drawn(100 + i, 3 + i % 7, "CT", body_part="a<b>&c", key_slice=2))
+            scans.append(random_scan(100 + i, 3 + i % 7, "CT", body_part="a<b>&c", key_slice=2))
         cases.append((plan, scans))
-    cases[7] = (CasePlan("c7", "p7", labelled=False, history="<i>fell</i>"), [drawn(7), drawn(207, modality=None)])
-    cases[11][1].append(drawn(0))  # the picture of case 0, in another split
-    cases[15][1].append(drawn(10))  # of case 10, in the same split
+    cases[7] = (
+        CasePlan("c7", "p7", labelled=False, history="<i>fell</i>"),
+        [random_scan(7), random_scan(207, modality=None)],
+    )
+    cases[11][1].append(random_scan(0))  # the picture of case 0, in another split
+    cases[15][1].append(random_scan(10))  # of case 10, in the same split
     cases[20] = (
         CasePlan("c20", "p0", disorders=["Pneumothorax"], icd10cm=[["J93.9"]], split="test"),
         cases[20][1],
@@ -134,10 +137,10 @@ def test_numbers_of_the_report_are_those_of_the_data_set(name, request):
     out = request.getfixturevalue(name)
     page, cases = page_of(out), load(out)
     scans = [(row, cases.scan_header(i)) for row in cases.rows for i in row["scan_rows"]]
-    said = {
+    totals = {
         one: page.get_element_by_id(f"n-{one}").text for one in ("cases", "patients", "scans", "slices", "disorders")
     }
-    assert {one: number(text) for one, text in said.items()} == {
+    assert {one: number(text) for one, text in totals.items()} == {
         "cases": len(cases),
         "patients": len({row["patient_id"] for row in cases.rows}),
         "scans": len(scans),
@@ -145,32 +148,32 @@ def test_numbers_of_the_report_are_those_of_the_data_set(name, request):
         "disorders": len(cases.vocabulary),
     }
     assert number(page.get_element_by_id("n-rejected").text) == len((out / "rejected.csv").read_text().splitlines()) - 1
-    for modality, found in rows_of(page, "modality").items():
-        mine = [(row, about) for row, about in scans if (about["modality"] or "not stated") == modality]
-        assert found == [
-            len({row["case_id"] for row, _ in mine}),
-            len(mine),
-            sum(about["shape"][0] for _, about in mine),
-            sum(about["key_slice"] is not None for _, about in mine),
-            *(sum(row["split"] == split for row, _ in mine) for split in SPLITS),
+    for modality, values in rows_of(page, "modality").items():
+        selected = [(row, about) for row, about in scans if (about["modality"] or "not stated") == modality]
+        assert values == [
+            len({row["case_id"] for row, _ in selected}),
+            len(selected),
+            sum(about["shape"][0] for _, about in selected),
+            sum(about["key_slice"] is not None for _, about in selected),
+            *(sum(row["split"] == split for row, _ in selected) for split in SPLITS),
         ]
-    for split, found in rows_of(page, "split").items():
-        mine = [row for row in cases.rows if row["split"] == split]
-        official = sum(row["split_from"] == "source" for row in mine)
-        assert found == [
-            len({row["patient_id"] for row in mine}),
-            len(mine),
+    for split, values in rows_of(page, "split").items():
+        selected = [row for row in cases.rows if row["split"] == split]
+        official = sum(row["split_from"] == "source" for row in selected)
+        assert values == [
+            len({row["patient_id"] for row in selected}),
+            len(selected),
             sum(row["split"] == split for row, _ in scans),
             sum(about["shape"][0] for row, about in scans if row["split"] == split),
-            len({label for row in mine for label in row["labels"]}),
+            len({label for row in selected for label in row["labels"]}),
             official,
-            len(mine) - official,
+            len(selected) - official,
         ]
     for origin, (modality, plane) in rows_of(page, "origin").items():
         assert modality == sum(about["modality_from"] == origin for _, about in scans)
         assert plane == sum(about["plane_from"] == origin for _, about in scans)
-    for kind, found in rows_of(page, "kind").items():
-        assert found == [cases.record["counts"][kind][way] for way in ("in", "out", "rejected")]
+    for kind, values in rows_of(page, "kind").items():
+        assert values == [cases.record["counts"][kind][way] for way in ("in", "out", "rejected")]
     per_split = {split: Counter(name for row in cases.rows if row["split"] == split for name in row["disorders"])
                  for split in SPLITS}  # fmt: skip
     table = page.xpath("//table[@id='table']/tbody/tr")
@@ -195,10 +198,10 @@ def test_what_a_person_should_check_is_at_the_top(wrong):
 
 def test_rejections_are_grouped_by_reason_and_each_is_counted(wrong):
     table = page_of(wrong).xpath("//table[caption[contains(., 'rejected.csv')]]/tbody/tr")
-    found = {(row[1].text, row[2].text): number(row[0].text) for row in table}
-    assert found["row", "names a file that is not there (…): correct the path"] == 9
-    assert sum(found.values()) == len((wrong / "rejected.csv").read_text().splitlines()) - 1
-    assert sum(n for (what, _), n in found.items() if what == "scan") == 2
+    counts = {(row[1].text, row[2].text): number(row[0].text) for row in table}
+    assert counts["row", "names a file that is not there (…): correct the path"] == 9
+    assert sum(counts.values()) == len((wrong / "rejected.csv").read_text().splitlines()) - 1
+    assert sum(n for (what, _), n in counts.items() if what == "scan") == 2
 
 
 def test_duplicates_are_shown_side_by_side_those_across_splits_first(wrong):
@@ -232,15 +235,15 @@ def test_examples_show_every_modality_with_its_key_slice(phantoms):
     page, cases = page_of(phantoms), load(phantoms)
     abouts = [cases.scan_header(i) for row in cases.rows for i in row["scan_rows"]]
     assert set(page.xpath("//h3[@class='modality']/text()")) == {about["modality"] for about in abouts}
-    said = re.findall(r"key slice (\d+) of (\d+).*?case (\w+)", " ".join(page.xpath("//figcaption//text()")), re.S)
+    captions = re.findall(r"key slice (\d+) of (\d+).*?case (\w+)", " ".join(page.xpath("//figcaption//text()")), re.S)
     keys = {
         (about["key_slice"] + 1, about["shape"][0], about["case_id"])
         for about in abouts
         if about["key_slice"] is not None
     }
-    assert said
-    assert {(int(key), int(slices), case) for key, slices, case in said} <= keys
-    assert len(page.xpath("//figure[@class='key']")) == len(said)
+    assert captions
+    assert {(int(key), int(slices), case) for key, slices, case in captions} <= keys
+    assert len(page.xpath("//figure[@class='key']")) == len(captions)
 
 
 def test_examples_are_scans_without_text_in_their_pixels_where_there_are(wrong):
@@ -270,15 +273,15 @@ def test_finishing_twice_gives_the_same_bytes(tmp_path, wrong):
     ids=["normal", "unlabelled", "only a test case"],
 )
 def test_one_case_makes_a_report_and_a_card(tmp_path, plan):
-    prepare(Made([(plan, [drawn(1, modality=None)])]), tmp_path / "set", Settings(size=64))
+    prepare(Made([(plan, [random_scan(1, modality=None)])]), tmp_path / "set", Settings(size=64))
     page = page_of(tmp_path / "set")
     text = " ".join(page.text_content().split())
     assert page.get_element_by_id("n-cases").text == "1"
     assert "Nothing was left out." in text
     assert "No two patients have copies of one picture." in text
     assert "None" not in text
-    said = " ".join(page.xpath("//p//text() | //li//text() | //caption//text()"))
-    assert not re.search(r"\b1 (cases|scans|slices|patients|disorders|groups|lines)\b", said)
+    words = " ".join(page.xpath("//p//text() | //li//text() | //caption//text()"))
+    assert not re.search(r"\b1 (cases|scans|slices|patients|disorders|groups|lines)\b", words)
     assert ("No case has a disorder" in text) == (not plan.disorders)
     card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
     assert "None" not in card
@@ -293,7 +296,7 @@ def test_ct_is_shown_in_a_window_that_the_caption_names(wrong):
 def test_one_disorder_in_two_spellings_is_one_and_a_wrong_code_does_not_keep_it_from_its_own(tmp_path):
     names = ["Pneumothorax", "pneumothorax ", "Pneumothorax"]
     plans = [CasePlan(f"c{i}", f"p{i}", disorders=[name], icd10cm=[["Q99.XYZ"]]) for i, name in enumerate(names)]
-    prepare(Made([(plan, [drawn(i)]) for i, plan in enumerate(plans)]), tmp_path / "set")
+    prepare(Made([(plan, [random_scan(i)]) for i, plan in enumerate(plans)]), tmp_path / "set")
     cases = load(tmp_path / "set")
     assert [row["disorders"] for row in cases.rows] == [["Pneumothorax"]] * 3
     assert cases.vocabulary[0].icd10cm == ["J93.9"]
@@ -305,7 +308,7 @@ def card_of(out: Path) -> tuple[dict, str]:
     return yaml.safe_load(head), text
 
 
-def test_the_card_says_what_the_data_set_is(wrong):
+def test_the_card_describes_the_data_set(wrong):
     head, text = card_of(wrong)
     assert head["pretty_name"] == "Made <b>& named"
     assert head["license"] == "cc-by-nc-sa-4.0"
@@ -314,9 +317,9 @@ def test_the_card_says_what_the_data_set_is(wrong):
     assert r"A \& B, \<2024\>" in text
     cases = load(wrong)
     for split in SPLITS:
-        mine = [row for row in cases.rows if row["split"] == split]
+        rows = [row for row in cases.rows if row["split"] == split]
         line = next(line for line in text.splitlines() if line.startswith(f"| {split} "))
-        assert [number(cell) for cell in line.split("|")[2:4]] == [len({r["patient_id"] for r in mine}), len(mine)]
+        assert [number(cell) for cell in line.split("|")[2:4]] == [len({r["patient_id"] for r in rows}), len(rows)]
     assert "\\|" in text  # a name with a bar does not break the table
     for plot in re.findall(r"\]\((plots/[\w.]+)\)", text):
         assert (wrong / plot).read_bytes().startswith(b"\x89PNG")
@@ -324,9 +327,9 @@ def test_the_card_says_what_the_data_set_is(wrong):
         assert f"`{column}`" in text
 
 
-def test_a_source_that_says_nothing_has_a_card_all_the_same(phantoms, tmp_path):
+def test_a_source_without_metadata_has_a_card(phantoms, tmp_path):
     assert card_of(phantoms)[0]["license"] == "apache-2.0"
-    prepare(Made([(CasePlan("c", "p"), [drawn(1)])]), tmp_path / "set")
+    prepare(Made([(CasePlan("c", "p"), [random_scan(1)])]), tmp_path / "set")
     head, text = card_of(tmp_path / "set")
     assert head["license"] == "unknown"
     assert "The licence of the source is unknown" in text
@@ -344,10 +347,10 @@ def test_the_code_in_the_card_runs(phantoms, monkeypatch):
 
 @pytest.mark.parametrize("table", ["cases", "scans", "truth"])
 def test_datasets_reads_the_tables_that_the_card_names(phantoms, table, tmp_path):
-    found = load_dataset(str(phantoms), table, cache_dir=str(tmp_path))
-    assert list(found) == [table]
+    dataset = load_dataset(str(phantoms), table, cache_dir=str(tmp_path))
+    assert list(dataset) == [table]
     if table == "cases":
-        assert found[table]["case_id"] == [row["case_id"] for row in load(phantoms).rows]
+        assert dataset[table]["case_id"] == [row["case_id"] for row in load(phantoms).rows]
 
 
 def test_the_report_s_record_is_the_one_in_the_folder(wrong):

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and patients who merely look alike are not taken for copies."""
+"""Changed copies of an image are detected, and similar images of different patients are not."""
 
 import io
 from itertools import combinations
@@ -22,14 +22,14 @@ def alike() -> tuple[list[np.ndarray], list[int]]:
     """Shown slices (H, W) uint8 of phantoms that look alike, and whose they are."""
     source = Phantoms(3000, size=96)
     plans = source.listing().plans
-    found = source.read([plans[i] for i in LOOK_ALIKES])
-    pairs = [(scan, i) for i, one in enumerate(found) for scan in one.case.scans]
+    results = source.read([plans[i] for i in LOOK_ALIKES])
+    pairs = [(scan, i) for i, one in enumerate(results) for scan in one.case.scans]
     return [grey_slice(scan, representative_slice(scan)) for scan, _ in pairs], [i for _, i in pairs]
 
 
 def looks(pictures: list[np.ndarray]) -> list[list[str] | None]:
-    found = (image_fingerprint(Scan(picture[None], "X-ray")) for picture in pictures)
-    return [look and [look.hash, look.thumbnail] for look in found]
+    fingerprints = (image_fingerprint(Scan(picture[None], "X-ray")) for picture in pictures)
+    return [fingerprint and [fingerprint.hash, fingerprint.thumbnail] for fingerprint in fingerprints]
 
 
 def recompressed(image: Image.Image, quality: int) -> Image.Image:
@@ -49,7 +49,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("change", COPIES.values(), ids=COPIES)
-def test_a_changed_copy_is_found_among_others(change):
+def test_a_changed_copy_is_detected_among_others(change):
     pictures = [np.uint8(20 + smooth(seed, 200) * 0.7) for seed in range(8)]
     pictures.append(np.asarray(change(Image.fromarray(pictures[5]))))
     assert duplicate_groups(looks(pictures), pictures.__getitem__) == [[5, 8]]

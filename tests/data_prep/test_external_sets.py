@@ -133,17 +133,17 @@ def vindr_spine(top):
     ]
     rows(top / "annotations" / "train.csv", header, *train)
     rows(top / "annotations" / "test.csv", header, "c,s2,x,rad2,No finding,,,,")
-    found = ["Vertebral osteophyte", "Intervertebral disc space narrowing"]
-    return {"cases": {"s1": ("s1", found, "train", 2), "s2": ("s2", [], "test", 1)}}
+    disorders = ["Vertebral osteophyte", "Intervertebral disc space narrowing"]
+    return {"cases": {"s1": ("s1", disorders, "train", 2), "s2": ("s2", [], "test", 1)}}
 
 
 def mosmed(top):
     nifti(top / "COVID19_1110" / "studies" / "CT-0" / "study_0001.nii.gz")
     nifti(top / "COVID19_1110" / "studies" / "CT-2" / "study_0255.nii.gz")
     nifti(top / "COVID19_1110" / "masks" / "study_0255_mask.nii.gz")
-    found = ["COVID-19 pneumonia, 25 to 50% of the lungs"]
+    disorders = ["COVID-19 pneumonia, 25 to 50% of the lungs"]
     return {
-        "cases": {"study_0001": ("study_0001", [], None, 1), "study_0255": ("study_0255", found, None, 1)},
+        "cases": {"study_0001": ("study_0001", [], None, 1), "study_0255": ("study_0255", disorders, None, 1)},
         "codes": {"U07.1", "J12.82"},
     }
 
@@ -440,7 +440,7 @@ def brain_tumor(top):
         "Testing/meningioma_tumor/image(1).jpg": (["Meningioma"], "test"),
     }
     return {
-        "cases": {case: (case, found, split, 1) for case, (found, split) in cases.items()},
+        "cases": {case: (case, disorders, split, 1) for case, (disorders, split) in cases.items()},
         "rejected": {"Testing/pitutary/Te-pi_0011.jpg": "label 'pitutary'"},
     }
 
@@ -539,8 +539,8 @@ def ct_kidney(top):
     for name in ("Cyst", "Normal", "Stone", "Tumor"):
         picture(folder / name / f"{name}- (1).jpg")
     rows(top / "kidneyData.csv", ",image_id,path,diag,target,Class", "0,Tumor- (1),x,Tumor,3,Tumor")
-    found = {"Cyst": ["Kidney cyst"], "Normal": [], "Stone": ["Kidney stone"], "Tumor": ["Kidney tumor"]}
-    return {"cases": {f"{name}- (1).jpg": (f"{name}- (1).jpg", found[name], None, 1) for name in found}}
+    disorders = {"Cyst": ["Kidney cyst"], "Normal": [], "Stone": ["Kidney stone"], "Tumor": ["Kidney tumor"]}
+    return {"cases": {f"{name}- (1).jpg": (f"{name}- (1).jpg", disorders[name], None, 1) for name in disorders}}
 
 
 TREES = {
@@ -559,14 +559,14 @@ def test_a_set_in_its_published_layout_is_read(name, tmp_path):
     listing = source.listing()
 
     assert listing.listed == listing.planned + len(listing.rejected)
-    said = {
+    listed = {
         plan.case_id: (plan.patient_id, plan.disorders if plan.labelled else None, plan.split) for plan in listing.plans
     }
     for case, (patient, disorders, split, _) in expected["cases"].items():
-        assert said[case][0] == patient
-        assert (said[case][1] and sorted(said[case][1])) == (disorders and sorted(disorders))
-        assert said[case][2] == split
-    assert set(said) == set(expected["cases"])
+        assert listed[case][0] == patient
+        assert (listed[case][1] and sorted(listed[case][1])) == (disorders and sorted(disorders))
+        assert listed[case][2] == split
+    assert set(listed) == set(expected["cases"])
     assert len(listing.rejected) == len(expected.get("rejected", {}))
     for place, reason in expected.get("rejected", {}).items():
         assert any(place in one.name and reason in one.reason for one in listing.rejected), (place, listing.rejected)
@@ -576,16 +576,16 @@ def test_a_set_in_its_published_layout_is_read(name, tmp_path):
     assert expected.get("codes", codes) <= codes
 
     modalities, planes, skipped = set(), set(), set()
-    for plan, found in zip(listing.plans, source.read(listing.plans), strict=True):
-        assert len(found.case.scans) == len(found.origins) == expected["cases"][plan.case_id][3]
-        assert found.files == sum(len(item.paths) for item in plan.items)
-        assert found.unread == len(found.case.skipped)
-        assert not any(str(tmp_path) in scan.source for scan in found.case.scans)
+    for plan, result in zip(listing.plans, source.read(listing.plans), strict=True):
+        assert len(result.case.scans) == len(result.origins) == expected["cases"][plan.case_id][3]
+        assert result.files == sum(len(item.paths) for item in plan.items)
+        assert result.unread == len(result.case.skipped)
+        assert not any(str(tmp_path) in scan.source for scan in result.case.scans)
         if plan.case_id in expected.get("slices", {}):
-            assert len(found.case.scans[0].pixels) == expected["slices"][plan.case_id]
-        modalities |= {scan.modality for scan in found.case.scans}
-        planes |= {scan.plane for scan in found.case.scans}
-        skipped |= {file for file, _ in found.case.skipped}
+            assert len(result.case.scans[0].pixels) == expected["slices"][plan.case_id]
+        modalities |= {scan.modality for scan in result.case.scans}
+        planes |= {scan.plane for scan in result.case.scans}
+        skipped |= {file for file, _ in result.case.skipped}
     assert modalities == expected.get("modalities", {source.layout.get("modality", "CT")})
     assert expected.get("planes", planes) == planes
     assert skipped == expected.get("skipped", set())
@@ -627,7 +627,7 @@ def test_there_is_one_file_for_each_set_and_the_documentation_shows_them_all():
     assert table() in DOC.read_text(encoding="utf-8")
 
 
-def test_a_set_is_found_whatever_the_case_and_others_are_refused():
+def test_names_of_sets_ignore_case_and_unknown_names_are_refused():
     assert External("chexpert", ".").settings["set"] == "CheXpert"
     with pytest.raises(ValueError, match=r"unknown set 'ImageNet': use one of VinDr-Mammo"):
         External("ImageNet", ".")

@@ -19,12 +19,12 @@ def listed(folder, **options):
     return {plan.case_id: plan for plan in listing.plans}, listing.rejected
 
 
-def test_classes_are_disorders_and_normal_ones_are_none(tmp_path):
+def test_classes_are_disorders_and_normal_classes_have_no_disorder(tmp_path):
     for name in ("Lobar_pneumonia", "COVID-19", "no_finding", "NORMAL", "notumor", "No-Finding"):
         picture(tmp_path / name / "a.png")
     plans, rejected = listed(tmp_path, modality="xr")
-    found = {plan.items[0].names[0].split("/")[0]: plan.disorders for plan in plans.values()}
-    assert found == {
+    disorders = {plan.items[0].names[0].split("/")[0]: plan.disorders for plan in plans.values()}
+    assert disorders == {
         "COVID-19": ["COVID-19"], "Lobar_pneumonia": ["Lobar pneumonia"],
         "NORMAL": [], "No-Finding": [], "no_finding": [], "notumor": [],
     }  # fmt: skip
@@ -42,7 +42,7 @@ def test_each_file_is_a_case_and_a_folder_in_a_class_is_one_case(tmp_path):
     assert len({plan.patient_id for plan in plans.values()}) == 3
 
 
-def test_a_folder_that_is_all_a_class_holds_is_no_case(tmp_path):
+def test_a_folder_that_is_the_only_content_of_a_class_is_not_a_case(tmp_path):
     for file in ("COVID/images/a.png", "COVID/images/b.png", "Normal/png/8bit/a.png", "Normal/png/8bit/b.png"):
         picture(tmp_path / file)
     plans, _ = listed(tmp_path)
@@ -60,7 +60,7 @@ def test_folders_at_the_top_are_official_splits(tmp_path, names):
     assert all(plan.disorders == ["Glioma"] for plan in plans.values())
 
 
-def test_a_class_beside_the_splits_has_none(tmp_path):
+def test_a_class_beside_the_splits_has_no_split(tmp_path):
     picture(tmp_path / "train" / "glioma" / "a.jpg")
     picture(tmp_path / "meningioma" / "b.jpg")
     plans, _ = listed(tmp_path)
@@ -86,12 +86,12 @@ def test_a_file_that_is_not_an_image_is_reported_when_it_is_read(tmp_path):
     (tmp_path / "glioma" / "b.jpg").write_text("not a picture")
     (tmp_path / "glioma" / "c.jpg").write_bytes((tmp_path / "glioma" / "a.jpg").read_bytes()[:200])
     source = FolderPerClass(tmp_path, modality="MRI")
-    found = list(source.read(source.listing().plans))
-    assert [len(one.case.scans) for one in found] == [1, 0, 0]
-    assert [one.unread for one in found] == [0, 1, 1]
-    assert [[name for name, _ in one.case.skipped] for one in found] == [[], ["glioma/b.jpg"], ["glioma/c.jpg"]]
-    assert found[0].case.scans[0].modality == "MRI"
-    assert found[0].origins[0].modality_from == "source"
+    results = list(source.read(source.listing().plans))
+    assert [len(one.case.scans) for one in results] == [1, 0, 0]
+    assert [one.unread for one in results] == [0, 1, 1]
+    assert [[name for name, _ in one.case.skipped] for one in results] == [[], ["glioma/b.jpg"], ["glioma/c.jpg"]]
+    assert results[0].case.scans[0].modality == "MRI"
+    assert results[0].origins[0].modality_from == "source"
 
 
 def test_a_header_and_its_pixels_are_one_case(tmp_path):
@@ -102,8 +102,8 @@ def test_a_header_and_its_pixels_are_one_case(tmp_path):
     source = FolderPerClass(tmp_path)
     plans = source.listing().plans
     assert [plan.case_id for plan in plans] == ["nodule/a.mhd"]
-    found = next(iter(source.read(plans)))
-    assert (len(found.case.scans), found.files, found.unread, found.case.skipped) == (1, 2, 0, [])
+    result = next(iter(source.read(plans)))
+    assert (len(result.case.scans), result.files, result.unread, result.case.skipped) == (1, 2, 0, [])
 
 
 def test_patients_come_from_names_where_a_pattern_is_given(tmp_path):
@@ -124,8 +124,8 @@ def test_with_a_key_no_name_is_left(tmp_path):
     picture(tmp_path / "Max_Mustermann.png")
     source = FolderPerClass(tmp_path, pseudonyms=Pseudonyms(b"0123456789abcdef"), patient="mass/(.*)[.]png")
     listing = source.listing()
-    told = [plan.to_json().replace(str(tmp_path / "mass" / "Erika_Mustermann.png"), "") for plan in listing.plans]
-    assert "Mustermann" not in f"{told} {listing.rejected}"
+    records = [plan.to_json().replace(str(tmp_path / "mass" / "Erika_Mustermann.png"), "") for plan in listing.plans]
+    assert "Mustermann" not in f"{records} {listing.rejected}"
     assert listing.plans[0].disorders == ["Mass"]
 
 

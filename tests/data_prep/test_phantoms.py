@@ -26,8 +26,8 @@ BY_NAME = {d.name: d for d in disorders()}
 
 def phantom_of(name: str, scans: list[str], seed: int = 0):
     """A phantom with this disorder alone ("" for none), and these acquisitions."""
-    found = [BY_NAME[name]] if name else []
-    return make_phantom(PhantomPlan("test", found, [protocols()[scan] for scan in scans]), Generators([77, seed], 7))
+    chosen = [BY_NAME[name]] if name else []
+    return make_phantom(PhantomPlan("test", chosen, [protocols()[scan] for scan in scans]), Generators([77, seed], 7))
 
 
 def fingerprint(phantom) -> str:
@@ -47,7 +47,7 @@ def phantoms():
     return [make_case(seed=5, index=i, cases=2000) for i in range(0, 2000, 100)]
 
 
-def drawn(seed: int, cases: int):
+def plans(seed: int, cases: int):
     for index in range(cases):
         rng = np.random.default_rng(np.random.SeedSequence([seed, index]).spawn(8)[0])
         yield draw_disorders(rng, seed, index, cases)
@@ -63,14 +63,14 @@ def test_there_are_sixty_disorders_or_more_and_each_has_a_code_of_its_own():
 
 
 @pytest.mark.parametrize("d", disorders(), ids=lambda d: d.icd10cm)
-def test_a_code_exists_is_billable_and_says_what_the_name_says(d):
+def test_a_code_exists_is_billable_and_has_a_description_like_the_name(d):
     entry = icd10cm.get(d.icd10cm)
     assert entry.billable
     texts = [entry.description, *entry.inclusion_terms]
     texts += [text for above in entry.ancestors[:2] for text in (above.description, *above.inclusion_terms)]
-    said = {stem(word) for word in re.findall(r"[a-z]+", " ".join(texts).lower())}
+    described = {stem(word) for word in re.findall(r"[a-z]+", " ".join(texts).lower())}
     named = {stem(word) for word in re.findall(r"[a-z]+", d.name.lower()) if len(word) > 3}
-    assert len(named & said) >= 0.5 * len(named), (d.name, entry.description)
+    assert len(named & described) >= 0.5 * len(named), (d.name, entry.description)
 
 
 def stem(word: str) -> str:
@@ -112,7 +112,7 @@ def test_protocols_use_the_words_of_the_rest_of_radfm():
 
 
 def test_counts_of_two_thousand_cases_have_a_head_a_body_and_a_tail():
-    counts = Counter(d.name for _, found in drawn(3, 2000) for d in found)
+    counts = Counter(d.name for _, chosen in plans(3, 2000) for d in chosen)
     groups = Counter(d.band for d in disorders())
     assert groups["head"] >= 5
     assert groups["body"] >= 15
@@ -127,13 +127,13 @@ def test_counts_of_two_thousand_cases_have_a_head_a_body_and_a_tail():
 
 
 def test_there_are_normals_and_comorbidities_of_one_anatomy_and_sex():
-    drawings = list(drawn(3, 2000))
-    assert 0.08 < np.mean([not found for _, found in drawings]) < 0.12
-    assert np.mean([len(found) > 1 for _, found in drawings]) > 0.2
-    for anatomy, found in drawings:
-        assert {d.anatomy for d in found} <= {anatomy}
-        assert len({d.name for d in found}) == len(found)
-        assert not found or set.intersection(*(set(d.sexes) for d in found))
+    cases = list(plans(3, 2000))
+    assert 0.08 < np.mean([not chosen for _, chosen in cases]) < 0.12
+    assert np.mean([len(chosen) > 1 for _, chosen in cases]) > 0.2
+    for anatomy, chosen in cases:
+        assert {d.anatomy for d in chosen} <= {anatomy}
+        assert len({d.name for d in chosen}) == len(chosen)
+        assert not chosen or set.intersection(*(set(d.sexes) for d in chosen))
 
 
 def test_a_case_outside_the_set_is_refused():
@@ -279,7 +279,7 @@ def test_a_changed_organ_is_marked_only_where_the_change_is_visible():
     assert [name in masks for masks in phantom.masks] == [True, False, False]
 
 
-def test_scans_of_a_case_show_a_lesion_at_the_same_place():
+def test_scans_of_a_case_show_a_lesion_at_the_same_position():
     name = "Malignant neoplasm of kidney, except renal pelvis"
     phantom = phantom_of(name, ["abdomen CT with contrast", "abdomen MRI T2", "abdomen MRI T1 with gadolinium"], 1)
     centres = []

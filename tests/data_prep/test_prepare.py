@@ -71,7 +71,7 @@ def test_a_data_set_gives_back_the_cases_that_went_in(tmp_path):
 
 
 def test_labelled_cases_do_not_say_what_they_have(tmp_path):
-    said = {
+    histories = {
         "Pulmonary embolism (PE)": (
             "Known emboli of both lungs, PE; pe teacher, 40",
             "Known of both lungs, ; pe teacher, 40",
@@ -82,13 +82,13 @@ def test_labelled_cases_do_not_say_what_they_have(tmp_path):
     rows = [
         {"path": picture(tmp_path / f"{i}.png", i).name, "case": f"c{i}", "patient": f"p{i}", "modality": "X-ray"}
         | {"disorders": disorder, "history": history}
-        for i, (disorder, (history, _)) in enumerate(said.items())
+        for i, (disorder, (history, _)) in enumerate(histories.items())
     ]
     prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
     whole = {case.disorders[0]: case.history for case in load(tmp_path / "out")}
     hidden = {case.disorders[0]: case.history for case in load(tmp_path / "out", labelled=True)}
-    assert whole == {disorder: history for disorder, (history, _) in said.items()}
-    assert hidden == {disorder: history for disorder, (_, history) in said.items()}
+    assert whole == {disorder: history for disorder, (history, _) in histories.items()}
+    assert hidden == {disorder: history for disorder, (_, history) in histories.items()}
 
 
 def test_pixels_are_views_of_the_file_and_cannot_be_written(phantoms):
@@ -149,7 +149,7 @@ def test_a_data_set_of_another_folder_or_split_is_refused(tmp_path, phantoms):
 # what is left out
 
 
-def test_scans_that_are_none_are_rejected_each_with_its_reason(tmp_path):
+def test_files_that_are_not_scans_are_rejected_each_with_its_reason(tmp_path):
     picture(tmp_path / "good.png", 1)
     flat = np.full((64, 64), 7, np.uint8)
     black = np.zeros((64, 64), np.uint8)
@@ -162,11 +162,11 @@ def test_scans_that_are_none_are_rejected_each_with_its_reason(tmp_path):
     rows = [{"case": name, "path": f"{name}.png", "modality": "X-ray", "disorders": "Asthma"} for name in names]
     record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
     assert record["counts"]["cases"] == {"in": 6, "out": 1, "rejected": 5}
-    said = (tmp_path / "out" / "rejected.csv").read_text()
+    rejected = (tmp_path / "out" / "rejected.csv").read_text()
     for name, reason in {"flat": "is constant", "black": "is mostly black", "tiny": "too small"}.items():
-        assert f"scan,{name}.png,{name}," in said
-        assert reason in said
-    assert said.count("file,") == 2
+        assert f"scan,{name}.png,{name}," in rejected
+        assert reason in rejected
+    assert rejected.count("file,") == 2
     assert [case.case_id for case in load(tmp_path / "out")] == ["good"]
 
 
@@ -179,7 +179,7 @@ def test_codes_with_typos_are_listed_and_the_rest_is_kept(tmp_path):
     assert [vocabulary.find(name).icd10cm for name in ("Asthma", "Gout")] == [["J45"], link("Gout").codes]
 
 
-def test_modality_and_plane_are_guessed_only_where_nothing_says_and_marked_so(tmp_path):
+def test_modality_and_plane_are_guessed_only_where_they_are_not_stated_and_are_marked(tmp_path):
     picture(tmp_path / "knee_MRI_sagittal.png", 1)
     picture(tmp_path / "other.png", 2)
     rows = [
@@ -189,15 +189,17 @@ def test_modality_and_plane_are_guessed_only_where_nothing_says_and_marked_so(tm
     ]
     prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
     cases = load(tmp_path / "out")
-    said = [(a["modality"], a["modality_from"], a["plane"], a["plane_from"]) for a in map(cases.scan_header, range(3))]
-    assert said == [
+    origins = [
+        (a["modality"], a["modality_from"], a["plane"], a["plane_from"]) for a in map(cases.scan_header, range(3))
+    ]
+    assert origins == [
         ("MRI", "guess", "sagittal", "guess"),
         ("CT", "source", "sagittal", "guess"),
         (None, "unknown", None, "unknown"),
     ]
 
 
-def test_writing_at_the_borders_is_warned_of(tmp_path):
+def test_text_at_the_borders_is_warned_of(tmp_path):
     clean = Image.fromarray(smooth(3, 256))
     clean.save(tmp_path / "clean.png")
     marked = clean.copy()
@@ -236,12 +238,12 @@ def test_the_same_picture_in_two_splits_is_reported(tmp_path):
 )
 def test_splits_keep_patients_whole_and_disorders_in_proportion(labels, seed):
     official = dict.fromkeys(sorted(labels)[:3], "test")
-    found = assign_splits(labels, official, (0.6, 0.2, 0.2), seed)
-    assert found.keys() == labels.keys()
-    assert all(found[patient] == "test" for patient in official)
-    assert found == assign_splits(dict(reversed(labels.items())), official, (0.6, 0.2, 0.2), seed)
+    splits = assign_splits(labels, official, (0.6, 0.2, 0.2), seed)
+    assert splits.keys() == labels.keys()
+    assert all(splits[patient] == "test" for patient in official)
+    assert splits == assign_splits(dict(reversed(labels.items())), official, (0.6, 0.2, 0.2), seed)
     for label in "abcdefgh":
-        bearers = [found[patient] for patient, names in labels.items() if label in names and patient not in official]
+        bearers = [splits[patient] for patient, names in labels.items() if label in names and patient not in official]
         if len(bearers) >= 15:
             assert 0.3 < bearers.count("train") / len(bearers) < 0.9
         if len(bearers) == 1 and not any(label in labels[patient] for patient in official):
@@ -255,9 +257,9 @@ def test_all_cases_of_a_patient_in_two_official_splits_are_test_cases(tmp_path):
         row = {"case": str(i), "patient": patient, "path": f"{i}.png", "modality": "CT", "disorders": "Gout"}
         rows.append(row | {"split": split})
     record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
-    found = load(tmp_path / "out").rows
-    assert [row["split"] for row in found[:3]] == ["test", "test", "train"]
-    assert [row["split_from"] for row in found] == ["source"] * 3 + ["drawn"]
+    stored = load(tmp_path / "out").rows
+    assert [row["split"] for row in stored[:3]] == ["test", "test", "train"]
+    assert [row["split_from"] for row in stored] == ["source"] * 3 + ["drawn"]
     assert record["patients_in_several_official_splits"] == 1
 
 
@@ -332,9 +334,9 @@ def test_a_count_that_does_not_add_up_stops_the_run(tmp_path, monkeypatch):
     honest = source.read
 
     def forgetful(plans):
-        for found in honest(plans):
-            found.files += 1
-            yield found
+        for result in honest(plans):
+            result.files += 1
+            yield result
 
     monkeypatch.setattr(source, "read", forgetful)
     prepare(source, tmp_path / "out", Settings(size=48))

@@ -25,13 +25,13 @@ KEY = b"a key of the test, long enough"
 
 def planted() -> dict:
     """Keyword -> the planted name, for every element of DICOM's dictionary that holds text; and a few numbers."""
-    found = {}
+    elements = {}
     for tag, (representation, _, _, retired, keyword) in DicomDictionary.items():
         group = Tag(tag).group
         if keyword and not retired and representation in TEXTS and group >= 0x8 and keyword not in NEEDED:
-            found[keyword] = PLANTED
-    found |= {"PatientID": "ID-776655", "AccessionNumber": "ACC-998877", "PatientBirthDate": "19610304"}
-    return found | {"StudyDate": "20240517", "StudyInstanceUID": "1.2.776655.998877", "PatientAge": "095Y"}
+            elements[keyword] = PLANTED
+    elements |= {"PatientID": "ID-776655", "AccessionNumber": "ACC-998877", "PatientBirthDate": "19610304"}
+    return elements | {"StudyDate": "20240517", "StudyInstanceUID": "1.2.776655.998877", "PatientAge": "095Y"}
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def test_a_header_that_warns_of_burned_in_text_is_listed(tmp_path):
     from radfm.data_prep.prepare import Settings, prepare
     from radfm.data_prep.sources.dicom import Dicom
 
-    for i, said in enumerate(("YES", "NO")):
-        dicom(tmp_path / "in" / f"{i}.dcm", i, StudyInstanceUID=f"1.2.{i}", BurnedInAnnotation=said)
+    for i, annotation in enumerate(("YES", "NO")):
+        dicom(tmp_path / "in" / f"{i}.dcm", i, StudyInstanceUID=f"1.2.{i}", BurnedInAnnotation=annotation)
     prepare(Dicom(tmp_path / "in", Pseudonyms(KEY)), tmp_path / "out", Settings(size=64))
     cases = load(tmp_path / "out")
     assert sorted(str(cases.scan_header(i)["text_in_pixels"]) for i in range(2)) == ["None", "header says so"]

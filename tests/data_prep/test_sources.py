@@ -34,9 +34,9 @@ def listed(source: Source) -> Listing:
 
 
 def read(source: Source) -> list:
-    found = list(source.read(source.listing().plans))
-    assert all(len(one.case.scans) == len(one.origins) for one in found)
-    return found
+    results = list(source.read(source.listing().plans))
+    assert all(len(one.case.scans) == len(one.origins) for one in results)
+    return results
 
 
 # manifest
@@ -166,7 +166,7 @@ def test_names_of_a_hospital_give_way_to_pseudonyms(tmp_path):
     assert "ACC-99" not in shown
     assert "Doe" not in shown
     one, two, other, alone = (item.names[0].rpartition("/") for item in plan.items)
-    assert one[0] == two[0] != other[0]  # the first folder, by which parts of a set are told apart
+    assert one[0] == two[0] != other[0]  # the first folder, which distinguishes the parts of a set
     assert len({one[2], two[2], other[2], alone[2]}) == 4
     assert (other[0][:2], alone[0], alone[2][:2]) == ("d-", "", "f-")
     assert HIDDEN.links["patient", plan.patient_id] == "Doe, John"
@@ -198,12 +198,12 @@ def test_studies_meet_their_labels_by_accession_or_study(archive, tmp_path):
     for names in (OPEN, HIDDEN):
         source = Dicom(archive, names, table(tmp_path / "labels.csv", labels))
         listing = listed(source)
-        found = {tuple(plan.disorders): plan for plan in listing.plans}
-        assert set(found) == {("Lung nodule",), ("Lung cancer",), ()}
-        assert found["Lung nodule",].icd10cm == [["R91.1"]]
-        assert (found["Lung nodule",].age, found["Lung nodule",].sex) == (61, "M")
-        assert found["Lung nodule",].patient_id == found["Lung cancer",].patient_id != found[()].patient_id
-        assert [plan.labelled for plan in found.values()].count(False) == 1
+        plans = {tuple(plan.disorders): plan for plan in listing.plans}
+        assert set(plans) == {("Lung nodule",), ("Lung cancer",), ()}
+        assert plans["Lung nodule",].icd10cm == [["R91.1"]]
+        assert (plans["Lung nodule",].age, plans["Lung nodule",].sex) == (61, "M")
+        assert plans["Lung nodule",].patient_id == plans["Lung cancer",].patient_id != plans[()].patient_id
+        assert [plan.labelled for plan in plans.values()].count(False) == 1
         reasons = {rejected.name: rejected.reason for rejected in listing.rejected if rejected.what == "row"}
         assert "labels a study that is not among the files" in reasons["line 4"]
         assert "has no study" in reasons["line 5"]
@@ -216,16 +216,16 @@ def test_files_that_are_not_dicom_are_listed_and_the_others_are_read(archive):
     assert [r.name for r in listing.rejected] == ["notes.txt", "c/broken.dcm"]
     whole = archive / "b" / "1.dcm"
     whole.write_bytes(whole.read_bytes()[:-500])
-    found = read(Dicom(archive, OPEN))
-    assert sorted(len(one.case.scans) for one in found) == [1, 1, 1]
-    assert [(one.files, one.unread) for one in found] == [(3, 0), (3, 1), (3, 0)]
-    assert [name for one in found for name, _ in one.case.skipped] == ["b/1.dcm"]
+    results = read(Dicom(archive, OPEN))
+    assert sorted(len(one.case.scans) for one in results) == [1, 1, 1]
+    assert [(one.files, one.unread) for one in results] == [(3, 0), (3, 1), (3, 0)]
+    assert [name for one in results for name, _ in one.case.skipped] == ["b/1.dcm"]
 
 
 def test_a_patients_studies_can_be_one_case_in_time(archive):
-    found = {one.case.patient_id: one.case for one in read(Dicom(archive, OPEN, case="patient"))}
-    assert sorted(scan.days for scan in found["P1"].scans) == [0.0, 366.0]
-    assert len(found["P2"].scans) == 1
+    cases = {one.case.patient_id: one.case for one in read(Dicom(archive, OPEN, case="patient"))}
+    assert sorted(scan.days for scan in cases["P1"].scans) == [0.0, 366.0]
+    assert len(cases["P2"].scans) == 1
 
 
 def test_a_dicomdir_is_read_through_its_records(archive, tmp_path):
@@ -284,16 +284,16 @@ def test_rp3d_is_read_in_its_own_format(tmp_path):
     assert (one.case_id, one.split, one.disorders, one.age, one.sex) == ("one", "train", ["Meningioma"], 45, "F")
     assert (two.split, two.disorders) == ("test", ["Stroke"])
     assert [(r.name, "no case of RP3D" in r.reason) for r in listing.rejected] == [("broken", True)]
-    _, found = read(source)
-    mri, xray = found.case.scans
+    _, result = read(source)
+    mri, xray = result.case.scans
     assert (mri.modality, mri.plane, mri.pixels.shape, mri.key_slice) == ("MRI", "axial", (5, 64, 64), 3)
     assert (xray.modality, xray.plane, xray.pixels.shape) == ("X-ray", "lateral", (1, 64, 64))
     assert np.array_equal(mri.pixels[2], smooth(2))
-    assert [reason.split(":")[0] for _, reason in found.case.skipped] == [
+    assert [reason.split(":")[0] for _, reason in result.case.skipped] == [
         "is not there",
         "is damaged, or no array of numbers",
     ]
-    assert (found.files, found.unread) == (4, 2)
+    assert (result.files, result.unread) == (4, 2)
 
 
 def test_rp3d_by_icd10cm_category(tmp_path):
@@ -308,9 +308,9 @@ def test_the_published_demonstration_is_read(shared):
     source = RP3D(shared / "rp3d_demo", labels=shared / "rp3d_demo" / "disorder_label_dict.json")
     plans = {plan.case_id: plan for plan in listed(source).plans}
     assert plans["segond-fracture-5"].disorders == ["Anterior cruciate ligament tear", "Segond fracture"]
-    found = {one.case.case_id: one for one in read(source)}
-    assert [scan.modality for scan in found["segond-fracture-5"].case.scans] == ["X-ray", "MRI", "MRI"]
-    assert found["hip-dislocation-inferior-1"].unread == 2
+    results = {one.case.case_id: one for one in read(source)}
+    assert [scan.modality for scan in results["segond-fracture-5"].case.scans] == ["X-ray", "MRI", "MRI"]
+    assert results["hip-dislocation-inferior-1"].unread == 2
 
 
 # medpix
@@ -360,14 +360,14 @@ def test_cases_that_are_refused_unread_are_listed_and_the_rest_becomes_a_data_se
 def test_the_real_medpix_is_read(shared):
     listing = listed(MedPix(shared / "cases" / "medpix"))
     assert len(listing.plans) > 500
-    found = list(MedPix(shared / "cases" / "medpix").read(listing.plans[:3]))
-    assert all(one.case.scans for one in found)
+    results = list(MedPix(shared / "cases" / "medpix").read(listing.plans[:3]))
+    assert all(one.case.scans for one in results)
 
 
 # Hugging Face data sets
 
 
-def test_a_data_set_of_images_is_streamed_and_a_damaged_one_costs_itself(tmp_path):
+def test_a_data_set_of_images_is_streamed_and_only_the_damaged_image_is_rejected(tmp_path):
     good = [picture(tmp_path / f"{i}.png", i).read_bytes() for i in range(4)]
     good[2] = good[2][:60]
     rows = {
@@ -410,8 +410,8 @@ def test_a_column_of_nifti_files_is_read(tmp_path):
     rows = {"scan": [str(tmp_path / "v.nii.gz")], "finding": ["Glioma"]}
     data = Dataset.from_dict(rows, features=Features({"scan": Nifti(), "finding": Value("string")}))
     data.save_to_disk(tmp_path / "saved")
-    (found,) = read(HubDataset(str(tmp_path / "saved"), label_column="finding", modality="MRI"))
-    assert found.case.scans[0].pixels.size == volume.size
+    (result,) = read(HubDataset(str(tmp_path / "saved"), label_column="finding", modality="MRI"))
+    assert result.case.scans[0].pixels.size == volume.size
     with pytest.raises(ValueError, match="no column 'image'"):
         HubDataset(str(tmp_path / "saved"), image_column="image").listing()
     with pytest.raises(ValueError, match="cannot be loaded"):

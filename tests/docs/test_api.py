@@ -50,7 +50,7 @@ def reference(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("page", CONTRACT)
-def test_every_public_name_has_its_place_in_the_reference(page, reference):
+def test_every_public_name_is_in_the_reference(page, reference):
     html = (reference / f"{page}.html").read_text(encoding="utf-8")
     missing = [name for name in CONTRACT[page] if f'id="{name}"' not in html]
     assert not missing

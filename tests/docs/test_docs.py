@@ -50,15 +50,15 @@ def all_blocks() -> list[tuple[Path, Block]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_every_block_of_a_document_runs_and_prints_what_it_shows(document, shell, workplace, request):
     file = ROOT / document
-    found = [block for block in blocks(file) if block.language in ("bash", "python") and not block.left_out]
-    if not found:
+    runnable = [block for block in blocks(file) if block.language in ("bash", "python") and not block.left_out]
+    if not runnable:
         return
-    if any("deepspeed" in block.code for block in found):
+    if any("deepspeed" in block.code for block in runnable):
         request.getfixturevalue("deepspeed_extensions")
     folder = workplace(file)
     namespace = {"__name__": "__main__"}
     printed: list[tuple[Block, str]] = []
-    for block in found:
+    for block in runnable:
         where = f"{document}:{block.line}"
         if block.language == "bash" or block.alone:
             code = block.code if block.language == "bash" else f"python -c {shlex.quote(block.code)}"

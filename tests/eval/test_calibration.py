@@ -17,7 +17,7 @@ from radfm.eval.scores import Scores
 from radfm.eval.uncertainty import ensemble, measure_uncertainty
 
 
-def drawn(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes) -> Scores:
+def random_scores(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes) -> Scores:
     """Labels that come true as often as the probabilities say, if the sharpness is 1."""
     rng = np.random.default_rng(seed)
     odds = rng.normal(-2, 1.5, (cases, columns))
@@ -31,7 +31,7 @@ def drawn(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes
         "patients": patients or [f"p{i}" for i in range(cases)],
         "disorders": [[names[d] for d in np.flatnonzero(row)] for row in labels],
         "training": [[d] for d in range(columns) for _ in range(10 * d + 1)],
-        "about": {"model": "drawn", "data": "0", "split": "test"},
+        "about": {"model": "random", "data": "0", "split": "test"},
     }
     return Scores(**given | changes)
 
@@ -42,7 +42,7 @@ def drawn(cases=600, columns=12, seed=0, sharpness=1.0, patients=None, **changes
 def test_the_error_of_perfect_probabilities_vanishes_with_more_cases():
     errors = []
     for cases in (30, 300, 30_000):
-        table = drawn(cases, seed=1)
+        table = random_scores(cases, seed=1)
         errors.append(calibration_error(expit(table.scores), table.labels))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.002
@@ -66,45 +66,45 @@ def test_a_curve_lies_on_the_diagonal_where_probabilities_are_true_and_off_it_wh
             for one in measure_calibration(table, 200)["reliability"]
         ]
 
-    assert sum(strays(drawn(3000))) <= 2
-    assert sum(strays(drawn(3000, sharpness=2))) >= 6
+    assert sum(strays(random_scores(3000))) <= 2
+    assert sum(strays(random_scores(3000, sharpness=2))) >= 6
 
 
 def test_calibration_is_measured_over_all_pairs_and_over_first_ranks():
-    table = drawn(400, 5)
-    found = measure_calibration(table, 50)
-    assert (found["cases"], found["pairs"]) == (400, 2000)
-    assert sum(one["pairs"] for one in found["reliability"]) == 2000
-    assert sum(one["pairs"] for one in found["reliability_first"]) == 400
+    table = random_scores(400, 5)
+    figures = measure_calibration(table, 50)
+    assert (figures["cases"], figures["pairs"]) == (400, 2000)
+    assert sum(one["pairs"] for one in figures["reliability"]) == 2000
+    assert sum(one["pairs"] for one in figures["reliability_first"]) == 400
     p = expit(table.scores.astype(float))
-    assert found["ece"]["value"] == pytest.approx(calibration_error(p, table.labels))
-    assert found["brier"]["value"] == pytest.approx(((p - table.labels) ** 2).mean())
-    assert found["brier"]["low"] < found["brier"]["value"] < found["brier"]["high"]
-    assert [one["expected"] for one in found["disorders"]] == pytest.approx(p.sum(0).tolist())
+    assert figures["ece"]["value"] == pytest.approx(calibration_error(p, table.labels))
+    assert figures["brier"]["value"] == pytest.approx(((p - table.labels) ** 2).mean())
+    assert figures["brier"]["low"] < figures["brier"]["value"] < figures["brier"]["high"]
+    assert [one["expected"] for one in figures["disorders"]] == pytest.approx(p.sum(0).tolist())
 
 
-def test_calibrating_by_the_other_patients_mends_scores_that_are_too_sharp():
-    found = before_and_after(drawn(1500, sharpness=3), 50)
-    assert found["how"] == "cross-fitted"
-    assert found["after"]["ece"]["value"] < found["before"]["ece"]["value"] / 3
-    assert found["after"]["log_loss"]["high"] < found["before"]["log_loss"]["low"]
+def test_cross_fitted_calibration_corrects_overconfident_scores():
+    figures = before_and_after(random_scores(1500, sharpness=3), 50)
+    assert figures["how"] == "cross-fitted"
+    assert figures["after"]["ece"]["value"] < figures["before"]["ece"]["value"] / 3
+    assert figures["after"]["log_loss"]["high"] < figures["before"]["log_loss"]["low"]
 
 
 def test_what_a_checkpoint_saved_is_compared_with_its_plain_logits():
-    table = drawn(300)
-    found = before_and_after(replace(table, logits=table.scores * 3), 20)
-    assert found["how"] == "saved"
-    assert found["after"] == measure_calibration(table, 20)
-    assert found["before"] == measure_calibration(replace(table, scores=table.scores * 3), 20)
+    table = random_scores(300)
+    figures = before_and_after(replace(table, logits=table.scores * 3), 20)
+    assert figures["how"] == "saved"
+    assert figures["after"] == measure_calibration(table, 20)
+    assert figures["before"] == measure_calibration(replace(table, scores=table.scores * 3), 20)
 
 
 def test_tables_keep_their_logits(tmp_path):
-    table = drawn(20, 3)
+    table = random_scores(20, 3)
     table = replace(table, logits=table.scores * 2, icd10cm=[["J93.0"], ["J93.9"], ["M10.9"]])
     loaded = Scores.load(table.save(tmp_path / "t.parquet"))
     np.testing.assert_array_equal(loaded.logits, table.logits)
     assert loaded.at_level("category").logits[:, 0].tolist() == table.logits[:, :2].max(1).tolist()
-    assert Scores.load(drawn(5, 2).save(tmp_path / "u.parquet")).logits is None
+    assert Scores.load(random_scores(5, 2).save(tmp_path / "u.parquet")).logits is None
     with pytest.raises(ValueError, match="logits are"):
         replace(table, logits=table.logits[:, 1:])
 
@@ -117,11 +117,11 @@ def test_tables_keep_their_logits(tmp_path):
 def test_exchangeable_cases_are_covered_as_promised(guarantee, coverage):
     covered = []
     for seed in range(60):
-        table = drawn(400, seed=seed)
+        table = random_scores(400, seed=seed)
         p, y = expit(table.scores), table.labels
         rule = fit(p[:200], y[:200], table.patients[:200], coverage, guarantee)
-        found = measure_sets(replace_rows(table, slice(200, None)), rule, 2)
-        covered.append(found["coverage"]["value"])
+        figures = measure_sets(replace_rows(table, slice(200, None)), rule, 2)
+        covered.append(figures["coverage"]["value"])
     # A mean of 60 has a standard error below half a point. The upper end is 1 / (patients + 1) away, and ties are none.
     assert coverage - 0.012 < np.mean(covered) < coverage + 0.02
 
@@ -154,7 +154,7 @@ def test_cases_of_one_patient_count_as_one():
 
 
 def test_sets_are_measured_by_share_by_case_and_by_band():
-    table = drawn(200, 12)
+    table = random_scores(200, 12)
     everything = measure_sets(table, SetRule(0.0, 0.9, "all", 10), 20)
     assert everything["coverage"]["value"] == everything["share"]["value"] == 1
     assert (everything["size"]["value"], everything["sizes"][12]) == (12, 200)
@@ -193,7 +193,7 @@ def noisy(table: Scores, seed: int, scale: float = 1.5) -> Scores:
 
 
 def test_an_ensemble_is_the_mean_of_probabilities_and_disagreement_the_mutual_information_with_the_member():
-    a, b = drawn(50, 3), noisy(drawn(50, 3), 1)
+    a, b = random_scores(50, 3), noisy(random_scores(50, 3), 1)
     both = ensemble([a, b])
     mean = (expit(a.scores.astype(float)) + expit(b.scores.astype(float))) / 2
     np.testing.assert_allclose(both.scores.scores, logit(mean), rtol=1e-5)
@@ -210,15 +210,15 @@ def test_an_ensemble_is_the_mean_of_probabilities_and_disagreement_the_mutual_in
 
 
 def test_an_ensemble_of_noisy_members_is_better_and_its_uncertainty_finds_what_is_wrong():
-    truth = drawn(1500, 6, seed=3)
+    truth = random_scores(1500, 6, seed=3)
     members = [noisy(truth, seed) for seed in range(5)]
-    found = measure_uncertainty(members, 100)
-    assert found["mean"]["auc"] > found["single"]["auc"]
-    assert found["mean"]["log_loss"] < found["single"]["log_loss"]
-    first = found["uncertainties"]["first"]
+    figures = measure_uncertainty(members, 100)
+    assert figures["mean"]["auc"] > figures["single"]["auc"]
+    assert figures["mean"]["log_loss"] < figures["single"]["log_loss"]
+    first = figures["uncertainties"]["first"]
     assert first["error_auc"]["low"] > 0.5
-    assert first["curve"][-1] == [1.0, pytest.approx(found["wrong"]["value"])]
-    assert first["aurc"] < found["wrong"]["value"]
+    assert first["curve"][-1] == [1.0, pytest.approx(figures["wrong"]["value"])]
+    assert first["aurc"] < figures["wrong"]["value"]
     mean, labels = ensemble(members).scores, truth.labels
     ill, first_rank = labels.any(1), mean.scores.argmax(1)
     wrong = ~labels[np.arange(len(labels)), first_rank]
@@ -226,20 +226,20 @@ def test_an_ensemble_of_noisy_members_is_better_and_its_uncertainty_finds_what_i
     assert "disagreement" not in measure_uncertainty(members[:1], 5)["uncertainties"]
 
 
-def test_tables_that_are_no_ensemble_are_refused():
+def test_tables_that_do_not_form_an_ensemble_are_refused():
     with pytest.raises(ValueError, match="at least one table"):
         ensemble([])
     with pytest.raises(ValueError, match="other cases"):
-        ensemble([drawn(20), drawn(20, seed=1)])
+        ensemble([random_scores(20), random_scores(20, seed=1)])
     with pytest.raises(ValueError, match="another vocabulary"):
-        ensemble([drawn(20, 2), replace(drawn(20, 2), names=["disorder 1", "disorder 0"])])
+        ensemble([random_scores(20, 2), replace(random_scores(20, 2), names=["disorder 1", "disorder 0"])])
 
 
 # Distributions
 
 
-def test_scores_are_parted_into_positive_same_anatomy_and_other_anatomy():
-    table = drawn(
+def test_scores_are_separated_into_positive_same_anatomy_and_other_anatomy():
+    table = random_scores(
         6,
         2,
         disorders=[["disorder 0"], [], [], ["disorder 1"], ["disorder 0", "disorder 1"], []],
@@ -249,7 +249,7 @@ def test_scores_are_parted_into_positive_same_anatomy_and_other_anatomy():
     column = table.scores[:, 0].astype(float)
     assert first.positive.tolist() == sorted(column[[0, 4]])
     assert first.same.tolist() == [column[1]]  # of the chest
-    assert first.other.tolist() == sorted(column[[2, 3]])  # the last shows nobody knows what
+    assert first.other.tolist() == sorted(column[[2, 3]])  # the body part of the last case is unknown
     assert len(second.other) == 0
     summary = first.summary()
     assert summary["other"]["cases"] == 2

@@ -61,8 +61,8 @@ def page(checkpoint, tmp_path):
             setattr(pipe.model.config, name, value)
         if judged is not None:
             pipe.reference = SimpleNamespace(judge=lambda *_: judged)
-        found = pipe(case(), return_attentions=True)
-        write_case(pipe, case(), found, str(checkpoint), tmp_path / "case.html")
+        answer = pipe(case(), return_attentions=True)
+        write_case(pipe, case(), answer, str(checkpoint), tmp_path / "case.html")
         return (tmp_path / "case.html").read_text(encoding="utf-8")
 
     return write
@@ -98,7 +98,7 @@ def test_a_report_loads_nothing_names_no_patient_and_escapes_its_input(page, tmp
     assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "link", "iframe", "a"})
 
 
-def test_a_report_says_what_was_found_where_and_by_which_model(page, checkpoint):
+def test_a_report_has_the_diagnoses_their_scans_and_the_model(page, checkpoint):
     html = page()
     text = " ".join(re.sub("<[^>]+>", " ", html).split())
     assert "J93.9" in text
@@ -130,12 +130,12 @@ def test_a_trained_and_calibrated_model_is_called_so(page):
 def test_an_out_of_distribution_case_has_no_probability_threshold_or_set_in_the_report(page):
     fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "exclusive": []}
     sets = {"threshold": 0.0, "coverage": 0.9, "guarantee": "share", "patients": 50}
-    told = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
+    config = {"trained": True, "calibration": fit, "thresholds": [0.0, 0.0, 0.0], "prediction_sets": sets}
     marks = ("above threshold", "<small>threshold ", "in the set</span>", "is a probability")
     judged = {"is_ood": False, "p_value": 0.5, "new_modalities": [], "scans": [0.5, 0.5]}
-    html = page(judged, **told)
+    html = page(judged, **config)
     assert all(mark in html for mark in marks)
-    html = page(judged | {"is_ood": True, "p_value": 0.002}, **told)
+    html = page(judged | {"is_ood": True, "p_value": 0.002}, **config)
     assert "at most 0.2% of the validation cases are as far from the training scans" in html
     assert "none is a probability" in html
     assert not any(mark in html.replace("none is a probability", "") for mark in marks)
@@ -206,7 +206,9 @@ def test_the_same_case_gives_the_same_bytes(page):
         (["--maps", __file__], "this is a file"),
     ],
 )
-def test_what_is_no_report_is_refused_in_one_line(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+def test_a_report_that_cannot_be_made_is_an_error_of_one_line(
+    checkpoint, tmp_path, monkeypatch, capsys, arguments, message
+):
     monkeypatch.setattr(sys, "argv", ["radfm", "diagnose", str(tmp_path), "--model", str(checkpoint), *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -241,9 +243,9 @@ def test_the_command_writes_maps_of_every_scan(checkpoint, tmp_path, monkeypatch
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
-    wanted = {f"scan{i}_{name}" for i in (1, 2) for name in ("gout", "brain_abscess")}
+    names = {f"scan{i}_{name}" for i in (1, 2) for name in ("gout", "brain_abscess")}
     written = sorted((tmp_path / "maps").iterdir())
-    assert {file.name for file in written} == {name + suffix for name in wanted for suffix in (".nii.gz", ".png")}
+    assert {file.name for file in written} == {name + suffix for name in names for suffix in (".nii.gz", ".png")}
     for file in written:
         if file.suffix == ".png":
             assert Image.open(file).mode == "RGB"
@@ -256,13 +258,13 @@ def test_the_command_writes_maps_of_every_scan(checkpoint, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("threshold", "said", "marked"),
+    ("threshold", "text", "marked"),
     [([0.0, 0.0, 0.0], "All 3 below are in it", 3), ([1.0, 0.0, 1.0], "Of the 3 below it holds 1.", 1)],
 )
-def test_the_disorders_of_the_prediction_set_are_marked_and_counted(page, threshold, said, marked):
+def test_the_disorders_of_the_prediction_set_are_marked_and_counted(page, threshold, text, marked):
     sets = {"threshold": threshold, "coverage": 0.9, "guarantee": "share", "patients": 50}
     html = page(trained=True, prediction_sets=sets)
     assert "on average it has 90% of a case's disorders" in html
-    assert said in html
+    assert text in html
     assert html.count("in the set</span>") == marked
     assert "with 90% prediction sets" in html

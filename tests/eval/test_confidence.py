@@ -109,18 +109,18 @@ def test_calibrating_changes_no_weight_and_makes_scores_probabilities(plain, cal
 
 
 def test_measuring_on_the_cases_of_the_calibration_is_reported(radfm, plain, calibrated, phantoms):
-    said = "calibrated on these cases, so its ranks are optimistic"
-    for folder, split, told in (
+    warning = "calibrated on these cases, so its ranks are optimistic"
+    for folder, split, is_warned in (
         (calibrated, "validation", True),
         (calibrated, "test", False),
         (plain, "validation", False),
     ):
         status, out, _ = radfm("evaluate", phantoms, "--model", folder, "--split", split, "--bootstraps", 5)
         assert status == 0
-        assert (said in " ".join(out.split())) == told
+        assert (warning in " ".join(out.split())) == is_warned
 
 
-def test_the_same_command_brings_the_same(calibrated, phantoms, tmp_path):
+def test_the_same_command_gives_the_same_result(calibrated, phantoms, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(calibrated, again)
     fit_confidence(again, phantoms, bootstraps=20)
@@ -147,8 +147,8 @@ def test_a_set_holds_the_disorders_whose_plain_logit_reaches_one_value(plain, ca
     row = {name: i for i, name in enumerate(values.names)}
     inside, outside = [], []
     for number, case in enumerate(load(phantoms, "test")[:8]):
-        for found in diagnose(case, top_k=1000):
-            (inside if found["in_set"] else outside).append(values.scores[number, row[found["label"]]])
+        for answer in diagnose(case, top_k=1000):
+            (inside if answer["in_set"] else outside).append(values.scores[number, row[answer["label"]]])
     assert inside
     assert outside
     assert min(inside) > max(outside) - 1e-4
@@ -167,8 +167,8 @@ def test_disorders_that_exclude_one_another_are_calibrated_as_such(phantoms, tmp
         row["labels"], row["disorders"] = row["labels"][:1], row["disorders"][:1]
     write_rows(data, "cases", rows)
     model = save_model(tmp_path / "model", load(data).vocabulary.names)
-    found = fit_confidence(model, data, bootstraps=20)
-    assert isinstance(found["prediction_sets"]["threshold"], float)
+    record = fit_confidence(model, data, bootstraps=20)
+    assert isinstance(record["prediction_sets"]["threshold"], float)
     table = score(model, Evaluation(data))
     assert (1 / (1 + np.exp(-table.scores.astype(float)))).sum(1).max() < 1 + 1e-5
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_calibrated_is_one_line(change, message, radfm, capsys, p
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
         more = ["--output", tmp_path / "full"]
-    capsys.readouterr()  # what building the model said
+    capsys.readouterr()  # discards the output of building the model
     status, out, err = radfm("calibrate", data, "--model", model, *more)
     assert (status, out) == (1, "")
     assert len(err.strip().splitlines()) == 1
@@ -281,19 +281,19 @@ def test_cases_like_those_of_the_validation_are_out_of_distribution_at_the_state
 def test_noise_and_a_photograph_of_a_cat_are_detected_as_out_of_distribution(
     radfm, calibrated, phantoms, cat, tmp_path
 ):
-    found = measure_ood(calibrated, Evaluation(phantoms), pictures=[cat], bootstraps=50)
+    figures = measure_ood(calibrated, Evaluation(phantoms), pictures=[cat], bootstraps=50)
     for kind in ("noise", "cat.png"):
-        assert found["kinds"][kind]["auc"]["value"] > 0.95
-        assert found["kinds"][kind]["roc"][-1] == [1, 1]
-    assert found["false_positive_rate"]["value"] <= 0.2
-    asked = ["evaluate", "ood", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
-    status, out, _ = radfm(*asked, tmp_path / "roc.svg")
+        assert figures["kinds"][kind]["auc"]["value"] > 0.95
+        assert figures["kinds"][kind]["roc"][-1] == [1, 1]
+    assert figures["false_positive_rate"]["value"] <= 0.2
+    command = ["evaluate", "ood", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
+    status, out, _ = radfm(*command, tmp_path / "roc.svg")
     assert status == 0
     assert "cat.png" in out
     assert (tmp_path / "roc.svg").read_text().count("(AUC ") >= 2  # a curve each, as text
-    status, _, said = radfm(*asked, tmp_path / "roc.doc")
+    status, _, err = radfm(*command, tmp_path / "roc.doc")
     assert status == 1
-    assert "roc.svg" in said
+    assert "roc.svg" in err
 
 
 def test_noise_is_far_even_where_its_embedding_is_usual(calibrated, phantoms):
@@ -321,9 +321,9 @@ def test_a_modality_that_no_training_scan_had_is_new(plain, phantoms, tmp_path):
     write_rows(data, "cases", [row for row in cases.rows if row["scan_rows"]])
     model = tmp_path / "model"
     fit_confidence(plain, data, model, bootstraps=20)
-    found = measure_ood(model, Evaluation(data), bootstraps=20)
-    assert "ultrasound" not in found["modalities"]
-    assert found["kinds"]["ultrasound"]["cases"] + found["cases"] == len(load(data, "test"))
+    figures = measure_ood(model, Evaluation(data), bootstraps=20)
+    assert "ultrasound" not in figures["modalities"]
+    assert figures["kinds"]["ultrasound"]["cases"] + figures["cases"] == len(load(data, "test"))
     reference = TrainingReference.load(model)
     middle = reference.mean[None]
     assert not reference.judge(middle, ["MRI"])["is_ood"]
@@ -382,12 +382,12 @@ def test_a_reference_of_other_weights_or_a_damaged_one_is_refused(calibrated, tm
     assert TrainingReference.load(other) is None
 
 
-def test_nothing_of_a_patient_and_no_place_is_kept(calibrated, phantoms):
+def test_no_patient_data_and_no_path_is_saved(calibrated, phantoms):
     sums = hashlib.sha256((calibrated / "model.safetensors").read_bytes()).hexdigest()
     assert TrainingReference.load(calibrated).metadata["weights"] == sums
-    told = (calibrated / FILE).read_bytes() + (calibrated / "radfm_confidence.json").read_bytes()
+    saved = (calibrated / FILE).read_bytes() + (calibrated / "radfm_confidence.json").read_bytes()
     for word in (str(phantoms), str(calibrated), load(phantoms, "train").rows[0]["case_id"]):
-        assert word.encode() not in told
+        assert word.encode() not in saved
 
 
 # Dropout
@@ -425,14 +425,14 @@ def test_templates_are_averaged_and_every_name_is_scored_by_its_text(plain, phan
     each = model.get_text_features(**processor(text=texts)).detach()
     expected = F.normalize((each[:2] + each[2:]) / 2, dim=-1)
     torch.testing.assert_close(prompt_embeds(model, processor, ["Gout", "Measles"], templates), expected)
-    found = zero_shot_scores(plain, Evaluation(phantoms, names=["Gout", load(phantoms).vocabulary.names[0]]), templates)
-    assert found.scores.shape[1] == 2
-    assert found.about["templates"] == templates
+    table = zero_shot_scores(plain, Evaluation(phantoms, names=["Gout", load(phantoms).vocabulary.names[0]]), templates)
+    assert table.scores.shape[1] == 2
+    assert table.about["templates"] == templates
     case = load(phantoms, "test")[2]
     with torch.no_grad():
-        embeds = prompt_embeds(model, processor, found.names, templates)
+        embeds = prompt_embeds(model, processor, table.names, templates)
         logits = model(**processor(cases=[case]), text_embeds=embeds).logits
-    np.testing.assert_allclose(found.scores[2], logits[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(table.scores[2], logits[0].numpy(), atol=1e-4)
     for wrong, message in (([], "there is no template"), (["image"], "'image' has no")):
         with pytest.raises(ValueError, match=message):
             prompt_embeds(model, processor, ["Gout"], wrong)
@@ -440,14 +440,14 @@ def test_templates_are_averaged_and_every_name_is_scored_by_its_text(plain, phan
 
 def test_normal_and_abnormal_cases_are_discriminated(plain, phantoms):
     table = zero_shot_scores(plain, Evaluation(phantoms))
-    found = abnormal(table)
-    assert found.names == ["Abnormal"]
-    assert found.labels[:, 0].tolist() == [bool(names) for names in table.disorders]
-    assert found.scores[:, 0].tolist() == table.scores.max(1).tolist()
-    assert found.training_counts[0] == len(table.training)
+    binary = abnormal(table)
+    assert binary.names == ["Abnormal"]
+    assert binary.labels[:, 0].tolist() == [bool(names) for names in table.disorders]
+    assert binary.scores[:, 0].tolist() == table.scores.max(1).tolist()
+    assert binary.training_counts[0] == len(table.training)
     by_prompts = abnormal_by_prompts(plain, Evaluation(phantoms))
-    assert by_prompts.labels.tolist() == found.labels.tolist()
-    assert by_prompts.training_counts[0] == found.training_counts[0]
+    assert by_prompts.labels.tolist() == binary.labels.tolist()
+    assert by_prompts.training_counts[0] == binary.training_counts[0]
     swapped = abnormal_by_prompts(plain, Evaluation(phantoms), normal=["ill"], abnormal=["well"])
     back = abnormal_by_prompts(plain, Evaluation(phantoms), normal=["well"], abnormal=["ill"])
     np.testing.assert_allclose(swapped.scores, -back.scores, atol=1e-4)
@@ -471,7 +471,7 @@ def clip_folder(tmp_path_factory) -> Path:
 @torch.no_grad()
 def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, phantoms, plain, radfm, tmp_path):
     name = f"local-dir:{clip_folder}"
-    found = open_clip_scores(name, None, Evaluation(phantoms), ["a scan of {}"])
+    table = open_clip_scores(name, None, Evaluation(phantoms), ["a scan of {}"])
     clip = open_clip.create_model(name, force_custom_text=True).eval()
     case, vocabulary = load(phantoms, "test")[1], Vocabulary.load(phantoms)
     batch = from_open_clip(name)[1](cases=[case])
@@ -479,9 +479,9 @@ def test_an_open_clip_model_is_a_baseline_with_its_slices_averaged(clip_folder, 
     image = F.normalize(torch.stack([scan.mean(0) for scan in slices]).mean(0), dim=-1)
     text = clip.encode_text(open_clip.get_tokenizer(name)([f"a scan of {n}" for n in vocabulary.names]), normalize=True)
     expected = clip.logit_scale.exp() * text @ image + (clip.logit_bias or 0)
-    np.testing.assert_allclose(found.scores[1] - found.scores[1].mean(), expected - expected.mean(), atol=1e-3)
-    assert found.names == vocabulary.names
-    assert str(clip_folder) not in json.dumps(found.about)
+    np.testing.assert_allclose(table.scores[1] - table.scores[1].mean(), expected - expected.mean(), atol=1e-3)
+    assert table.names == vocabulary.names
+    assert str(clip_folder) not in json.dumps(table.about)
     models = ("--model", f"ours={plain}", "--open-clip", name)
     status, out, _ = radfm("evaluate", "zero-shot", phantoms, *models, "--bootstraps", 20, "--out", tmp_path)
     assert status == 0

@@ -100,21 +100,21 @@ def test_a_data_set_is_scored_case_by_case_by_the_names_of_its_disorders(table, 
 
 def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phantoms):
     vocabulary = load(phantoms).vocabulary
-    found = score(checkpoint, Evaluation(phantoms, names=["Gaucher disease", vocabulary.names[0].upper()], bf16=True))
-    assert found.names == ["Gaucher disease", vocabulary.names[0]]
-    assert found.icd10cm[1] == vocabulary[0].icd10cm
-    assert not found.labels[:, 0].any()
-    assert any(len(names) for names in found.disorders)
+    table = score(checkpoint, Evaluation(phantoms, names=["Gaucher disease", vocabulary.names[0].upper()], bf16=True))
+    assert table.names == ["Gaucher disease", vocabulary.names[0]]
+    assert table.icd10cm[1] == vocabulary[0].icd10cm
+    assert not table.labels[:, 0].any()
+    assert any(len(names) for names in table.disorders)
 
 
 def test_an_mlp_head_is_matched_by_name_and_missing_disorders_are_reported(phantoms, tmp_path):
     names = load(phantoms).vocabulary.names
     mlp = save_model(tmp_path / "mlp", names[::-1], head="mlp", text_config=None)
-    found = score(mlp, Evaluation(phantoms))
+    table = score(mlp, Evaluation(phantoms))
     model, processor = RadFMForDiagnosis.from_pretrained(mlp), RadFMProcessor.from_pretrained(mlp)
     with torch.no_grad():
         logits = model(**processor(cases=[load(phantoms, "test")[0]])).logits[0]
-    np.testing.assert_allclose(found.scores[0], logits.numpy()[::-1], atol=1e-4)
+    np.testing.assert_allclose(table.scores[0], logits.numpy()[::-1], atol=1e-4)
     fewer = save_model(tmp_path / "fewer", names[1:], head="mlp", text_config=None)
     with pytest.raises(ValueError, match=f"was not trained on {names[0]}"):
         score(fewer, Evaluation(phantoms))
@@ -157,11 +157,11 @@ def test_splits_without_cases_and_folders_without_models_are_refused(checkpoint,
 
 
 def test_a_table_is_read_as_it_was_written(table, tmp_path):
-    found = Scores.load(table.save(tmp_path / "table.parquet"))
-    assert np.array_equal(found.scores, table.scores)
+    loaded = Scores.load(table.save(tmp_path / "table.parquet"))
+    assert np.array_equal(loaded.scores, table.scores)
     for field in dataclasses.fields(Scores):
         if field.name != "scores":
-            assert getattr(found, field.name) == getattr(table, field.name)
+            assert getattr(loaded, field.name) == getattr(table, field.name)
     (tmp_path / "other.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match="is no table of scores"):
         Scores.load(tmp_path / "other.parquet")
@@ -183,12 +183,12 @@ def test_tables_that_do_not_match_are_refused(changes, message):
 
 
 def test_codes_have_the_highest_score_and_any_label_of_their_disorders():
-    found = toy().at_level("category")
-    assert found.names == ["J93 Pneumothorax and air leak"]
-    assert found.scores.ravel().tolist() == [2, 3, 1, 0]
-    assert found.labels.ravel().tolist() == [True, True, False, False]
-    assert found.training_counts.tolist() == [3]  # a case with both counts once
-    assert found.about["disorders_without_code"] == 1
+    table = toy().at_level("category")
+    assert table.names == ["J93 Pneumothorax and air leak"]
+    assert table.scores.ravel().tolist() == [2, 3, 1, 0]
+    assert table.labels.ravel().tolist() == [True, True, False, False]
+    assert table.training_counts.tolist() == [3]  # a case with both counts once
+    assert table.about["disorders_without_code"] == 1
     assert toy().at_level("4").names == ["J93.0 Spontaneous tension pneumothorax", "J93.9 Pneumothorax, unspecified"]
     assert toy().at_level("chapter").icd10cm == [["10"]]
     assert toy().at_level("block").icd10cm == [["J90-J94"]]
@@ -199,42 +199,42 @@ def test_codes_have_the_highest_score_and_any_label_of_their_disorders():
 
 
 def test_ranks_are_computed_for_cases_with_one_diagnosis_only():
-    found = compare({"toy": [toy()]}, bootstraps=20)
-    assert found["models"]["toy"]["ranking"]["cases"] == 1  # Rickets was not scored, and is a diagnosis all the same
-    assert found["models"]["toy"]["ranking"]["top1"]["value"] == 1
-    assert found["models"]["toy"]["ranking_unseen"]["cases"] == 0
+    result = compare({"toy": [toy()]}, bootstraps=20)
+    assert result["models"]["toy"]["ranking"]["cases"] == 1  # Rickets was not scored, and is a diagnosis all the same
+    assert result["models"]["toy"]["ranking"]["top1"]["value"] == 1
+    assert result["models"]["toy"]["ranking_unseen"]["cases"] == 0
     unseen = compare({"toy": [toy(training=[[1], [2]])]}, bootstraps=20)["models"]["toy"]["ranking_unseen"]
     assert (unseen["cases"], unseen["median_rank"]["value"]) == (1, 1)
 
 
 def test_measuring_some_disorders_leaves_the_others_as_rivals():
-    found = compare({"toy": [toy()]}, only=["pneumothorax"], bootstraps=20)
-    assert found["only"] == ["Pneumothorax"]
-    assert found["bands"]["all"] == {"disorders": 1, "measured": 1}
-    assert found["models"]["toy"]["macro"]["auc"]["all"]["value"] == pytest.approx(0.625)
+    result = compare({"toy": [toy()]}, only=["pneumothorax"], bootstraps=20)
+    assert result["only"] == ["Pneumothorax"]
+    assert result["bands"]["all"] == {"disorders": 1, "measured": 1}
+    assert result["models"]["toy"]["macro"]["auc"]["all"]["value"] == pytest.approx(0.625)
     with pytest.raises(ValueError, match="no scores of Measles"):
         compare({"toy": [toy()]}, only=["Measles"])
 
 
 def test_a_small_set_has_a_head_of_fewer_training_cases():
-    found = compare({"toy": [toy()], "again": [toy()]}, least=(2, 1), bootstraps=20)
-    counts = [row["training_cases"] for row in found["models"]["toy"]["disorders"]]
+    result = compare({"toy": [toy()], "again": [toy()]}, least=(2, 1), bootstraps=20)
+    counts = [row["training_cases"] for row in result["models"]["toy"]["disorders"]]
     expected = {"head": sum(n >= 2 for n in counts), "body": counts.count(1), "tail": counts.count(0)}
-    assert {band: found["bands"][band]["disorders"] for band in expected} == expected
+    assert {band: result["bands"][band]["disorders"] for band in expected} == expected
     assert expected["head"]
-    assert found["models"]["toy"]["macro"]["auc"]["head"]
-    assert found["differences"]["again"]["macro"]["auc"]["head"]["value"] == 0
+    assert result["models"]["toy"]["macro"]["auc"]["head"]
+    assert result["differences"]["again"]["macro"]["auc"]["head"]["value"] == 0
     with pytest.raises(ValueError, match="not 1 and 2"):
         compare({"toy": [toy()]}, least=(1, 2))
 
 
 def test_within_groups_a_disorder_is_compared_with_cases_of_the_groups_where_it_occurs():
     parts = toy(attributes={"folder": [["x"], ["y"], ["x"], ["z"]]})
-    found = compare({"toy": [parts], "again": [parts]}, within="folder", bootstraps=20)
-    areas = [row["auc"] and row["auc"]["value"] for row in found["models"]["toy"]["disorders"]]
+    result = compare({"toy": [parts], "again": [parts]}, within="folder", bootstraps=20)
+    areas = [row["auc"] and row["auc"]["value"] for row in result["models"]["toy"]["disorders"]]
     assert areas == [0.5, None, 1.0]  # of a, b and c; of b alone; of a and c
-    assert found["bands"]["all"]["measured"] == 2
-    assert found["differences"]["again"]["macro"]["auc"]["all"]["value"] == 0
+    assert result["bands"]["all"]["measured"] == 2
+    assert result["differences"]["again"]["macro"]["auc"]["all"]["value"] == 0
     with pytest.raises(ValueError, match="no attribute 'planet': there are folder"):
         compare({"toy": [parts]}, within="planet")
     with pytest.raises(ValueError, match="of 4 cases that have the same folder"):
@@ -245,10 +245,10 @@ def test_within_groups_a_disorder_is_compared_with_cases_of_the_groups_where_it_
 
 def test_a_model_that_reads_histories_can_be_shown_images_alone(phantoms, tmp_path):
     reads = save_model(tmp_path / "reads", use_history=True)
-    told, untold = (score(reads, Evaluation(phantoms, history=history)) for history in (True, False))
-    assert (told.about["histories"], untold.about["histories"]) == ("read", "not read")
+    with_history, without = (score(reads, Evaluation(phantoms, history=history)) for history in (True, False))
+    assert (with_history.about["histories"], without.about["histories"]) == ("read", "not read")
     histories = [case.history for case in load(phantoms, "test", labelled=True)]
-    differ = np.abs(told.scores - untold.scores).max(1) > 1e-6
+    differ = np.abs(with_history.scores - without.scores).max(1) > 1e-6
     assert differ.tolist() == [bool(history) for history in histories]
     assert differ.any()
 
@@ -293,9 +293,9 @@ def test_the_command_measures_compares_and_writes(radfm, checkpoint, phantoms, t
     with open(tmp_path / "out" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * len(table.names)
-    said = result["models"]["saved"]["disorders"][0]
-    assert rows[len(table.names)]["disorder"] == said["disorder"]
-    assert rows[len(table.names)]["auc"] == ("" if said["auc"] is None else str(said["auc"]["value"]))
+    first = result["models"]["saved"]["disorders"][0]
+    assert rows[len(table.names)]["disorder"] == first["disorder"]
+    assert rows[len(table.names)]["auc"] == ("" if first["auc"] is None else str(first["auc"]["value"]))
     assert {file.name for file in (tmp_path / "out" / "scores").iterdir()} == {
         "KE-0.parquet",
         "KE-1.parquet",

@@ -41,7 +41,7 @@ def test_delong_equals_its_definition(two_models):
         assert differences[d] == pytest.approx(areas[1] - areas[0])
 
 
-def test_copies_of_patients_do_not_make_delong_surer(two_models):
+def test_copies_of_patients_do_not_lower_the_p_value_of_delong(two_models):
     first, second, labels = two_models
     alone = delong(first, second, labels, range(len(labels)))[1]
     again = [np.repeat(values, 4, 0) for values in two_models]
@@ -51,7 +51,7 @@ def test_copies_of_patients_do_not_make_delong_surer(two_models):
     assert (fooled < clustered).all()
 
 
-def test_delong_is_nearly_what_the_bootstrap_of_patients_says():
+def test_delong_is_close_to_the_bootstrap_of_patients():
     rng = np.random.default_rng(1)
     patients = rng.integers(80, size=240)
     ill, seen = rng.normal(size=80), rng.normal(size=80)
@@ -81,7 +81,7 @@ def test_delong_reports_where_it_cannot_be_computed(two_models):
         delong(first, second, labels, [1, 2])
 
 
-def test_many_tests_are_adjusted_and_those_that_were_none_do_not_count():
+def test_many_tests_are_adjusted_and_missing_ones_do_not_count():
     p = np.array([0.01, np.nan, 0.04, 0.03])
     np.testing.assert_allclose(adjusted(p, "holm"), [0.03, np.nan, 0.06, 0.06])
     np.testing.assert_allclose(adjusted(p, "bh"), [0.03, np.nan, 0.04, 0.04])
@@ -90,21 +90,21 @@ def test_many_tests_are_adjusted_and_those_that_were_none_do_not_count():
         adjusted(p, "none")
 
 
-def test_a_paired_difference_is_surer_than_two_intervals(two_models):
+def test_the_interval_of_a_paired_difference_is_narrower_than_two_intervals(two_models):
     first, second, labels = two_models
     weights = patient_weights(range(len(labels)), 400)
     again = [measure_with_resamples([scores], labels, weights, ["auc"])["auc"] for scores in (first, second)]
     counts = np.array([200, 200, 50, 50, 5, 5])
-    found = macro_differences(*again, counts)
-    assert found["all"]["low"] <= found["all"]["value"] <= found["all"]["high"]
-    assert found["all"]["value"] == pytest.approx((again[1][0] - again[0][0]).mean())
+    differences = macro_differences(*again, counts)
+    assert differences["all"]["low"] <= differences["all"]["value"] <= differences["all"]["high"]
+    assert differences["all"]["value"] == pytest.approx((again[1][0] - again[0][0]).mean())
     widths = [np.quantile(draws.mean(0), 0.975) - np.quantile(draws.mean(0), 0.025) for _, draws in again]
-    assert found["all"]["high"] - found["all"]["low"] < min(widths)
+    assert differences["all"]["high"] - differences["all"]["low"] < min(widths)
     same = macro_differences(again[0], again[0], counts)
     assert set(same["tail"].values()) == {0.0}
 
 
-def test_subgroups_show_for_whom_a_model_is_worse():
+def test_subgroups_show_for_which_cases_a_model_is_worse():
     rng = np.random.default_rng(2)
     labels = rng.random((400, 4)) < 0.3
     group = np.where(np.arange(400) < 200, "CT", "MRI")
@@ -113,10 +113,10 @@ def test_subgroups_show_for_whom_a_model_is_worse():
     groups[0] = ["CT", "MRI"]
     groups[1] = []
     groups[2] = ["PET"]
-    found = subgroups([scores], labels, groups, patient_weights(range(400), 200))
-    assert {name: g["cases"] for name, g in found["groups"].items()} == {"CT": 198, "MRI": 201, "PET": 1}
-    assert found["groups"]["PET"]["auc"] is None
-    gap = found["gap"]
+    result = subgroups([scores], labels, groups, patient_weights(range(400), 200))
+    assert {name: g["cases"] for name, g in result["groups"].items()} == {"CT": 198, "MRI": 201, "PET": 1}
+    assert result["groups"]["PET"]["auc"] is None
+    gap = result["gap"]
     assert (gap["best"], gap["worst"], gap["shared_disorders"]) == ("CT", "MRI", 4)
     assert gap["auc"]["low"] > 0.3
     assert gap["auc"] == gap["shared_auc"]

@@ -40,9 +40,9 @@ def tables(draw):
 
 @given(tables())
 @settings(deadline=None, max_examples=40)
-def test_metrics_are_those_of_scikit_learn_with_ties_and_in_every_draw(table):
+def test_metrics_equal_those_of_scikit_learn_with_ties_and_in_every_resample(table):
     scores, labels, weights = table
-    once, drawn = measure(scores, labels), measure(scores, labels, weights)
+    once, resampled = measure(scores, labels), measure(scores, labels, weights)
     for disorder in range(scores.shape[1]):
         expected = by_scikit_learn(scores[:, disorder], labels[:, disorder])
         for name in METRICS:
@@ -51,10 +51,10 @@ def test_metrics_are_those_of_scikit_learn_with_ties_and_in_every_draw(table):
             cases = np.repeat(np.arange(len(scores)), weights[:, draw].astype(int))
             expected = by_scikit_learn(scores[cases, disorder], labels[cases, disorder])
             for name in METRICS:
-                np.testing.assert_allclose(drawn[name][disorder, draw], expected[name], atol=1e-6, err_msg=name)
+                np.testing.assert_allclose(resampled[name][disorder, draw], expected[name], atol=1e-6, err_msg=name)
 
 
-def test_many_draws_of_many_positives_are_measured_in_blocks_and_stay_the_same(monkeypatch):
+def test_many_resamples_of_many_positives_are_measured_in_blocks_with_the_same_result(monkeypatch):
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(200, 2)), rng.random((200, 2)) < 0.5
     weights = patient_weights(range(200), 30)
@@ -74,7 +74,7 @@ def test_scores_of_shuffled_labels_are_worth_half():
     assert high - low < 0.1
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+def test_an_interval_contains_the_true_value_at_about_its_nominal_rate():
     rng = np.random.default_rng(2)
     labels = np.zeros((120, 400), bool)
     labels[:40] = True
@@ -85,7 +85,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     assert 0.9 < ((low < truth) & (truth < high)).mean() < 0.98
 
 
-def test_an_interval_surrounds_what_was_measured_though_copies_flatter_the_draws():
+def test_an_interval_contains_the_measured_value_of_the_macro_average():
     rng = np.random.default_rng(3)
     labels = rng.random((300, 100)) < 0.01
     scores = rng.normal(size=labels.shape) + labels
@@ -130,8 +130,8 @@ def test_several_seeds_are_averaged_and_make_intervals_wider():
 
 def test_macro_averages_leave_out_what_cannot_be_measured():
     values = np.array([1.0, 0.5, np.nan, 0.0])
-    found = macro(values, np.array([100, 99, 30, 29]))
-    assert found == {"all": 0.5, "head": 1.0, "body": 0.5, "tail": 0.0}
+    averages = macro(values, np.array([100, 99, 30, 29]))
+    assert averages == {"all": 0.5, "head": 1.0, "body": 0.5, "tail": 0.0}
     assert np.isnan(macro(values, np.array([5, 5, 200, 5]))["head"])
     assert bands([100, 99, 30, 29])["body"].tolist() == [False, True, True, False]
     assert bands([100, 99, 30, 29], (30, 29))["body"].tolist() == [False, False, False, True]
@@ -140,8 +140,8 @@ def test_macro_averages_leave_out_what_cannot_be_measured():
 def test_macro_auc_names_the_bands_that_it_could_measure():
     labels = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0], [1, 1, 1, 0]])
     scores = np.array([[3.0, 1, 0, 0], [1, 2, 0, 0], [2, 3, 0, 0], [4, 0, 0, 0]])
-    found = macro_auc(scores, labels, np.array([100, 5, 40, 40]))
-    assert found == {"auc": 0.625, "disorders": 2, "auc_head": 1.0, "auc_tail": 0.25}
+    averages = macro_auc(scores, labels, np.array([100, 5, 40, 40]))
+    assert averages == {"auc": 0.625, "disorders": 2, "auc_head": 1.0, "auc_tail": 0.25}
 
 
 def test_the_rank_of_the_only_diagnosis_counts_ties_against_it():
@@ -149,12 +149,12 @@ def test_the_rank_of_the_only_diagnosis_counts_ties_against_it():
     labels = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]])
     ranks = truth_ranks(scores, labels)
     np.testing.assert_array_equal(ranks, [1, 2, 3, np.nan, np.nan])
-    found = ranking(ranks)
-    assert (found["top1"], found["top5"], found["median_rank"]) == (pytest.approx(1 / 3), 1, 2)
-    drawn = ranking(ranks, np.array([[2, 0], [0, 0], [1, 0], [7, 1], [0, 1]], np.float32))
-    assert drawn["top1"][0] == pytest.approx(2 / 3)
-    assert drawn["median_rank"][0] == 1
-    assert np.isnan([drawn["top1"][1], drawn["median_rank"][1]]).all()
+    figures = ranking(ranks)
+    assert (figures["top1"], figures["top5"], figures["median_rank"]) == (pytest.approx(1 / 3), 1, 2)
+    resampled = ranking(ranks, np.array([[2, 0], [0, 0], [1, 0], [7, 1], [0, 1]], np.float32))
+    assert resampled["top1"][0] == pytest.approx(2 / 3)
+    assert resampled["median_rank"][0] == 1
+    assert np.isnan([resampled["top1"][1], resampled["median_rank"][1]]).all()
 
 
 @pytest.mark.parametrize(

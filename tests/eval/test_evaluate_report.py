@@ -34,7 +34,7 @@ def phantoms(tmp_path_factory) -> Path:
 
 
 def scored(data: Path, seed: int = 0, skill: float = 2.0, **changes) -> Scores:
-    """The test split of a data set, with scores drawn at random that know its labels a little."""
+    """The test split of a data set, with random scores that correlate weakly with its labels."""
     cases, everything = load(data, "test", labelled=True), load(data)
     scans = [[cases.scan_header(scan) for scan in row["scan_rows"]] for row in cases.rows]
     given = {
@@ -44,7 +44,7 @@ def scored(data: Path, seed: int = 0, skill: float = 2.0, **changes) -> Scores:
         "patients": [patient_of(row) for row in cases.rows],
         "disorders": [[cases.vocabulary[label].name for label in row["labels"]] for row in cases.rows],
         "training": [row["labels"] for row in everything.rows if row["split"] == "train" and row["labels"]],
-        "attributes": {"body part": [sorted({scan["body_part"] for scan in mine}) for mine in scans]},
+        "attributes": {"body part": [sorted({scan["body_part"] for scan in scans_of_case}) for scans_of_case in scans]},
         "about": {"model": "m", "checkpoint": "abc123", "data": cases.record["fingerprint"], "split": "test"},
     }
     labels = np.stack([cases.labels(i) for i in range(len(cases))])
@@ -131,15 +131,15 @@ def test_figures_on_the_page_and_in_its_tables_are_those_that_were_measured(fold
     for name, model in result["models"].items():
         rows = [row.split() for row in page.rows if row.strip().startswith(name)]
         for band in ("all", "tail"):
-            wanted = [model["macro"][metric][band] for metric in METRICS]
-            words = [text for one in wanted for text in (f"{one['value']:.3f}", f"{one['low']:.3f}–{one['high']:.3f}")]
+            figures = [model["macro"][metric][band] for metric in METRICS]
+            words = [text for one in figures for text in (f"{one['value']:.3f}", f"{one['low']:.3f}–{one['high']:.3f}")]
             assert [word.replace("−", "-").replace("to", "") for word in words] in [row[1:] for row in rows]
     with open(folder / "tables" / "summary.csv", newline="", encoding="utf-8") as file:
-        found = {(r["model"], r["less"], r["band"], r["metric"]): r["value"] for r in csv.DictReader(file)}
+        values = {(r["model"], r["less"], r["band"], r["metric"]): r["value"] for r in csv.DictReader(file)}
     for metric in METRICS:
-        assert float(found["KE", "", "tail", metric]) == result["models"]["KE"]["macro"][metric]["tail"]["value"]
+        assert float(values["KE", "", "tail", metric]) == result["models"]["KE"]["macro"][metric]["tail"]["value"]
         assert (
-            float(found["base", "KE", "all", metric]) == result["differences"]["base"]["macro"][metric]["all"]["value"]
+            float(values["base", "KE", "all", metric]) == result["differences"]["base"]["macro"][metric]["all"]["value"]
         )
 
 
@@ -147,17 +147,17 @@ def test_every_disorder_is_in_the_page_with_all_metrics_of_all_models(folder, re
     rows = json.loads(page_of(folder).scripts[0])
     assert rows["models"] == ["KE", "base"]
     for number, (name, model) in enumerate(result["models"].items()):
-        for row, wanted in zip(rows["rows"], model["disorders"], strict=True):
+        for row, expected in zip(rows["rows"], model["disorders"], strict=True):
             assert row[:4] == [
-                wanted["disorder"],
-                "; ".join(wanted["icd10cm"]),
-                wanted["training_cases"],
-                wanted["cases"],
+                expected["disorder"],
+                "; ".join(expected["icd10cm"]),
+                expected["training_cases"],
+                expected["cases"],
             ]
             for figure, metric in zip(row[4][number], METRICS, strict=True):
-                assert (figure is None) == (wanted[metric] is None), (name, metric)
+                assert (figure is None) == (expected[metric] is None), (name, metric)
                 if figure:
-                    np.testing.assert_allclose(figure, [1000 * v for v in wanted[metric].values()], atol=0.5 + 1e-9)
+                    np.testing.assert_allclose(figure, [1000 * v for v in expected[metric].values()], atol=0.5 + 1e-9)
 
 
 def test_the_table_of_disorders_can_be_sorted_searched_and_opened(browser, folder, result):
@@ -205,18 +205,18 @@ def test_curves_are_those_of_scikit_learn_and_go_through_the_recalls_of_the_tabl
     table, disorders = tables["KE"][0], curves["KE"].disorders
     for disorder in np.flatnonzero(table.labels.any(0))[:12]:
         fpr, tpr, _ = roc_curve(table.labels[:, disorder], table.scores[:, disorder], drop_intermediate=False)
-        wanted = [tpr[fpr <= rate].max() for rate in RATES[FEW]]
-        np.testing.assert_allclose(disorders[disorder, :, 0], wanted, atol=1e-6)
+        expected = [tpr[fpr <= rate].max() for rate in RATES[FEW]]
+        np.testing.assert_allclose(disorders[disorder, :, 0], expected, atol=1e-6)
     assert np.isnan(disorders[~table.labels.any(0)]).all()
-    for name, found in curves.items():
+    for name, model_curves in curves.items():
         for rate in (0.01, 0.05, 0.1):  # the same draws, so the same intervals
             macro = result["models"][name]["macro"][f"recall@fpr={rate}"]
-            for band, curve in found.macro.items():
+            for band, curve in model_curves.macro.items():
                 np.testing.assert_allclose(curve[rate == RATES][0], list(macro[band].values()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "text"),
     [
         ({"level": "category"}, "by ICD-10-CM category"),
         ({"within": "body part"}, "of the same body part"),
@@ -224,14 +224,14 @@ def test_curves_are_those_of_scikit_learn_and_go_through_the_recalls_of_the_tabl
         ({"least": (9, 4)}, "Head: at least 9 training cases; body: 4 to 8; tail: fewer than 4."),
     ],
 )
-def test_what_was_measured_is_what_is_reported(phantoms, tables, tmp_path, options, said):
+def test_what_was_measured_is_what_is_reported(phantoms, tables, tmp_path, options, text):
     table = tables["KE"][0]
     if "only" in options:
         options = {"only": [table.names[i] for i in np.argsort(-table.labels.sum(0))[: options["only"]]]}
     measured = compare({"KE": [table]}, bootstraps=20, **options)
     write_report(tmp_path, phantoms, {"KE": [table]}, measured)
     page = page_of(tmp_path)
-    assert said in page.text
+    assert text in page.text
     rows = json.loads(page.scripts[0])["rows"]
     assert [row[0] for row in rows] == [row["disorder"] for row in measured["models"]["KE"]["disorders"]]
 
@@ -242,11 +242,11 @@ def test_the_same_scores_give_the_same_bytes(phantoms, tables, result, folder, t
         assert (tmp_path / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
 
 
-def test_a_name_cannot_leave_its_place_in_the_page(phantoms, tmp_path):
+def test_a_name_with_markup_is_escaped_in_the_page(phantoms, tmp_path):
     table = scored(phantoms)
     common = int(table.labels.sum(0).argmax())
     names = [HOSTILE if i == common else name for i, name in enumerate(table.names)]
-    disorders = [[HOSTILE if name == table.names[common] else name for name in mine] for mine in table.disorders]
+    disorders = [[HOSTILE if name == table.names[common] else name for name in of_case] for of_case in table.disorders]
     table = scored(phantoms, names=names, disorders=disorders)
     write_report(tmp_path, phantoms, {HOSTILE: [table]}, compare({HOSTILE: [table]}, bootstraps=10))
     page = page_of(tmp_path)
@@ -269,9 +269,9 @@ def test_the_worst_errors_are_those_furthest_above_the_right_one_one_of_each_pat
         [["Rickets"], ["Gout", "Rickets"], ["Gout"], ["Rickets"], [], []],
         "pqrpst",
     )
-    found = confused(table)
-    assert [(one.case_id, one.named) for one in found] == [("c3", "Gout"), ("c1", "Scurvy")]
-    assert found[1].disorders == [("Rickets", 4.0, 2), ("Gout", 3.0, 3)]
+    errors = confused(table)
+    assert [(one.case_id, one.named) for one in errors] == [("c3", "Gout"), ("c1", "Scurvy")]
+    assert errors[1].disorders == [("Rickets", 4.0, 2), ("Gout", 3.0, 3)]
     assert [(one.case_id, one.named, one.score, one.disorders) for one in false_alarms(table, 1)] == [
         ("c4", "Rickets", 7, [])
     ]
@@ -295,5 +295,5 @@ def test_scores_of_cases_that_the_data_set_lacks_are_refused(phantoms, tables, t
 def test_a_reproducible_command_has_no_local_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["evaluate", f"{tmp_path}/data", "--model", "KE=/home/doe/runs/ke", "--only", "a, b", "--out=/home/doe/out"]
-    told = reproducible_command(given)
-    assert told == "radfm evaluate data --model 'KE=…/ke' --only 'a, b' '--out=…/out'"
+    command = reproducible_command(given)
+    assert command == "radfm evaluate data --model 'KE=…/ke' --only 'a, b' '--out=…/out'"

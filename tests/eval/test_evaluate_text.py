@@ -52,32 +52,32 @@ def test_a_space_that_knows_the_answers_has_all_of_them_right(all_terms):
     meaning = {}
     for name, synonym, _, code in TERMS.values():
         meaning |= dict.fromkeys((name, synonym), icd10cm.get(code).description)
-    found, _ = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert set(found) == set(text_tasks.METRICS)
+    figures, _ = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert set(figures) == set(text_tasks.METRICS)
     right = ["A@1", "A@5", "A category", "A category all names", "B@1", "B@10"]
-    assert {figure: found[figure] for figure in right} == dict.fromkeys(right, 1)
-    assert abs(found["C Spearman"]) < 0.05  # of the hierarchy it knows nothing
-    assert abs(found["C triplets"] - 0.5) < 0.05
+    assert {figure: figures[figure] for figure in right} == dict.fromkeys(right, 1)
+    assert abs(figures["C Spearman"]) < 0.05  # of the hierarchy it knows nothing
+    assert abs(figures["C triplets"] - 0.5) < 0.05
 
 
 def test_a_space_that_knows_half_of_the_answers_has_half_of_them_right(all_terms):
     meaning = {TERMS[i][0]: icd10cm.get(TERMS[i][3]).description for i in ("T:1", "T:2")}
-    found, intervals = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
-    assert [found[metric] for metric in text_tasks.LINKING] == [0.5, 0.5, 0.5]
+    figures, intervals = text_tasks.measure(lambda texts: vectors(texts, meaning), all_terms)
+    assert [figures[metric] for metric in text_tasks.LINKING] == [0.5, 0.5, 0.5]
     assert intervals["A@1"] == [0, 1]  # of four terms, a draw may have only right ones, or none
     assert "C Spearman" not in intervals
 
 
-def test_an_interval_draws_terms_with_all_their_synonyms():
+def test_an_interval_resamples_terms_with_all_their_synonyms():
     right = np.repeat([True, False] * 50, 8)  # 100 terms, 8 synonyms of each alike
     low, high = text_tasks.bootstrap_interval(np.repeat(np.arange(100), 8), right)
     assert 0.38 < low < 0.43 < 0.57 < high < 0.62  # 0.5 +- 1.96 * 0.05; by single synonyms +- 0.035
 
 
 def test_prompts_with_more_than_the_name_find_more(space, all_terms):
-    found = text_tasks.compare_prompts(space, all_terms)
-    assert found["description"]["R@1"] > found["name"]["R@1"] - 1e-9
-    assert set(found) == {"name", "description", "synonyms", "path"}
+    figures = text_tasks.compare_prompts(space, all_terms)
+    assert figures["description"]["R@1"] > figures["name"]["R@1"] - 1e-9
+    assert set(figures) == {"name", "description", "synonyms", "path"}
 
 
 def test_the_synonym_of_a_question_is_not_among_the_averaged_ones(space, all_terms):
@@ -86,10 +86,10 @@ def test_the_synonym_of_a_question_is_not_among_the_averaged_ones(space, all_ter
 
 
 def test_a_linker_is_measured_by_the_same_questions(all_terms):
-    found = linker.measure_linker(Linker(), all_terms)
-    assert found["A category"] == 1.0
-    assert 0 < found["confident"] <= 1
-    assert len(found["misses"]) == round(4 * (1 - found["A@1"]))
+    figures = linker.measure_linker(Linker(), all_terms)
+    assert figures["A category"] == 1.0
+    assert 0 < figures["confident"] <= 1
+    assert len(figures["misses"]) == round(4 * (1 - figures["A@1"]))
 
 
 def test_what_the_linker_misses_is_listed_with_what_has_been_judged_of_it(obo, tmp_path):
@@ -120,9 +120,9 @@ def test_an_encoder_that_was_trained_on_the_terms_is_refused(obo, tmp_path):
 def test_terms_of_another_file_are_not_tested(obo, tmp_path):
     known = ontology.read(obo)
     (tmp_path / "seen.obo").write_text(obo.read_text().split("\n[Term]\nid: T:3")[0] + "\n")
-    asked = text_tasks.questions(known, trained_on=ontology.read(tmp_path / "seen.obo"))
-    assert [term.id for term in asked.terms] == ["T:3", "T:4"]
-    assert len(asked.candidates) == 4
+    questions = text_tasks.questions(known, trained_on=ontology.read(tmp_path / "seen.obo"))
+    assert [term.id for term in questions.terms] == ["T:3", "T:4"]
+    assert len(questions.candidates) == 4
     with pytest.raises(ValueError, match="of the 0 terms that were not trained on none refers to ICD-10-CM"):
         text_tasks.questions(known, trained_on=known)
 

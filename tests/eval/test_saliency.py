@@ -106,17 +106,17 @@ def test_a_tower_trained_with_patch_labels_has_maps_of_its_patch_logits(tiny_con
     processor = processor_for(model.config)
     processor.image_processor = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
     case = case_with_a_square()
-    (found,) = explain(model.eval(), processor, case, ["Bright"])
-    index, row, column = found.peak(1)
+    (explanation,) = explain(model.eval(), processor, case, ["Bright"])
+    index, row, column = explanation.peak(1)
     assert index == 4
     assert SQUARE[0].start <= row < SQUARE[0].stop
     assert SQUARE[1].start <= column < SQUARE[1].stop
-    seen = found.scan_map(1)
+    seen = explanation.scan_map(1)
     assert seen[4][SQUARE].mean() > 0.6 > 0.1 > seen[4, :, :40].max()
     with torch.no_grad():
-        assert found.logit == pytest.approx(model(**processor(cases=[case])).logits.item(), abs=1e-4)
+        assert explanation.logit == pytest.approx(model(**processor(cases=[case])).logits.item(), abs=1e-4)
     brighter = explain(model, processor, Case(scans=case.scans[:1]), ["Bright"])[0].logit
-    assert found.logit > brighter + 0.1  # the square speaks for it
+    assert explanation.logit > brighter + 0.1  # the square speaks for it
 
 
 def noise_case(slices: int = 5) -> Case:
@@ -125,7 +125,7 @@ def noise_case(slices: int = 5) -> Case:
     return Case(scans=[Scan(rng.integers(0, 255, shape, dtype=np.uint8), "MRI") for shape in shapes])
 
 
-def test_what_the_tower_sees_at_a_place_comes_back_at_the_place_of_the_scan():
+def test_a_position_of_the_tower_is_mapped_to_its_position_in_the_scan():
     pixels = np.zeros((1, 48, 96), np.uint8)
     pixels[0][SQUARE] = 255
     images = RadFMImageProcessor(size=64, image_mean=None, intensity_percentiles=(0, 100))
@@ -135,12 +135,12 @@ def test_what_the_tower_sees_at_a_place_comes_back_at_the_place_of_the_scan():
     assert ((back[0] > 0.5) == (pixels[0] > 0)).mean() > 0.98
 
 
-def test_the_place_that_the_logit_comes_from_lights_up_and_nothing_else_does(linear_model):
-    found = explain(*linear_model, case_with_a_square(), ["bright"])[0]
+def test_only_the_region_that_the_logit_comes_from_is_bright_in_the_map(linear_model):
+    explanation = explain(*linear_model, case_with_a_square(), ["bright"])[0]
     dark, bright = saliency(*linear_model, case_with_a_square(), "bright")
     assert dark.shape == (2, 48, 96)
     assert bright.dtype == np.float32
-    for slice_, row, column in (found.peak(1), np.unravel_index(bright.argmax(), bright.shape)):
+    for slice_, row, column in (explanation.peak(1), np.unravel_index(bright.argmax(), bright.shape)):
         assert slice_ == 4
         assert SQUARE[0].start <= row < SQUARE[0].stop
         assert SQUARE[1].start <= column < SQUARE[1].stop
@@ -156,13 +156,13 @@ def test_what_speaks_against_a_disorder_is_dark(linear_model):
 def test_between_the_slices_that_were_shown_a_map_is_interpolated(linear_model):
     model, processor = linear_model
     processor.image_processor.max_slices = 3  # of six: 0, 2 and 4
-    found = explain(model, processor, case_with_a_square(), ["Bright"])[0]
-    seen = found.scan_map(1)
-    assert found.taken[1] == [0, 2, 4]
+    explanation = explain(model, processor, case_with_a_square(), ["Bright"])[0]
+    seen = explanation.scan_map(1)
+    assert explanation.taken[1] == [0, 2, 4]
     np.testing.assert_allclose(seen[3], seen[4] / 2, atol=1e-6)
     np.testing.assert_array_equal(seen[5], seen[4])
-    np.testing.assert_array_equal(found.scan_map(1, [3])[0], seen[3])
-    assert found.key_slice(1) == found.peak(1)[0] == 4  # all slices count alike: the map decides
+    np.testing.assert_array_equal(explanation.scan_map(1, [3])[0], seen[3])
+    assert explanation.key_slice(1) == explanation.peak(1)[0] == 4  # all slices count alike: the map decides
 
 
 @pytest.mark.parametrize(

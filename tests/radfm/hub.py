@@ -24,7 +24,7 @@ class Hub(ThreadingHTTPServer):
     """
     Attributes:
         repos: "owner/name" -> {path: content}.
-        requests: (method, path) of all that was asked.
+        requests: (method, path) of all requests.
     """
 
     daemon_threads = True
@@ -69,22 +69,22 @@ def faults(card: str) -> list[str]:
     about = yaml.safe_load(head.group(1)) if head else None
     if not isinstance(about, dict):
         return ["the card has no head"]
-    found = []
+    errors = []
     if about.get("license") not in LICENCES:
-        found.append(f'"license" is not one of the known: {about.get("license")}')
+        errors.append(f'"license" is not one of the known: {about.get("license")}')
     for key in ("tags", "metrics"):
         if not all(isinstance(one, str) for one in about.get(key, [])):
-            found.append(f'"{key}" must be a list of strings')
+            errors.append(f'"{key}" must be a list of strings')
     for model in about.get("model-index", []):
         for result in model["results"]:
             for key in ("task.type", "dataset.type", "dataset.name"):
                 group, name = key.split(".")
                 if not isinstance(result.get(group, {}).get(name), str):
-                    found.append(f'"model-index[0].results.{key}" is required')
+                    errors.append(f'"model-index[0].results.{key}" is required')
             for metric in result.get("metrics") or [{}]:
                 if not isinstance(metric.get("type"), str) or not isinstance(metric.get("value"), int | float):
-                    found.append('"model-index[0].results.metrics" must have type and value')
-    return found
+                    errors.append('"model-index[0].results.metrics" must have type and value')
+    return errors
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -112,11 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, self.query = self.path.partition("?")
         self.server.requests.append((self.command, path))
         for pattern, answer in routes.items():
-            if found := re.fullmatch(pattern, path):
-                said = self.headers.get("Authorization")
-                if self.command == "POST" and answer is not _Handler.validate and said != f"Bearer {TOKEN}":
+            if match := re.fullmatch(pattern, path):
+                authorization = self.headers.get("Authorization")
+                if self.command == "POST" and answer is not _Handler.validate and authorization != f"Bearer {TOKEN}":
                     return self._send(401, {"error": "Invalid credentials in Authorization header"})
-                return answer(self, *found.groups())
+                return answer(self, *match.groups())
         return self._send(404, {"error": f"{self.command} {path} is not known"})
 
     def _chunks(self) -> bytes:
@@ -142,17 +142,17 @@ class _Handler(BaseHTTPRequestHandler):
         return repo
 
     def create(self) -> None:
-        asked = json.loads(self.body)
-        name = f"{asked['organization']}/{asked['name']}"
-        if asked["organization"] == "somebody-else":
+        request = json.loads(self.body)
+        name = f"{request['organization']}/{request['name']}"
+        if request["organization"] == "somebody-else":
             return self._send(403, {"error": "You don't have the rights to create a model under this namespace"})
         status = 409 if name in self.server.repos else 200
         self.server.repos.setdefault(name, {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
         return self._send(status, {"url": f"{self.server.url}/{name}", "name": name, "id": "1"})
 
     def validate(self) -> None:
-        found = faults(json.loads(self.body)["content"])
-        self._send(400 if found else 200, {"errors": [{"message": one} for one in found], "warnings": []})
+        errors = faults(json.loads(self.body)["content"])
+        self._send(400 if errors else 200, {"errors": [{"message": error} for error in errors], "warnings": []})
 
     def preupload(self, name: str) -> None:
         files = [

@@ -104,7 +104,7 @@ def test_a_damaged_file_is_listed_and_the_others_are_read(tmp_path):
     assert dict(case.skipped)["zero.png"] == "is empty, zero bytes: copy it again from where it came from"
 
 
-def test_a_dicom_file_is_recognised_by_its_bytes_whatever_its_name(tmp_path):
+def test_a_dicom_file_is_recognised_by_its_bytes_and_not_its_name(tmp_path):
     dicom(tmp_path / "scan.png", ramp()[0])
     Image.fromarray(ramp(dtype=np.uint8)[0]).save(tmp_path / "photo.dcm", format="png")
     case = read_case(tmp_path)

@@ -92,10 +92,10 @@ def test_the_model_that_comes_with_radfm_loads_elsewhere_as_published(python_wit
 def test_the_text_encoder_that_comes_with_radfm_loads_elsewhere_as_published(python_without_radfm, tmp_path):
     name = "radfm-text-mini"
     publish(Request(checkpoints.folder(name), f"me/{name}"), tmp_path / "out", upload=False)
-    found = torch.tensor(elsewhere(python_without_radfm, TEXT_SCRIPT, tmp_path / "out", json.dumps(TEXTS)))
+    embeds = torch.tensor(elsewhere(python_without_radfm, TEXT_SCRIPT, tmp_path / "out", json.dumps(TEXTS)))
     encoder = SentenceTransformer(str(checkpoints.folder(name)), device="cpu").float()
     expected = torch.tensor(encoder.encode(TEXTS))
-    torch.testing.assert_close(torch.nn.functional.normalize(found, dim=-1), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.nn.functional.normalize(embeds, dim=-1), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_checkpoint_holds_its_code_and_no_pickle(tiny_config, tmp_path):

@@ -1,4 +1,4 @@
-"""The checkpoints that come with radfm: found by name, everywhere, without a network."""
+"""The checkpoints that come with radfm: loaded by name, from any folder, without a network."""
 
 import os
 import subprocess
@@ -43,8 +43,8 @@ def test_from_pretrained_knows_the_name(finder):
 
 def test_a_study_is_diagnosed_in_three_lines():
     diagnose = pipeline("zero-shot-diagnosis", model=MODEL)
-    found = diagnose(read_case(STUDY), candidate_labels=["Cerebral infarction", "Segond fracture"])
-    assert {answer["label"] for answer in found} == {"Cerebral infarction", "Segond fracture"}
+    answers = diagnose(read_case(STUDY), candidate_labels=["Cerebral infarction", "Segond fracture"])
+    assert {answer["label"] for answer in answers} == {"Cerebral infarction", "Segond fracture"}
     assert diagnose.model.config.trained
     assert diagnose.model.dtype == torch.float32
 
@@ -100,7 +100,7 @@ def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
-def test_its_card_is_what_publishing_it_says(name, tmp_path):
+def test_its_card_is_what_publishing_it_writes(name, tmp_path):
     """So each figure of model_cards/ is of the evaluation that lies beside these very weights."""
     done = publish(Request(checkpoints.folder(name), name), tmp_path / "out", upload=False)
     assert done.card == (ROOT / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def test_the_whole_folder_is_made_once(cache):
     assert [kept.name for kept in whole.parent.parent.iterdir()] == [whole.parent.name]  # nothing half done is left
 
 
-def test_a_home_that_cannot_be_written_to_is_no_obstacle(monkeypatch, tmp_path):
+def test_a_checkpoint_loads_without_a_writable_home(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     checkpoints.folder.cache_clear()
@@ -135,15 +135,15 @@ def test_a_folder_of_that_name_takes_precedence(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "local", "said"),
+    ("model", "local", "message"),
     [
         ("nowhere", False, "nowhere: no such folder"),
         ("some-owner/some-model", True, "some-owner/some-model: no such folder"),
         (TEXT, True, "config.json is of another model"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(model, local, said):
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+def test_a_folder_that_is_not_a_checkpoint_is_refused(model, local, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         checkpoints.find(model, local=local)
 
 

@@ -64,7 +64,7 @@ def test_files_of_one_case_are_read_together(radfm, checkpoint, tmp_path):
     assert [scan["modality"] for scan in json.loads(out)["scans"]] == ["X-ray", "X-ray"]
 
 
-def test_icd_finds_codes_and_says_when_it_finds_none(radfm):
+def test_icd_prints_codes_or_that_there_are_none(radfm):
     status, out, _ = radfm("icd", "ACL tear")
     assert status == 0
     assert "S83.51" in out
@@ -176,7 +176,7 @@ def test_a_command_that_runs_imports_no_other():
 
 
 def test_a_config_that_comes_with_radfm_is_found_by_name(radfm, tmp_path, monkeypatch):
-    """In a folder that is no clone; a file of that name goes first."""
+    """Outside a clone of the repository; a file of that name takes precedence."""
     monkeypatch.chdir(tmp_path)
     for name in ("text.yaml", "train/configs/text.yaml"):
         assert "no such key: nonsense" in radfm("train", "text", name, "nonsense=1")[2]

@@ -1,4 +1,4 @@
-"""Without an extra of radfm, what it brings is asked for in one line."""
+"""Without an extra of radfm, a command that needs it ends with one line that names the extra."""
 
 import json
 import re
@@ -44,7 +44,7 @@ class Without:
 
 sys.meta_path[:] = map(Without, sys.meta_path)
 from radfm.cli import main
-said = {}
+printed = {}
 for command in commands:
     sys.argv = ["radfm", *command.split()]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
@@ -54,26 +54,28 @@ for command in commands:
             pass
         except BaseException:
             traceback.print_exc()
-    said[command] = errors.getvalue()
-print(json.dumps(said))
+    printed[command] = errors.getvalue()
+print(json.dumps(printed))
 """
 
 
 def answers(folder, missing, commands) -> dict[str, str]:
     """Command -> what it says on standard error where these modules are not installed."""
-    asked = json.dumps([missing, commands])
-    run = subprocess.run([sys.executable, "-c", PROGRAM, asked], cwd=folder, capture_output=True, text=True, check=True)
+    request = json.dumps([missing, commands])
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, request], cwd=folder, capture_output=True, text=True, check=True
+    )
     return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory) -> dict[str, str]:
+def printed(tmp_path_factory) -> dict[str, str]:
     return answers(tmp_path_factory.mktemp("bare"), OF_EXTRAS, list(ASKING))
 
 
 @pytest.mark.parametrize("command", ASKING)
-def test_a_command_without_its_extra_ends_in_one_line_that_names_it(said, command):
-    assert re.fullmatch(rf"radfm: \w+ is missing: pip install 'radfm\[{ASKING[command]}\]'\n", said[command])
+def test_a_command_without_its_extra_ends_in_one_line_that_names_it(printed, command):
+    assert re.fullmatch(rf"radfm: \w+ is missing: pip install 'radfm\[{ASKING[command]}\]'\n", printed[command])
 
 
 @pytest.mark.parametrize(

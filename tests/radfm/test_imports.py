@@ -88,7 +88,7 @@ def module_files() -> dict[str, Path]:
 
 def imports_of(module: str, file: Path, modules: dict[str, Path]) -> set[str]:
     """The modules of radfm that a module imports, wherever in it; not what only type checkers read."""
-    found = set()
+    imported = set()
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     nodes = [ast.parse(file.read_text())]
     while nodes:
@@ -97,15 +97,15 @@ def imports_of(module: str, file: Path, modules: dict[str, Path]) -> set[str]:
             continue
         nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 above = package.split(".")[: len(package.split(".")) + 1 - node.level]
                 base = ".".join([*above, base] if base else above)
             for alias in node.names:
-                found.add(f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base)
-    return (found & set(modules)) - {module, "radfm"}
+                imported.add(f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base)
+    return (imported & set(modules)) - {module, "radfm"}
 
 
 def room_of(module: str) -> int:

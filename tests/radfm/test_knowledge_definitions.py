@@ -42,8 +42,8 @@ name: hydronephrosis
     ],
 )
 def test_a_disorder_is_defined_by_its_name_or_else_its_code(name, codes, defined):
-    found = definitions.define(name, codes)
-    assert (found and found.name) == defined
+    definition = definitions.define(name, codes)
+    assert (definition and definition.name) == defined
 
 
 def test_a_code_has_the_definition_of_its_description_only():
@@ -53,10 +53,10 @@ def test_a_code_has_the_definition_of_its_description_only():
 
 def test_every_disorder_of_the_phantoms_has_a_definition_of_its_own():
     for one in phantoms.disorders():
-        found = definitions.define(one.name)
-        assert found is not None, one.name
-        assert found.text.endswith(".")
-        assert wording.key(found.name) == wording.key(one.name)
+        definition = definitions.define(one.name)
+        assert definition is not None, one.name
+        assert definition.text.endswith(".")
+        assert wording.key(definition.name) == wording.key(one.name)
 
 
 def test_the_table_is_small_and_names_the_source_of_every_row():

@@ -1,4 +1,4 @@
-"""What `keep_freed_memory` does to a process, seen in a process of its own by the pages that the system hands it."""
+"""What `keep_freed_memory` does to a process, measured in a process of its own by the pages that it gets."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 def churn(**variables: str) -> tuple[bool, int]:
     ours = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    # Huge pages, where the system gives any, would hide how many pages are asked for.
+    # Huge pages, where the system gives any, would hide how many pages are requested.
     environment |= {"NUMPY_MADVISE_HUGEPAGE": "0"} | variables
     run = subprocess.run([sys.executable, "-c", CHURN], env=environment, capture_output=True, text=True, check=True)
     kept, pages = json.loads(run.stdout)
@@ -41,7 +41,7 @@ def test_freed_memory_is_used_again():
     assert pages < 1_000  # of 4 KiB; ten rounds of 210 MiB are 537,600
 
 
-def test_what_was_set_from_outside_stands():
+def test_settings_from_outside_are_kept():
     kept, pages = churn(MALLOC_MMAP_MAX_="65536")  # as glibc has it
     assert not kept
     assert pages > 100_000

@@ -314,7 +314,7 @@ def test_patch_logits_are_those_of_each_patch_as_a_case_of_its_own(tiny_config, 
     assert plain.patches is None
 
 
-def test_a_tower_that_cannot_show_its_patches_says_so(tiny_config):
+def test_a_tower_without_patch_features_is_refused(tiny_config):
     vision = {"image_size": 64, **FAMILIES["vit"]}
     model = build(RadFMConfig(**tiny_config | {"vision_config": vision, "disorders": DISORDERS}))
     inputs = batch([2])

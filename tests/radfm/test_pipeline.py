@@ -58,16 +58,16 @@ def test_the_vocabulary_is_ranked_with_its_codes(diagnose, case):
 
 
 def test_any_name_can_be_scored(diagnose, case):
-    found = diagnose(case, candidate_labels=["Rib fracture", "pneumothorax", "Rib fracture"])
-    assert {d["label"] for d in found} == {"Rib fracture", "pneumothorax"}
-    known = next(d for d in found if d["label"] == "pneumothorax")
+    answers = diagnose(case, candidate_labels=["Rib fracture", "pneumothorax", "Rib fracture"])
+    assert {d["label"] for d in answers} == {"Rib fracture", "pneumothorax"}
+    known = next(d for d in answers if d["label"] == "pneumothorax")
     assert known["icd10cm"] == ["J93.9"]
     vocabulary = {d["label"]: d["score"] for d in diagnose(case)}
     assert known["score"] == pytest.approx(vocabulary["Pneumothorax"], rel=1e-4)
     with torch.no_grad():
         embeds = diagnose.model.get_text_features(**diagnose.processor(text=["Rib fracture"]))
         expected = diagnose.model(**diagnose.processor(cases=[case]), text_embeds=embeds).logits.sigmoid().item()
-    assert next(d["score"] for d in found if d["label"] == "Rib fracture") == pytest.approx(expected, rel=1e-4)
+    assert next(d["score"] for d in answers if d["label"] == "Rib fracture") == pytest.approx(expected, rel=1e-4)
 
 
 def assert_same_answers(expected, answers):
@@ -111,11 +111,11 @@ def test_colour_and_grey_cases_and_histories_of_any_length_share_a_batch(tiny_co
 
 
 def test_attentions_name_the_scan_and_the_slice(diagnose, case):
-    found = diagnose(case, return_attentions=True)
-    assert sum(scan["weight"] for scan in found["scans"]) == pytest.approx(1, abs=1e-4)
-    assert [scan["source"] for scan in found["scans"]] == ["ct", "xr"]
-    assert 0 <= found["scans"][0]["key_slice"] < 6
-    assert found["scans"][1]["key_slice"] == 0
+    answer = diagnose(case, return_attentions=True)
+    assert sum(scan["weight"] for scan in answer["scans"]) == pytest.approx(1, abs=1e-4)
+    assert [scan["source"] for scan in answer["scans"]] == ["ct", "xr"]
+    assert 0 <= answer["scans"][0]["key_slice"] < 6
+    assert answer["scans"][1]["key_slice"] == 0
 
 
 def test_the_template_is_what_is_embedded(diagnose, case):
@@ -134,8 +134,8 @@ def test_a_fixed_list_scores_its_own_names_and_refuses_others(tiny_config, tmp_p
     config = tiny_config | {"text_config": None, "head": "mlp", "disorders": DISORDERS, "icd10cm": CODES}
     diagnose = pipeline("zero-shot-diagnosis", model=save(RadFMConfig(**config), tmp_path))
     assert len(diagnose(case)) == 4
-    found = diagnose(case, candidate_labels=["meningioma", "Cirrhosis"])
-    assert {d["label"] for d in found} == {"meningioma", "Cirrhosis"}
+    answers = diagnose(case, candidate_labels=["meningioma", "Cirrhosis"])
+    assert {d["label"] for d in answers} == {"meningioma", "Cirrhosis"}
     with pytest.raises(ValueError, match="'Gallstone' is not in the vocabulary: did you mean Gallstones"):
         diagnose(case, candidate_labels=["Gallstone"])
 
@@ -170,16 +170,16 @@ def test_scores_of_a_calibrated_vocabulary_are_probabilities_with_thresholds(dia
     config.thresholds = [0.9, None, 0.0, 1.0]
     diagnose.save_pretrained(tmp_path / "calibrated")
     calibrated = pipeline("zero-shot-diagnosis", model=str(tmp_path / "calibrated"))
-    found = {d["label"]: d for d in calibrated(case)}
-    assert found["Pneumothorax"]["score"] == pytest.approx(float((2 * raw["Pneumothorax"] + 15).sigmoid()), rel=1e-3)
-    assert found["Gallstones"]["score"] == pytest.approx(float(raw["Gallstones"].sigmoid()), rel=1e-3)
+    answers = {d["label"]: d for d in calibrated(case)}
+    assert answers["Pneumothorax"]["score"] == pytest.approx(float((2 * raw["Pneumothorax"] + 15).sigmoid()), rel=1e-3)
+    assert answers["Gallstones"]["score"] == pytest.approx(float(raw["Gallstones"].sigmoid()), rel=1e-3)
     rivals = torch.stack([raw["Meningioma"] + 9, raw["Cirrhosis"] + 9.5, torch.zeros(()).double()]).softmax(0)
-    assert found["Meningioma"]["score"] == pytest.approx(float(rivals[0]), rel=1e-3)
-    assert found["Cirrhosis"]["score"] == pytest.approx(float(rivals[1]), rel=1e-3)
-    assert found["Pneumothorax"]["above_threshold"] is (found["Pneumothorax"]["score"] >= 0.9)
-    assert [found[name].get("above_threshold") for name in DISORDERS[1:]] == [None, True, False]
-    asked = {d["label"]: d["score"] for d in calibrated(case, candidate_labels=["meningioma", "Rib fracture"])}
-    assert asked["meningioma"] == pytest.approx(found["Meningioma"]["score"], rel=1e-5)
+    assert answers["Meningioma"]["score"] == pytest.approx(float(rivals[0]), rel=1e-3)
+    assert answers["Cirrhosis"]["score"] == pytest.approx(float(rivals[1]), rel=1e-3)
+    assert answers["Pneumothorax"]["above_threshold"] is (answers["Pneumothorax"]["score"] >= 0.9)
+    assert [answers[name].get("above_threshold") for name in DISORDERS[1:]] == [None, True, False]
+    scores = {d["label"]: d["score"] for d in calibrated(case, candidate_labels=["meningioma", "Rib fracture"])}
+    assert scores["meningioma"] == pytest.approx(answers["Meningioma"]["score"], rel=1e-5)
     case_embed = calibrated(case, return_attentions=True)["case_embed"]
     names = ["Rib fracture", "Gallstones", "meningioma"]
     again, at_once = calibrated.score(case_embed, names), calibrated(case, candidate_labels=names)

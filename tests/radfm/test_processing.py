@@ -66,7 +66,7 @@ def test_other_modalities_are_scaled_between_their_own_percentiles():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint64, np.float32])
-def test_percentiles_are_numpys_whatever_the_pixels_are(dtype):
+def test_percentiles_equal_numpys_for_every_dtype(dtype):
     values = np.random.default_rng(0).normal(60, 30, (5, 20, 20)).clip(0, 120).astype(dtype)
     if dtype in (np.int8, np.int16):
         values -= dtype(100)
@@ -75,8 +75,8 @@ def test_percentiles_are_numpys_whatever_the_pixels_are(dtype):
     images = RadFMImageProcessor(size=20, image_mean=None, image_std=None, intensity_percentiles=(3, 98.7))
     low, high = np.percentile(values, (3, 98.7))
     expected = ((values.astype(np.float32) - low) / (high - low)).clip(0, 1)
-    found = images(values, return_tensors="pt")["pixel_values"][:, 0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    processed = images(values, return_tensors="pt")["pixel_values"][:, 0]
+    np.testing.assert_allclose(processed, expected, atol=1e-5)
 
 
 def test_a_grey_scan_is_stored_once():

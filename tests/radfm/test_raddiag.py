@@ -94,7 +94,7 @@ def test_the_command_converts_either_file_into_an_ordinary_checkpoint(
     close(raddiag.from_checkpoint(tmp_path / "model.safetensors")(**batch).logits, golden["logits"])
 
 
-def test_what_is_no_raddiag_checkpoint_is_refused_in_one_line(tmp_path):
+def test_a_file_that_is_not_a_raddiag_checkpoint_is_refused_in_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         raddiag.from_checkpoint(tmp_path / "missing.bin")
     (tmp_path / "broken.bin").write_bytes(b"not a checkpoint")

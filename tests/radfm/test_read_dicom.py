@@ -72,7 +72,7 @@ def item(**elements):
     return Sequence([dataset])
 
 
-def test_a_series_is_one_scan_in_hounsfield_units_in_order_of_position_whatever_the_names(tmp_path):
+def test_a_series_is_one_scan_in_hounsfield_units_in_order_of_position_independent_of_names(tmp_path):
     names = ["c", "a.dcm", "sub/e", "b.ima", "d"]
     numbers = {"RescaleSlope": 1, "RescaleIntercept": -1024}
     series(tmp_path, ramp(), names=names, AcquisitionDate="20200131", BodyPartExamined="CHEST", **numbers)
@@ -211,7 +211,7 @@ def test_an_ultrasound_clip_is_one_scan_and_its_frames_are_slices(tmp_path):
 
 
 def enhanced(path, volume, echoes=1, **elements):
-    """A multi-frame file, its frames in reverse order, slope and place told frame by frame."""
+    """A multi-frame file, its frames in reverse order, slope and position given for each frame."""
     frames = [(echo, i) for echo in range(echoes) for i in reversed(range(len(volume)))]
     groups = []
     for echo, i in frames:
@@ -283,7 +283,7 @@ def test_of_two_patients_the_one_with_more_images_is_read_and_the_other_listed(t
     series(tmp_path / "a", ramp(2), PatientID="Smith-1", StudyInstanceUID="1.1")
     series(tmp_path / "b", ramp(4), PatientID="Jones-2", StudyInstanceUID="1.2")
     series(tmp_path / "c", ramp(3), PatientID="Jones^2", StudyInstanceUID="1.2")  # the same study, another spelling
-    series(tmp_path / "d", ramp(1), StudyInstanceUID="1.4")  # nobody's
+    series(tmp_path / "d", ramp(1), StudyInstanceUID="1.4")  # without a patient
     case = read_case(tmp_path)
     assert [len(scan.pixels) for scan in case.scans] == [4, 3, 1]
     reason = "belongs to another patient than the other 8 files: read it as a case of its own"
@@ -342,7 +342,7 @@ def test_valid_numbers_are_read_and_damaged_ones_are_none(tmp_path, syntax, writ
         ),
     ],
 )
-def test_objects_that_are_no_images_of_the_patient_are_skipped_with_a_reason(tmp_path, elements, what):
+def test_objects_that_are_not_images_of_the_patient_are_skipped_with_a_reason(tmp_path, elements, what):
     dicom(tmp_path / "image", ramp()[0], SeriesInstanceUID="1.2")
     dicom(tmp_path / "other", ramp()[0], SeriesInstanceUID="1.2", **elements)
     case = read_case(tmp_path)

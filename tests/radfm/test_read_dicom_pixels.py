@@ -33,7 +33,7 @@ def only(path, **options):
     return scan
 
 
-def test_a_slope_that_is_no_integer_gives_float32(tmp_path):
+def test_a_slope_that_is_not_an_integer_gives_float32(tmp_path):
     scan = only(dicom(tmp_path / "f", ramp()[0], Modality="PT", RescaleSlope=0.5, RescaleIntercept=1))
     assert scan.pixels.dtype == np.float32
     assert np.array_equal(scan.pixels[0], ramp()[0] * 0.5 + 1)

@@ -166,7 +166,7 @@ def test_a_file_with_random_bytes_changed_is_skipped_or_read_never_raised(tmp_pa
     "name", ["a.dcm", "a.nii", "a.nii.gz", "a.mha", "a.nrrd", "a.png", "a.tif", "a.npy", "a.npz", "a"]
 )
 @pytest.mark.parametrize("contents", [b"", b"\0", b"hello, this is no image", bytes(5000), b"\x1f\x8b" + bytes(50)])
-def test_files_that_are_no_images_are_skipped_with_a_reason(tmp_path, name, contents):
+def test_files_that_are_not_images_are_skipped_with_a_reason(tmp_path, name, contents):
     (tmp_path / name).write_bytes(contents)
     case = read_case(tmp_path / name)
     assert case.scans == []

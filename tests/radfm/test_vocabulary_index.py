@@ -8,7 +8,7 @@ from radfm.configuration_radfm import VocabularyIndex
 INDEX = VocabularyIndex(["Pneumothorax", "Gout", "gout"], [["J93.9"], ["M10.9"], []])
 
 
-def test_case_and_spaces_do_not_matter_and_the_same_spelling_goes_first():
+def test_case_and_spaces_do_not_matter_and_the_same_spelling_takes_precedence():
     assert INDEX.rows(["pneumothorax", " GOUT ", "gout"]) == [0, 1, 2]
     assert "PNEUMOTHORAX" in INDEX
     assert "Rickets" not in INDEX

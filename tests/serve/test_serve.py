@@ -332,12 +332,12 @@ def test_typed_names_are_scored_without_encoding_the_study_again(studies, url, t
     status, content = call(url + "names", b'{"names": ["Segond  fracture", "gallstones"]}', token)
     hook.remove()
     assert (status, encoded) == (200, [])
-    found = {one["label"]: one for one in json.loads(content)["diagnoses"]}
+    answers = {one["label"]: one for one in json.loads(content)["diagnoses"]}
     (tmp_path / "1.png").write_bytes(picture())
     case = read_case(tmp_path / "1.png", modality="X-ray")
-    expected = {one["label"]: one["score"] for one in studies.pipe(case, candidate_labels=list(found))}
-    assert {name: one["score"] for name, one in found.items()} == pytest.approx(expected, rel=1e-4)
-    assert (found["Segond fracture"]["calibrated"], found["gallstones"]["calibrated"]) == (False, True)
+    expected = {one["label"]: one["score"] for one in studies.pipe(case, candidate_labels=list(answers))}
+    assert {name: one["score"] for name, one in answers.items()} == pytest.approx(expected, rel=1e-4)
+    assert (answers["Segond fracture"]["calibrated"], answers["gallstones"]["calibrated"]) == (False, True)
     assert b"Segond fracture" in call(url + "report", token=token)[1]
     assert len(json.loads(call(url + "names", b'{"remove": "Segond fracture"}', token)[1])["diagnoses"]) == 1
     for names, why in ([""], "a name has"), (["x" * 301], "a name has"), ([str(i) for i in range(51)], "up to 50"):
@@ -637,14 +637,14 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     assert abs(int(plain[height // 4, width // 2, 0]) - int(plain[3 * height // 4, width // 2, 0])) > 50  # its halves
     from radfm.eval.saliency import explain, overlay
 
-    found = explain(studies.pipe.model, studies.pipe.processor, case, [rows[0]])[0]
-    wanted = Image.fromarray(found.scan_map(0, [36])[0]).resize((width, height), Image.Resampling.BILINEAR)
-    difference = overlay(plain, np.asarray(wanted)).astype(int) - seen
+    explanation = explain(studies.pipe.model, studies.pipe.processor, case, [rows[0]])[0]
+    heat = Image.fromarray(explanation.scan_map(0, [36])[0]).resize((width, height), Image.Resampling.BILINEAR)
+    difference = overlay(plain, np.asarray(heat)).astype(int) - seen
     assert np.abs(difference).mean() < 2
     assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
 
     browser.find_element("css selector", "#diagnoses .badges button").click()  # show on the images
-    wait_until(lambda: shown() == f"0/{found.peak(0)[0]}")
+    wait_until(lambda: shown() == f"0/{explanation.peak(0)[0]}")
 
     element("name").send_keys("Segond fracture; cirrhosis\n")
     typed = wait_until(lambda: browser.find_elements("css selector", "#typed .label"))

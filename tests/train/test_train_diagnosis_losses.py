@@ -1,4 +1,4 @@
-"""The losses of the diagnosis stage: against hand-made figures, against open_clip's, and what they are told."""
+"""The losses of the diagnosis stage, compared with hand-computed figures and with open_clip, and their options."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_with_one_disorder_each_the_softmax_loss_is_open_clips(towers):
     torch.testing.assert_close(SoftmaxContrastiveLoss()(7 * cases @ texts.T, torch.eye(5)), theirs)
 
 
-def test_two_positives_share_a_case_and_a_case_without_any_asks_nothing():
+def test_two_positives_share_a_case_and_a_case_without_any_adds_no_loss():
     logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     total = math.log(math.exp(2) + math.e + 1)
@@ -66,7 +66,7 @@ def test_binary_losses_match_their_formulas():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_falls_when_it_is_followed(name, pairs):
+def test_every_loss_falls_along_its_gradient(name, pairs):
     logits, labels = pairs[0].clone().requires_grad_(), pairs[1]
     loss = LOSSES[name]()
     first = loss(logits, labels)
