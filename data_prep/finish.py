@@ -28,6 +28,7 @@ from radfm.data_prep.tables import (
     count_rows,
     describe,
     has_masks,
+    remove_abandoned_drafts,
     write_rows,
     write_text,
 )
@@ -83,6 +84,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
         "groups_of_duplicates_across_splits": len({line[0] for line in duplicates if line[1]}),
         "notice": source.notice,
     }
+    remove_abandoned_drafts(out)
     _write_report(out, record, rows, scans, rejected, duplicates, vocabulary)
     write_text(out / RECORD, json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
     shutil.rmtree(out / WORK, ignore_errors=True)

@@ -214,10 +214,30 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def remove_abandoned_drafts(folder: Path) -> None:
+    """Removes the partial files of tables that killed processes have left."""
+    for table in TABLES:
+        for draft in (folder / table).glob(f".{TABLE_FILES}.*"):
+            if not _is_running(int(draft.suffix[1:])):
+                draft.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, complete or not at all."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="")
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def _schema(columns: dict[str, Column]) -> pa.Schema:

@@ -8,6 +8,7 @@ Decisions:
 """
 
 import sys
+import warnings
 from pathlib import Path
 
 import pdoc
@@ -15,7 +16,7 @@ import pdoc
 import radfm
 
 MODULES = (
-    *("radfm", "radfm.checkpoints"),
+    *("radfm", "radfm.checkpoints", "radfm.starting_points.raddiag"),
     *(
         "radfm.data_prep.stored_cases",
         "radfm.data_prep.deidentify",
@@ -34,6 +35,8 @@ def build(folder: Path) -> None:
     radfm.data_prep.load = radfm.data_prep.load
     footer = f"radfm {radfm.__version__}. Research use only, not a medical device."
     pdoc.render.configure(docformat="google", show_source=False, footer_text=footer)
+    # an annotation of pydantic's that exists for type checkers only
+    warnings.filterwarnings("ignore", r"(?s).*PydanticDataclass", UserWarning)
     pdoc.pdoc(*MODULES, LEFT_OUT, output_directory=folder)
 
 

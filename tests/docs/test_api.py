@@ -17,7 +17,7 @@ CONTRACT = {  # page -> what stands on it
         *(f"RadFMForDiagnosis.{name}" for name in ("forward", "get_text_features", "get_case_features")),
         *(f"RadFMForDiagnosis.{name}" for name in ("set_disorders", "log_odds", "optimize_for_inference")),
     ],
-    "radfm/raddiag": ["from_checkpoint"],
+    "radfm/starting_points/raddiag": ["from_checkpoint"],
     "radfm/checkpoints": ["folder"],
     "radfm/starting_points": ["untrained", "from_open_clip", "embed_texts"],
     "radfm/knowledge/icd10cm": ["get"],
@@ -31,7 +31,8 @@ CONTRACT = {  # page -> what stands on it
     "radfm/eval/saliency": ["saliency", "to_nifti"],
     "radfm/eval/diagnosis": ["compare"],
     "radfm/eval/scores": ["Scores.load"],
-    "radfm/train/diagnosis": ["train", "DiagnosisTraining"],
+    "radfm/train/diagnosis": ["train"],
+    "radfm/train/diagnosis_config": ["DiagnosisTraining"],
     "radfm/train/finetune": ["finetune"],
     "radfm/train/text": ["train", "TextTraining"],
 }

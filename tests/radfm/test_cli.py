@@ -179,9 +179,9 @@ def test_a_config_that_comes_with_radfm_is_found_by_name(radfm, tmp_path, monkey
     """Outside a clone of the repository; a file of that name takes precedence."""
     monkeypatch.chdir(tmp_path)
     for name in ("text.yaml", "train/configs/text.yaml"):
-        assert "no such key: nonsense" in radfm("train", "text", name, "nonsense=1")[2]
+        assert "nonsense: no such key" in radfm("train", "text", name, "nonsense=1")[2]
     (tmp_path / "text.yaml").write_text("- mine")
-    assert "text.yaml holds no keys" in radfm("train", "text", "text.yaml")[2]
+    assert "text.yaml is not a YAML mapping" in radfm("train", "text", "text.yaml")[2]
 
 
 def test_radfm_without_arguments_lists_its_commands(radfm):

@@ -14,7 +14,6 @@ OF_EXTRAS = (
 )
 ASKING = {
     "demo": "train",
-    "prepare manifest --template": "data",
     "prepare phantoms out": "data",
     "diagnose scan.npy --model radfm-phantom-mini --report case.html": "data",
     "train text text.yaml": "train",
