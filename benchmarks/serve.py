@@ -1,11 +1,12 @@
-"""Memory and disk that `radfm serve` uses: for one visitor, and for twenty at once.
+"""Memory and disk that `radfm serve` uses, for one visitor and for twenty at the same time.
 
     python benchmarks/serve.py                       # twenty visitors with CTs of 60 slices, 512 x 512
     python benchmarks/serve.py --slices 500 --visitors 5
 
-The server runs as a process of its own. Every visitor sends a synthetic CT as NIfTI and waits for the answer. Memory is
-the proportional set size of the server and of the processes that read studies (memory that processes share is counted
-once), sampled ten times a second from /proc, so on Linux only.
+The server runs as a process of its own. Every visitor sends a synthetic CT as NIfTI and waits for the answer. What is
+printed: memory of the idle server, peak memory and memory kept for one study, and peak memory, peak disk use and
+duration for all visitors together. Memory is the proportional set size (PSS) of the server and of the processes that
+read studies, in which shared pages are counted once. It is sampled ten times a second from /proc, so on Linux only.
 """
 
 import argparse
@@ -27,8 +28,8 @@ import numpy as np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="radfm-phantom-mini", help="folder or name of a checkpoint")
-    parser.add_argument("--visitors", type=int, default=20, help="number of simultaneous visitors")
-    parser.add_argument("--slices", type=int, default=60, help="slices of each study")
+    parser.add_argument("--visitors", type=int, default=20, help="number of simultaneous visitors (default: 20)")
+    parser.add_argument("--slices", type=int, default=60, help="slices of each study (default: 60)")
     arguments = parser.parse_args()
     body = study(arguments.slices)
     print(f"A study: CT, {arguments.slices} slices of 512 x 512, {len(body) / 1e6:.0f} MB")
@@ -45,19 +46,19 @@ def main() -> None:
             server.terminate()
             server.wait()
         left = sum(1 for path in Path(temporary).rglob("*") if path.is_file())
-        print(f"Files left when the server has ended: {left}")
+        print(f"Files left after the server has ended: {left}")
 
 
 def measure(server: subprocess.Popen, url: str, body: bytes, visitors: int, temporary: Path) -> None:
     wait_for(server, url)
     with Watch(server.pid, temporary) as watch:
-        print(f"The server at rest: {watch.now():,.0f} MB")
+        print(f"Idle server: {watch.now():,.0f} MB")
         visit(url, body)  # the first study loads tables that stay in memory
         before = watch.restart()
         tokens = [visit(url, body)]
         print(
-            f"One study: peak {watch.peak:,.0f} MB, of which {watch.peak_server:,.0f} MB the server and up to "
-            f"{watch.peak_reader:,.0f} MB the process that opens it; kept afterwards {watch.now() - before:,.0f} MB"
+            f"One study: peak {watch.peak:,.0f} MB, of which up to {watch.peak_server:,.0f} MB in the server and up to "
+            f"{watch.peak_reader:,.0f} MB in the process that reads it; kept afterwards {watch.now() - before:,.0f} MB"
         )
         watch.restart()
         started = time.perf_counter()
@@ -70,14 +71,14 @@ def measure(server: subprocess.Popen, url: str, body: bytes, visitors: int, temp
         answered = sum(token is not None for token in tokens) - 1
         print(
             f"{visitors} studies at once: {answered} answered in {seconds:,.0f} s; peak {watch.peak:,.0f} MB, of which "
-            f"{watch.peak_server:,.0f} MB the server and up to {watch.peak_reader:,.0f} MB the processes that open "
-            f"them; peak on disk {watch.peak_disk:,.0f} MB"
+            f"up to {watch.peak_server:,.0f} MB in the server and up to {watch.peak_reader:,.0f} MB in the processes "
+            f"that read them; peak on disk {watch.peak_disk:,.0f} MB"
         )
-        print(f"Kept for {visitors + 2} pages that stay open: {watch.now():,.0f} MB; files on disk: {watch.files()}")
+        print(f"Kept for {visitors + 2} open pages: {watch.now():,.0f} MB; files on disk: {watch.files()}")
 
 
 def study(slices: int) -> bytes:
-    """The body of a request, see `radfm.serve.intake`: a cylinder of noise, which does not compress."""
+    """The body of a request, as `radfm.serve.intake` documents it: a noisy cylinder, which hardly compresses."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
     body = np.where(rows**2 + columns**2 < 0.7, 40, -1000).astype(np.int16)
@@ -114,7 +115,7 @@ def wait_for(server: subprocess.Popen, url: str) -> None:
 
 
 class Watch:
-    """Peaks in MB, since the last `restart`: memory of the server and its processes, and its files on disk."""
+    """Samples memory and disk use of the server and its processes, and keeps the peaks since `restart`, in MB."""
 
     def __init__(self, pid: int, temporary: Path):
         self.pid, self.temporary, self.ended = pid, temporary, threading.Event()
@@ -134,6 +135,7 @@ class Watch:
         return self.now()
 
     def now(self) -> float:
+        """The current memory in MB. It also updates the peaks."""
         readers = {pid for task in Path(f"/proc/{self.pid}/task").iterdir() for pid in _text(task / "children").split()}
         server, reading = _megabytes(self.pid), sum(map(_megabytes, readers))
         self.peak = max(self.peak, server + reading)
@@ -141,6 +143,7 @@ class Watch:
         return server + reading
 
     def files(self) -> int:
+        """Number of files of the server on disk."""
         return sum(1 for _ in self._files())
 
     def _files(self):
@@ -151,7 +154,7 @@ class Watch:
             try:
                 self.now()
                 self.peak_disk = max(self.peak_disk, sum(path.stat().st_size for path in self._files()) / 1e6)
-            except OSError:  # a process or file has gone meanwhile
+            except OSError:  # a process or file disappeared in the meantime
                 continue
 
 

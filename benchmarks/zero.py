@@ -1,11 +1,12 @@
-"""What each of two processes keeps of the weights, gradients and optimizer's state, beside what ZeRO promises.
+"""Memory of weights, gradients and optimizer state with DDP and ZeRO, per process of two, compared with theory.
 
     python benchmarks/zero.py
 
-Bytes of tensors, counted in a training run of `diagnosis.yaml` when its optimizer is about to step for the second time.
-The promise (Rajbhandari et al., ZeRO, SC 2020, https://arxiv.org/abs/1910.02054) is of one number in float32 for each
-weight and gradient and two for each of Adam's; DeepSpeed keeps a copy of the weights for the optimizer beside them,
-which counts as its state.
+For each mode `diagnosis.yaml` is trained for two steps on phantoms. The bytes of the tensors are counted when the
+optimizer is about to step for the second time. The expected values follow from the numbers of weights (Rajbhandari et
+al., ZeRO, SC 2020, https://arxiv.org/abs/1910.02054): one float32 number for each weight and each gradient, and two for
+each weight that Adam trains. DeepSpeed also keeps a copy of the weights for the optimizer, which counts as its state.
+The table has the measured and the expected MiB of each mode.
 """
 
 import json
@@ -34,37 +35,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "phantoms"
         prepare(Phantoms(20, size=96), data, Settings(size=96, fractions=(0.8, 0.2, 0.0)))
-        held = {mode: measured(mode, data, Path(scratch) / mode) for mode in MODES}
-    learned, frozen = held["DDP"]["learned"], held["DDP"]["frozen"]
-    print(f"{PROCESSES} processes, {learned / 2**18:.1f} MiB of weights that learn, {frozen / 2**18:.1f} MiB frozen\n")
-    print(f"{'MiB per process':16}" + "".join(f"{kind:>12}{'(promise)':>11}" for kind in KINDS) + f"{'together':>12}")
-    for mode, sizes in held.items():
-        cells = [f"{sizes[kind] / 2**20:12.1f}{promise(mode, kind, learned, frozen) / 2**20:11.1f}" for kind in KINDS]
+        measured = {mode: train_in_mode(mode, data, Path(scratch) / mode) for mode in MODES}
+    trained, frozen = measured["DDP"]["trained"], measured["DDP"]["frozen"]
+    print(f"{PROCESSES} processes, {trained / 2**18:.1f} MiB of trained weights", end=", ")
+    print(f"{frozen / 2**18:.1f} MiB of frozen weights\n")
+    print(f"{'MiB per process':16}" + "".join(f"{kind:>12}{'(expected)':>11}" for kind in KINDS) + f"{'total':>12}")
+    for mode, sizes in measured.items():
+        cells = [
+            f"{sizes[kind] / 2**20:12.1f}{expected_bytes(mode, kind, trained, frozen) / 2**20:11.1f}" for kind in KINDS
+        ]
         print(f"{mode:16}" + "".join(cells) + f"{sum(sizes[kind] for kind in KINDS) / 2**20:12.1f}")
 
 
-def promise(mode: str, kind: str, learned: int, frozen: int) -> float:
-    """Bytes per process, from how many weights there are."""
-    whole = {"weights": 4 * (learned + frozen), "gradients": 4 * learned, "state": 8 * learned}[kind]
+def expected_bytes(mode: str, kind: str, trained: int, frozen: int) -> float:
+    """Expected bytes per process, from the numbers of trained and frozen weights."""
+    whole = {"weights": 4 * (trained + frozen), "gradients": 4 * trained, "state": 8 * trained}[kind]
     if mode == "DDP":
         return whole
-    copies = 4 * learned if kind == "state" else 0
-    stage, split_from = int(mode[-1]), {"state": 1, "gradients": 2, "weights": 3}[kind]
-    return (whole + copies) / (PROCESSES if stage >= split_from else 1)
+    copies = 4 * trained if kind == "state" else 0
+    stage, first_stage = int(mode[-1]), {"state": 1, "gradients": 2, "weights": 3}[kind]
+    return (whole + copies) / (PROCESSES if stage >= first_stage else 1)
 
 
-def measured(mode: str, data: Path, output: Path) -> dict[str, int]:
+def train_in_mode(mode: str, data: Path, output: Path) -> dict[str, int]:
+    """Trains with two processes and returns the byte counts of the first."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
     command = [sys.executable, *launch, __file__, mode, str(data), str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"weights"')))
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if process.returncode:
+        sys.exit(process.stderr[-3000:])
+    return json.loads(next(line for line in process.stdout.splitlines() if line.startswith('{"weights"')))
 
 
 def count(mode: str, data: str, output: str) -> None:
-    """Of the process that it runs in; the first prints."""
+    """Trains in this process and counts its bytes. The first process prints them as JSON."""
     changes = [
         f"data={data}",
         f"output={output}",
@@ -77,35 +82,36 @@ def count(mode: str, data: str, output: str) -> None:
     create = DiagnosisTrainer.create_optimizer
     sizes = {}
 
-    def watched(self, *arguments):
+    def create_and_watch(self, *arguments):
         optimizer = create(self, *arguments)
         return optimizer if self.is_deepspeed_enabled else watch(optimizer, self.model)
 
     def watch(optimizer, model):
         step = optimizer.step
 
-        def counted(*arguments, **options):
-            sizes.update(tally(model, optimizer))
+        def count_and_step(*arguments, **options):
+            sizes.update(byte_counts(model, optimizer))
             return step(*arguments, **options)
 
-        optimizer.step = counted
+        optimizer.step = count_and_step
         return optimizer
 
-    def began(self, *arguments, **options):
-        result = wrap(self, *arguments, **options)
+    def prepare_and_watch(self, *arguments, **options):
+        result = prepare_for_training(self, *arguments, **options)
         if self.is_deepspeed_enabled:
             watch(self.model_wrapped.optimizer, self.model)
         return result
 
-    wrap = DiagnosisTrainer._prepare_for_training
-    DiagnosisTrainer.create_optimizer = watched
-    DiagnosisTrainer._prepare_for_training = began
+    prepare_for_training = DiagnosisTrainer._prepare_for_training
+    DiagnosisTrainer.create_optimizer = create_and_watch
+    DiagnosisTrainer._prepare_for_training = prepare_and_watch
     diagnosis.train(read_diagnosis_config("diagnosis.yaml", changes))
     if distributed.get_rank() == 0:
         print(json.dumps(sizes))
 
 
-def tally(model, optimizer) -> dict[str, int]:
+def byte_counts(model, optimizer) -> dict[str, int]:
+    """Bytes of weights, gradients and optimizer state here, and the numbers of trained and frozen weights."""
     parameters = list(model.parameters())
     names = ("averaged_gradients", "_DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition")
     names += ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
@@ -113,27 +119,27 @@ def tally(model, optimizer) -> dict[str, int]:
     inner = getattr(optimizer, "optimizer", optimizer)
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in parameters]
     return {
-        "weights": size([*parameters, *(getattr(p, "ds_tensor", None) for p in parameters)]),
-        "gradients": size([*(p.grad for p in parameters), averaged, partitions]),
-        "state": size([dict(inner.state), *masters]),
-        "learned": sum(numel for numel, learns in sizes if learns),
-        "frozen": sum(numel for numel, learns in sizes if not learns),
+        "weights": storage_bytes([*parameters, *(getattr(p, "ds_tensor", None) for p in parameters)]),
+        "gradients": storage_bytes([*(p.grad for p in parameters), averaged, partitions]),
+        "state": storage_bytes([dict(inner.state), *masters]),
+        "trained": sum(numel for numel, trainable in sizes if trainable),
+        "frozen": sum(numel for numel, trainable in sizes if not trainable),
     }
 
 
-def size(held: Iterable) -> int:
-    """Bytes, each only once however many tensors share them."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(held)}.values())
+def storage_bytes(values: Iterable) -> int:
+    """Bytes of all tensors in a nested structure. Storage that tensors share is counted once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(values)}.values())
 
 
-def tensors(held) -> Iterator[Tensor]:
-    if isinstance(held, Tensor):
-        yield held.detach()
-    elif isinstance(held, dict):
-        yield from tensors(list(held.values()))
-    elif isinstance(held, list | tuple):
-        for each in held:
-            yield from tensors(each)
+def tensors(values) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values.detach()
+    elif isinstance(values, dict):
+        yield from tensors(list(values.values()))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from tensors(value)
 
 
 if __name__ == "__main__":
