@@ -116,8 +116,8 @@ def _preparation(record: dict, counts: Counts) -> list[str]:
     source = ", ".join([record["source"], *(f"{name} {value}" for name, value in record["source_settings"].items())])
     stored = "8 bits, CT in float16 as Hounsfield units" if settings["precision"] == "auto" else "float16"
     most = f", at most {settings['max_slices']} of a scan, evenly spaced" if settings["max_slices"] else ""
-    kinds = [(kind, found) for kind, found in record["counts"].items() if kind != "listed" and found["in"]]
-    kept = ", ".join(f"{found['out']:,} of {found['in']:,} {kind}" for kind, found in kinds)
+    kinds = [(kind, count) for kind, count in record["counts"].items() if kind != "listed" and count["in"]]
+    kept = ", ".join(f"{count['out']:,} of {count['in']:,} {kind}" for kind, count in kinds)
     origins = [
         ", ".join(f"{number:,} by {origin}" if origin != "unknown" else f"{number:,} unknown"
                   for origin, number in sorted(origin_of.items()))

@@ -168,11 +168,11 @@ def _reasons(rejected: Iterable[dict]) -> list[dict]:
     return [
         {
             "what": what,
-            "reason": shape if len({one["reason"] for one in found}) > 1 else found[0]["reason"],
-            "count": len(found),
-            "names": [one["name"] for one in found[:_NAMES]],
+            "reason": shape if len({one["reason"] for one in items}) > 1 else items[0]["reason"],
+            "count": len(items),
+            "names": [one["name"] for one in items[:_NAMES]],
         }
-        for (what, shape), found in ordered
+        for (what, shape), items in ordered
     ]
 
 
@@ -223,16 +223,16 @@ def _one_of_each_split(group: list[list]) -> list[list]:
 
 def _text_in_pixels(scans: Sequence[dict], case_of: Sequence[dict], pictures: Pictures) -> dict:
     """Scans that may carry text in their pixels: their number by reason, and some pictures for each reason."""
-    found: dict[str, list[int]] = defaultdict(list)
+    rows_of_reason: dict[str, list[int]] = defaultdict(list)
     for row, scan in enumerate(scans):
         if scan["text_in_pixels"] is not None:
-            found[scan["text_in_pixels"]].append(row)
-    reasons = sorted(found, key=lambda reason: (-len(found[reason]), reason))
+            rows_of_reason[scan["text_in_pixels"]].append(row)
+    reasons = sorted(rows_of_reason, key=lambda reason: (-len(rows_of_reason[reason]), reason))
     each = -(-_TEXT_PICTURES // max(1, len(reasons)))
-    shown = sorted(row for reason in reasons for row in found[reason][:each])[:_TEXT_PICTURES]
-    rows = sorted(row for one in found.values() for row in one)
+    shown = sorted(row for reason in reasons for row in rows_of_reason[reason][:each])[:_TEXT_PICTURES]
+    rows = sorted(row for one in rows_of_reason.values() for row in one)
     return {
-        "reasons": [(reason, len(found[reason])) for reason in reasons],
+        "reasons": [(reason, len(rows_of_reason[reason])) for reason in reasons],
         "shown": [
             {"row": row, "reason": scans[row]["text_in_pixels"], "case": case_of[row]["case_id"],
              "picture": pictures.picture(row, LARGE, plain=True)}

@@ -105,19 +105,19 @@ class Dicom:
         header = _header(self.path)
         if header is None or "DirectoryRecordSequence" not in header:
             raise ValueError(f"{self.path} is not a DICOMDIR: give one, or the folder of the studies")
-        found = []
+        files = []
         for record in header.DirectoryRecordSequence:
             name = record.get("ReferencedFileID")
             if name:
                 parts = [name] if isinstance(name, str) else list(name)
-                found.append(self.path.parent.joinpath(*parts))
-        return sorted(set(found))
+                files.append(self.path.parent.joinpath(*parts))
+        return sorted(set(files))
 
     def _labels(self) -> tuple[dict[tuple[str, str], dict], list[Rejected]]:
         """("study" or "accession", number) -> row, and the rows that could not be used."""
         if self.labels is None:
             return {}, []
-        found, rejected = {}, []
+        row_of, rejected = {}, []
         for line, content in read_rows(self.labels):
             if isinstance(content, Rejected):
                 rejected.append(content)
@@ -136,10 +136,10 @@ class Dicom:
                 rejected.append(Rejected("row", f"line {line}", str(error)))
                 continue
             for key in keys:
-                found.setdefault(key, row)
-        if not found:
+                row_of.setdefault(key, row)
+        if not row_of:
             raise ValueError(f"{self.labels} has no row with a study or an accession number: add such a column")
-        return found, rejected
+        return row_of, rejected
 
     def _plan(self, case: str, of_case: dict[str, list], labels: dict, used: set) -> CasePlan:
         members = [member for study in of_case.values() for member in study]

@@ -117,38 +117,38 @@ def _read_pickled(plan: CasePlan) -> ReadCase:
                     unread.append((name, reason))
                     continue
                 items.append(replace(item, paths=[str(saved)], names=[name]))
-        found = read_files(replace(plan, items=items))
-    found.files += len(unread)
-    found.unread += len(unread)
-    found.case.skipped += unread
-    return found
+        result = read_files(replace(plan, items=items))
+    result.files += len(unread)
+    result.unread += len(unread)
+    result.case.skipped += unread
+    return result
 
 
-def _stacked(found: ReadCase) -> ReadCase:
-    """The pictures of one study as the slices of one scan; those of another size than most are left out."""
-    scans, case = found.case.scans, found.case
+def _stacked(result: ReadCase) -> ReadCase:
+    """Joins the pictures of one study as the slices of one scan. Pictures of an unusual size are skipped."""
+    scans, case = result.case.scans, result.case
     if len(scans) < 2:
-        return found
+        return result
     shape = Counter(scan.pixels.shape[1:] for scan in scans).most_common(1)[0][0]
     fitting = [scan for scan in scans if scan.pixels.shape[1:] == shape]
     for scan in scans:
         if scan.pixels.shape[1:] != shape:
-            case.skipped.append((scan.source, "has another size than the other slices: look whether it belongs there"))
-            found.unread += 1
+            case.skipped.append((scan.source, "has another size than the other slices: check whether it belongs there"))
+            result.unread += 1
     source = fitting[0].source.rpartition("/")[0] or fitting[0].source
     pixels = np.concatenate([scan.pixels for scan in fitting])
     case.scans = [replace(fitting[0], pixels=pixels, source=source, affine=None)]
-    found.origins = found.origins[:1]
-    return found
+    result.origins = result.origins[:1]
+    return result
 
 
 def _joined(parts: list[ReadCase]) -> ReadCase:
-    """What came of the items of one case, each read by itself."""
-    found = parts[0]
+    """Joins the parts of one case whose items were read one by one."""
+    result = parts[0]
     for part in parts[1:]:
-        found.case.scans += part.case.scans
-        found.case.skipped += part.case.skipped
-        found.origins += part.origins
-        found.files += part.files
-        found.unread += part.unread
-    return found
+        result.case.scans += part.case.scans
+        result.case.skipped += part.case.skipped
+        result.origins += part.origins
+        result.files += part.files
+        result.unread += part.unread
+    return result

@@ -91,12 +91,12 @@ class FolderPerClass:
 
     def _plan(self, path: Path, files: Sequence[Path], label: str, split: str | None) -> CasePlan:
         name = path.relative_to(self.folder).as_posix()
-        found = self.patient and self.patient.search(name)
+        match = self.patient and self.patient.search(name)
         disorder = " ".join(label.replace("_", " ").split())
         normal = disorder.casefold().replace("-", " ") in NORMAL
         return CasePlan(
             case_id=self.pseudonyms.of("case", name),
-            patient_id=self.pseudonyms.of("patient", found[1] if found and found[1] else f"case {name}"),
+            patient_id=self.pseudonyms.of("patient", match[1] if match and match[1] else f"case {name}"),
             items=[
                 Item([str(file.absolute()) for file in files], [self._shown(file) for file in files], self.modality)
             ],

@@ -61,8 +61,8 @@ class HubDataset:
         plans: dict[tuple[str, str], CasePlan] = {}
         listed = 0
         for split, rows in splits.items():
-            wanted = [c for c in (label, self.case_column, self.patient_column) if c]
-            for number, row in enumerate(rows.select_columns(wanted or [image])):
+            columns = [c for c in (label, self.case_column, self.patient_column) if c]
+            for number, row in enumerate(rows.select_columns(columns or [image])):
                 listed += 1
                 case = str(row[self.case_column]) if self.case_column else f"{split}-{number:06d}"
                 patient = str(row[self.patient_column]) if self.patient_column else case
@@ -86,20 +86,20 @@ class HubDataset:
         image, _ = self._columns(next(iter(splits.values())).features)
         for split, plans_of_split in itertools.groupby(plans, key=lambda plan: plan.source_data["split"]):
             group = list(plans_of_split)
-            wanted = sorted({number for plan in group for number in plan.source_data["rows"]})
-            rows = _undecoded(splits[split], image).skip(wanted[0]).take(wanted[-1] - wanted[0] + 1)
+            numbers = sorted({number for plan in group for number in plan.source_data["rows"]})
+            rows = _undecoded(splits[split], image).skip(numbers[0]).take(numbers[-1] - numbers[0] + 1)
             kept: dict[int, Any] = {}
-            stream = enumerate(rows, wanted[0])
+            stream = enumerate(rows, numbers[0])
             for plan in group:
                 while not all(number in kept for number in plan.source_data["rows"]):
                     number, row = next(stream)
-                    if number in wanted:
+                    if number in numbers:
                         kept[number] = row[image]
                 yield self._case(plan, [(number, kept.pop(number)) for number in plan.source_data["rows"]])
 
     def _case(self, plan: CasePlan, rows: list[tuple[int, Any]]) -> ReadCase:
         case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-        found = ReadCase(case, files=len(rows), unread=0, origins=[])
+        result = ReadCase(case, files=len(rows), unread=0, origins=[])
         for number, value in rows:
             name = f"{plan.source_data['split']} row {number}"
             try:
@@ -107,15 +107,17 @@ class HubDataset:
             except (OSError, ValueError, TypeError) as error:
                 read = Case(skipped=[("", str(error) or "is damaged: nothing can be read of it")])
             case.skipped += [(name, reason) for _, reason in read.skipped]
-            found.unread += not read.scans
+            result.unread += not read.scans
             for scan in read.scans:
                 scan.source = name
-                said = "header" if scan.modality and not self.modality else "source" if scan.modality else "unknown"
+                modality_from = (
+                    "header" if scan.modality and not self.modality else "source" if scan.modality else "unknown"
+                )
                 if scan.modality is None and (guessed := guess_modality("", scan.pixels)):
-                    scan.modality, said = guessed, "guess"
+                    scan.modality, modality_from = guessed, "guess"
                 case.scans.append(scan)
-                found.origins.append(ScanOrigin(said, "header" if scan.plane else "unknown"))
-        return found
+                result.origins.append(ScanOrigin(modality_from, "header" if scan.plane else "unknown"))
+        return result
 
     def _splits(self) -> dict[str, Any]:
         """Split -> IterableDataset."""
@@ -126,10 +128,10 @@ class HubDataset:
                 return {split: rows.to_iterable_dataset() for split, rows in load_from_disk(self.path).items()}
             if (Path(self.path) / "state.json").is_file():
                 return {"train": load_from_disk(self.path).to_iterable_dataset()}
-            found = load_dataset(self.path, self.config, streaming=True)
+            loaded = load_dataset(self.path, self.config, streaming=True)
         except Exception as error:  # datasets raises many kinds
             raise ValueError(f"{self.path} cannot be loaded as a data set: {str(error).splitlines()[0]}") from error
-        return dict(found) if isinstance(found, IterableDatasetDict) else {"train": found}
+        return dict(loaded) if isinstance(loaded, IterableDatasetDict) else {"train": loaded}
 
     def _columns(self, features) -> tuple[str, str | None]:
         """The columns of the images and of the labels. Raises: ValueError where they are missing or ambiguous."""

@@ -116,7 +116,7 @@ def _scans(files: list[str], layout: dict) -> Iterator[_Scan]:
     together = layout.get("together")
     scans: dict[str, _Scan] = {}
     for file in files:
-        match = next((found for one in fitting if (found := one.fullmatch(file))), None)
+        match = next(filter(None, (one.fullmatch(file) for one in fitting)), None)
         if match is None or any(one.fullmatch(file) for one in left_out):
             continue
         facts = {name: value for name, value in match.groupdict().items() if value is not None}
@@ -128,10 +128,10 @@ def _add(scan: _Scan, cases: dict, folder: Path, layout: dict, tables: list, spl
     """Adds a scan to its case. Raises: ValueError with the reason if it belongs to none."""
     facts, rows = dict(scan.facts), []
     for table in tables:
-        found = table.of(facts)
-        rows += found
-        facts = (found[0] if found else {}) | facts
-    said, disorders = labels.of([scan.facts | row for row in rows] or [facts])
+        rows_of_scan = table.of(facts)
+        rows += rows_of_scan
+        facts = (rows_of_scan[0] if rows_of_scan else {}) | facts
+    labelled, disorders = labels.of([scan.facts | row for row in rows] or [facts])
     case = _filled(layout["case"], facts)
     patient = _filled(layout["patient"], facts) if layout.get("patient") else case
     if not case or not patient:
@@ -148,7 +148,7 @@ def _add(scan: _Scan, cases: dict, folder: Path, layout: dict, tables: list, spl
     )
     cases[case] = plan
     plan.items.append(item)
-    plan.labelled |= said
+    plan.labelled |= labelled
     for name, codes in disorders.items():
         if name not in plan.disorders:
             plan.disorders.append(name)
@@ -171,14 +171,14 @@ class _Table:
         self._unfit: list[Rejected] = []
         self._used: set[tuple] = set()
         fitting = [pattern(text) for text in _texts(about["files"])]
-        found = [(file, match) for file in files for one in fitting if (match := one.fullmatch(file))]
+        matches = [(file, match) for file in files for one in fitting if (match := one.fullmatch(file))]
         self.name = " or ".join(text.removeprefix("**/") for text in _texts(about["files"]))
-        if not found and about.get("needed", True):
+        if not matches and about.get("needed", True):
             raise FileNotFoundError(f"{folder} holds no {self.name}: download it too, and put it there")
-        read = [self._read(folder / file, file, match.groupdict()) for file, match in found]
-        if found and not any(read):
+        read = [self._read(folder / file, file, match.groupdict()) for file, match in matches]
+        if matches and not any(read):
             columns = ", ".join(repr(" or ".join(names)) for names in self._on)
-            raise ValueError(f"{folder / found[0][0]} lacks a column of {columns}: it is not the published table")
+            raise ValueError(f"{folder / matches[0][0]} lacks a column of {columns}: it is not the published table")
 
     def takes(self, facts: dict[str, str]) -> bool:
         """Whether a scan belongs to the set, as far as the table determines it."""
@@ -190,7 +190,7 @@ class _Table:
         if key in self._rows:
             self._used.add(key)
         elif self._about.get("needed", True):
-            raise ValueError(f"has no row in {self.name}: nobody says what it shows")
+            raise ValueError(f"has no row in {self.name}: its labels are missing, so add the row or remove the file")
         return [row for _, row in self._rows.get(key, ())]
 
     def _tied(self, facts: dict[str, str]) -> tuple:
@@ -253,22 +253,22 @@ class _Labels:
 
     def of(self, rows: list[dict]) -> tuple[bool, dict[str, list[str]]]:
         """Whether the rows state anything, and disorder -> codes. Raises: ValueError for an unknown label."""
-        said, disorders = False, {}
+        labelled, disorders = False, {}
         for row in rows:
             labels = list(self._in_columns(row) if self._columns else self._in_value(row))
-            said |= not labels and self._empty_is_normal
+            labelled |= not labels and self._empty_is_normal
             for label, present in labels:
                 plain = _plain(label)
                 if not plain or plain in self._unsaid:
                     continue
-                said = True
+                labelled = True
                 if not present or plain in self._none:
                     continue
                 if plain not in self._disorders and not self._keep:
                     raise ValueError(f"has the label {label[:60]!r}, which is none of this set: correct it")
                 name, codes = self._disorders.get(plain) or (plain[:1].upper() + plain[1:], [])
                 disorders[name] = codes
-        return said, disorders
+        return labelled, disorders
 
     def _in_value(self, row: dict) -> Iterator[tuple[str, bool]]:
         column = re.fullmatch(r"\{([^{}]+)\}", self._value)
@@ -307,11 +307,11 @@ class _Splits:
         self._of: dict[str, str] = {}
         for split, text in (self._about.get("lists") or {}).items():
             form = pattern(text)
-            found = [file for file in files if form.fullmatch(file)]
-            if not found:
+            lists = [file for file in files if form.fullmatch(file)]
+            if not lists:
                 name = text.removeprefix("**/")
                 raise FileNotFoundError(f"{folder} holds no {name}: download it too, it tells the official split")
-            for file in found:
+            for file in lists:
                 lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
                 self._of |= {line.strip().casefold(): split for line in lines if line.strip()}
 

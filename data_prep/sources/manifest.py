@@ -30,7 +30,7 @@ COLUMNS = {
     "patient": "whose case it is, so that a patient stays in one split; unset, every case is a patient of its own",
     "path": "file, or folder of a DICOM study, relative to this table; required",
     "modality": "CT, MRI, X-ray, ultrasound, mammography, ... for files that are not DICOM",
-    "disorders": 'names separated by ";", empty for a normal case, "unknown" where nobody said',
+    "disorders": 'names separated by ";", empty for a normal case, "unknown" if the labels are missing',
     "icd10cm": 'codes separated by ";", one for each disorder in the same order; unset, looked up',
     "history": "what was known before the scans were read",
     "plane": "axial, coronal, sagittal, oblique; PA, AP, lateral, MLO, CC",
@@ -106,38 +106,38 @@ class Manifest:
         for column in ("case", "path"):
             if not row.get(column):
                 raise ValueError(f"has no {column}: fill it in")
-        found = dict(row)
+        checked = dict(row)
         path = self.table.parent / row["path"]
         if not path.exists():
             raise ValueError(f"names a file that is not there ({self._shown(row['path'])}): correct the path")
-        found["files"] = list_files(path) if path.is_dir() else [path]
-        if not found["files"]:
+        checked["files"] = list_files(path) if path.is_dir() else [path]
+        if not checked["files"]:
             raise ValueError("names a folder without files: correct the path")
-        found["modality"] = modality_name(row["modality"]) if row.get("modality") else self.modality
-        found["patient"] = row.get("patient") or f"case {row['case']}"
-        found["disorders"] = split_list(row.get("disorders"))
-        found["icd10cm"] = split_list(row.get("icd10cm"))
-        if found["icd10cm"] and len(found["icd10cm"]) != len(found["disorders"]):
-            if len(found["disorders"]) != 1:
+        checked["modality"] = modality_name(row["modality"]) if row.get("modality") else self.modality
+        checked["patient"] = row.get("patient") or f"case {row['case']}"
+        checked["disorders"] = split_list(row.get("disorders"))
+        checked["icd10cm"] = split_list(row.get("icd10cm"))
+        if checked["icd10cm"] and len(checked["icd10cm"]) != len(checked["disorders"]):
+            if len(checked["disorders"]) != 1:
                 raise ValueError(
-                    f"has {len(found['icd10cm'])} codes for {len(found['disorders'])} disorders: give one for each"
+                    f"has {len(checked['icd10cm'])} codes for {len(checked['disorders'])} disorders: give one for each"
                 )
-            found["icd10cm"] = [found["icd10cm"]]
+            checked["icd10cm"] = [checked["icd10cm"]]
         else:
-            found["icd10cm"] = [[code] for code in found["icd10cm"]]
-        found["split"] = known_split(row["split"]) if row.get("split") else None
-        found["days"] = _number(row.get("days"), "days")
-        found["plane"] = guess_plane(row.get("plane") or "", found["modality"])
-        found["age"] = known_age(_number(row.get("age"), "age"))
-        found["sex"] = known_sex(row.get("sex"))
+            checked["icd10cm"] = [[code] for code in checked["icd10cm"]]
+        checked["split"] = known_split(row["split"]) if row.get("split") else None
+        checked["days"] = _number(row.get("days"), "days")
+        checked["plane"] = guess_plane(row.get("plane") or "", checked["modality"])
+        checked["age"] = known_age(_number(row.get("age"), "age"))
+        checked["sex"] = known_sex(row.get("sex"))
         key = _number(row.get("key_slice"), "key_slice")
-        found["key_slice"] = None if key is None else int(key)
+        checked["key_slice"] = None if key is None else int(key)
         if row.get("date"):
             try:
-                found["days"] = float(date.fromisoformat(row["date"]).toordinal())
+                checked["days"] = float(date.fromisoformat(row["date"]).toordinal())
             except ValueError:
                 raise ValueError("has an invalid date: write it as 2024-05-31") from None
-        return found
+        return checked
 
     def _plan(self, rows: list[tuple[int, dict]], labelled: bool) -> CasePlan:
         first = rows[0][1]

@@ -87,15 +87,15 @@ class MedPix:
         )
         for kind in ("TAC", "MRI"):
             for image in record.get(kind) or []:
-                said = about.get(image, {})
-                described = said.get("Description") or {}
-                modality = guess_modality(_text(said.get("Type")) or "") or ("CT" if kind == "TAC" else "MRI")
+                metadata = about.get(image, {})
+                described = metadata.get("Description") or {}
+                modality = guess_modality(_text(metadata.get("Type")) or "") or ("CT" if kind == "TAC" else "MRI")
                 item = Item(
                     [str(pictures[image].absolute()) if image in pictures else str(self.folder.absolute() / image)],
                     [pictures[image].relative_to(self.folder).as_posix() if image in pictures else image],
                     modality_name(modality),
                     guess_plane(_text(described.get("Plane")) or "", modality),
-                    body_part=(_text(said.get("Location Category")) or "").lower() or None,
+                    body_part=(_text(metadata.get("Location Category")) or "").lower() or None,
                 )
                 plan.items.append(item)
                 plan.sex = plan.sex or known_sex(_text(described.get("Sex")))

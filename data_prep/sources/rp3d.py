@@ -129,13 +129,13 @@ class RP3D:
 
     def _read(self, plan: CasePlan) -> ReadCase:
         case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
-        found = ReadCase(case, files=0, unread=0, origins=[])
+        result = ReadCase(case, files=0, unread=0, origins=[])
         for item in plan.items:
-            found.files += 1
+            result.files += 1
             try:
                 scan = self._scan(item)
             except (OSError, ValueError) as error:
-                found.unread += 1
+                result.unread += 1
                 case.skipped.append((item.names[0], _reason(error)))
                 continue
             if len(item.paths) > 1:
@@ -145,8 +145,8 @@ class RP3D:
                 except (OSError, ValueError, IndexError) as error:
                     case.skipped.append((item.names[1], _reason(error)))
             case.scans.append(scan)
-            found.origins.append(ScanOrigin("source", "source" if item.plane else "unknown"))
-        return found
+            result.origins.append(ScanOrigin("source", "source" if item.plane else "unknown"))
+        return result
 
     def _scan(self, item: Item) -> Scan:
         pixels = np.load(self._find(item.paths[0]), allow_pickle=False)
@@ -169,10 +169,10 @@ class RP3D:
 
 
 def _case_files(folder: Path) -> list[Path]:
-    found = [file for file in sorted(folder.glob("*.json")) if "label_dict" not in file.name]
-    if not found:
+    files = [file for file in sorted(folder.glob("*.json")) if "label_dict" not in file.name]
+    if not files:
         raise FileNotFoundError(f"{folder} holds no JSON file of cases: give the folder of RP3D_train.json")
-    return found
+    return files
 
 
 def _read_json(file: Path) -> dict:
@@ -200,14 +200,14 @@ def _union(samples: list[dict], key: str) -> list[str]:
 
 def _categories(codes: list[str]) -> tuple[list[str], list[list[str]]]:
     """Codes -> the descriptions of their categories, and the codes of those; what ICD-10-CM lacks keeps its name."""
-    found: dict[str, list[str]] = {}
+    codes_of: dict[str, list[str]] = {}
     for code in codes:
         try:
             entry = icd10cm.get(code)
-            found[entry.description] = [entry.code]
+            codes_of[entry.description] = [entry.code]
         except ValueError:
-            found[code] = [code]
-    return list(found), list(found.values())
+            codes_of[code] = [code]
+    return list(codes_of), list(codes_of.values())
 
 
 def _reason(error: Exception) -> str:

@@ -109,11 +109,11 @@ def _evaluate(data: Path, plain: Path, model: Path) -> None:
     shown = table("", ">overall", ">head", ">body", ">tail", ">same part")
     with step("Measuring"):
         for name, (tables, only) in rows.items():
-            found = [
+            results = [
                 compare({name: tables}, only=only, within=within, least=_LEAST, bootstraps=200)["models"][name]
                 for within in (None, "body part")
             ]
-            anywhere, same_part = (one["macro"]["auc"] for one in found)
+            anywhere, same_part = (result["macro"]["auc"] for result in results)
             figures = [anywhere[band] for band in ("all", "head", "body", "tail")] + [same_part["all"]]
             shown.add_row(name, *map(_cell, figures))
     show(shown)
@@ -136,15 +136,15 @@ def _diagnose(data: Path, model: Path, report: Path) -> None:
     cases = load(data, "test")
     case = next(c for c in map(cases.__getitem__, range(len(cases))) if len(c.scans) > 1 and c.disorders)
     pipe = pipeline("zero-shot-diagnosis", model=str(model))  # saved before, loaded here
-    found = pipe(case, top_k=5, return_attentions=True)
+    answer = pipe(case, top_k=5, return_attentions=True)
     show(f"   {len(case.scans)} scans, with: [bold]{', '.join(case.disorders)}[/]", highlight=False)
     rows = table("disorder", "ICD-10-CM", ">score")
-    for one in found["diagnoses"]:
-        style = "bold" if one["label"] in case.disorders else None
-        rows.add_row(one["label"], ", ".join(one["icd10cm"]), f"{one['score']:.3f}", style=style)
+    for entry in answer["diagnoses"]:
+        style = "bold" if entry["label"] in case.disorders else None
+        rows.add_row(entry["label"], ", ".join(entry["icd10cm"]), f"{entry['score']:.3f}", style=style)
     show(rows)
     with step("Writing the report"):
-        write_case(pipe, case, found, str(model), report)
+        write_case(pipe, case, answer, str(model), report)
     show(f"   Its scans, key slices and saliency maps: {report}", highlight=False)
 
 

@@ -72,12 +72,12 @@ def _load(name: str, entry: Command) -> TyperCommand | TyperGroup:
             name=entry.name, default=entry.default, help=help_text, no_args_is_help=True, rich_markup_mode=None
         )
     module, _, attribute = entry.source.partition(":")
-    found = getattr(import_module(module), attribute)
-    if isinstance(found, typer.Typer):
-        command = typer.main.get_group(found)
+    function = getattr(import_module(module), attribute)
+    if isinstance(function, typer.Typer):
+        command = typer.main.get_group(function)
     else:
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name, cls=PlainCommand)(found)
+        single.command(name, cls=PlainCommand)(function)
         command = typer.main.get_command(single)
     if entry.extra:
         # Some options act while arguments are parsed (--template), so both steps may import what an extra brings.
