@@ -1,10 +1,10 @@
-"""Writes the API reference from the docstrings, by pdoc: python docs/api.py build/api
+"""Writes the API reference from the docstrings with pdoc: python docs/api.py build/api
 
 Decisions:
-- pdoc follows `__all__`; the other modules that the documents name are listed here.
-- The command line is left out: `radfm COMMAND --help` says what it does.
-- What is imported on first use is bound before, or pdoc would not see it.
-- What classes inherit from transformers and torch is in their documentation.
+- pdoc follows `__all__`. Other modules that the documents mention are listed in `MODULES`.
+- The commands are left out, because `radfm COMMAND --help` documents them.
+- Names that radfm imports lazily are imported first, because pdoc would miss them otherwise.
+- Members that are inherited from transformers and torch are left out, because their own documentation has them.
 """
 
 import sys
@@ -29,13 +29,13 @@ LEFT_OUT = r"!radfm\..*command"
 
 
 def build(folder: Path) -> None:
-    """One page a module, a search, and index.html, in the folder."""
+    """Writes one page per module, a search index and index.html into the folder."""
     for name in radfm.__all__:
         getattr(radfm, name)
     radfm.data_prep.load = radfm.data_prep.load
     footer = f"radfm {radfm.__version__}. Research use only, not a medical device."
     pdoc.render.configure(docformat="google", show_source=False, footer_text=footer)
-    # an annotation of pydantic's that exists for type checkers only
+    # pydantic has an annotation that exists for type checkers only
     warnings.filterwarnings("ignore", r"(?s).*PydanticDataclass", UserWarning)
     pdoc.pdoc(*MODULES, LEFT_OUT, output_directory=folder)
 

@@ -1,8 +1,8 @@
-"""Writes the notebooks of the first two guides from their Markdown, by jupytext: python docs/notebooks.py
+"""Writes the notebooks of the first two guides from their Markdown with jupytext: python docs/notebooks.py
 
 Decisions:
-- The Markdown is the original. Outputs that it shows are left out: the notebook prints its own.
-- Nothing is executed here, so a notebook is as small as its text; `tests/docs/test_notebooks.py` runs them.
+- The Markdown is the source. The outputs that it shows are left out, because the notebook prints its own.
+- Nothing is executed here, so a notebook is small. `tests/docs/test_notebooks.py` runs the notebooks.
 """
 
 import re
@@ -16,10 +16,10 @@ _SHOWN = re.compile(r"(?<=\n```\n)\n(<!-- output depends on [^>]*-->\n)?```text\
 
 
 def notebook(guide: Path) -> nbformat.NotebookNode:
-    """Blocks of Python and bash become cells."""
+    """The notebook of a guide. Its blocks of Python and bash become code cells."""
     book = jupytext.reads(_SHOWN.sub("", guide.read_text(encoding="utf-8")), "md")
     for number, cell in enumerate(book.cells):
-        cell.id = f"cell-{number}"  # else drawn anew each time
+        cell.id = f"cell-{number}"  # jupytext would choose a random id each time
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return book
 

@@ -5,9 +5,9 @@ import subprocess
 import sys
 import zlib
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests never reach outside the machine
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests use no network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# One thread each: several workers share the cores, and sums of floats come out the same in every process.
+# One thread each: workers share the cores, and sums of floats do not depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ from filelock import FileLock
 
 from tests.forked_python import serving
 
-SHARED = Path(__file__).parents[1].parent / "shared"  # real cases, beside the checkout where there are any
+SHARED = Path(__file__).parents[1].parent / "shared"  # real cases, if they exist beside the checkout
 
 
 def seed(name: str) -> None:
-    """The global random numbers of each test and of each fixture follow from its name, whatever ran before."""
+    """Seeds the global random numbers with the name of the test or fixture, so that they do not depend on the order."""
     number = zlib.crc32(name.encode())
     random.seed(number)
-    np.random.seed(number)  # noqa: NPY002  what a library may use
+    np.random.seed(number)  # noqa: NPY002  libraries may use it
     if torch := sys.modules.get("torch"):
         torch.manual_seed(number)
 
@@ -45,13 +45,13 @@ def pytest_runtest_call(item):
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("no ../shared here")
+        pytest.skip("needs ../shared, which is not here")
     return SHARED
 
 
 @pytest.fixture
 def tiny_config() -> dict:
-    """A model of a few hundred thousand numbers with every part that a large one has."""
+    """The config of a model with a few hundred thousand weights that has all parts of a large one."""
     return {
         "vision_config": {"family": "resnet", "tower": "test_resnet", "image_size": 64, "slices_per_chunk": 4},
         "scan_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "num_positions": 8},
@@ -70,7 +70,7 @@ def tiny_config() -> dict:
 
 @pytest.fixture
 def radfm(monkeypatch, capsys):
-    """Runs `radfm ...`: its exit status, standard output and standard error."""
+    """A function that runs `radfm ...` and returns its exit status, standard output and standard error."""
 
     from radfm.cli import main
 
@@ -86,14 +86,14 @@ def radfm(monkeypatch, capsys):
 
 
 def folder_of_session(tmp_path_factory, name: str) -> Path:
-    """One for all processes of pytest-xdist; it does not exist at first."""
+    """A folder that all pytest-xdist workers share. It is not created here."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory) -> Iterator[str]:
-    """A program that takes the place of `python`, and starts at once: see `tests/forked_python.py`."""
+    """The path of a program that replaces `python` and starts without delay: see `tests/forked_python.py`."""
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     with serving(folder_of_session(tmp_path_factory, "forked"), environment) as program:
         yield str(program)
@@ -107,10 +107,10 @@ get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
 
 @pytest.fixture(scope="session")
 def deepspeed_extensions(tmp_path_factory) -> Iterator[Path]:
-    """The C++ that DeepSpeed compiles when it starts on a CPU is compiled once, not in each process of each test.
+    """Compiles the C++ extension that DeepSpeed needs on a CPU once, instead of in each process of each test.
 
-    torch leaves a file named "lock" where a process is killed that compiles or loads an extension, and everyone waits
-    for it then. So the folder is of this session alone.
+    torch leaves a file named "lock" behind if a process is killed while it compiles or loads an extension, and all
+    later processes wait for that lock. So each session has a folder of its own.
     """
     folder = folder_of_session(tmp_path_factory, "torch_extensions")
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,7 @@ def deepspeed_extensions(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def text_encoder(tmp_path_factory) -> Path:
-    """A SentenceTransformer of two layers, with all-MiniLM-L6-v2's tokenizer."""
+    """A SentenceTransformer of two layers with the tokenizer of all-MiniLM-L6-v2."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -144,7 +144,7 @@ def text_encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """Headless Chromium; what it downloads lies in `browser.downloads`."""
+    """Headless Chromium. `browser.downloads` is the folder of its downloads."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not (chromium and driver):

@@ -1,6 +1,6 @@
 """Draws how_it_works.svg beside this file: python docs/figures/how_it_works.py
 
-The images are of one phantom (seed 0, case 139 of 2,000). The scores of the ranking are only an illustration.
+The images show one phantom (seed 0, case 139 of 2,000). The scores of the ranking are an illustration only.
 """
 
 import base64
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def images(radiograph, ct, pet) -> list[str]:
-    """The upper lane, from files to the embedding of the case."""
+    """The upper row of the figure: from files to the embedding of the case."""
     rows = (105, 197, 289)  # the middle of each scan
     parts = [
         word(24, 40, "A case: all its scans", "title"),
@@ -111,7 +111,7 @@ def images(radiograph, ct, pet) -> list[str]:
 
 
 def texts() -> list[str]:
-    """The lower lane, from names to their embeddings."""
+    """The lower row of the figure: from names to their embeddings."""
     parts = [
         word(24, 424, "Disorder names, with ICD-10-CM codes", "title"),
         word(24, 442, "any names, also outside the training data", "soft small"),
@@ -131,7 +131,7 @@ def texts() -> list[str]:
 
 
 def ranking() -> list[str]:
-    """Where the lanes meet."""
+    """The right part of the figure: the cosine of both embeddings, and the ranked disorders."""
     parts = ['<path class="line" marker-end="url(#tip)" d="M726 502 H923 V352"/>']
     parts += ['<path class="line" marker-end="url(#tip)" d="M904 197 H923 V292"/>']
     parts += [
@@ -156,7 +156,7 @@ def ranking() -> list[str]:
 
 
 def picture(scan, slice_: int) -> str:
-    """A slice as a PNG in a data address."""
+    """A slice as a data URL with a PNG."""
     pixels = scan.pixels[slice_].astype(float)
     low, high = (-1000, 400) if scan.modality == "CT" else np.percentile(scan.pixels, (1, 99.5))
     grey = Image.fromarray((np.clip((pixels - low) / (high - low), 0, 1) * 255).astype(np.uint8))

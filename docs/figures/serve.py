@@ -1,4 +1,4 @@
-"""Makes serve.webp: a screenshot of `radfm serve` with a synthetic knee of `radfm.data_prep.phantoms`.
+"""Makes serve.webp, a screenshot of `radfm serve` with a synthetic knee of `radfm.data_prep.phantoms`.
 
 python docs/figures/serve.py          # needs chromium and chromedriver
 """
@@ -52,7 +52,7 @@ def write_knee(folder: Path) -> list[str]:
 
 
 def affine(scan: Scan) -> np.ndarray:
-    """Directions of columns, rows and slices as `radfm.readers` orders them, in NIfTI's RAS coordinates."""
+    """The affine of a scan in RAS coordinates, with columns, rows and slices in the order of `radfm.readers`."""
     between, row_mm, column_mm = scan.spacing_mm
     axes = {
         "axial": ((-column_mm, 0, 0), (0, -row_mm, 0), (0, 0, between)),
@@ -77,9 +77,10 @@ def screenshot(browser, url: str, files: list[str]) -> bytes:
     return browser.get_screenshot_as_png()
 
 
-def until(what) -> None:
+def until(condition) -> None:
+    """Waits until the condition is true."""
     end = time.monotonic() + 600
-    while not what():
+    while not condition():
         if time.monotonic() > end:
             raise SystemExit("the page did not answer")
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The code blocks of a Markdown document, by markdown-it."""
+"""The code blocks of a Markdown document, read with markdown-it."""
 
 import os
 import re
@@ -20,13 +20,13 @@ class Block:
     """A fenced block.
 
     Attributes:
-        line: Of its first line of code in the file, from 1.
+        line: Number of its first line of code in the file, from 1.
         language: The word after the fence: python, bash, yaml, text, ...
-        not_run: The reason in the comment before it, where it is not run.
-        slow: The reason in the comment before it, where it runs only with RADFM_SLOW.
-        alone: It is Python that runs in a process of its own.
-        output: The text block directly after it, which shows what it prints; None if there is none.
-        varies: The reason why this output is not compared.
+        not_run: The reason why it is never run, from the comment before it.
+        slow: The reason why it runs only with RADFM_SLOW, from the comment before it.
+        alone: Whether it is Python code that runs in a process of its own.
+        output: The text block directly after it that shows its output, or None.
+        varies: The reason why the output is not compared.
     """
 
     line: int
@@ -40,12 +40,12 @@ class Block:
 
     @property
     def left_out(self) -> bool:
-        """Whether it is not run this time."""
+        """Whether this test run leaves the block out."""
         return self.not_run is not None or (self.slow is not None and not RUN_SLOW)
 
 
 def blocks(file: Path) -> list[Block]:
-    """The blocks in the order of the document. A text block that shows the output of a block belongs to that block."""
+    """The blocks in the order of the document. A text block that shows an output belongs to the block before it."""
     result: list[Block] = []
     comments, adjacent = "", False
     for token in MarkdownIt().parse(file.read_text(encoding="utf-8")):
@@ -71,7 +71,7 @@ def blocks(file: Path) -> list[Block]:
 
 
 def with_variables(code: str) -> str:
-    """A shell block with the values of its variables in their place; of a loop, the value of its first turn."""
+    """A shell block with its variables replaced by their values. A loop variable gets its first value."""
     assigned = re.findall(r'^(\w+)="([^"]*)"', code, re.MULTILINE) + re.findall(
         r"^for (\w+) in (\w+)", code, re.MULTILINE
     )

@@ -1,8 +1,8 @@
-"""Programs that replace larger or other machines in the shell of the documents.
+"""Programs that the shell of the documents runs in place of larger machines, or of several machines.
 
-Two processes take the place of eight, and this machine the place of two: node1 and node2 are both 127.0.0.1, with one
-process each. The launchers are torch's and DeepSpeed's own. SLURM, pdsh, ssh, numactl and pip's index are replaced by
-short scripts that do what these commands need.
+Two processes replace eight. This machine replaces two: node1 and node2 are both 127.0.0.1, with one process each. The
+launchers are those of torch and DeepSpeed. Short scripts replace SLURM, pdsh, ssh, numactl and the index of pip, and do
+only what the commands of the documents need.
 """
 
 import shlex
@@ -14,7 +14,7 @@ import short_radfm
 _BRIEF = " ".join(map(shlex.quote, short_radfm.SHORTER["train", "diagnosis"]))
 _BRIEF_TEXT = " ".join(map(shlex.quote, short_radfm.SHORTER["train", "text"]))
 
-# What both launchers start: `-m radfm.train.diagnosis` is no command of radfm's, which would be made short.
+# `short_radfm` shortens only commands of radfm. The launchers start modules such as radfm.train.diagnosis.
 _SHORTER = f"""#!/bin/bash
 export OMP_NUM_THREADS=1
 case "$*" in
@@ -31,7 +31,7 @@ if [[ "$*" != *"--nnodes 2"* ]]; then
 fi
 words=("${{@/#8/1}}")
 words=("${{words[@]/#node1/127.0.0.1}}")
-if [[ $SLURM_JOB_ID ]]; then  # started once on each node already
+if [[ $SLURM_JOB_ID ]]; then  # SLURM has already started this on each node
     exec PYTHON -m torch.distributed.run "${{words[@]}}" "${{brief[@]}}"
 fi
 PYTHON -m torch.distributed.run "${{words[@]}}" "${{brief[@]}}" &
@@ -101,7 +101,7 @@ while [[ $1 == -* ]]; do shift 2; done
 exec "$@"
 """
 
-# Into an environment of its own that sees what is installed here, from the folder at hand, without an index.
+# Installs from the current folder and without an index, into an environment that also sees the packages of this one.
 PIP = f"""#!/bin/bash
 own=$(dirname "$0")/../installed
 if [ ! -d "$own" ]; then
@@ -111,7 +111,7 @@ fi
 exec "$own/bin/python" -m pip "$1" --no-index --no-build-isolation --disable-pip-version-check "${{@:2}}"
 """
 
-# Name -> program; PYTHON in it stands for the Python of `tests/forked_python.py`.
+# Name -> program. PYTHON is replaced by the Python of `tests/forked_python.py`.
 PROGRAMS = {
     "python": '#!/bin/bash\nexec PYTHON "$@"\n',
     "radfm": f"#!/bin/bash\nexec PYTHON '{short_radfm.__file__}' \"$@\"\n",

@@ -1,7 +1,6 @@
-"""`radfm` for the commands of the documents: the same program, with options and keys that make long things short.
+"""The `radfm` of the documents: the same program, with options and config keys that shorten long commands.
 
-The documents do not mention these. Everything that is made short is in `SHORTER`, and `serve` ends when its page has
-been loaded once.
+The documents do not show these. `SHORTER` has all of them. In addition, `serve` ends after its page was loaded once.
 """
 
 import os
@@ -13,12 +12,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Thread
 
-SIDE = 64  # pixels, of pictures
-CASES = 1500 if "RADFM_SLOW" in os.environ else 60  # phantoms; some disorders are rare
-FOLD = 4  # of the ontology in ../shared, which has no term of fold 0
+SIDE = 64  # pixels, side of the pictures
+CASES = 1500 if "RADFM_SLOW" in os.environ else 60  # number of phantoms: slow blocks need cases of rare disorders
+FOLD = 4  # the ontology in ../shared has no term in fold 0
 _PHANTOMS = [f"--cases={CASES}", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
-# The beginning of a command -> what is added to it. Of an option or a key that is given twice, the last counts.
+# First words of a command -> arguments that are appended. If an option or a key is given twice, the last one counts.
 SHORTER = {
     ("prepare", "phantoms"): _PHANTOMS,
     ("train", "text"): [
@@ -31,12 +30,13 @@ SHORTER = {
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }
-TEMPLATE = ("prepare", "manifest", "--template")  # prints a table that its user fills in, here with the rows of:
+# This command prints a table for users to fill in. Here it also prints the rows of FILLED_IN.
+TEMPLATE = ("prepare", "manifest", "--template")
 FILLED_IN = Path("filled_in.csv")
 
 
 def shorter(arguments: list[str]) -> list[str]:
-    """The command with what makes it short. A command with `--help` stays as it is."""
+    """The command with the arguments of `SHORTER`. A command with `--help` stays as it is."""
     for beginning, added in SHORTER.items():
         if tuple(arguments[: len(beginning)]) == beginning and "--help" not in arguments:
             return [*arguments, *added]
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _visit(port: int) -> None:
-    """Loads the page as soon as it is there, then stops the server as Ctrl+C does."""
+    """Loads the page as soon as the server answers, then stops the server as Ctrl+C does."""
     status = None
     while status != 200:
         time.sleep(0.2)
@@ -73,5 +73,6 @@ def _visit(port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[2])]  # not from this folder; `tests` from where it is
+    # Imports `tests` from the repository, and nothing from the folder of this file.
+    sys.path[:] = [*sys.path[1:], str(Path(__file__).parents[2])]
     main(sys.argv[1:])

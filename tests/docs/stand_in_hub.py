@@ -1,6 +1,6 @@
-"""Starts the stand-in of the Hugging Face Hub in the server of the documents' Python, before it imports anything.
+"""Starts a local replacement of the Hugging Face Hub in the Python server of the documents, before its imports.
 
-The variables by which a client reaches it are set, and written to `HUB` in the folder at hand.
+The environment variables that clients need to reach it are set, and written to the file `HUB` in the current folder.
 """
 
 import io
@@ -19,14 +19,14 @@ def main() -> None:
 
     stand_in = Hub()
     environment = stand_in.environment(Path("home").absolute())
-    os.environ.update(environment)  # before Hugging Face's libraries are imported, which read it once
+    os.environ.update(environment)  # before the import of the Hugging Face libraries, which read it only then
     stand_in.repos["organisation/name"] = {"data/train-00000-of-00001.parquet": pictures()}
     Thread(target=stand_in.serve_forever, daemon=True).start()
     Path(HUB).write_text(json.dumps(environment))
 
 
 def pictures(side: int = 64, count: int = 20) -> bytes:
-    """A data set of labelled pictures."""
+    """A Parquet file with a data set of labelled pictures."""
     import datasets
     import numpy as np
     from PIL import Image

@@ -1,4 +1,4 @@
-"""The API reference builds without a warning and names all that users rely on."""
+"""The API reference builds without a warning and has all names that users rely on."""
 
 import importlib.util
 import warnings
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from workplace import ROOT
 
-CONTRACT = {  # page -> what stands on it
+CONTRACT = {  # page -> names that it documents
     "radfm": [
         *("Case", "Scan", "read_case", "RadFMConfig", "RadFMModel", "RadFMForDiagnosis", "RadFMProcessor"),
         *("RadFMImageProcessor", "ZeroShotDiagnosisPipeline", "RadFMProcessor.from_pretrained", "Case.__init__"),
@@ -45,7 +45,7 @@ def reference(tmp_path_factory) -> Path:
     spec.loader.exec_module(api)
     folder = tmp_path_factory.mktemp("api")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # pdoc's
+        warnings.simplefilter("error", UserWarning)  # pdoc warns with it
         api.build(folder)
     return folder
 
@@ -57,7 +57,7 @@ def test_every_public_name_is_in_the_reference(page, reference):
     assert not missing
 
 
-def test_the_command_line_and_this_machine_are_not_in_it(reference):
+def test_the_reference_contains_no_command_and_no_path_of_this_machine(reference):
     pages = list(reference.rglob("*.html"))
     assert not [page for page in pages if "command" in page.name]
     assert not [page for page in pages if str(ROOT) in page.read_text(encoding="utf-8")]

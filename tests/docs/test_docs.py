@@ -1,22 +1,22 @@
-"""Every code block of the README and of docs/ runs. A block that cannot run says why, and is checked.
+"""Every code block of the README and of docs/ runs. A block that cannot run has a reason, and its syntax is checked.
 
 How it works:
-- A document is a test. Its blocks run in order, in a folder of their own: blocks of `bash` in a shell, blocks of
-  `python` in one namespace, or alone where a comment says so (<!-- run in a process of its own -->). What the document
-  assumes (`study/`, `datasets/mine`, `runs/mine`, ...) is in this folder from the start: `workplace.make_template`.
-- `python`, `radfm`, `torchrun` and `deepspeed` start at once: `tests/forked_python.py`.
-- `radfm` makes long things short, by options and keys of configs that are added: `short_radfm.SHORTER`. The
-  documents do not mention them.
-- The Hugging Face Hub of the shell is a stand-in within this machine, `tests/radfm/hub.py`.
-- A block of `text` directly after a block shows its output and is compared; "..." stands for any text. Where the output
-  depends on the weights or the time, a comment says so: <!-- output depends on the weights -->.
-- A block that takes minutes, or what lies in ../shared, has a comment before it: <!-- slow: trains six models -->. It
-  runs where `RADFM_SLOW` is set. One that cannot run has another: <!-- not run: downloads -->. What is left out still
-  has to compile if it is Python; options of its `radfm` commands, keys of its configs and its files have to exist.
-- The programs that replace eight GPUs, two machines and SLURM are in `programs`.
+- Each document is a test. Its blocks run in order, in a folder of their own. `bash` blocks run in a shell. `python`
+  blocks share a namespace, or run alone after the comment <!-- run in a process of its own -->. Files that the document
+  assumes (`study/`, `datasets/mine`, `runs/mine`, ...) are in this folder from the start: `workplace.make_template`.
+- `python`, `radfm`, `torchrun` and `deepspeed` start without delay: `tests/forked_python.py`.
+- `radfm` gets additional options and config keys that shorten long commands: `short_radfm.SHORTER`. The documents do
+  not show them.
+- The shell uses a local replacement of the Hugging Face Hub, `tests/radfm/hub.py`.
+- A `text` block directly after a block shows its output. The two are compared, and "..." stands for any text. Where the
+  output depends on the weights or the time, a comment says so: <!-- output depends on the weights -->.
+- A block that takes minutes or needs ../shared has a comment before it: <!-- slow: trains six models -->. It runs only
+  if `RADFM_SLOW` is set. A block that cannot run has another: <!-- not run: downloads -->. For a block that is left
+  out, Python code still has to compile, and options of `radfm` commands, config keys and files have to exist.
+- `programs` has the programs that replace eight GPUs, two machines and SLURM.
 
-`UPDATE_DOCS=1 pytest tests/docs` writes what is printed into the documents. `RADFM_SLOW=1 pytest tests/docs -n 2` runs
-all blocks: do this before a release, and when a slow block has changed.
+`UPDATE_DOCS=1 pytest tests/docs` writes the printed outputs into the documents. `RADFM_SLOW=1 pytest tests/docs -n 2`
+runs all blocks: do this before a release, and when a slow block has changed.
 """
 
 import doctest
@@ -40,7 +40,7 @@ from radfm.train.text import read_text_config
 DOCUMENTS = [Path("README.md"), *sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))]
 SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 STARTS = ("radfm", "python", "pip", "make", "git", "torchrun", "deepspeed", "sbatch", "jupyter", "curl")
-MOST_NOT_RUN = 1  # blocks
+MOST_NOT_RUN = 1  # number of blocks
 
 
 def all_blocks() -> list[tuple[Path, Block]]:
@@ -83,12 +83,13 @@ def test_every_block_of_a_document_runs_and_prints_what_it_shows(document, shell
 
 
 def tidy(output: str) -> str:
-    """The output without progress bars, without blanks at the ends of lines, and with one empty line for several."""
+    """The output without progress bars, trailing blanks and repeated empty lines."""
     lines = [line.rstrip() for line in re.split(r"[\r\n]", output) if not re.search(r"\d%\|.*\|", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
 
 
 def update(file: Path, printed: list[tuple[Block, str]]) -> None:
+    """Writes the outputs that differ into the document."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     for block, output in reversed(printed):
         shown = block.output
@@ -113,7 +114,7 @@ def test_blocks_that_do_not_run_have_valid_syntax_options_and_files(monkeypatch)
 
 
 UsageError = typer.BadParameter.__base__
-"""Click's, which typer carries within itself or not, by version."""
+"""The class of click, which some versions of typer contain and others import."""
 
 
 def check_command(words: list[str]) -> None:
@@ -154,13 +155,13 @@ def test_every_block_has_content_and_a_language():
         assert block.code.strip(), f"{document}:{block.line} is empty"
         if block.language not in ("python", "bash"):
             marked = block.not_run or block.slow
-            assert not marked, f"{document}:{block.line} is marked as {marked}, but would not be run anyway"
+            assert not marked, f"{document}:{block.line} is marked as {marked}, but its language is never run"
             for line in block.code.splitlines():
                 first = line.split(" ")[0]
-                assert first not in STARTS, f"{document}:{block.line} holds a command, but is no block of bash: {line}"
+                assert first not in STARTS, f"{document}:{block.line} has a command, but is not a bash block: {line}"
 
 
-def test_every_link_within_the_documents_leads_somewhere():
+def test_every_link_within_the_documents_has_a_target():
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", (ROOT / document).read_text(encoding="utf-8")):
-            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}, which is not there"
+            assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}, which does not exist"

@@ -1,4 +1,4 @@
-"""The notebooks are what their guides say, and run."""
+"""The notebooks have the content of their guides, and run."""
 
 import importlib.util
 
@@ -15,15 +15,15 @@ _spec.loader.exec_module(notebooks)
 
 
 @pytest.mark.parametrize("guide", notebooks.GUIDES, ids=lambda guide: guide.stem)
-def test_a_notebook_is_its_guide(guide):
+def test_a_notebook_has_the_content_of_its_guide(guide):
     book = nbformat.read(notebooks.file_of(guide), as_version=4)
-    assert book == notebooks.notebook(guide), "run docs/notebooks.py"
+    assert book == notebooks.notebook(guide), f"{guide.stem} has changed: run docs/notebooks.py"
     assert {cell.cell_type for cell in book.cells} == {"code", "markdown"}
     assert not any("```text" in cell.source for cell in book.cells)
 
 
 def test_the_notebooks_run_one_after_the_other(shell, tmp_path, monkeypatch):
-    """In one kernel, as for a reader who goes on."""
+    """They share one kernel and one folder, as for a reader who continues with the second guide."""
     for name, value in shell.environment.items():
         monkeypatch.setenv(name, value)
     book = nbformat.v4.new_notebook()

@@ -1,7 +1,7 @@
-"""The folder in which the blocks of a document run, with small data sets and checkpoints under the document's names.
+"""The folder in which the blocks of a document run, with small data sets and checkpoints under the expected names.
 
-`RADFM_DOCS=FOLDER pytest tests/docs` keeps the template and the server in that folder, so that the next run starts at
-once. Delete the folder and end the server when radfm has changed.
+`RADFM_DOCS=FOLDER pytest tests/docs` keeps the template and the server in that folder, so that the next run starts
+without delay. Delete the folder and end the server when radfm has changed.
 """
 
 import csv
@@ -36,14 +36,14 @@ _ONTOLOGY = (
     *("format-version: 1.2", "", "[Term]", "id: T:1", "name: pneumothorax", "xref: ICD10CM:J93"),
     *('def: "Air in the pleural space." []', 'synonym: "collapsed lung" EXACT []', ""),
 )
-CHECKPOINTS = (  # as radfm-phantom-mini; and fine-tuned to datasets/mine
+CHECKPOINTS = (  # copies of radfm-phantom-mini
     *("checkpoint", "checkpoints/first", "runs/base", "runs/demo/model", "runs/diagnosis", "runs/ke", "runs/ke0"),
     *("runs/ke1", "runs/ke2", "runs/other"),
 )
-FINE_TUNED = ("runs/mine", "runs/mine0", "runs/mine1", "runs/mine2")
-DEFAULT_DATA = "datasets/phantoms"  # of the configs
+FINE_TUNED = ("runs/mine", "runs/mine0", "runs/mine1", "runs/mine2")  # fine-tuned on datasets/mine
+DEFAULT_DATA = "datasets/phantoms"  # data.path of the packaged configs
 IN_A_CLONE = re.compile(r"^(?:pip install \.|make (?:demo|checkpoints))", re.MULTILINE)
-SOME_TESTS = "tests/radfm/test_memory.py"  # of all, for `make test`, which runs this one
+SOME_TESTS = "tests/radfm/test_memory.py"  # `make test` in a document runs only this file
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Shell:
     environment: dict[str, str]
 
     def run(self, code: str, folder: Path) -> subprocess.CompletedProcess:
-        """Runs until the first command that fails. Standard output and error come together, as on a screen."""
+        """Runs until the first command fails. Standard output and standard error are joined, as in a terminal."""
         clone = {"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": SOME_TESTS} if (folder / "Makefile").exists() else {}
         return subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", code],
@@ -92,7 +92,7 @@ def start_shell(tmp_path_factory):
 
 @pytest.fixture(scope="session", name="template")
 def make_template(tmp_path_factory, shell) -> Path:
-    """The data sets, checkpoints and files that the documents assume, made once for all processes of pytest-xdist."""
+    """The data sets, checkpoints and files that the documents assume. All pytest-xdist workers share them."""
     kept = os.environ.get("RADFM_DOCS")
     folder = Path(kept).absolute() / "template" if kept else folder_of_session(tmp_path_factory, "template")
     with FileLock(f"{folder}.lock"):
@@ -104,7 +104,7 @@ def make_template(tmp_path_factory, shell) -> Path:
 
 @pytest.fixture(name="workplace")
 def fill_workplace(template, tmp_path, monkeypatch):
-    """A function that makes the folder of a document, with what the document names and does not make itself."""
+    """A function that makes the folder of a document, with the files that it mentions but does not create."""
 
     def make(document: Path) -> Path:
         text, made = document.read_text(encoding="utf-8"), _made_by(document)
@@ -127,7 +127,7 @@ def fill_workplace(template, tmp_path, monkeypatch):
 
 
 def _made_by(document: Path) -> set[str]:
-    """The data sets that the document prepares, and the checkpoints that it trains."""
+    """The data sets that the document prepares and the checkpoints that it trains."""
     made = set()
     for block in blocks(document):
         for words in commands(block.code) if block.language == "bash" and not block.left_out else ():
@@ -144,7 +144,7 @@ def _make(folder: Path, shell: Shell) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    study = Path(get_testdata_file("DICOMDIR")).parent / "98892003"  # MR images of one patient, of pydicom's own tests
+    study = Path(get_testdata_file("DICOMDIR")).parent / "98892003"  # MR images of one patient, a test file of pydicom
     for name in ("study", "cases/1", "cases/2", "archive"):
         shutil.copytree(study, folder / name)
     _small_files(folder / "small")
@@ -155,7 +155,7 @@ def _make(folder: Path, shell: Shell) -> None:
     shutil.copytree(checkpoints.folder("radfm-phantom-mini"), folder / CHECKPOINTS[0])
     tuned = shell.run(f"radfm finetune datasets/mine --model {CHECKPOINTS[0]} --output {FINE_TUNED[0]}", folder)
     assert tuned.returncode == 0, tuned.stdout
-    for first, *others in (CHECKPOINTS, FINE_TUNED):  # once on the disk; what documents work on are copies
+    for first, *others in (CHECKPOINTS, FINE_TUNED):  # hard links; each document works on copies
         for name in others:
             shutil.copytree(folder / first, folder / name, copy_function=os.link)
     shutil.copytree(checkpoints.folder("radfm-text-mini"), folder / "runs" / "text")
@@ -165,13 +165,13 @@ def _make(folder: Path, shell: Shell) -> None:
 
 
 def _clone(folder: Path) -> None:
-    """The project as it is, and in .venv this environment, but that `radfm` is made short there, too."""
+    """A copy of the project whose .venv is this environment, with the `radfm` of `short_radfm`."""
     beside = shutil.ignore_patterns(
         ".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "datasets", "evaluation"
     )
     shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=beside)
     shutil.copy(ROOT / ".gitignore", folder)
-    (folder / ".git").mkdir()  # without it ruff does not heed .gitignore
+    (folder / ".git").mkdir()  # without it ruff ignores .gitignore
     environment, programs = folder / ".venv", folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     for entry in ("lib", "pyvenv.cfg"):
@@ -212,8 +212,8 @@ def _small_files(folder: Path) -> None:
             picture.save(folder / path)
             name = "" if disorder == "normal" else disorder
             rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
-    for place, write in _published().items():
-        write(folder / place)
+    for name, write in _published().items():
+        write(folder / name)
     _open_clip(folder / "clip")
     _chest_cts(folder)
     (folder / "17").mkdir()
@@ -226,7 +226,7 @@ def _small_files(folder: Path) -> None:
 
 
 def _large_files(folder: Path) -> None:
-    """The files that slow blocks assume: an ontology, a table of cases, weights in the shapes of published ones."""
+    """The files that slow blocks assume: an ontology, a table of cases, and weights in published shapes."""
     import timm
     import torch
 
@@ -243,7 +243,7 @@ def _large_files(folder: Path) -> None:
 
 
 def _published() -> dict[str, Callable[[Path], object]]:
-    """Folder -> what lays a small tree out in it as that data set is published."""
+    """Folder -> a function that writes a small data set with the layout of the published one."""
     sys.path.append(str(ROOT / "tests" / "data_prep"))
     from test_external_sets import TREES
     from test_sources import medpix, rp3d
@@ -253,7 +253,7 @@ def _published() -> dict[str, Callable[[Path], object]]:
 
 
 def _open_clip(folder: Path) -> None:
-    """A model of open_clip with random weights, as the Hub holds them."""
+    """A model of open_clip with random weights, in the format of the Hub."""
     import open_clip
     import torch
 
@@ -269,7 +269,7 @@ def _open_clip(folder: Path) -> None:
 
 
 def _chest_cts(folder: Path) -> None:
-    """Volumes and a table of findings, with the names that CT-RATE's have."""
+    """Volumes and a table of findings with file names like those of CT-RATE."""
     (folder / "volumes").mkdir()
     lines = ["VolumeName,Cardiomegaly,Emphysema"]
     rng = np.random.default_rng(1)

@@ -43,7 +43,7 @@ server = pytest.importorskip("radfm.serve.server", reason="needs FastAPI: pip in
 
 NAMES = ["Meningioma", "Pneumothorax", "Gallstones", "Cirrhosis", "Rib fracture"]
 CODES = [["D32.9"], ["J93.9"], ["K80.20"], ["K74.60"], []]
-SECRET = "Mustermann"  # in the names of files, as a patient's name may be
+SECRET = "Mustermann"  # a patient name, as file names may contain one
 
 
 def packed(files: dict[str, bytes], **header) -> bytes:
@@ -70,7 +70,7 @@ def picture(side: int = 96) -> bytes:
 
 
 def ct(slices: int = 40, brighter: int = 500) -> bytes:
-    """A NIfTI whose slices grow brighter, the lower half of each by so many Hounsfield units."""
+    """A NIfTI volume whose slices get brighter. The lower half of each is brighter by so many Hounsfield units."""
     voxels = np.zeros((64, 48, slices), np.int16)
     voxels += np.linspace(-900, 200, slices).astype(np.int16)
     voxels[:, :24] += brighter
@@ -154,7 +154,7 @@ def test_a_bad_zip_is_refused_and_nothing_leaves_its_folder(content, why, tmp_pa
     assert not (folder / "1.zip").exists()
 
 
-def test_members_of_a_zip_get_numbers_and_what_belongs_together_the_same_one(tmp_path):
+def test_members_of_a_zip_get_numbers_and_files_of_one_image_share_a_number(tmp_path):
     members = {f"{SECRET}/a.img": b"2", f"{SECRET}/a.hdr": b"1", f"{SECRET}/b.nii.gz": b"3", "__MACOSX/a.img": b"4"}
     (tmp_path / "4.zip").write_bytes(zipped(members))
     (tmp_path / "3.dcm").write_bytes(b"5")
@@ -172,11 +172,11 @@ def read(folder: Path, files: dict[str, bytes], limits: Limits):
     return list(read_study(folder, header, limits, time.monotonic() + limits.seconds))
 
 
-def test_a_study_read_in_its_own_process_is_what_read_case_reads(tmp_path):
+def test_a_study_read_in_its_own_process_equals_that_of_read_case(tmp_path):
     study = zipped({file.name: file.read_bytes() for file in STUDY.rglob("*") if file.is_file()})
-    *so_far, case = read(tmp_path, {"1.zip": study, "2.png": picture(), "3.txt": b"hello"}, Limits())
+    *progress_events, case = read(tmp_path, {"1.zip": study, "2.png": picture(), "3.txt": b"hello"}, Limits())
     expected = read_case(STUDY, modality="CT").scans
-    assert so_far[-1][0] == so_far[-1][1] > 1
+    assert progress_events[-1][0] == progress_events[-1][1] > 1
     assert [scan.plane for scan in case.scans[:-1]] == [scan.plane for scan in expected]
     for scan, same in zip(case.scans, expected, strict=False):
         np.testing.assert_array_equal(scan.pixels, same.pixels)
@@ -251,7 +251,7 @@ def url(studies) -> str:
 
 @pytest.fixture
 def nothing_left(studies):
-    """Fails where a test leaves a file in the folder of the server or a new folder of ours beside it."""
+    """Fails if a test leaves a file in the folder of the server, or another temporary folder of radfm."""
     temporary = Path(tempfile.gettempdir())
     before = set(temporary.glob("radfm*"))
     yield
@@ -260,7 +260,7 @@ def nothing_left(studies):
 
 
 def call(address: str, body: bytes | None = None, token: str = "", **headers: str):
-    """(status, content)"""
+    """Sends a request and returns its status and content."""
     headers = {"X-Study": token, "Content-Type": "application/json"} | headers
     request = urllib.request.Request(address, body, headers)
     try:
@@ -271,14 +271,14 @@ def call(address: str, body: bytes | None = None, token: str = "", **headers: st
 
 
 def send(url: str, body: bytes) -> str:
-    """The token of a study that is accepted."""
+    """Sends a study that is accepted, and returns its token."""
     status, content = call(url + "study", body)
     assert status == 200, content
     return json.loads(content)["study"]
 
 
 def progress(url: str, token: str) -> Iterator[dict]:
-    """The events of a study; leaving the loop closes the connection."""
+    """Yields the events of a study. Leaving the loop closes the connection."""
     request = urllib.request.Request(url + "progress", headers={"X-Study": token})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as events:
         for line in events:
@@ -287,7 +287,7 @@ def progress(url: str, token: str) -> Iterator[dict]:
 
 
 def ask(url: str, body: bytes) -> tuple[str, dict]:
-    """Sends a study and waits until it has ended: its token, and its last event."""
+    """Sends a study, waits for its last event, and returns its token and this event."""
     status, content = call(url + "study", body)
     if status != 200:
         return "", {"stage": "refused", "reason": json.loads(content)["reason"]}
@@ -410,7 +410,7 @@ def test_a_page_of_another_site_may_not_send_anything(url, nothing_left):
 
 @contextlib.contextmanager
 def paused_model(studies):
-    """(started, go): the model sets the first event when it receives a study, and then waits for the second."""
+    """Yields two events: the model sets the first when it receives a study, and then waits for the second."""
     started, go = threading.Event(), threading.Event()
 
     def pause(*_) -> None:
@@ -427,7 +427,7 @@ def paused_model(studies):
 
 @pytest.fixture
 def occupied(studies, url):
-    """The event that ends a study which holds the one slot of the queue."""
+    """An event. Until the test sets it, a study keeps the model busy and all other studies wait."""
     last = []
     visitor = threading.Thread(target=lambda: last.append(ask(url, packed({"1.png": picture()}))[1]["stage"]))
     with paused_model(studies) as (started, go):
@@ -438,7 +438,7 @@ def occupied(studies, url):
     assert last == ["answered"]
 
 
-def test_studies_wait_for_their_turn_and_hear_how_many_are_before_them(url, occupied, nothing_left):
+def test_studies_wait_for_their_turn_and_receive_their_position_in_the_queue(url, occupied, nothing_left):
     first, second = (progress(url, send(url, packed({"1.png": picture()}))) for _ in range(2))
     assert next(first) == {"stage": "waiting", "done": 0, "total": 1, "reason": ""}
     assert next(second) == {"stage": "waiting", "done": 0, "total": 2, "reason": ""}
@@ -446,7 +446,7 @@ def test_studies_wait_for_their_turn_and_hear_how_many_are_before_them(url, occu
     assert [list(events)[-1]["stage"] for events in (first, second)] == ["answered", "answered"]
 
 
-def test_abandoned_studies_keep_no_visitor_out(studies, url, occupied, monkeypatch, nothing_left):
+def test_abandoned_studies_do_not_block_the_queue(studies, url, occupied, monkeypatch, nothing_left):
     body = packed({"1.png": picture()})
     attended = progress(url, send(url, body))
     assert next(attended)["stage"] == "waiting"
@@ -454,7 +454,7 @@ def test_abandoned_studies_keep_no_visitor_out(studies, url, occupied, monkeypat
     monkeypatch.setattr(studies, "limits", limits)
     abandoned = send(url, body)
     for _ in progress(url, abandoned):
-        break  # its visitor listens, and leaves
+        break  # its visitor connects and disconnects
     status, content = call(url + "study", body)
     assert (status, "too many studies" in json.loads(content)["reason"]) == (503, True)
     monkeypatch.setattr(studies, "limits", replace(limits, unattended_seconds=0))
@@ -509,7 +509,7 @@ def test_the_command_reports_an_error_in_one_line(radfm, tmp_path):
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """The server as the Dockerfile of the Space starts it; its address, process and folder for temporary files."""
+    """The server started by the command of the Space's Dockerfile: its address, process id and temporary folder."""
     home, temporary, port = tmp_path_factory.mktemp("space"), tmp_path_factory.mktemp("temporary"), free_port()
     dockerfile = (Path(__file__).parents[2] / "space" / "Dockerfile").read_text()
     command = re.search(r"^CMD (.*)$", dockerfile, re.MULTILINE).group(1).replace("7860", str(port))
@@ -543,14 +543,14 @@ def test_the_page_works_as_a_space(space, browser, tmp_path):
 
 
 VISITORS = 20
-STATED, ONE_STUDY = 8_400, 500  # MB, as docs/serve.md states them
+STATED, ONE_STUDY = 8_400, 500  # MB, the limits that docs/serve.md states
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_twenty_visitors_at_once_each_get_their_own_answer_within_the_stated_memory(space):
     bodies = [packed({"1.nii": ct(3 + i, 20 * i)}, modality="CT") for i in range(VISITORS)]
     at_rest = megabytes(space.pid, "VmRSS")
-    Path(f"/proc/{space.pid}/clear_refs").write_text("5")  # the peak counts from now
+    Path(f"/proc/{space.pid}/clear_refs").write_text("5")  # resets the peak
     answers = [None] * VISITORS
 
     def visit(i):
@@ -566,7 +566,7 @@ def test_twenty_visitors_at_once_each_get_their_own_answer_within_the_stated_mem
     assert len(set(tokens)) == VISITORS
     shown = [json.loads(call(space.url + "answer", token=token)[1]) for token in tokens]
     assert [answer["scans"][0]["slices"] for answer in shown] == [3 + i for i in range(VISITORS)]
-    for i in (0, VISITORS // 2, VISITORS - 1):  # the same answer as without the others
+    for i in (0, VISITORS // 2, VISITORS - 1):  # a study sent alone gets the same answer
         token, _ = ask(space.url, bodies[i])
         alone = json.loads(call(space.url + "answer", token=token)[1])
         assert alone["diagnoses"] == shown[i]["diagnoses"]
@@ -576,21 +576,21 @@ def test_twenty_visitors_at_once_each_get_their_own_answer_within_the_stated_mem
     assert not [path for path in space.temporary.rglob("*") if path.is_file()]
     peak = megabytes(space.pid, "VmHWM")
     assert peak < STATED
-    assert peak - at_rest < ONE_STUDY  # of one, and not of twenty
+    assert peak - at_rest < ONE_STUDY  # not twenty times as much
     for token in tokens:
         call(space.url + "forget", token.encode())
 
 
-def megabytes(pid: int, what: str) -> float:
+def megabytes(pid: int, field: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{what}:"))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{field}:"))
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
 def drop(browser, url: str, *files: Path) -> str:
-    """Opens the page and sends a study; returns how that ended, "study" or "empty"."""
+    """Opens the page, sends a study, and returns the final state of the page: "study" or "empty"."""
     browser.get(url)
     browser.find_element("id", "modality").send_keys("CT")
     browser.find_element("id", "files").send_keys("\n".join(map(str, files)))
@@ -603,7 +603,7 @@ def drop(browser, url: str, *files: Path) -> str:
     return wait_until(ended)
 
 
-def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
+def test_the_page_shows_a_study_its_diagnoses_maps_and_report(browser, studies, url, tmp_path):
     (file := tmp_path / f"{SECRET}.nii").write_bytes(ct())
     assert drop(browser, url, file) == "study"
     element = lambda name: browser.find_element("id", name)  # noqa: E731
@@ -629,19 +629,20 @@ def test_the_page_from_a_study_to_its_report(browser, studies, url, tmp_path):
     wait_until(lambda: shown() == "0/36")
     assert "slice 37 of 40" in element("slice-label").text
 
-    seen = pixels(browser)
+    with_map = pixels(browser)
     element("map").click()
     wait_until(lambda: (np.ptp(pixels(browser).astype(int), axis=2) == 0).all())  # grey
     plain = pixels(browser)
     height, width = plain.shape[:2]
-    assert abs(int(plain[height // 4, width // 2, 0]) - int(plain[3 * height // 4, width // 2, 0])) > 50  # its halves
+    upper, lower = (int(plain[row, width // 2, 0]) for row in (height // 4, 3 * height // 4))
+    assert abs(upper - lower) > 50
     from radfm.eval.saliency import explain, overlay
 
     explanation = explain(studies.pipe.model, studies.pipe.processor, case, [rows[0]])[0]
     heat = Image.fromarray(explanation.scan_map(0, [36])[0]).resize((width, height), Image.Resampling.BILINEAR)
-    difference = overlay(plain, np.asarray(heat)).astype(int) - seen
+    difference = overlay(plain, np.asarray(heat)).astype(int) - with_map
     assert np.abs(difference).mean() < 2
-    assert np.abs(plain.astype(int) - seen).mean() > 4  # so that it could have been more
+    assert np.abs(plain.astype(int) - with_map).mean() > 4  # the map changes the image
 
     browser.find_element("css selector", "#diagnoses .badges button").click()  # show on the images
     wait_until(lambda: shown() == f"0/{explanation.peak(0)[0]}")
@@ -690,7 +691,7 @@ def test_an_out_of_distribution_study_has_no_marks_of_a_threshold(browser, studi
 
 
 def pixels(browser) -> np.ndarray:
-    """The slice as it is shown, (H, W, 3), without what is black around it."""
+    """The displayed slice (H, W, 3), without the black border."""
     uri = browser.execute_script("return document.getElementById('slice').toDataURL()")
     canvas = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
     rows, columns = (np.flatnonzero((canvas[..., 3] > 0).any(axis)) for axis in (1, 0))
