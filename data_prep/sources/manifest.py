@@ -26,20 +26,20 @@ from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
 from radfm.modalities import modality_name
 
 COLUMNS = {
-    "case": "which case the file belongs to; required",
-    "patient": "whose case it is, so that a patient stays in one split; unset, every case is a patient of its own",
+    "case": "name of the case that the file belongs to; required",
+    "patient": "name of the patient, who stays in one split; by default each case is a patient of its own",
     "path": "file, or folder of a DICOM study, relative to this table; required",
     "modality": "CT, MRI, X-ray, ultrasound, mammography, ... for files that are not DICOM",
     "disorders": 'names separated by ";", empty for a normal case, "unknown" if the labels are missing',
-    "icd10cm": 'codes separated by ";", one for each disorder in the same order; unset, looked up',
+    "icd10cm": 'codes separated by ";", one for each disorder in the same order; by default looked up',
     "history": "what was known before the scans were read",
     "plane": "axial, coronal, sagittal, oblique; PA, AP, lateral, MLO, CC",
     "body_part": "what was examined",
     "days": "day of the scan, counted from any day",
-    "date": "or its date, as 2024-05-31: only the distance to the newest scan is kept",
+    "date": "date of the scan in place of days, as 2024-05-31; only the distance to the newest scan is kept",
     "key_slice": "number of the slice that shows the finding, from 0",
-    "split": "train, validation or test, where it is given; unset, drawn",
-    "age": "of the patient, in years; above 89 kept as 90",
+    "split": "train, validation or test; by default patients are split at random",
+    "age": "age of the patient in years; ages above 89 are stored as 90",
     "sex": "F, M or other",
 }
 _CALLED = {"case_id": "case", "patient_id": "patient", "file": "path", "anatomy": "body_part", "icd10": "icd10cm"}
