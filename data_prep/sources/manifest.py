@@ -38,7 +38,7 @@ COLUMNS = {
     "days": "day of the scan, counted from any day",
     "date": "date of the scan in place of days, as 2024-05-31; only the distance to the newest scan is kept",
     "key_slice": "number of the slice that shows the finding, from 0",
-    "split": "train, validation or test; by default patients are split at random",
+    "split": "train, validation or test; by default stratified by disorder",
     "age": "age of the patient in years; ages above 89 are stored as 90",
     "sex": "F, M or other",
 }
