@@ -23,6 +23,7 @@ class Scan:
         masks: disorder -> (slices, H, W) bool, the voxels that show it; None without annotation.
         affine: (4, 4) from (slice, row, column, 1) to patient coordinates in mm (left, posterior, superior, as in
             DICOM); None where unknown.
+        warnings: what is uncertain about how the scan was read, one sentence each; empty where nothing is.
     """
 
     pixels: np.ndarray
@@ -35,6 +36,7 @@ class Scan:
     source: str = ""
     masks: dict[str, np.ndarray] | None = None
     affine: np.ndarray | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
