@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from tests.forked_python import serving
 
@@ -100,25 +99,45 @@ def python(tmp_path_factory) -> Iterator[str]:
 
 
 BUILD = """
-from deepspeed.accelerator import get_accelerator
-get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+import sys
+from pathlib import Path
+
+
+folder = Path(sys.argv[1])
+with FileLock(f"{folder}.lock"):
+    if not (folder / "built").exists():
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+        (folder / "built").touch()
 """
+
+
+def start_build(folder: Path) -> subprocess.Popen:
+    """Compiles the C++ extension that DeepSpeed needs on a CPU, unless that is done or being done."""
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(folder), "DS_ACCELERATOR": "cpu"}
+    return subprocess.Popen([sys.executable, "-c", BUILD, str(folder)], env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """The first worker starts to compile at once, so that no test has to wait for the whole minute that it takes."""
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and any("deepspeed_extensions" in i.fixturenames for i in items):
+        start_build(folder_of_session(config._tmp_path_factory, "torch_extensions"))
 
 
 @pytest.fixture(scope="session")
 def deepspeed_extensions(tmp_path_factory) -> Iterator[Path]:
-    """Compiles the C++ extension that DeepSpeed needs on a CPU once, instead of in each process of each test.
+    """The C++ extension that DeepSpeed needs on a CPU, compiled once, instead of in each process of each test.
 
     torch leaves a file named "lock" behind if a process is killed while it compiles or loads an extension, and all
     later processes wait for that lock. So each session has a folder of its own.
     """
     folder = folder_of_session(tmp_path_factory, "torch_extensions")
+    assert start_build(folder).wait() == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
         patch.setenv("DS_ACCELERATOR", "cpu")
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                subprocess.run([sys.executable, "-c", BUILD], check=True)
         yield folder
 
 
