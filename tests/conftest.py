@@ -102,6 +102,7 @@ BUILD = """
 import sys
 from pathlib import Path
 
+from filelock import FileLock
 
 folder = Path(sys.argv[1])
 with FileLock(f"{folder}.lock"):
