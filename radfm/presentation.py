@@ -6,9 +6,12 @@ Decisions:
 - A figure is a dictionary `{"value", "low", "high"}`: an estimate and the ends of its interval. None is a figure that
   could not be computed.
 - Pages and cards use typographic signs (− and –). Terminal output stays within ASCII.
+- Text from outside, such as a file name, may be no UTF-8, or hold line breaks and marks that reorder what
+  follows. It is shown and written with replacement characters in their place.
 - Head, body and tail are defined by the number of training cases, as in RadDiag: at least 100, 30 to 99, fewer than 30.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +19,14 @@ BANDS = ("head", "body", "tail")
 BAND_MINIMA = (100, 30)  # training cases that a disorder of the head and of the body has at least
 
 Figure = Mapping[str, float]
+
+# Control characters, line separators, marks of writing direction, and surrogates: bytes of a name that are no UTF-8.
+_NOT_SHOWN = re.compile(r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    """Text from outside, such as a file name, in one line that can be printed and written as UTF-8."""
+    return _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def band_of(training_cases: float, minima: Sequence[float] = BAND_MINIMA) -> str:

@@ -1,12 +1,11 @@
 """Reads the files of one patient, of any supported format, into a `Case`.
 
 Decisions:
-- The format of a file is recognised by its first bytes. Its name is used only where the bytes are not specific (NIfTI,
-  NRRD, MetaImage, NPZ).
+- The format of a file is recognised by its content, whatever its name says.
 - A damaged file does not prevent reading the others. It is listed in `Case.skipped`, with the reason and a remedy.
 - Hidden files, and those that Windows and macOS create, are ignored. Every other file is read or listed.
 - Nothing that identifies the patient leaves the reader: no name, number, birth date or free text of a header. The names
-  of files and folders are shown as they are.
+  of files and folders are shown; bytes in them that are no UTF-8, and control characters, as replacement characters.
 - Only DICOM has dates, so `days` is None for all other formats. DICOM series come first, by date and number; the other
   files follow by name.
 """
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from radfm.cases import Case
 from radfm.modalities import modality_name
+from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
 from radfm.readers.errors import Unreadable, reason_for
 from radfm.readers.formats import KINDS, format_of, pixel_files, read_scans
@@ -65,8 +65,10 @@ def read_case(
         disorders=[_checked("a disorder", name, str) for name in disorders],
         case_id=case_id,
     )
-    files = _files(path, case.skipped)
-    _read_files(files, case, modality, patient_key, progress)
+    paths = _paths(path)
+    files = _files(paths, case.skipped)
+    within = [top for top in paths if os.path.isdir(top)]
+    _read_files(files, within, case, modality, patient_key, progress)
     return case
 
 
@@ -76,8 +78,7 @@ def _checked(what: str, value, types):
     return value
 
 
-def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
-    """(displayed name, path) of every file, in natural order. Unreadable folders and repeated files go to `skipped`."""
+def _paths(path) -> list[Path]:
     if isinstance(path, (str, os.PathLike)):
         paths = [Path(path)]
     elif isinstance(path, Iterable) and not isinstance(path, (bytes, dict)):
@@ -86,24 +87,30 @@ def _files(path, skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
         raise TypeError(f"path is a path or a list of paths, got {type(path).__name__}")
     if not paths:
         raise ValueError("got an empty list of paths: give at least one file or folder")
+    return paths
+
+
+def _files(paths: list[Path], skipped: list[tuple[str, str]]) -> list[tuple[str, Path]]:
+    """(displayed name, path) of every file, in natural order. Unreadable folders and repeated files go to `skipped`."""
     shared = os.path.commonpath([os.path.dirname(os.path.abspath(top)) for top in paths])
     files, first_name = [], {}
     for top in paths:
         if not os.path.lexists(top):
-            raise FileNotFoundError(f"no such file or folder: {top}")
+            raise FileNotFoundError(f"no such file or folder: {shown(str(top))}")
         if os.path.isdir(top):
             prefix = "" if len(paths) == 1 else f"{os.path.relpath(top, shared)}/"
             named = [(prefix + file.relative_to(top).as_posix(), file) for file in _walk(top, top, prefix, skipped)]
         else:
             named = [(os.path.relpath(top, shared), top)]
         for name, file in sorted(named, key=lambda pair: natural(pair[0])):
+            name = shown(name)
             first = first_name.setdefault(_identity(file), name)
             if first is name:
                 files.append((name, file))
             else:
                 skipped.append((name, f"is the same file as {first}: read once"))
     if not files and not skipped:
-        raise ValueError(f"{', '.join(map(str, paths))} holds no files: give the folder the images are in")
+        raise ValueError(f"{shown(', '.join(map(str, paths)))} holds no files: give the folder the images are in")
     return files
 
 
@@ -123,7 +130,7 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
         prefix: of the displayed names.
         above: identities of the folders that contain this one.
     """
-    name = prefix + folder.relative_to(top).as_posix()
+    name = shown(prefix + folder.relative_to(top).as_posix())
     try:
         status = folder.stat()
         entries = sorted(folder.iterdir())
@@ -146,7 +153,14 @@ def _walk(folder: Path, top: Path, prefix: str, skipped: list, above: tuple = ()
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "autorun.inf", "lost+found"}
 
 
-def _read_files(files, case: Case, modality: str | None, patient_key: bytes | None, progress: Progress) -> None:
+def _read_files(
+    files: list[tuple[str, Path]],
+    within: list[Path],
+    case: Case,
+    modality: str | None,
+    patient_key: bytes | None,
+    progress: Progress,
+) -> None:
     """Read all files into the case: DICOM files together, all others one by one."""
     formats: dict[str, list[tuple[str, Path]]] = {}
     pixels_of_others = {os.path.realpath(partner) for _, path in files for partner in pixel_files(path)}
@@ -155,6 +169,9 @@ def _read_files(files, case: Case, modality: str | None, patient_key: bytes | No
             continue
         try:
             formats.setdefault(format_of(path), []).append((name, path))
+        except FileNotFoundError:
+            link = os.path.islink(path)
+            case.skipped.append((name, _GONE_LINK if link else "was there and is gone: copy it again"))
         except (OSError, Unreadable) as error:
             case.skipped.append((name, reason_for(error, "an image")))
     dicom = formats.pop("DICOM", [])
@@ -167,19 +184,22 @@ def _read_files(files, case: Case, modality: str | None, patient_key: bytes | No
         case.scans, case.patient_id, images = study.scans, study.patient_id, study.images
         case.skipped += study.skipped
     for done, (_, name, path, format) in enumerate(others, images + 1):
-        _read_file(name, path, format, case, modality)
+        _read_file(name, path, format, within, case, modality)
         progress(done, images + len(others))
 
 
-def _read_file(name: str, path: Path, format: str, case: Case, modality: str | None) -> None:
+_GONE_LINK = "is a link to a file that is not there: copy the file itself"
+
+
+def _read_file(name: str, path: Path, format: str, within: list[Path], case: Case, modality: str | None) -> None:
     """Read a file that holds whole scans, of any format but DICOM."""
     try:
-        scans, left_out = read_scans(path, format)
+        scans, left_out = read_scans(path, format, within)
     except Exception as error:  # decoders raise any exception on damaged files; the reason is listed
         case.skipped.append((name, reason_for(error, KINDS[format])))
         return
     for scan in scans:
-        scan.source = name + scan.source
+        scan.source = name + shown(scan.source)
         scan.modality = scan.modality or modality
     case.scans += scans
-    case.skipped += [(name + part, reason) for part, reason in left_out]
+    case.skipped += [(name + shown(part), reason) for part, reason in left_out]

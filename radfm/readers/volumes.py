@@ -1,101 +1,120 @@
-"""NIfTI, Analyze and MGH (nibabel), NRRD and MetaImage (SimpleITK): volumes in patient coordinates.
+"""NIfTI, Analyze and MGH (nibabel): volumes in patient coordinates.
 
 Decisions:
+- The kind of a file, and whether it is packed with gzip, is read from its bytes. nibabel goes by the name.
 - `radfm.readers.orientation` puts all volumes into slices of the acquired plane.
-- Each volume along a fourth axis (time, echo, diffusion direction) is one scan. Of more than 16, 16 evenly spaced ones
-  are read.
+- Each volume along a fourth axis (time, echo, diffusion direction) and a fifth one (the components of a vector) is one
+  scan. Of more than 16, 16 evenly spaced ones are read.
 - A volume without orientation (an Analyze file, a NIfTI file whose qform and sform codes are zero) is oriented as
   nibabel does: right to left, back to front, feet to head. Most programs that omit the orientation store it so.
 - Values are scaled by the header's slope and intercept. Those of CT are then Hounsfield units.
 """
 
 import re
-from collections.abc import Iterator
+from contextlib import ExitStack
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from radfm.cases import Scan
 from radfm.readers.errors import Unreadable
-from radfm.readers.limits import check_gzip, check_size, chosen_volumes, left_out, n_bytes
+from radfm.readers.gzipped import open_unpacked
+from radfm.readers.limits import check_gzip, chosen_volumes, left_out, n_bytes
 from radfm.readers.orientation import acquired_axis, lay_out
 from radfm.readers.pixels import rescaled, tidy
+from radfm.readers.signatures import START
 
 _MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+_NOT_IMAGES = {  # NIfTI's intent_code -> what the file holds
+    1006: "displacements",
+    1008: "points",
+    1009: "triangles",
+    **dict.fromkeys(range(3000, 3100), "a surface or a matrix"),  # CIFTI
+}
 
 
 def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     """Read NIfTI-1, NIfTI-2, Analyze or MGH.
 
     Returns: one scan per volume, and ("", reason) where volumes were left out. Raises: Unreadable for a file without
-    pixels, one that is no image, and one with more than four axes.
+    pixels, one that is no image, and one with more than five axes.
     """
+    with ExitStack() as opened:
+        image, data_path = _open(path, opened)
+        stored, header = image.dataobj, image.header
+        shape = tuple(stored.shape)
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if 0 in shape:
+            raise Unreadable("holds no pixels, one of its dimensions is zero: export it again")
+        if not 2 <= len(shape) <= 5:
+            raise Unreadable(f"has {len(shape)} axes: save it as volumes (three axes) or a series of them (four)")
+        check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
+        unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
+        affine = _RAS_TO_LPS @ image.affine[:3] * _MM.get(unit, 1.0)
+        axes, origin = affine[:, :3], affine[:, 3]
+        hint = header.get_dim_info()[2] if hasattr(header, "get_dim_info") else None
+        if len(shape) < 4:
+            values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
+            values = values.reshape(shape + (1,) * (3 - len(shape)))
+            return [scan_of(_scaled(values, stored), axes, origin, hint)], []
+        count = prod(shape[3:])
+        unit_axes = (0,) * (len(stored.shape) - len(shape))
+        chosen = (np.unravel_index(i, shape[3:], order="F") for i in chosen_volumes(count))  # in the order of the file
+        volumes = (np.asanyarray(stored[(..., *map(int, index), *unit_axes)]) for index in chosen)
+        return [scan_of(values, axes, origin, hint) for values in volumes], left_out(count)
+
+
+def _open(path: Path, opened: ExitStack):
+    """The image of nibabel, and the path of the file with its pixels. `opened` closes the files."""
+    from nibabel.fileholders import FileHolder
+
+    path = header_of(path) or path
+    stream = opened.enter_context(open_unpacked(path))
+    kind, is_pair = _class_of(stream.read(START))
+    stream.seek(0)
+    data_path = path
+    files = {"image": FileHolder(fileobj=stream)}
+    if is_pair:
+        partner = _other(path, "img")
+        if partner is None:
+            raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
+        data_path = partner
+        matrix = _other(path, "mat") or path.with_suffix(".mat")  # of SPM; nibabel does without
+        pixels = opened.enter_context(open_unpacked(data_path))
+        files = {"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=pixels)}
+        files["mat"] = FileHolder(filename=str(matrix))
+    image = kind.from_file_map(files)
+    intent = int(image.header["intent_code"]) if "intent_code" in image.header else 0
+    if intent in _NOT_IMAGES:
+        raise Unreadable(f"holds {_NOT_IMAGES[intent]}, not an image: set aside")
+    return image, data_path
+
+
+def _class_of(start: bytes) -> tuple[Any, bool]:
+    """nibabel's class for a file that begins so, and whether its pixels are in another file."""
     import nibabel
-    from nibabel.spatialimages import SpatialImage
 
-    if path.name.lower().endswith((".hdr", ".hdr.gz")) and not any(file.is_file() for file in companions(path)):
-        raise Unreadable("comes without the .img file that holds its pixels: put both side by side")
-    image = nibabel.load(path, keep_file_open=True)  # else each volume of a .nii.gz is decompressed anew
-    if not isinstance(image, SpatialImage):
-        raise Unreadable("holds a surface or a matrix, not an image: set aside")
-    stored, header = image.dataobj, image.header
-    shape = tuple(stored.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if 0 in shape:
-        raise Unreadable("holds no pixels, one of its dimensions is zero: export it again")
-    if not 2 <= len(shape) <= 4:
-        raise Unreadable(f"has {len(shape)} axes: save it as volumes (three axes) or a series of them (four)")
-    data_path = Path(image.file_map["image"].filename)
-    check_gzip(data_path, n_bytes(shape, header.get_data_dtype().itemsize))
-    unit = header.get_xyzt_units()[0] if hasattr(header, "get_xyzt_units") else "mm"
-    affine = _RAS_TO_LPS @ image.affine[:3] * _MM.get(unit, 1.0)
-    axes, origin = affine[:, :3], affine[:, 3]
-    hint = header.get_dim_info()[2] if hasattr(header, "get_dim_info") else None
-    if len(shape) < 4:
-        values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
-        values = values.reshape(shape + (1,) * (3 - len(shape)))
-        return [_scan(_scaled(values, stored), axes, origin, hint)], []
-    volumes = chosen_volumes(shape[3])
-    unit_axes = (0,) * (len(stored.shape) - 4)
-    chosen = (np.asanyarray(stored[(..., i, *unit_axes)]) for i in volumes)
-    return [_scan(values, axes, origin, hint) for values in chosen], left_out(shape[3])
+    if start[344:348] in (b"n+1\0", b"ni1\0"):
+        return (nibabel.Nifti1Image, False) if start[345:346] == b"+" else (nibabel.Nifti1Pair, True)
+    if start[4:8] in (b"n+2\0", b"ni2\0"):
+        return (nibabel.Nifti2Image, False) if start[5:6] == b"+" else (nibabel.Nifti2Pair, True)
+    if start[:4] == b"\0\0\0\1":
+        return nibabel.MGHImage, False
+    return nibabel.Spm2AnalyzeImage, True
 
 
-def read_simpleitk(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """Read NRRD or MetaImage.
+def scan_of(values: np.ndarray, axes: np.ndarray, origin: np.ndarray, hint: int | None = None) -> Scan:
+    """The scan of a volume in patient coordinates.
 
-    Returns: one scan per volume, and ("", reason) where volumes were left out. Raises: Unreadable where the file with
-    the pixels is missing or is not supported, RuntimeError (SimpleITK) for a damaged file.
+    Args:
+        values: three spatial axes in any order; a fourth one of colours may follow.
+        axes, origin: (3, 3), (3,); see `radfm.readers.orientation.lay_out`.
+        hint: the axis of slices that the header states.
     """
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    data_path, compressed = _data_file(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    size, channels = reader.GetSize(), reader.GetNumberOfComponents()
-    itemsize = _itemsize(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-    check_size(n_bytes(size, itemsize * channels), data_path.stat().st_size, compressed=compressed)
-    image = reader.Execute()
-    values = sitk.GetArrayFromImage(image)  # ([t,] [z,] y, x[, channels])
-    dimensions = image.GetDimension()
-    if dimensions == 2:
-        values = values[None]
-        rows_mm, columns_mm = image.GetSpacing()[::-1]
-        return [Scan(tidy(_colour_or_first(values, channels)), spacing_mm=(0.0, rows_mm, columns_mm))], []
-    direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
-    axes = (direction * image.GetSpacing()[:3])[:, ::-1]  # columns: the steps along z, y, x
-    origin = np.array(image.GetOrigin()[:3])
-    if dimensions == 3 and (channels == 1 or (channels in (3, 4) and itemsize == 1)):
-        return [_scan(_colour_or_first(values, channels), axes, origin)], []
-    series = list(values) if dimensions == 4 else list(np.moveaxis(values, -1, 0))
-    return [_scan(series[i], axes, origin) for i in chosen_volumes(len(series))], left_out(len(series))
-
-
-def _scan(values: np.ndarray, axes: np.ndarray, origin: np.ndarray, hint: int | None = None) -> Scan:
     if values.dtype.names:  # NIfTI's RGB24 and RGBA32
         values = np.stack([values[channel] for channel in values.dtype.names[:3]], axis=-1)
     spacing = np.linalg.norm(axes, axis=0)
@@ -110,42 +129,19 @@ def _scaled(values: np.ndarray, stored) -> np.ndarray:
     return values if values.dtype.kind not in "bui" else rescaled(values, slope or 1, intercept)
 
 
-def _colour_or_first(values: np.ndarray, channels: int) -> np.ndarray:
-    return values if channels == 1 else values[..., :3] if channels >= 3 else values[..., 0]
+def pixel_files(path: Path) -> list[Path]:
+    """The file with the pixels of an Analyze or NIfTI header (.hdr); none where there is no such file."""
+    file = _other(path, "img") if re.search(r"(?i)\.hdr(\.gz)?$", path.name) else None
+    return [] if file is None else [file]
 
 
-def _itemsize(pixel_type: str) -> int:
-    """Bytes per value of a SimpleITK pixel type: "vector of 32-bit float" -> 4."""
-    bits = re.search(r"(\d+)-bit", pixel_type)
-    return int(bits[1]) // 8 * (2 if "complex" in pixel_type else 1) if bits else 8
+def header_of(path: Path) -> Path | None:
+    """The header (.hdr) beside the pixels of an Analyze or NIfTI volume (.img); None where there is none."""
+    return _other(path, "hdr") if re.search(r"(?i)\.img(\.gz)?$", path.name) else None
 
 
-def _data_file(path: Path) -> tuple[Path, bool]:
-    """The file that holds the pixels of an NRRD or MetaImage file, and whether they are compressed (or text)."""
-    with open(path, "rb") as file:
-        header = file.read(2**16).decode("latin-1")
-    compressed = bool(
-        re.search(r"(?mi)^(encoding:\s*(?!raw)\w|CompressedData\s*=\s*True|BinaryData\s*=\s*False)", header)
-    )
-    name = re.search(r"(?mi)^(?:data ?file:|ElementDataFile\s*=)\s*(.*?)\s*$", header)
-    if name is None or name[1] in ("LOCAL", ""):
-        return path, compressed
-    if name[1].startswith("LIST") or "%" in name[1]:
-        raise Unreadable("spreads its pixels over several files: save it as one .nrrd or .mha file")
-    if Path(name[1]).name != name[1]:
-        raise Unreadable("points to pixels in another folder: put both files side by side, or save it as one file")
-    if not (path.parent / name[1]).is_file():
-        raise Unreadable("comes without the file that holds its pixels: put both side by side")
-    return path.parent / name[1], compressed
-
-
-def companions(path: Path) -> Iterator[Path]:
-    """The files that hold the pixels of a header file."""
-    if path.suffix.lower() in (".mhd", ".nhdr"):
-        try:
-            yield _data_file(path)[0]
-        except (OSError, Unreadable):
-            return
-    elif path.name.lower().endswith((".hdr", ".hdr.gz")):
-        stem = re.sub(r"(?i)\.hdr(\.gz)?$", "", path.name)
-        yield from (path.with_name(stem + ending) for ending in (".img", ".img.gz", ".IMG"))
+def _other(path: Path, kind: str) -> Path | None:
+    """The file beside a header or its pixels with another suffix, hdr, img or mat; None where there is none."""
+    stem = re.sub(r"(?i)\.(hdr|img)(\.gz)?$", "", path.name)
+    endings = (f".{kind}", f".{kind}.gz", f".{kind.upper()}", f".{kind.upper()}.GZ", f".{kind.capitalize()}")
+    return next((file for ending in endings if (file := path.with_name(stem + ending)).is_file()), None)
