@@ -4,7 +4,7 @@ Decisions:
 - All headers are read first, then frames are grouped (`dicom_series`), then pixels are decoded, one scan at a time.
 - A case is of one patient. Files with the same PatientID or the same study belong to one patient; files with neither
   join the others. Of several patients, the one with the most images is read.
-- A file is a copy of another if SOPInstanceUID, instance number, frames and position agree; the first by name is read.
+- Of files that hold the same picture, the first by name is read (`dicom_copies`).
 - Of a DICOMDIR that is given alone, the files that it names are read. In a folder it only shows which are missing.
 - A Key Object Selection (KO) marks the key slice of the scans that it refers to.
 - The caller's `modality` is used where the header states none: OT, SC, and damaged headers.
@@ -22,24 +22,17 @@ from pydicom import config
 
 from radfm.cases import Scan
 from radfm.progress import Progress
-from radfm.readers.dicom_files import all_numbers, has, items, number, text, texts
-from radfm.readers.dicom_headers import (
-    Instance,
-    body_part_of,
-    check_image,
-    date_of,
-    frames_of,
-    modality_of,
-    read_header,
-    view_of,
-)
+from radfm.readers.dicom_copies import without_copies
+from radfm.readers.dicom_files import has, items, number, text, texts
+from radfm.readers.dicom_frames import Frame, aspect_of, frames_of
+from radfm.readers.dicom_headers import Instance, body_part_of, check_image, date_of, modality_of, read_header, view_of
 from radfm.readers.dicom_pixels import decodable, read_pixels
-from radfm.readers.dicom_series import Stack, stacks_of
+from radfm.readers.dicom_series import Stack, stacks_of, without_frames
 from radfm.readers.dicom_terms import KEY_OBJECTS
 from radfm.readers.errors import quiet_libraries, reason_for
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import lay_out
-from radfm.readers.pixels import tidy
+from radfm.readers.pixels import square, tidy
 
 _KIND = "a DICOM image"
 
@@ -83,12 +76,15 @@ def _read(files, modality, patient_key, progress) -> Study:
     study = Study()
     headers = _headers(files, study)
     key_images = {reference for header in headers for reference in _key_images(header)}
-    images = _one_patient(_without_copies(_images(headers, study), study), study)
+    frames = _frames(_one_patient(_images(headers, study), study), study)
+    images, copies = without_copies(frames)
+    study.skipped += copies
     study.images = len(images)
     if patient_key is not None:
         study.patient_id = _pseudonym(images, patient_key)
-    stacks = sorted(stacks_of([frame for image in images for frame in frames_of(image)]), key=_order)
-    _read_stacks(stacks, study, modality, key_images, progress)
+    stacks, unknown = stacks_of([frame for image in images for frame in frames[image]])
+    study.skipped += dict.fromkeys((frame.instance.name, reason) for frame, reason in unknown)
+    _read_stacks(sorted(stacks, key=_order), study, modality, key_images, progress)
     return study
 
 
@@ -106,9 +102,11 @@ def _read_stacks(
         progress(len(decoded), study.images)
 
     for stack in stacks:
-        pixels, stack.frames = read_pixels(stack.frames, open_dataset, failed, count)
+        pixels, frames = read_pixels(stack.frames, open_dataset, failed, count)
         if pixels is None:
             continue
+        if len(frames) < len(stack.frames):
+            stack = without_frames(stack, frames)
         try:
             scan = _scan(stack, pixels, modality, key_images)
         except Exception as error:
@@ -192,17 +190,15 @@ def _images(headers: list[Instance], study: Study) -> list[Instance]:
     return images
 
 
-def _without_copies(images: list[Instance], study: Study) -> list[Instance]:
-    """The images without copies, which are added to `study.skipped`."""
-    first_of: dict[tuple, Instance] = {}
-    for image in sorted(images, key=lambda image: natural(image.name)):
-        uids = (text(image.header, keyword) for keyword in ("SOPInstanceUID", "SeriesInstanceUID"))
-        numeric = ("InstanceNumber", "ImagePositionPatient", "NumberOfFrames")
-        identity = *uids, *(tuple(all_numbers(image.header, key)) or text(image.header, key) for key in numeric)
-        first = first_of.setdefault(identity if identity[0] else (image.name,), image)
-        if first is not image:
-            study.skipped.append((image.name, f"is a copy of {first.name}: read once"))
-    return list(first_of.values())
+def _frames(images: list[Instance], study: Study) -> dict[Instance, list[Frame]]:
+    """The frames of each file; files that cannot be taken apart are added to `study.skipped`."""
+    frames = {}
+    for image in images:
+        try:
+            frames[image] = frames_of(image)
+        except Exception as error:
+            study.skipped.append((image.name, reason_for(error, _KIND)))
+    return frames
 
 
 def _one_patient(images: list[Instance], study: Study) -> list[Instance]:
@@ -264,6 +260,8 @@ def _scan(stack: Stack, pixels: np.ndarray, modality: str | None, key_images: se
     header = instances[0].header
     header_modality = modality_of(header)
     plane, spacing_mm, affine = view_of(header), stack.spacing_mm, None
+    if spacing_mm is None:
+        pixels = square(pixels, aspect_of(header))
     if stack.axes is not None:
         laid_out = lay_out(pixels, stack.axes, 0, stack.origin)
         pixels, plane, affine = laid_out.pixels, laid_out.plane, laid_out.affine
@@ -280,6 +278,7 @@ def _scan(stack: Stack, pixels: np.ndarray, modality: str | None, key_images: se
         key_slice=keys[len(keys) // 2] if keys and one_frame_per_file else None,
         source=_source([instance.name for instance in instances]),
         affine=affine,
+        warnings=stack.warnings,
     )
 
 

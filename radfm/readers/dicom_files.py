@@ -121,7 +121,7 @@ def all_numbers(header: Dataset, keyword: str) -> list[float]:
             values = [float(part.strip(b" \0")) for part in element.value.split(b"\\")]
         else:
             value = _value(header, keyword)
-            values = [float(part) for part in value] if isinstance(value, MultiValue) else [float(value)]
+            values = [float(part) for part in value] if isinstance(value, (MultiValue, list)) else [float(value)]
     except (AttributeError, TypeError, ValueError, OverflowError):
         return []
     return values if all(map(isfinite, values)) else []

@@ -1,21 +1,19 @@
-"""Reads DICOM headers: which files hold images of the patient, and the position, spacing and values of their frames.
+"""Reads DICOM headers: which files hold images of the patient, and what they state of the whole image.
 
 Decisions:
 - A header is parsed once, and only the elements that are needed: those of the case, and those that decoding takes.
 - Objects that are not images of the patient (reports, plans, doses, ...), localisers and dose screens are set aside.
-- An enhanced multi-frame file has a position and spacing for each frame. Any other file has one for all its frames.
 - Text of a header becomes part of a case only if it is a term of `dicom_terms`.
 """
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 
-import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
@@ -24,11 +22,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from radfm.modalities import Modality, dicom_modality
 from radfm.readers.dicom_files import (
-    all_numbers,
     first,
-    items,
     number,
-    numbers,
     open_clamped,
     text,
     texts,
@@ -40,12 +35,15 @@ from radfm.readers.limits import check_size, n_bytes
 
 _NEEDED = """
 SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID PatientID Modality
-StudyDate SeriesDate AcquisitionDate AcquisitionDateTime AcquisitionTime SeriesDescription BodyPartExamined
-ViewPosition ViewCodeSequence SeriesNumber InstanceNumber AcquisitionNumber
+StudyDate SeriesDate AcquisitionDate AcquisitionDateTime AcquisitionTime ContentTime SeriesDescription BodyPartExamined
+ViewPosition ViewCodeSequence FrameOfReferenceUID SeriesNumber InstanceNumber AcquisitionNumber
 ImagePositionPatient ImageOrientationPatient PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing SliceThickness
 SpacingBetweenSlices SequenceOfUltrasoundRegions EchoTime EchoNumbers InversionTime TriggerTime DiffusionBValue
-DiffusionGradientOrientation TemporalPositionIdentifier ConvolutionKernel SamplesPerPixel PhotometricInterpretation
-Rows Columns NumberOfFrames BitsAllocated BitsStored PixelRepresentation RescaleSlope RescaleIntercept
+DiffusionGradientOrientation TemporalPositionIdentifier ConvolutionKernel KVP SequenceName FrameReferenceTime
+DimensionIndexSequence EnergyWindowVector DetectorVector PhaseVector RotationVector RRIntervalVector TimeSlotVector
+SliceVector TimeSliceVector PixelAspectRatio EstimatedRadiographicMagnificationFactor
+SamplesPerPixel PhotometricInterpretation Rows Columns NumberOfFrames BitsAllocated BitsStored PixelRepresentation
+RescaleSlope RescaleIntercept
 TotalPixelMatrixColumns SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DetectorInformationSequence
 DirectoryRecordSequence CurrentRequestedProcedureEvidenceSequence
 PlanarConfiguration HighBit ExtendedOffsetTable ExtendedOffsetTableLengths ModalityLUTSequence
@@ -61,8 +59,6 @@ _PIXEL_TAGS = frozenset(map(tag_for_keyword, ("FloatPixelData", "DoubleFloatPixe
 
 _MOST_HEADERS_BYTES = 2**15
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_CENTIMETRES = 3  # DICOM PS3.3 C.8.5.5.1.15
-TRAITS_OF_TIME = 4  # the last so many traits of a frame are times
 
 
 @dataclass(eq=False)
@@ -81,31 +77,6 @@ class Instance:
     header: Dataset
     pixels_at: int | None = None
     frames: int = 1
-
-
-@dataclass(eq=False)
-class Frame:
-    """One frame of one file, with its position in the patient where known.
-
-    Attributes:
-        index: of the frame in the file.
-        position: (3,) of the first pixel, mm in L, P, S.
-        orientation: (6,) direction along the rows, then down the columns, in L, P, S.
-        pixel_mm: distance between rows, between columns.
-        slice_mm: distance to the next slice, or the thickness, as the header states it.
-        slope, intercept: of the modality transformation.
-        traits: values by which frames at one position may differ, see `dicom_series`.
-    """
-
-    instance: Instance
-    index: int
-    position: np.ndarray | None = None
-    orientation: np.ndarray | None = None
-    pixel_mm: tuple[float, float] | None = None
-    slice_mm: float | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-    traits: tuple = ()
 
 
 def read_header(name: str, path: Path) -> Instance:
@@ -193,98 +164,6 @@ def _described_object(sop_class: str, modality: str, image_type: tuple[str, ...]
     if "DOSE_INFO" in image_type or (sop_class.startswith(_SECONDARY_CAPTURE) and titled_dose):
         return "a screen of dose figures"
     return None
-
-
-def frames_of(instance: Instance) -> list[Frame]:
-    """The frames of a file that `check_image` has accepted."""
-    header = instance.header
-    shared = first(header, "SharedFunctionalGroupsSequence")
-    per_frame = items(header, "PerFrameFunctionalGroupsSequence")
-    if shared is None and not per_frame:
-        return _classic_frames(instance)
-    frames = []
-    for index in range(instance.frames):
-        own = per_frame[index] if index < len(per_frame) else None
-        frames.append(_frame(instance, index, [group for group in (own, shared) if group is not None]))
-    return frames
-
-
-def _classic_frames(instance: Instance) -> list[Frame]:
-    frame = _frame(instance, 0, [])
-    if instance.frames == 1:
-        return [frame]
-    # The header's position is that of the first frame only.
-    return [replace(frame, index=i, position=None) for i in range(instance.frames)]
-
-
-def _frame(instance: Instance, index: int, groups: list[Dataset]) -> Frame:
-    """groups: functional groups that describe the frame, its own before the shared one; none for a classic file."""
-    header = instance.header
-
-    def of(sequence: str) -> Dataset:
-        if not groups:
-            return header
-        candidates = (first(group, sequence) for group in groups)
-        return next((item for item in candidates if item is not None), header)
-
-    detector = first(header, "DetectorInformationSequence")
-    orientation = numbers(of("PlaneOrientationSequence"), "ImageOrientationPatient", 6)
-    if orientation is None and detector is not None:
-        orientation = numbers(detector, "ImageOrientationPatient", 6)
-    if orientation is not None and not _orthonormal(orientation):
-        orientation = None
-    measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
-    keywords = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-    spacings = (all_numbers(measures, keyword) for keyword in keywords)
-    pixel_mm = next(((mm[0], mm[1]) for mm in spacings if len(mm) == 2 and min(mm) > 0), None)
-    distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
-    return Frame(
-        instance,
-        index,
-        numbers(of("PlanePositionSequence"), "ImagePositionPatient", 3),
-        orientation,
-        pixel_mm or _ultrasound_mm(header),
-        next((abs(mm) for mm in distances if mm), None),
-        number(transform, "RescaleSlope") or 1.0,
-        number(transform, "RescaleIntercept") or 0.0,
-        _traits(header, of),
-    )
-
-
-def _traits(header: Dataset, of) -> tuple:
-    """The values by which two frames at one position may differ, in the order in which `dicom_series` compares them."""
-    content, echo, diffusion = of("FrameContentSequence"), of("MREchoSequence"), of("MRDiffusionSequence")
-    kind = of("MRImageFrameTypeSequence")
-    if kind is header:
-        kind = of("CTImageFrameTypeSequence")
-    return (
-        number(echo, "EffectiveEchoTime") or number(echo, "EchoTime"),
-        text(header, "EchoNumbers"),
-        number(diffusion, "DiffusionBValue"),
-        tuple(texts(kind, "FrameType") or texts(header, "ImageType")),
-        text(header, "ConvolutionKernel"),
-        number(header, "InversionTime"),
-        text(header, "DiffusionGradientOrientation"),
-        number(content, "TemporalPositionIndex") or number(header, "TemporalPositionIdentifier"),
-        number(header, "AcquisitionNumber"),
-        number(header, "TriggerTime"),
-        text(header, "AcquisitionTime"),
-    )
-
-
-def _orthonormal(orientation: np.ndarray) -> bool:
-    rows, columns = orientation[:3], orientation[3:]
-    return bool(max(abs(rows @ rows - 1), abs(columns @ columns - 1), abs(rows @ columns)) <= 0.1)
-
-
-def _ultrasound_mm(header: Dataset) -> tuple[float, float] | None:
-    """Pixel spacing in mm of the first region of an ultrasound image."""
-    region = first(header, "SequenceOfUltrasoundRegions")
-    units = ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")
-    if region is None or any(number(region, unit) != _CENTIMETRES for unit in units):
-        return None
-    row_cm, column_cm = number(region, "PhysicalDeltaY"), number(region, "PhysicalDeltaX")
-    return (abs(row_cm) * 10, abs(column_cm) * 10) if row_cm and column_cm else None
 
 
 def modality_of(header: Dataset) -> Modality | None:

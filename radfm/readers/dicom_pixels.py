@@ -25,7 +25,8 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from radfm.readers.codestreams import check_codestreams, decoder_for
 from radfm.readers.dicom_files import Clamped, has, number, open_clamped, text, transfer_syntax
-from radfm.readers.dicom_headers import Frame, Instance, modality_of
+from radfm.readers.dicom_frames import Frame
+from radfm.readers.dicom_headers import Instance, modality_of
 from radfm.readers.errors import NO_PICTURE, Unreadable
 from radfm.readers.pixels import compact, rescaled
 
@@ -119,7 +120,7 @@ def _decoded(dataset: Dataset, instance: Instance, frames: list[Frame]) -> Itera
         values = _uncompressed_values(dataset, syntax)
         if values is None:
             values, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin, view_only=True)
-        yield _values(values, dataset, frames[0])
+        yield from (_values(values[frame.tile], dataset, frame) for frame in frames)
         return
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
     for frame, values in zip(frames, iter_pixels(dataset, indices=indices, decoding_plugin=plugin), strict=True):

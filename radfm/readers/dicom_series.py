@@ -1,17 +1,17 @@
-"""Groups frames into stacks: which frames form one scan, and in which order.
+"""Groups frames into stacks: which frames form one scan, in which order, and where its slices lie.
 
 Decisions:
 - A stack has one series (SeriesInstanceUID), one matrix size, one orientation (within 2.6 degrees) and one pixel
-  spacing (within 1%). For a file without series, its folder and series number are used.
-- Frames are ordered by their positions along the normal. Where positions are missing, they are ordered by
-  InstanceNumber, then by name. Names are never used where positions are known.
-- Frames at the same position are separated by the first of these traits that differs: echo, b-value, image type,
-  kernel, inversion time, gradient, temporal position, acquisition, trigger time; at last by instance order.
-- If all frames are at one position and differ in time only, they are a clip: one scan, its slices in instance order.
+  spacing (within 1%). For a file without series, its folder and series number are used. Series of one slice each that
+  share study, SeriesNumber, frame of reference and grid are one series (Canon writes MRI so).
+- Frames with positions become volumes by `dicom_volumes`. Names and instance numbers order frames only where positions
+  are missing, or where all frames are at one position: then they are a clip, one scan in instance order.
 - Frames without position are a stack where the modality is stackable (modalities.csv: CT, MRI, nuclear medicine, OCT).
   In all other modalities each file is one view, and so one scan. Frames of one file stay together.
 - Of a series with more than 16 volumes, 16 evenly spaced ones are read, as of NIfTI.
-- The distance between slices is the median distance; slices next to a gap are not interpolated.
+- The step from slice to slice is the one that the positions have, along the normal or not (tilted gantry). Where no
+  single step leads to every position within 0.05 mm (a gap, uneven steps), the distance between slices is the median
+  distance, there is no affine, and a warning says so. Nothing is interpolated.
 """
 
 from collections import defaultdict
@@ -20,13 +20,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from radfm.readers.dicom_files import number, text
-from radfm.readers.dicom_headers import TRAITS_OF_TIME, Frame, modality_of
+from radfm.readers.dicom_frames import Frame
+from radfm.readers.dicom_headers import modality_of
+from radfm.readers.dicom_volumes import Volume, distances_of, normal_of, volumes_of
 from radfm.readers.limits import chosen_volumes, left_out
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import plane_of
 
 _SAME_DIRECTION = 0.999
 _SAME_POSITION_MM = 0.01
+_OFF_THE_STEP_MM = 0.05
 
 
 @dataclass(eq=False)
@@ -38,6 +41,7 @@ class Stack:
         origin: (3,) position of the first voxel; None where the position or a distance between voxels is unknown.
         spacing_mm: between slices, rows and columns; None where the pixel spacing is unknown.
         left_out: (part, reason) of volumes of the same series that are not read.
+        warnings: what is uncertain about the stack.
     """
 
     frames: list[Frame]
@@ -45,25 +49,50 @@ class Stack:
     origin: np.ndarray | None = None
     spacing_mm: tuple[float, float, float] | None = None
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def plane(self) -> str | None:
         return None if self.axes is None else plane_of(self.axes[:, 0] / np.linalg.norm(self.axes[:, 0]))
 
 
-def stacks_of(frames: list[Frame]) -> list[Stack]:
-    """Group the frames of a study by series, grid and volume. Every frame is in at most one stack."""
-    series = defaultdict(list)
-    for frame in frames:
-        series[_series_key(frame)].append(frame)
-    stacks = []
-    for members in series.values():
+def stacks_of(frames: list[Frame]) -> tuple[list[Stack], list[tuple[Frame, str]]]:
+    """Group the frames of a study by series, grid and volume.
+
+    Returns: the stacks, and (frame, reason) of each frame whose volume is unknown. Every other frame is in one stack,
+    but for those of volumes that are left out.
+    """
+    stacks, unknown = [], []
+    for members in _series_of(frames):
         for same_grid in _by_grid(members):
-            volumes = _volumes(same_grid)
+            volumes, lost = volumes_of(same_grid, _instance_order)
+            unknown += lost
             chosen = [_stack(volumes[i]) for i in chosen_volumes(len(volumes))]
             chosen[0].left_out = left_out(len(volumes))
             stacks += chosen
-    return stacks
+    return stacks, unknown
+
+
+def _series_of(frames: list[Frame]) -> list[list[Frame]]:
+    series = defaultdict(list)
+    for frame in frames:
+        series[_series_key(frame)].append(frame)
+    whole, single = [], defaultdict(list)
+    for key, members in series.items():
+        if len(members) == 1 and _has_position(members[0]) and number(members[0].instance.header, "SeriesNumber"):
+            single[_shared_by_slices(members[0], key)].append(members[0])
+        else:
+            whole.append(members)
+    for members in single.values():
+        whole += [members] if len(members) > 2 else [[member] for member in members]
+    return whole
+
+
+def _shared_by_slices(frame: Frame, series_key: tuple) -> tuple:
+    """What slices of one volume share where each has a series of its own."""
+    header = frame.instance.header
+    keywords = ("StudyInstanceUID", "SeriesNumber", "FrameOfReferenceUID")
+    return *(text(header, keyword) for keyword in keywords), *series_key[1:]
 
 
 def _series_key(frame: Frame) -> tuple:
@@ -108,75 +137,65 @@ def _same_grid(a: Frame, b: Frame) -> bool:
     return all(abs(i - j) <= 0.01 * j for i, j in zip(a.pixel_mm, b.pixel_mm, strict=True))
 
 
-def _volumes(frames: list[Frame]) -> list[list[Frame]]:
-    """The frames of one grid, grouped into volumes with one frame at each position, each in order."""
-    frames = sorted(frames, key=_instance_order)
-    if not _has_position(frames[0]):
-        return [frames]
-    positions = np.round(_distances(frames) / _SAME_POSITION_MM).astype(int)
-    single_position = len(set(positions)) == 1
-    volumes = _split_by_traits(list(zip(positions, frames, strict=True)), 0, single_position)
-    return [[frame for _, frame in sorted(volume, key=lambda pair: pair[0])] for volume in volumes]
-
-
-_Positioned = list[tuple[int, Frame]]  # position along the normal, frame
-
-
-def _split_by_traits(positioned: _Positioned, trait: int, single_position: bool) -> list[_Positioned]:
-    """Split by one trait after the other, from number `trait` on, until each position has one frame."""
-    at_position = defaultdict(list)
-    for position, frame in positioned:
-        at_position[position].append((position, frame))
-    most = max(map(len, at_position.values()))
-    traits = len(positioned[0][1].traits)
-    if most == 1 or (single_position and trait >= traits - TRAITS_OF_TIME):
-        return [positioned]
-    if trait == traits:
-        return [[same[i] for same in at_position.values() if i < len(same)] for i in range(most)]
-    groups = defaultdict(list)
-    for position, frame in positioned:
-        groups[frame.traits[trait]].append((position, frame))
-    # A trait that differs from slice to slice (a time, a counter) would split one volume, so it is not used.
-    split = list(groups.values()) if len(groups) <= most else [positioned]
-    return [volume for group in split for volume in _split_by_traits(group, trait + 1, single_position)]
-
-
 def _instance_order(frame: Frame) -> tuple:
     instance_number = number(frame.instance.header, "InstanceNumber")
     missing = instance_number is None
     return missing, 0 if missing else instance_number, natural(frame.instance.name), frame.index
 
 
-def _normal(frame: Frame) -> np.ndarray:
-    """Unit normal of a frame that points to the patient's left, back or head, whichever is nearest."""
-    assert frame.orientation is not None
-    normal = np.cross(frame.orientation[:3], frame.orientation[3:])
-    normal /= np.linalg.norm(normal)
-    return normal * np.sign(normal[np.argmax(np.abs(normal))])
-
-
-def _distances(frames: list[Frame]) -> np.ndarray:
-    """(frames,) positions along the common normal, mm."""
-    normal = _normal(frames[0])
-    return np.array([frame.position @ normal for frame in frames])
-
-
-def _stack(frames: list[Frame]) -> Stack:
-    """The geometry of a volume, from its first frame and the distances between the frames."""
+def _stack(volume: Volume) -> Stack:
+    """The geometry of a volume, from its first frame and the positions of all."""
+    frames = volume.frames
     frame = frames[0]
-    slice_mm = frame.slice_mm
+    stack = Stack(frames, warnings=volume.warnings)
+    step, origin, slice_mm = None, frame.position, frame.slice_mm
     if len(frames) > 1 and _has_position(frame):
-        steps = np.diff(_distances(frames))
-        steps = steps[steps > _SAME_POSITION_MM]
-        slice_mm = float(np.median(steps)) if steps.size else None  # None: a clip at one position
-    spacing_mm = None
+        step, origin, slice_mm = _step_of(frames)
+        if step is None and slice_mm is not None:
+            stack.warnings.append(_uneven(frames))
     if frame.pixel_mm is not None:
         row_mm, column_mm = frame.pixel_mm
-        spacing_mm = round(slice_mm or 0.0, 4), round(row_mm, 4), round(column_mm, 4)
-    axes = origin = None
+        stack.spacing_mm = round(slice_mm or 0.0, 4), round(row_mm, 4), round(column_mm, 4)
     if frame.orientation is not None:
-        steps_mm = (slice_mm or 1.0, *(frame.pixel_mm or (1.0, 1.0)))
-        axes = np.stack([_normal(frame), frame.orientation[3:], frame.orientation[:3]], axis=1) * steps_mm
-        known = frame.pixel_mm is not None and (len(frames) == 1 or slice_mm is not None)
-        origin = frame.position if known else None
-    return Stack(frames, axes, origin, spacing_mm)
+        row_mm, column_mm = frame.pixel_mm or (1.0, 1.0)
+        across = normal_of(frame) * (slice_mm or 1.0) if step is None else step
+        stack.axes = np.stack([across, frame.orientation[3:] * row_mm, frame.orientation[:3] * column_mm], axis=1)
+        known = frame.pixel_mm is not None and (len(frames) == 1 or step is not None)
+        stack.origin = origin if known else None
+    return stack
+
+
+def without_frames(stack: Stack, frames: list[Frame]) -> Stack:
+    """The stack of the frames that are left, in order, where others could not be decoded."""
+    lost = len(stack.frames) - len(frames)
+    warning = (
+        f"{lost} of its {len(stack.frames)} slices could not be decoded and {'is' if lost == 1 else 'are'} missing"
+    )
+    rest = _stack(Volume(frames, [*stack.warnings, warning]))
+    rest.left_out = stack.left_out
+    return rest
+
+
+def _step_of(frames: list[Frame]) -> tuple[np.ndarray | None, np.ndarray | None, float | None]:
+    """(step from slice to slice, position of the first slice, distance between slices) of frames in order. Without one
+    step for all, the step is None and the distance the median; for a clip at one position, all are None."""
+    positions = np.array([frame.position for frame in frames])
+    distances = np.diff(distances_of(frames))
+    distances = distances[distances > _SAME_POSITION_MM]
+    if not distances.size:
+        return None, None, None
+    # The least squares fit of positions = first + i * step.
+    i = np.arange(len(frames)) - (len(frames) - 1) / 2
+    step = i @ positions / (i @ i)
+    fitted = positions.mean(axis=0) + np.outer(i, step)
+    if np.linalg.norm(fitted - positions, axis=1).max() <= _OFF_THE_STEP_MM:
+        return step, fitted[0], float(np.linalg.norm(step))
+    return None, None, float(np.median(distances))
+
+
+def _uneven(frames: list[Frame]) -> str:
+    steps = np.diff(distances_of(frames))
+    if steps.max() - steps.min() > 2 * _OFF_THE_STEP_MM:
+        lengths = f"{steps.min():.4g} to {steps.max():.4g} mm"
+        return f"the distance between its slices varies, {lengths}: slices may be missing, and it has no affine"
+    return "its slices do not lie on a straight line, so it has no affine"

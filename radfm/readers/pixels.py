@@ -36,6 +36,24 @@ def tidy(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def square(pixels: np.ndarray, aspect: float) -> np.ndarray:
+    """(slices, H, W) or (slices, H, W, 3) whose pixels are `aspect` times as high as wide -> with square pixels.
+
+    The shorter side is enlarged by linear interpolation. Integers are rounded.
+    """
+    if aspect == 1 or not 1 / 8 <= aspect <= 8:
+        return pixels
+    axis, factor = (1, aspect) if aspect > 1 else (2, 1 / aspect)
+    old = pixels.shape[axis]
+    new = max(round(old * factor), 1)
+    at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    low = at.astype(int)
+    weight = (at - low).reshape([-1 if i == axis else 1 for i in range(pixels.ndim)]).astype(np.float32)
+    a, b = np.take(pixels, low, axis), np.take(pixels, np.minimum(low + 1, old - 1), axis)
+    values = a * (1 - weight) + b * weight
+    return values if pixels.dtype.kind == "f" else np.rint(values).astype(pixels.dtype)
+
+
 def compact(values: np.ndarray) -> np.ndarray:
     """The values in the smallest of the types above that holds them exactly, else in float32."""
     if values.dtype.kind == "c":

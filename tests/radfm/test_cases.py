@@ -32,8 +32,8 @@ def test_a_folder_a_file_and_a_list_are_read(tmp_path):
     assert [scan.source for scan in read_case(tmp_path / "photo.png").scans] == ["photo.png"]
     both = read_case([str(tmp_path / "ct"), tmp_path / "photo.png"])
     assert [scan.source for scan in both.scans] == ["ct", "photo.png"]
-    same_names = read_case([tmp_path / "ct" / "0.dcm", study(tmp_path / "other") / "ct" / "0.dcm"], modality="CT")
-    assert [scan.source for scan in same_names.scans] == ["ct/0.dcm", "other/ct/0.dcm"]
+    same_names = read_case([tmp_path / "ct" / "0.dcm", study(tmp_path / "other") / "ct" / "1.dcm"], modality="CT")
+    assert [scan.source for scan in same_names.scans] == ["ct/0.dcm", "other/ct/1.dcm"]
     files = read_case(sorted((tmp_path / "ct").iterdir()))
     assert [len(scan.pixels) for scan in files.scans] == [5]
 

@@ -268,8 +268,8 @@ def test_a_copy_is_read_once_but_slices_with_one_identifier_are_all_read(tmp_pat
 
 
 def test_slices_that_differ_in_damaged_numbers_only_are_not_copies(tmp_path):
-    for name in (b"1a", b"2b"):
-        file = dicom(tmp_path / f"{name.decode()}.dcm", ramp()[0], SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2")
+    for i, name in enumerate((b"1a", b"2b")):
+        file = dicom(tmp_path / f"{name.decode()}.dcm", ramp()[i], SOPInstanceUID="1.2.3", SeriesInstanceUID="1.2")
         dataset = pydicom.dcmread(file)
         tag = Tag("InstanceNumber")
         dataset[tag] = RawDataElement(tag, "IS", len(name), name, 0, False, True)
@@ -282,8 +282,8 @@ def test_slices_that_differ_in_damaged_numbers_only_are_not_copies(tmp_path):
 def test_of_two_patients_the_one_with_more_images_is_read_and_the_other_listed(tmp_path):
     series(tmp_path / "a", ramp(2), PatientID="Smith-1", StudyInstanceUID="1.1")
     series(tmp_path / "b", ramp(4), PatientID="Jones-2", StudyInstanceUID="1.2")
-    series(tmp_path / "c", ramp(3), PatientID="Jones^2", StudyInstanceUID="1.2")  # the same study, another spelling
-    series(tmp_path / "d", ramp(1), StudyInstanceUID="1.4")  # without a patient
+    series(tmp_path / "c", ramp(3) + 2, PatientID="Jones^2", StudyInstanceUID="1.2")  # the same study, another spelling
+    series(tmp_path / "d", ramp(1) + 1, StudyInstanceUID="1.4")  # without a patient
     case = read_case(tmp_path)
     assert [len(scan.pixels) for scan in case.scans] == [4, 3, 1]
     reason = "belongs to another patient than the other 8 files: read it as a case of its own"
@@ -361,6 +361,7 @@ def test_files_without_preamble_or_meta_header_are_read(tmp_path):
     for name, implicit, little in [("implicit", True, True), ("explicit", False, True), ("big", False, False)]:
         buffer = io.BytesIO()
         dataset.SOPInstanceUID = uid()
+        dataset.AcquisitionNumber = 1 + len(name)  # else they are copies
         pydicom.dcmwrite(buffer, _without_meta(dataset, little), implicit_vr=implicit, little_endian=little)
         (tmp_path / "bare" / name).write_bytes(buffer.getvalue())
     case = read_case(tmp_path / "bare")
@@ -380,7 +381,7 @@ def _without_meta(dataset, little):
 
 def test_a_dicomdir_is_read_by_its_records_and_missing_files_are_listed(tmp_path):
     dicom(tmp_path / "DISC" / "im1", ramp()[0])
-    dicom(tmp_path / "DISC" / "NOTNAMED", ramp()[0])
+    dicom(tmp_path / "DISC" / "NOTNAMED", ramp()[1])
     records = [(["DISC", "IM1"]), (["DISC", "IM2"]), (["..", "ESCAPE"])]
     records = Sequence([item(DirectoryRecordType="IMAGE", ReferencedFileID=parts)[0] for parts in records])
     kind = {"SOPClassUID": "1.2.840.10008.1.3.10", "DirectoryRecordSequence": records}

@@ -1,0 +1,373 @@
+"""Splits the frames of one series and grid into volumes: one slice at each place, all of one time, echo and phase.
+
+A place is a position along the normal of the slices. How volumes at the same places are told apart, in this order:
+
+1. `Frame.contrast` (echo, b-value, frame type, kernel, ...) always separates, and so does the line on which the slices
+   lie.
+2. `Frame.moment` (temporal position, cardiac phase, other dimensions of an enhanced file) separates, unless it counts
+   the slices of one volume, or all frames are at one place: then they are a clip.
+3. Where a place still has several slices, or the places lie irregularly: the first number of `Frame.clock` whose values
+   form volumes, each with most of the places; numbers that differ from slice to slice are clustered by their gaps.
+4. InstanceNumber, where it counts through the places of each volume, or through the volumes of each place.
+5. The acquisition times, where all volumes go through the places in the same rhythm.
+6. The order of the slices at each place, with a warning.
+
+A split by 3 to 5 must leave no two slices of a volume at one place, and steps that are multiples of one distance. A
+lost slice leaves its volume incomplete, with a warning; it never pulls in a slice of the next volume. A slice of which
+nothing tells the volume is listed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from radfm.readers.dicom_files import number
+from radfm.readers.dicom_frames import Frame
+
+_SAME_PLACE_MM = 0.01
+_SAME_PLACE = 0.2  # of the distance between slices, where slices of several volumes are compared
+_SAME_LINE_MM = 1.0
+_UNSURE_ORDER = (
+    "nothing in the headers tells the {} volumes of its series apart, so they were taken in order of InstanceNumber"
+)
+_UNKNOWN_VOLUME = (
+    "lies where its series has slices of several volumes, and nothing tells to which it belongs: export it anew"
+)
+
+
+@dataclass(eq=False)
+class Volume:
+    """The frames of one scan in the order of their places, and what is uncertain about them."""
+
+    frames: list[Frame]
+    warnings: list[str] = field(default_factory=list)
+
+
+def volumes_of(frames: list[Frame], order: Callable[[Frame], tuple]) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+    """Split the frames of one grid.
+
+    Args:
+        frames: with the same orientation, all or none with a position.
+        order: sorting key of the frames in a file's or series' own order.
+    Returns:
+        The volumes, and (frame, reason) of each frame whose volume is unknown.
+    """
+    frames = sorted(frames, key=order)
+    positioned = frames[0].position is not None and frames[0].orientation is not None
+    volumes, unknown = [], []
+    for group in _by(frames, lambda frame: frame.contrast):
+        if not positioned:
+            volumes.append(Volume(group))
+            continue
+        for line in _by_line(group):
+            found, lost = _by_time(_Places(line))
+            volumes += found
+            unknown += lost
+    return volumes, unknown
+
+
+def normal_of(frame: Frame) -> np.ndarray:
+    """Unit normal of a frame that points to the patient's left, back or head, whichever is nearest."""
+    assert frame.orientation is not None
+    normal = np.cross(frame.orientation[:3], frame.orientation[3:])
+    normal /= np.linalg.norm(normal)
+    return normal * np.sign(normal[np.argmax(np.abs(normal))])
+
+
+def distances_of(frames: Sequence[Frame]) -> np.ndarray:
+    """(frames,) positions along the common normal, mm."""
+    normal = normal_of(frames[0])
+    return np.array([frame.position @ normal for frame in frames])
+
+
+def _by(frames: Iterable[Frame], value: Callable[[Frame], object]) -> list[list[Frame]]:
+    groups = defaultdict(list)
+    for frame in frames:
+        groups[value(frame)].append(frame)
+    return list(groups.values())
+
+
+def _by_line(frames: list[Frame]) -> list[list[Frame]]:
+    """The frames, grouped by the line on which their first pixels lie: two stacks side by side are two groups."""
+    normal = normal_of(frames[0])
+    positions = np.array([frame.position for frame in frames])
+    in_plane = positions - np.outer(positions @ normal, normal)
+    if np.ptp(in_plane, axis=0).max() <= _SAME_LINE_MM or _line(positions)[2] <= _SAME_LINE_MM:
+        return [frames]
+    lines: list[tuple[np.ndarray, list[Frame]]] = []
+    for frame, offset in zip(frames, in_plane, strict=True):
+        group = next((group for first, group in lines if np.abs(first - offset).max() <= _SAME_LINE_MM), None)
+        if group is None:
+            lines.append((offset, [frame]))
+        else:
+            group.append(frame)
+    # Stacks side by side have several slices each. Any other course, such as a curve, is one scan.
+    return [group for _, group in lines] if all(len(group) > 1 for _, group in lines) else [frames]
+
+
+def _line(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(a point, a direction, largest distance of a position in mm) of the line that fits (n, 3) positions best."""
+    centre = positions.mean(axis=0)
+    direction = np.linalg.svd(positions - centre, full_matrices=False)[2][0]
+    offsets = positions - centre
+    return centre, direction, float(np.linalg.norm(offsets - np.outer(offsets @ direction, direction), axis=1).max())
+
+
+class _Places:
+    """Frames and their places.
+
+    Attributes:
+        frames: in their own order.
+        at: (frames,) mm along the normal.
+        place: (frames,) number of the place, from the lowest to the highest. Frames within a fifth of the distance
+            between slices are at one place.
+    """
+
+    def __init__(self, frames: list[Frame]):
+        self.frames = frames
+        self.at = distances_of(frames)
+        self.place = _clustered(self.at, _tolerance(self.at, frames[0].slice_mm))
+        self.n_places = int(self.place.max()) + 1
+        self.most = int(np.bincount(self.place).max())  # slices at one place
+
+    def part(self, indices: Sequence[int]) -> list[Frame]:
+        """The frames of these indices by their places."""
+        return [self.frames[i] for i in sorted(indices, key=lambda i: (self.at[i], i))]
+
+
+def _tolerance(at: np.ndarray, slice_mm: float | None) -> float:
+    """How far apart slices of one place may be: small beside the distance between slices."""
+    steps = np.diff(np.sort(at))
+    steps = steps[steps > _SAME_PLACE_MM]
+    if not steps.size:
+        return _SAME_PLACE_MM
+    # Of steps in two sizes, such as 0.4, 4.6, 0.4, 4.6, the small ones are between volumes and the large ones within.
+    small = _SAME_PLACE * (slice_mm or 0.0)
+    if slice_mm and (steps < small).any() and (steps >= small).any() and np.median(steps[steps >= small]) > 2 * small:
+        return small
+    return min(0.1, _SAME_PLACE * float(np.median(steps)))
+
+
+def _clustered(values: np.ndarray, tolerance: float) -> np.ndarray:
+    """(n,) numbers of the clusters, in rising order, of values that are separated by more than the tolerance."""
+    order = np.argsort(values, kind="stable")
+    clusters = np.empty(len(values), int)
+    clusters[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > tolerance)])
+    return clusters
+
+
+_Groups = list[list[int]]  # indices of frames
+
+
+def _by_time(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+    """Steps 2 to 6 for frames of one contrast on one line."""
+    if places.n_places == 1:
+        return [Volume(places.frames)], []
+    moments = _moments(places)
+    if len(moments) > 1:
+        volumes, unknown = [], []
+        for group in moments:
+            found, lost = _by_clock(_Places(group))
+            volumes += found
+            unknown += lost
+        return _with_missing(volumes), unknown
+    volumes, unknown = _by_clock(places)
+    return _with_missing(volumes), unknown
+
+
+def _moments(places: _Places) -> list[list[Frame]]:
+    """The frames by their moments, without numbers that count the slices of one volume."""
+    columns = list(zip(*(frame.moment for frame in places.frames), strict=True))
+    if places.most == 1:
+        columns = [column for column in columns if len(set(column)) < len(column) or len(column) < 3]
+    keys = list(zip(*columns, strict=True)) if columns else [()] * len(places.frames)
+    groups = defaultdict(list)
+    for key, frame in zip(keys, places.frames, strict=True):
+        groups[key].append(frame)
+    return list(groups.values())
+
+
+def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+    everything = list(range(len(places.frames)))
+    if places.n_places == 1 or (_fits(places, everything) and not _interleaved_acquisitions(places)):
+        return [Volume(places.part(everything))], []
+    for proposals in (_by_one_number, _by_instance_number, _by_rhythm, _by_any_number):
+        for groups in proposals(places):
+            if all(_fits(places, group) for group in groups):
+                return [Volume(places.part(group)) for group in groups], []
+    if places.most == 1:  # irregular, and nothing tells why: one scan, whose geometry will say so
+        return [Volume(places.part(everything))], []
+    return _by_order(places)
+
+
+def _fits(places: _Places, indices: Sequence[int]) -> bool:
+    """Whether frames can be one volume: one at each place, at steps that are multiples of one distance."""
+    at = np.sort(places.at[list(indices)])
+    if len(set(places.place[list(indices)])) < len(at):
+        return False
+    steps = np.diff(at)
+    if len(steps) < 2:
+        return True
+    step = np.median(steps[steps < 1.5 * steps.min()])
+    multiples = np.maximum(np.rint(steps / step), 1)
+    return bool((np.abs(steps - multiples * step) <= 0.1 * step + 0.05).all()) and (multiples - 1).sum() <= len(at) / 2
+
+
+def _interleaved_acquisitions(places: _Places) -> bool:
+    """Whether a CT's acquisitions, each of them a volume, lie between each other's slices."""
+    if places.frames[0].instance.header.get("Modality") != "CT":
+        return False
+    groups = _grouped([frame.clock[0] for frame in places.frames])
+    if len(groups) < 2 or min(map(len, groups)) < 3 or not all(_fits(places, group) for group in groups):
+        return False
+    ends = [(places.at[group].min(), places.at[group].max()) for group in groups]
+    return any(a[0] < b[1] and b[0] < a[1] for i, a in enumerate(ends) for b in ends[:i])
+
+
+def _grouped(values: Sequence) -> _Groups:
+    groups = defaultdict(list)
+    for i, value in enumerate(values):
+        groups[value].append(i)
+    return list(groups.values())
+
+
+def _by_one_number(places: _Places) -> Iterable[_Groups]:
+    """By each number of the clock: by its values, then by the gaps between them; most places are in each group."""
+    for column in zip(*(frame.clock for frame in places.frames), strict=True):
+        yield from (groups for groups in _by_values(column, places) if _covers_most(groups, places))
+    columns = list(zip(*(frame.clock for frame in places.frames), strict=True))
+    pairs = [(a, b) for i, a in enumerate(columns) for b in columns[i + 1 :] if len(set(a)) > 1 and len(set(b)) > 1]
+    for a, b in pairs:
+        groups = _grouped(list(zip(a, b, strict=True)))
+        if _covers_most(groups, places):
+            yield groups
+
+
+def _by_any_number(places: _Places) -> Iterable[_Groups]:
+    """By the values of a number, also where acquisitions share only some places, such as the last of one and the first
+    of the next."""
+    groups = [_grouped(column) for column in zip(*(frame.clock for frame in places.frames), strict=True)]
+    yield from sorted((g for g in groups if len(places.frames) >= 2 * len(g) > 2), key=len)
+
+
+def _by_values(column: Sequence, places: _Places) -> Iterable[_Groups]:
+    groups = _grouped(column)
+    if len(groups) > 1:
+        yield groups
+    if None in column or len(groups) < places.most:
+        return
+    values = np.array(column, float)
+    gaps = np.sort(np.diff(np.sort(values)))[::-1]
+    for volumes in range(max(places.most, 2), min(places.most + 3, len(groups))):
+        # The gaps between volumes are larger than those within.
+        between, within = gaps[volumes - 2], gaps[volumes - 1] if volumes - 1 < len(gaps) else 0.0
+        if between > 1.5 * within:
+            yield _grouped(_clustered(values, (between + within) / 2).tolist())
+
+
+def _covers_most(groups: _Groups, places: _Places) -> bool:
+    covered = [len(set(places.place[group])) for group in groups]
+    return len(groups) > 1 and sum(covered) > 0.5 * places.n_places * len(groups) and min(covered) > 1
+
+
+def _by_instance_number(places: _Places) -> Iterable[_Groups]:
+    """InstanceNumber, where it counts places in each volume (volume by volume) or volumes at each place."""
+    numbers = [number(frame.instance.header, "InstanceNumber") for frame in places.frames]
+    if len({frame.instance for frame in places.frames}) < len(places.frames):
+        numbers = [float(frame.index + 1) for frame in places.frames]  # frames of one file
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return
+    counts = np.array(numbers, int)
+    stride = int(np.gcd.reduce(np.diff(np.sort(counts))))
+    start = counts.min()
+    counts = (counts - start) // stride
+    known_start = start <= stride
+    yield from _by_count(counts, places, known_start)
+    for volumes in range(places.most, places.most + 3):
+        for shift in range(1 if known_start else volumes):
+            volume, slot = (counts + shift) % volumes, (counts + shift) // volumes
+            if _one_to_one(slot, places.place):
+                yield _grouped(volume.tolist())
+
+
+def _by_rhythm(places: _Places) -> Iterable[_Groups]:
+    """The last clock that differs from frame to frame, where every volume goes through the places in one rhythm."""
+    for column in reversed(list(zip(*(frame.clock for frame in places.frames), strict=True))):
+        if None in column or len(set(column)) <= places.most:
+            continue
+        times = np.array(column, float)
+        repeats = np.concatenate([np.diff(np.sort(times[places.place == i])) for i in range(places.n_places)])
+        if not repeats.size or (period := float(np.median(repeats))) <= 0:
+            continue
+        turns = (times - times.min()) / period
+        phases = [_phase(turns[places.place == place]) for place in range(places.n_places)]
+        spread = max(np.abs((turns - np.array(phases)[places.place] + 0.5) % 1 - 0.5))
+        if spread > 0.5 / places.n_places:
+            continue
+        slot_of = np.argsort(np.argsort(phases))
+        volume = np.rint(turns - np.array(phases)[places.place]).astype(int)
+        yield from _by_count(volume * places.n_places + slot_of[places.place], places, known_start=False)
+
+
+def _phase(turns: np.ndarray) -> float:
+    """The mean of (n,) turns as part of one turn, in [0, 1) up to rounding."""
+    phase = float(np.angle(np.exp(2j * np.pi * turns).mean()) / (2 * np.pi)) % 1
+    return 0.0 if phase > 0.999 else phase
+
+
+def _by_count(counts: np.ndarray, places: _Places, known_start: bool) -> Iterable[_Groups]:
+    """Volumes by a count that goes through all places, volume by volume.
+
+    Where the count may not begin with the first slice of a volume, the beginning is chosen that gives the fewest
+    volumes; of several, the one after which neighbouring slices follow each other most closely.
+    """
+    n = places.n_places
+    if not _one_to_one(counts % n, places.place):
+        return
+    place_of = dict(zip((counts % n).tolist(), places.place.tolist(), strict=True))
+    starts = []
+    for shift in range(1 if known_start else n):
+        volume = (counts - shift) // n
+        path = [place_of[slot % n] for slot in range(shift, shift + n) if slot % n in place_of]
+        jumps = sum(abs(a - b) for a, b in pairwise(path))
+        starts.append((len(set(volume.tolist())), jumps, shift, volume))
+    *_, volume = min(starts, key=lambda start: start[:3])
+    yield _grouped(volume.tolist())
+
+
+def _one_to_one(slots: np.ndarray, places: np.ndarray) -> bool:
+    pairs = set(zip(slots.tolist(), places.tolist(), strict=True))
+    return len(pairs) == len(set(slots.tolist())) == len(set(places.tolist()))
+
+
+def _by_order(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+    """The k-th slice of each place, in the files' own order; slices of places that lack some are unknown."""
+    at_place = [np.flatnonzero(places.place == place) for place in range(places.n_places)]
+    whole = [indices for indices in at_place if len(indices) == places.most]
+    unknown = [
+        (places.frames[i], _UNKNOWN_VOLUME) for indices in at_place if len(indices) < places.most for i in indices
+    ]
+    warning = _UNSURE_ORDER.format(places.most)
+    volumes = [Volume(places.part([indices[k] for indices in whole]), [warning]) for k in range(places.most)]
+    return volumes, unknown
+
+
+def _with_missing(volumes: list[Volume]) -> list[Volume]:
+    """The volumes, with a warning for each that lacks places which others of the same series have."""
+    if len(volumes) < 2:
+        return volumes
+    ends = [distances_of(volume.frames)[[0, -1]] for volume in volumes]
+    most = max(len(volume.frames) for volume in volumes)
+    full = ends[max(range(len(volumes)), key=lambda i: len(volumes[i].frames))]
+    for i, (volume, (low, high)) in enumerate(zip(volumes, ends, strict=True), 1):
+        missing = most - len(volume.frames)
+        overlap = min(high, full[1]) - max(low, full[0])
+        if missing and overlap >= 0:
+            slices = "slice is" if missing == 1 else "slices are"
+            volume.warnings.append(
+                f"{missing} of {most} {slices} missing in volume {i} of {len(volumes)} of the series"
+            )
+    return volumes
