@@ -28,6 +28,7 @@ _CENTIMETRES, _TISSUE = 3, 1  # PhysicalUnitsXDirection, RegionSpatialFormat: DI
 _SPATIAL = {"StackID", "InStackPositionNumber", "ImagePositionPatient", "ImageOrientationPatient"}
 _SLICE_VECTOR = "SliceVector"
 _NUCLEAR_VIEWS = ("EnergyWindowVector", "DetectorVector")
+CLOCK_TIME = 3  # the index of the acquisition time in `Frame.clock`
 _NUCLEAR_TIMES = ("PhaseVector", "RRIntervalVector", "TimeSlotVector", "TimeSliceVector", "RotationVector")
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from radfm.readers.dicom_files import number, text
-from radfm.readers.dicom_frames import Frame
+from radfm.readers.dicom_frames import CLOCK_TIME, Frame
 from radfm.readers.dicom_headers import modality_of
 from radfm.readers.dicom_volumes import Volume, distances_of, normal_of, volumes_of
 from radfm.readers.limits import chosen_volumes, left_out
@@ -30,6 +30,7 @@ from radfm.readers.orientation import plane_of
 _SAME_DIRECTION = 0.999
 _SAME_POSITION_MM = 0.01
 _OFF_THE_STEP_MM = 0.05
+_PAUSE_SECONDS, _MOST_PAUSES = 30, 3
 
 
 @dataclass(eq=False)
@@ -153,6 +154,7 @@ def _stack(volume: Volume) -> Stack:
         step, origin, slice_mm = _step_of(frames)
         if step is None and slice_mm is not None:
             stack.warnings.append(_uneven(frames))
+        stack.warnings += _parts_in_time(frames)
     if frame.pixel_mm is not None:
         row_mm, column_mm = frame.pixel_mm
         stack.spacing_mm = round(slice_mm or 0.0, 4), round(row_mm, 4), round(column_mm, 4)
@@ -191,6 +193,18 @@ def _step_of(frames: list[Frame]) -> tuple[np.ndarray | None, np.ndarray | None,
     if np.linalg.norm(fitted - positions, axis=1).max() <= _OFF_THE_STEP_MM:
         return step, fitted[0], float(np.linalg.norm(step))
     return None, None, float(np.median(distances))
+
+
+def _parts_in_time(frames: list[Frame]) -> list[str]:
+    """A warning where a volume is of a few parts, one behind the other, that were acquired at different times."""
+    times = [frame.clock[CLOCK_TIME] for frame in frames]
+    if None in times:
+        return []
+    pauses = np.abs(np.diff(np.array(times, float)))
+    pauses = pauses[pauses > _PAUSE_SECONDS]
+    if not 0 < pauses.size <= _MOST_PAUSES:  # more: slices of several passes in turn
+        return []
+    return [f"its slices were acquired in {pauses.size + 1} parts, up to {pauses.max():,.0f} s apart"]
 
 
 def _uneven(frames: list[Frame]) -> str:

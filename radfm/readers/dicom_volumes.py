@@ -66,6 +66,8 @@ def volumes_of(frames: list[Frame], order: Callable[[Frame], tuple]) -> tuple[li
             found, lost = _by_time(_Places(line))
             volumes += found
             unknown += lost
+    if positioned and len(volumes) > 1:
+        _warn_of_missing(volumes)
     return volumes, unknown
 
 
@@ -166,16 +168,12 @@ def _by_time(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     """Steps 2 to 6 for frames of one contrast on one line."""
     if places.n_places == 1:
         return [Volume(places.frames)], []
-    moments = _moments(places)
-    if len(moments) > 1:
-        volumes, unknown = [], []
-        for group in moments:
-            found, lost = _by_clock(_Places(group))
-            volumes += found
-            unknown += lost
-        return _with_missing(volumes), unknown
-    volumes, unknown = _by_clock(places)
-    return _with_missing(volumes), unknown
+    volumes, unknown = [], []
+    for group in _moments(places):
+        found, lost = _by_clock(_Places(group))
+        volumes += found
+        unknown += lost
+    return volumes, unknown
 
 
 def _moments(places: _Places) -> list[list[Frame]]:
@@ -196,7 +194,7 @@ def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
         return [Volume(places.part(everything))], []
     for proposals in (_by_one_number, _by_instance_number, _by_rhythm, _by_any_number):
         for groups in proposals(places):
-            if all(_fits(places, group) for group in groups):
+            if len(groups) > 1 and all(_fits(places, group) for group in groups):
                 return [Volume(places.part(group)) for group in groups], []
     if places.most == 1:  # irregular, and nothing tells why: one scan, whose geometry will say so
         return [Volume(places.part(everything))], []
@@ -355,19 +353,17 @@ def _by_order(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     return volumes, unknown
 
 
-def _with_missing(volumes: list[Volume]) -> list[Volume]:
-    """The volumes, with a warning for each that lacks places which others of the same series have."""
-    if len(volumes) < 2:
-        return volumes
-    ends = [distances_of(volume.frames)[[0, -1]] for volume in volumes]
-    most = max(len(volume.frames) for volume in volumes)
-    full = ends[max(range(len(volumes)), key=lambda i: len(volumes[i].frames))]
-    for i, (volume, (low, high)) in enumerate(zip(volumes, ends, strict=True), 1):
-        missing = most - len(volume.frames)
-        overlap = min(high, full[1]) - max(low, full[0])
-        if missing and overlap >= 0:
+def _warn_of_missing(volumes: list[Volume]) -> None:
+    """A warning for each volume that lacks places which others of the same series have.
+
+    A volume with less than two thirds of the places is another part of the body, and lacks nothing.
+    """
+    at = np.concatenate([distances_of(volume.frames) for volume in volumes])
+    places = int(_clustered(at, _tolerance(at, volumes[0].frames[0].slice_mm)).max()) + 1
+    for i, volume in enumerate(volumes, 1):
+        missing = places - len(volume.frames)
+        if 0 < missing <= places / 3:
             slices = "slice is" if missing == 1 else "slices are"
             volume.warnings.append(
-                f"{missing} of {most} {slices} missing in volume {i} of {len(volumes)} of the series"
+                f"{missing} of {places} {slices} missing in volume {i} of {len(volumes)} of the series"
             )
-    return volumes
