@@ -21,7 +21,8 @@ CUT_SHORT = "is cut short or damaged: copy it again from where it came from"
 NO_PICTURE = (
     "has a DICOM header but no picture, or is cut short before it: copy or export it again if it should have one"
 )
-_LIBRARIES = ("pydicom", "nibabel", "PIL", "pylibjpeg", "openjpeg", "libjpeg", "rle")
+TOO_MANY_PIXELS = "has a header that asks for more pixels than a picture can have: crop or scale it down"
+_LIBRARIES = ("pydicom", "nibabel", "PIL", "tifffile", "pylibjpeg", "openjpeg", "libjpeg", "rle")
 
 
 class Unreadable(ValueError):

@@ -1,11 +1,11 @@
-"""PNG, JPEG, TIFF and the other image formats that Pillow reads.
+"""PNG, JPEG and the other image formats that Pillow reads; TIFF is read by `radfm.readers.tiff`.
 
 Decisions:
 - Each file is one scan, because nothing in it states that another file continues it. Save slices of one volume as one
   TIFF or array instead.
-- The pages of a TIFF and the frames of an animation are slices. Pages of another size than the first are left out.
+- The frames of an animation are slices. Frames of another size than the first are left out.
 - Transparency is dropped, palettes are applied, and the EXIF orientation is applied.
-- 16-bit grey stays 16-bit. TIFFs in which zero is white are inverted.
+- 16-bit grey stays 16-bit.
 """
 
 from pathlib import Path
@@ -14,26 +14,28 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
 from radfm.cases import Scan
-from radfm.readers.errors import Unreadable
+from radfm.readers.errors import TOO_MANY_PIXELS, Unreadable
 from radfm.readers.limits import check_size
 from radfm.readers.pixels import tidy
+from radfm.readers.tiff import read_tiff
 
 _KEPT_MODES = ("L", "I", "F")  # and every I;16; all other modes are converted
-_WHITE_IS_ZERO = (262, 0)  # TIFF tag PhotometricInterpretation
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
-    """Read an image file with Pillow.
+    """Read an image file.
 
-    Returns: a list of one scan, and ("", reason) where pages were left out. Raises: Unreadable for a size that is not
-    plausible, and whatever Pillow raises on a damaged file.
+    Returns: a list of one scan (of a TIFF perhaps more), and ("", reason) where pages were left out. Raises: Unreadable
+    for a size that is not plausible, and whatever a library raises on a damaged file.
     """
+    with open(path, "rb") as file:
+        if file.read(4) in _TIFF:
+            return read_tiff(path)
     try:
         image = Image.open(path)
     except Image.DecompressionBombError:
-        raise Unreadable(
-            "has a header that asks for more pixels than a picture can have: crop or scale it down"
-        ) from None
+        raise Unreadable(TOO_MANY_PIXELS) from None
     with image:
         pages, bands = getattr(image, "n_frames", 1), len(image.getbands())
         check_size(pages * bands * image.width * image.height, path.stat().st_size, compressed=True)
@@ -51,11 +53,9 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
 
 def _values(page: Image.Image) -> np.ndarray:
     """(H, W) or (H, W, 3)."""
-    white_is_zero = getattr(page, "tag_v2", {}).get(_WHITE_IS_ZERO[0]) == _WHITE_IS_ZERO[1]
     ImageOps.exif_transpose(page, in_place=True)
     if page.mode.startswith("I;16"):
-        values = np.asarray(page).astype(np.uint16)
-        return np.uint16(65535) - values if white_is_zero else values
+        return np.asarray(page).astype(np.uint16)
     if page.mode in ("1", "LA", "La"):
         page = page.convert("L")
     if page.mode not in _KEPT_MODES:

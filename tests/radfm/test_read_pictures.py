@@ -1,7 +1,10 @@
 """Pictures and arrays: what becomes of depths, channels, pages and shapes."""
 
+import zlib
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from radfm import read_case
@@ -66,7 +69,7 @@ def test_pages_are_slices_and_pages_of_another_size_are_listed(tmp_path):
     pages[0].save(tmp_path / "q.tif", save_all=True, append_images=[*pages[1:], pages[0].resize((3, 4))])
     case = read_case(tmp_path / "q.tif")
     assert len(case.scans[0].pixels) == 5
-    assert case.skipped == [("q.tif", "1 of its 6 pages have another size and were left out")]
+    assert case.skipped == [("q.tif", "1 of its 6 pages have another size or type and were left out")]
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -145,3 +148,130 @@ def test_pickled_objects_are_refused(tmp_path):
     assert case.scans == []
     assert all("pickled" in reason for _, reason in case.skipped)
     assert len(case.skipped) == 2
+
+
+STACK = np.arange(2 * 3 * 4 * 8 * 6, dtype=np.uint16).reshape(2, 3, 4, 8, 6)  # times, slices, channels, rows, columns
+
+
+def behind_one_directory(path, pixels, description):
+    """A TIFF as ImageJ writes it: one directory, and all pictures one after another."""
+    tifffile.imwrite(path, pixels[0], description=description, metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        (offset,) = tiff.pages[0].dataoffsets
+    with open(path, "r+b") as file:
+        end = file.seek(0, 2)
+        file.seek(offset)
+        assert end == offset + pixels[0].nbytes  # the pixels are the last in the file
+        file.write(pixels.tobytes())
+
+
+def test_all_pictures_of_an_imagej_stack_are_read_though_it_has_one_directory(tmp_path):
+    pixels = STACK[0, :, 0]
+    behind_one_directory(tmp_path / "a.tif", pixels, "ImageJ=1.54f\nimages=3\nslices=3\nloop=false\n")
+    assert np.array_equal(only(tmp_path / "a.tif").pixels, pixels)
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole + b"bytes behind the end")
+    assert np.array_equal(only(tmp_path / "a.tif").pixels, pixels)
+    (tmp_path / "a.tif").write_bytes(whole[:-50])
+    case = read_case(tmp_path / "a.tif")
+    assert [len(scan.pixels) for scan in case.scans] == [1]
+    assert case.skipped[0][1].startswith("2 of the 3 pictures of its stack are missing")
+
+
+@pytest.mark.parametrize("form", ["imagej", "ome", "one directory"])
+def test_each_time_and_channel_of_a_hyperstack_is_a_scan(tmp_path, form):
+    if form == "one directory":
+        description = "ImageJ=1.54f\nimages=24\nchannels=4\nslices=3\nframes=2\nhyperstack=true\n"
+        behind_one_directory(tmp_path / "a.tif", STACK.reshape(24, 8, 6), description)
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", STACK, metadata={"axes": "TZCYX"}, **{form: True})
+    case = read_case(tmp_path / "a.tif")
+    assert case.skipped == []
+    volumes = [STACK[time, :, channel] for time in range(2) for channel in range(4)]
+    assert [scan.pixels.tolist() for scan in case.scans] == [volume.tolist() for volume in volumes]
+    assert all(scan.warnings == [] for scan in case.scans)
+
+
+def test_frames_of_time_without_slices_are_a_clip_and_said_to_be_one(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK[:, 0, 0], imagej=True, metadata={"axes": "TYX"})
+    scan = only(tmp_path / "a.tif")
+    assert np.array_equal(scan.pixels, STACK[:, 0, 0])
+    assert scan.warnings == ["its frames of time were read as the slices of one scan"]
+
+
+def test_a_part_of_an_ome_image_of_several_files_is_refused(tmp_path):
+    planes = "".join(
+        f'<TiffData IFD="0" FirstC="{i}"><UUID FileName="{i}.tif">urn:uuid:{i}</UUID></TiffData>' for i in range(2)
+    )
+    sizes = 'DimensionOrder="XYCZT" Type="uint16" SizeX="6" SizeY="8" SizeC="2" SizeZ="2" SizeT="1"'
+    ome = 'OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0"'
+    description = (
+        f'<?xml version="1.0"?><{ome}><Image ID="I:0"><Pixels ID="P:0" {sizes}>{planes}</Pixels></Image></OME>'
+    )
+    tifffile.imwrite(tmp_path / "0.tif", STACK[0, 0, :2], description=description, metadata=None)
+    tifffile.imwrite(tmp_path / "1.tif", STACK[0, 0, 2:], metadata=None)
+    case = read_case(tmp_path / "0.tif")
+    assert case.scans == []
+    assert case.skipped[0][1].startswith("is a part of an OME image of several files")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_all_types_of_numbers_of_a_tiff_keep_their_values(tmp_path, dtype, order, compression, white_is_zero):
+    values = np.array([[0, 1, 2], [100, 101, 120]]).astype(dtype)
+    values = values * (2**31 // 60) if dtype == "u4" else values
+    photometric = "miniswhite" if white_is_zero else "minisblack"
+    options = {"byteorder": order, "compression": compression, "photometric": photometric}
+    tifffile.imwrite(tmp_path / "a.tif", values, metadata=None, **options)
+    expected = values.astype(float)
+    if white_is_zero:
+        limits = np.iinfo(values.dtype) if values.dtype.kind in "iu" else None
+        expected = (float(limits.max + limits.min) if limits else values.max() + values.min()) - expected
+    np.testing.assert_allclose(only(tmp_path / "a.tif").pixels[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_colour_in_planes_is_colour(tmp_path, planar, compression):
+    stored = COLOUR if planar == "contig" else np.moveaxis(COLOUR, -1, 0).copy()
+    options = {"photometric": "rgb", "planarconfig": planar, "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", stored, metadata=None, **options)
+    assert np.array_equal(only(tmp_path / "a.tif").pixels[0], COLOUR)
+
+
+def test_pages_of_another_type_are_listed_and_channels_are_scans(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in (GREY, GREY.astype(np.uint16), GREY + 1):
+            file.write(page, metadata=None)
+    case = read_case(tmp_path / "a.tif")
+    assert [scan.pixels.tolist() for scan in case.scans] == [[GREY.tolist(), (GREY + 1).tolist()]]
+    assert case.skipped == [("a.tif", "1 of its 3 pages have another size or type and were left out")]
+    channels = np.stack([GREY + i for i in range(5)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", channels, photometric="minisblack", planarconfig="contig", metadata=None)
+    assert [scan.pixels[0, 0, 0] for scan in read_case(tmp_path / "a.tif").scans] == [0, 1, 2, 3, 4]
+    tifffile.imwrite(tmp_path / "a.tif", channels[..., :2], photometric="minisblack", extrasamples=[2], metadata=None)
+    assert np.array_equal(only(tmp_path / "a.tif").pixels[0], GREY)
+
+
+def test_bigtiff_and_compressions_of_pillow_are_read_and_turned_upright(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0, :, 0], bigtiff=True, photometric="minisblack", metadata=None)
+    assert np.array_equal(only(tmp_path / "a.tif").pixels, STACK[0, :, 0])
+    for compression in ("tiff_lzw", "packbits", "tiff_adobe_deflate", "raw"):
+        for orientation, expected in [(1, GREY), (3, GREY[::-1, ::-1]), (6, np.rot90(GREY, -1)), (8, np.rot90(GREY))]:
+            Image.fromarray(GREY).save(tmp_path / "a.tif", compression=compression, tiffinfo={274: orientation})
+            assert np.array_equal(only(tmp_path / "a.tif").pixels[0], expected), (compression, orientation)
+
+
+def test_a_strip_that_inflates_to_more_than_its_pixels_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 6), np.float64), compression="zlib", metadata=None)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        page = tiff.pages[0]
+        offset, count = page.tags["StripOffsets"].valueoffset, page.tags["StripByteCounts"].valueoffset
+    whole, bomb = bytearray((tmp_path / "a.tif").read_bytes()), zlib.compress(bytes(2**24))
+    whole[offset : offset + 4] = len(whole).to_bytes(4, "little")
+    size = 2 if int.from_bytes(whole[count - 6 : count - 4], "little") == 3 else 4
+    whole[count : count + size] = len(bomb).to_bytes(size, "little")
+    (tmp_path / "a.tif").write_bytes(bytes(whole) + bomb)
+    assert "inflates to more pixels" in read_case(tmp_path / "a.tif").skipped[0][1]
