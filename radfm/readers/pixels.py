@@ -78,7 +78,8 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """values * slope + intercept: int16 (or uint16, if needed) where that is exact, else float32."""
     if slope == 1 and intercept == 0:
         return compact(values)
-    if values.dtype.kind in "bui" and float(slope).is_integer() and float(intercept).is_integer():
+    whole = float(slope).is_integer() and float(intercept).is_integer() and max(abs(slope), abs(intercept)) < 2**53
+    if values.dtype.kind in "bui" and whole:
         ends = sorted(int(v) * int(slope) + int(intercept) for v in (values.min(), values.max()))
         for kept in (np.int16, np.uint16):
             if np.iinfo(kept).min <= ends[0] and ends[1] <= np.iinfo(kept).max:
@@ -86,8 +87,9 @@ def rescaled(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
                 scale, offset = (np.array(int(number)).astype(kept) for number in (slope, intercept))
                 stored = values.view(kept) if values.dtype.isnative and values.itemsize == 2 else values.astype(kept)
                 return stored + offset if slope == 1 else stored * scale + offset
+    exact: type[np.floating] = np.float32 if values.dtype.itemsize <= 2 else np.float64  # float32 holds 24 bits exactly
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        return (values.astype(exact) * exact(slope) + exact(intercept)).astype(np.float32, copy=False)
 
 
 def _finite(pixels: np.ndarray) -> np.ndarray:
