@@ -1,4 +1,4 @@
-"""Checks of compressed DICOM frames before they are decoded.
+"""Compressed DICOM frames: checks before they are decoded, and the colour space of what they hold.
 
 Decisions:
 - A decoder allocates the size that the codestream states, not the size in the DICOM header, and gdcm terminates the
@@ -6,22 +6,43 @@ Decisions:
   its size, and if this size is that of the header.
 - Where several decoders could be used, only one that raises an error on damaged data is: Pillow for 8-bit JPEG,
   OpenJPEG for JPEG 2000, pydicom for RLE (pylibjpeg-rle panics). gdcm decodes JPEG lossless, 12-bit JPEG and JPEG-LS.
+- Whether a JPEG holds RGB or YCbCr is decided by the first of these that it has: components named R, G, B; subsampled
+  components, which only YCbCr has; an Adobe marker; a JFIF marker. Where it has none of them, the header decides.
+- A JPEG 2000 decoder undoes the colour transform of the codestream, so the result is RGB. The header decides only where
+  there was no such transform, and YBR_RCT and YBR_ICT are wrong there.
 """
 
+import io
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
+from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
+from radfm.readers.dicom_files import has
 from radfm.readers.errors import CUT_SHORT, Unreadable
 
-_JPEG = (
-    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1),
-    *(uid.JPEGLSLossless, uid.JPEGLSNearLossless),
-)
+_JPEG_8_BIT = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
+_JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)
+_JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
-_SIZ = b"\xff\x4f\xff\x51"
+_SIZ, _COD = b"\xff\x4f\xff\x51", b"\xff\x52"
+_APP0, _APP14, _SOS = 0xE0, 0xEE, 0xDA
+_NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # of the markers C0 to CF, those that do not begin a frame
+_JPEG_LS_FRAME = 0xF7
+
+
+@dataclass
+class _Header:
+    """What a codestream states. ycbcr: whether its three components are YCbCr; None where that cannot be seen."""
+
+    size: tuple[int, int, int]  # rows, columns, samples
+    bits: int
+    ycbcr: bool | None = None
 
 
 def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
@@ -29,17 +50,23 @@ def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
 
     Raises: Unreadable where a frame is damaged, or its rows, columns, samples or bits do not fit the header.
     """
-    read_size = _jpeg_size if syntax in _JPEG else _jpeg_2000_size if syntax in _JPEG_2000 else None
-    if read_size is None:
+    if syntax not in (*_JPEG_8_BIT, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000):
         return
     expected = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
-    for codestream in generate_frames(dataset.PixelData, number_of_frames=frames):
+    for codestream in codestreams(dataset, frames):
         try:
-            rows, columns, samples, bits = read_size(codestream)
+            header = _header(codestream, syntax)
         except (struct.error, ValueError, IndexError):
             raise Unreadable(f"holds a compressed picture that {CUT_SHORT}") from None
-        if (rows, columns, samples) != expected or bits > dataset.BitsAllocated:
+        if header.size != expected or header.bits > dataset.BitsAllocated:
             raise Unreadable(f"holds a compressed picture of another size than its header says: it {CUT_SHORT}")
+
+
+def codestreams(dataset: Dataset, frames: int) -> Iterator[bytes]:
+    """The codestream of each frame of a compressed file."""
+    tables = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+    offsets = tuple(dataset[table].value for table in tables) if all(has(dataset, table) for table in tables) else None
+    return generate_frames(dataset.PixelData, number_of_frames=frames, extended_offsets=offsets)
 
 
 def decoder_for(syntax: uid.UID, dataset: Dataset) -> str:
@@ -51,28 +78,101 @@ def decoder_for(syntax: uid.UID, dataset: Dataset) -> str:
     return "pylibjpeg" if syntax in _JPEG_2000 else ""
 
 
-def _jpeg_size(codestream: bytes) -> tuple[int, int, int, int]:
-    """(rows, columns, samples, bits) of a JPEG or JPEG-LS codestream, from its start-of-frame segment."""
+def colour_space(codestream: bytes, syntax: uid.UID, photometric: str, warnings: list[str]) -> str:
+    """The colour space of a frame with three samples: "RGB", or a YBR.
+
+    Args:
+        photometric: PhotometricInterpretation of the DICOM header.
+        warnings: receives a line where the codestream contradicts the header.
+    """
+    if syntax not in (*_JPEG_8_BIT, *_JPEG_LOSSLESS, *_JPEG_2000):
+        return photometric
+    said, ycbcr = photometric.startswith("YBR"), _header(codestream, syntax).ycbcr
+    if syntax in _JPEG_2000:
+        transform_said = photometric in ("YBR_RCT", "YBR_ICT")
+        held = said and not transform_said and not ycbcr
+        contradicted = said and transform_said != ycbcr
+    else:
+        held = said if ycbcr is None else ycbcr
+        contradicted = held != said
+    if contradicted:
+        names = ("RGB", "YCbCr")
+        warnings.append(f"its header says {names[said]}, but its compressed pictures hold {names[held]}: read as such")
+    return (photometric if said else "YBR_FULL") if held else "RGB"
+
+
+def decode_jpeg(codestream: bytes, *, ycbcr: bool) -> np.ndarray:
+    """Decode a JPEG of 8 bits with three components. ycbcr: whether they are YCbCr. Returns: (H, W, 3) RGB, uint8.
+
+    libjpeg decides about the colour space by the markers of the codestream, so these are replaced by one that states
+    it. Raises: whatever Pillow raises on a damaged codestream.
+    """
+    stated = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([ycbcr])
+    end = 2
+    for marker, start, end in _segments(codestream):
+        if marker not in (_APP0, _APP14):
+            stated += codestream[start:end]
+    with Image.open(io.BytesIO(stated + codestream[end:]), formats=("JPEG",)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _header(codestream: bytes, syntax: uid.UID) -> _Header:
+    return _jpeg_2000_header(codestream) if syntax in _JPEG_2000 else _jpeg_header(codestream)
+
+
+def _jpeg_header(codestream: bytes) -> _Header:
+    """From the segments of a JPEG or JPEG-LS codestream before its first scan."""
+    found, application = None, {}
+    for marker, start, end in _segments(codestream):
+        if marker in (_APP0, _APP14):
+            application[marker] = codestream[start + 4 : end]
+        elif marker == _JPEG_LS_FRAME or (0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES):
+            found = found or start
+    if found is None:
+        raise ValueError("a JPEG has no frame")
+    bits, rows, columns, samples = struct.unpack_from(">BHHB", codestream, found + 4)
+    components = codestream[found + 10 : found + 10 + 3 * samples]
+    return _Header((rows, columns, samples), bits, _holds_ycbcr(components[::3], components[1::3], application))
+
+
+def _segments(codestream: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, begin, end) of each segment of a JPEG between its start and its first scan.
+
+    Raises: ValueError or struct.error where the codestream is no JPEG or ends before.
+    """
     if codestream[:2] != b"\xff\xd8":
-        raise ValueError
+        raise ValueError("not a JPEG")
     at = 2
     while True:
         mark, marker, length = struct.unpack_from(">BBH", codestream, at)
         if mark != 0xFF:
-            raise ValueError
+            raise ValueError("a JPEG has no marker where one should be")
         if marker == 0xFF:  # fill byte
             at += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            bits, rows, columns, samples = struct.unpack_from(">BHHB", codestream, at + 4)
-            return rows, columns, samples, bits
-        elif length < 2:
-            raise ValueError
-        else:
-            at += 2 + length
+            continue
+        if marker == _SOS:
+            return
+        if length < 2:
+            raise ValueError("a JPEG has a segment without length")
+        yield marker, at, at + 2 + length
+        at += 2 + length
 
 
-def _jpeg_2000_size(codestream: bytes) -> tuple[int, int, int, int]:
-    """(rows, columns, samples, bits) of a JPEG 2000 codestream, perhaps in a JP2 file, from its SIZ segment."""
-    at = codestream.index(_SIZ) + 8
-    x, y, x0, y0, *_, samples, bits = struct.unpack_from(">8IHB", codestream, at)
-    return y - y0, x - x0, samples, (bits & 0x7F) + 1
+def _holds_ycbcr(names: bytes, sampling: bytes, application: dict[int, bytes]) -> bool | None:
+    """Whether the components of a JPEG are YCbCr, by their names, sampling factors and the application's markers."""
+    if names in (b"RGB", b"rgb"):
+        return False
+    if len(set(sampling)) > 1:
+        return True
+    adobe = application.get(_APP14, b"")
+    if adobe.startswith(b"Adobe") and len(adobe) >= 12:
+        return adobe[11] != 0
+    return True if application.get(_APP0, b"").startswith(b"JFIF\0") else None
+
+
+def _jpeg_2000_header(codestream: bytes) -> _Header:
+    """From the SIZ and COD segments of a JPEG 2000 codestream, perhaps in a JP2 file."""
+    at = codestream.index(_SIZ) + 4
+    length, _, x, y, x0, y0, *_, samples, bits = struct.unpack_from(">HH8IHB", codestream, at)
+    transform = codestream[codestream.index(_COD, at + length) + 8]
+    return _Header((y - y0, x - x0, samples), (bits & 0x7F) + 1, bool(transform))

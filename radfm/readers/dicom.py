@@ -102,7 +102,7 @@ def _read_stacks(
         progress(len(decoded), study.images)
 
     for stack in stacks:
-        pixels, frames = read_pixels(stack.frames, open_dataset, failed, count)
+        pixels, frames = read_pixels(stack.frames, open_dataset, failed, count, stack.warnings)
         if pixels is None:
             continue
         if len(frames) < len(stack.frames):

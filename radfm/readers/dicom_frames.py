@@ -43,7 +43,8 @@ class Frame:
         orientation: (6,) direction along the rows, then down the columns, in L, P, S.
         pixel_mm: distance between rows, between columns.
         slice_mm: distance to the next slice, or the thickness, as the header states it.
-        slope, intercept: of the modality transformation.
+        slope, intercept: of the modality transformation, as the header states them.
+        voi: the functional group that holds the VOI LUT or window of the frame; None where the header does.
         contrast: values that make another picture of the same place: echo, b-value, frame type, kernel, ...
         moment: values that state which of several times, phases or gates the frame belongs to.
         clock: numbers that follow the acquisition: AcquisitionNumber, and times in seconds; None where absent.
@@ -58,6 +59,7 @@ class Frame:
     slice_mm: float | None = None
     slope: float = 1.0
     intercept: float = 0.0
+    voi: Dataset | None = None
     contrast: tuple = ()
     moment: tuple = ()
     clock: tuple[float | None, ...] = ()
@@ -111,6 +113,7 @@ def _frame(instance: Instance, index: int, groups: list[Dataset], dimensions: tu
         orientation = None
     measures, transform = of("PixelMeasuresSequence"), of("PixelValueTransformationSequence")
     distances = (number(measures, name) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    slope, voi = number(transform, "RescaleSlope"), of("FrameVOILUTSequence")
     return Frame(
         instance,
         index,
@@ -118,8 +121,9 @@ def _frame(instance: Instance, index: int, groups: list[Dataset], dimensions: tu
         orientation=orientation,
         pixel_mm=_pixel_mm(measures) or _ultrasound_mm(header),
         slice_mm=next((abs(mm) for mm in distances if mm), None),
-        slope=number(transform, "RescaleSlope") or 1.0,
+        slope=1.0 if slope is None else slope,
         intercept=number(transform, "RescaleIntercept") or 0.0,
+        voi=None if voi is header else voi,
         contrast=_contrast(header, of),
         moment=_moment(header, of, dimensions),
         clock=_clock(header, of),
