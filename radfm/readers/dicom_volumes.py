@@ -177,15 +177,18 @@ def _by_time(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
 
 
 def _moments(places: _Places) -> list[list[Frame]]:
-    """The frames by their moments, without numbers that count the slices of one volume."""
+    """The frames by their moments, without numbers that only count places, such as one for each slice."""
     columns = list(zip(*(frame.moment for frame in places.frames), strict=True))
-    if places.most == 1:
-        columns = [column for column in columns if len(set(column)) < len(column) or len(column) < 3]
+    columns = [column for column in columns if len(column) < 3 or not _counts_places(column, places)]
     keys = list(zip(*columns, strict=True)) if columns else [()] * len(places.frames)
     groups = defaultdict(list)
     for key, frame in zip(keys, places.frames, strict=True):
         groups[key].append(frame)
     return list(groups.values())
+
+
+def _counts_places(column: Sequence, places: _Places) -> bool:
+    return all(len(set(places.place[group])) == 1 for group in _grouped(column))
 
 
 def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
