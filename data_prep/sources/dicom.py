@@ -27,6 +27,8 @@ from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import read_files, walk_files
 from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
 from radfm.readers.dicom_files import text
+from radfm.readers.dicom_headers import read_header
+from radfm.readers.dicomdir import named_files
 from radfm.readers.errors import Unreadable, quiet_libraries, reason_for
 from radfm.readers.formats import format_of
 
@@ -63,8 +65,10 @@ class Dicom:
         count, rejected, studies = 0, [], {}
         known: dict[tuple, Dataset] = {}  # files of a study share these elements, which are de-identified once
         for file in self._files():
-            count += 1
             header = _header(file)
+            if header is not None and "DirectoryRecordSequence" in header:  # a DICOMDIR
+                continue
+            count += 1
             if header is not None:
                 elements = tuple(text(header, keyword) for keyword in _TAGS)
                 if elements not in known:
@@ -101,17 +105,12 @@ class Dicom:
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file or folder")
         if self.path.is_dir():
-            return (file for file in walk_files(self.path) if file.name.upper() != "DICOMDIR")
+            return walk_files(self.path)
         header = _header(self.path)
         if header is None or "DirectoryRecordSequence" not in header:
             raise ValueError(f"{self.path} is not a DICOMDIR: give one, or the folder of the studies")
-        files = []
-        for record in header.DirectoryRecordSequence:
-            name = record.get("ReferencedFileID")
-            if name:
-                parts = [name] if isinstance(name, str) else list(name)
-                files.append(self.path.parent.joinpath(*parts))
-        return sorted(set(files))
+        found, missing = named_files([read_header(self.path.name, self.path)], [], [])
+        return sorted([file.path for file in found] + [self.path.parent / name for name, _ in missing])
 
     def _labels(self) -> tuple[dict[tuple[str, str], dict], list[Rejected]]:
         """("study" or "accession", number) -> row, and the rows that could not be used."""

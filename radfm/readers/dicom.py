@@ -5,7 +5,6 @@ Decisions:
 - A case is of one patient. Files with the same PatientID or the same study belong to one patient; files with neither
   join the others. Of several patients, the one with the most images is read.
 - Of files that hold the same picture, the first by name is read (`dicom_copies`).
-- Of a DICOMDIR that is given alone, the files that it names are read. In a folder it only shows which are missing.
 - A Key Object Selection (KO) marks the key slice of the scans that it refers to.
 - The caller's `modality` is used where the header states none: OT, SC, and damaged headers.
 """
@@ -23,12 +22,13 @@ from pydicom import config
 from radfm.cases import Scan
 from radfm.progress import Progress
 from radfm.readers.dicom_copies import without_copies
-from radfm.readers.dicom_files import has, items, number, text, texts
+from radfm.readers.dicom_files import items, number, text
 from radfm.readers.dicom_frames import Frame, aspect_of, frames_of
 from radfm.readers.dicom_headers import Instance, body_part_of, check_image, date_of, modality_of, read_header, view_of
 from radfm.readers.dicom_pixels import decodable, read_pixels
 from radfm.readers.dicom_series import Stack, stacks_of, without_frames
 from radfm.readers.dicom_terms import KEY_OBJECTS
+from radfm.readers.dicomdir import is_directory, named_files
 from radfm.readers.errors import quiet_libraries, reason_for
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import lay_out
@@ -130,52 +130,12 @@ def _headers(files: list[tuple[str, Path]], study: Study) -> list[Instance]:
         except Exception as error:
             study.skipped.append((name, reason_for(error, _KIND)))
             continue
-        (directories if has(header.header, "DirectoryRecordSequence") else headers).append(header)
-    known_paths = {path.resolve() for _, path in files} if directories else set()
-    for directory in directories:
-        named, missing = _named_files(directory)
-        if not named and not missing:
-            study.skipped.append((directory.name, "is a DICOMDIR that names no files: give the folder it lies in"))
-        study.skipped += [(file, "is named in the DICOMDIR but is not there: copy the whole disc") for file in missing]
-        for name, path in named:
-            if path.resolve() in known_paths:
-                continue
-            known_paths.add(path.resolve())
-            try:
-                headers.append(read_header(name, path))
-            except Exception as error:
-                study.skipped.append((name, reason_for(error, _KIND)))
+        (directories if is_directory(header) else headers).append(header)
+    if directories:
+        named, skipped = named_files(directories, headers, [path for _, path in files])
+        headers += named
+        study.skipped += skipped
     return headers
-
-
-def _named_files(directory: Instance) -> tuple[list[tuple[str, Path]], list[str]]:
-    """(name, path) of the existing files that a DICOMDIR names, and the names of the missing ones."""
-    existing, missing = {}, []
-    for record in items(directory.header, "DirectoryRecordSequence"):
-        parts = texts(record, "ReferencedFileID")
-        if not parts or any(part in ("", ".", "..") or "/" in part or "\\" in part for part in parts):
-            continue  # the record has no file, or a path that leads out of the folder
-        name = str(PurePosixPath(directory.name).parent / PurePosixPath(*parts))
-        path = _ignoring_case(directory.path.parent, parts)
-        if path is None:
-            missing.append(name)
-        else:
-            existing[name] = path
-    return list(existing.items()), missing
-
-
-def _ignoring_case(folder: Path, parts: list[str]) -> Path | None:
-    """The file at a path below a folder. A DICOMDIR has capitals, where a copied disc may have small letters."""
-    for part in parts:
-        path = folder / part
-        if not path.exists():
-            entries = folder.iterdir() if folder.is_dir() else ()
-            match = next((entry for entry in entries if entry.name.lower() == part.lower()), None)
-            if match is None:
-                return None
-            path = match
-        folder = path
-    return folder if folder.is_file() else None
 
 
 def _images(headers: list[Instance], study: Study) -> list[Instance]:

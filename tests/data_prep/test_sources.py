@@ -445,5 +445,5 @@ def test_a_gzipped_dicom_file_is_rejected_with_what_to_do(tmp_path):
     (tmp_path / "study" / "2.dcm.gz").write_bytes(gzip.compress(file.read_bytes()))
     listing = listed(Dicom(tmp_path / "study", OPEN))
     assert [(one.name, one.reason) for one in listing.rejected] == [
-        ("2.dcm.gz", "is gzipped: unpack it (gunzip) and read what comes out")
+        ("2.dcm.gz", "is a DICOM image, packed with gzip: unpack it (gunzip) and read what comes out")
     ]

@@ -377,18 +377,3 @@ def _without_meta(dataset, little):
     if not little:
         bare.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
     return bare
-
-
-def test_a_dicomdir_is_read_by_its_records_and_missing_files_are_listed(tmp_path):
-    dicom(tmp_path / "DISC" / "im1", ramp()[0])
-    dicom(tmp_path / "DISC" / "NOTNAMED", ramp()[1])
-    records = [(["DISC", "IM1"]), (["DISC", "IM2"]), (["..", "ESCAPE"])]
-    records = Sequence([item(DirectoryRecordType="IMAGE", ReferencedFileID=parts)[0] for parts in records])
-    kind = {"SOPClassUID": "1.2.840.10008.1.3.10", "DirectoryRecordSequence": records}
-    directory = dicom(tmp_path / "DICOMDIR", None, Modality="", **kind)
-    case = read_case(directory)
-    assert [scan.source for scan in case.scans] == ["DISC/IM1"]
-    missing = ("DISC/IM2", "is named in the DICOMDIR but is not there: copy the whole disc")
-    assert case.skipped == [missing]
-    assert read_case(tmp_path).skipped == [missing]
-    assert sum(len(scan.pixels) for scan in read_case(tmp_path).scans) == 2
