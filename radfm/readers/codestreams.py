@@ -58,6 +58,8 @@ def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
             header = _header(codestream, syntax)
         except (struct.error, ValueError, IndexError):
             raise Unreadable(f"holds a compressed picture that {CUT_SHORT}") from None
+        if header.size[:2] == expected[:2] and header.size[2] != expected[2]:
+            raise Unreadable("holds a compressed picture in colour where its header says grey, or the other way round")
         if header.size != expected or header.bits > dataset.BitsAllocated:
             raise Unreadable(f"holds a compressed picture of another size than its header says: it {CUT_SHORT}")
 

@@ -11,6 +11,8 @@ Decisions:
 - MONOCHROME1 is inverted, so that more is brighter; not where values are a quantity, as in CT and nuclear medicine.
 - Padding becomes the darkest value of the rest of its scan, whatever the photometric interpretation and the window, so
   that it never widens the range. In CT it becomes air, -1000, where the rest has nothing darker than that.
+- The 16-bit values of a CT are signed, whatever PixelRepresentation says, where all of them lie between -8192 and 8191
+  as signed values, and not all negative ones are -1, which may be metal at the end of the unsigned range.
 - Bits above BitsStored, such as overlays, are ignored. Where HighBit says that values lie higher in their words, they
   are shifted, but not if their low bits are in use and their high bits are not.
 - YBR becomes RGB, palettes are applied to PALETTE COLOR only, and colours of more than 8 bits are reduced to 8. ICC
@@ -30,7 +32,9 @@ from radfm.readers.dicom_headers import modality_of
 from radfm.readers.lookup_tables import apply_palette, lookup_table
 from radfm.readers.pixels import compact, rescaled
 
-AIR_HOUNSFIELD = -1000
+_HOUNSFIELD = "Hounsfield units"
+_AIR = -1000
+_FAR_FROM_0 = 2**13  # for values of a CT
 _XRAY = "1.2.840.10008.5.1.4.1.1.12."  # SOP classes of angiography and fluoroscopy
 _PADDING = ("PixelPaddingValue", "FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue")
 _PADDING_LIMIT = ("PixelPaddingRangeLimit", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingRangeLimit")
@@ -46,7 +50,7 @@ def stored_values(cells: np.ndarray, dataset: Dataset, warnings: list[str]) -> n
     bits, above = int(bits), allocated - int(bits)
     if high_bit is not None and high_bit in range(bits, allocated):
         low_bits = cells & ((1 << int(high_bit) + 1 - bits) - 1)
-        low, high = _stored_range(dataset)
+        low, high = _stored_range(cells.dtype, dataset)
         if low_bits.any() and low <= cells.min() and cells.max() <= high:
             warnings.append("its HighBit does not fit its values, and was ignored")
         else:
@@ -63,9 +67,7 @@ def colour_values(values: np.ndarray, space: str, dataset: Dataset) -> np.ndarra
 
 def palette_values(values: np.ndarray, dataset: Dataset) -> np.ndarray:
     """(H, W) stored values -> (H, W, 3) uint8 RGB. Raises: Unreadable for a damaged palette."""
-    return apply_palette(
-        values, dataset, signed=_stored_range(dataset)[0] < 0, little_endian=_is_little_endian(dataset)
-    )
+    return apply_palette(values, dataset, signed=values.dtype.kind == "i", little_endian=_is_little_endian(dataset))
 
 
 def grey_values(
@@ -75,15 +77,21 @@ def grey_values(
 
     Padding has the value of another pixel; `fill_padding` gives it its own.
     """
+    modality = modality_of(dataset)
+    if _are_signed_after_all(stored, modality):
+        warnings.append("its header says that its values are unsigned, but they are signed: read as such")
+        stored = stored.view(stored.dtype.str.replace("u", "i"))
     padding = _padding(stored, dataset)
     if padding is not None:
         stored = _without_padding(stored, padding)
-    modality = modality_of(dataset)
     values, ends = _modality_values(stored, dataset, frame, warnings)
     if modality and modality.projection:
         values, ends = _windowed(values, ends, dataset, frame)
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" and not (modality and modality.quantity):
+    inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    if inverted and not (modality and modality.quantity):
         values = rescaled(values, -1, sum(ends))
+    if (inverted, text(dataset, "PresentationLUTShape")) in ((True, "IDENTITY"), (False, "INVERSE")):
+        warnings.append("its PresentationLUTShape contradicts its PhotometricInterpretation: it may be inverted")
     return values, padding
 
 
@@ -100,8 +108,8 @@ def fill_padding(pixels: np.ndarray, padding: dict[int, np.ndarray], modality: M
     if not darkest:
         return
     fill = min(darkest)
-    if modality and modality.quantity == "Hounsfield units" and fill < 0:
-        fill = min(fill, AIR_HOUNSFIELD)
+    if modality and modality.quantity == _HOUNSFIELD and fill < 0:
+        fill = min(fill, _AIR)
     for i, mask in masks.items():
         np.copyto(pixels[i], fill, where=mask.view(bool))
 
@@ -115,6 +123,16 @@ def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
     low, high = sorted(_with_sign(end, stored.dtype, dataset) for end in (value, value if limit is None else limit))
     padding = stored == low if low == high else (stored >= low) & (stored <= high)
     return padding if padding.any() else None
+
+
+def _are_signed_after_all(stored: np.ndarray, modality: Modality | None) -> bool:
+    """Whether values that the header calls unsigned are signed values of a CT."""
+    if stored.dtype.kind != "u" or stored.dtype.itemsize != 2 or not modality or modality.quantity != _HOUNSFIELD:
+        return False
+    if stored.max() < 2**16 - _FAR_FROM_0:
+        return False
+    negative = stored[stored >= _FAR_FROM_0]
+    return bool(negative.min() >= 2**16 - _FAR_FROM_0 and (negative < 2**16 - 1).any())
 
 
 def _without_padding(stored: np.ndarray, padding: np.ndarray) -> np.ndarray:
@@ -131,7 +149,7 @@ def _with_sign(value: float, dtype: np.dtype, dataset: Dataset) -> float:
     """A padding value with the sign of the stored values, whichever of the VRs US and SS it was written with."""
     if dtype.kind == "f":
         return value
-    low, high = _stored_range(dataset)
+    low, high = _stored_range(dtype, dataset)
     return next((v for v in (value, value - 2**16, value + 2**16) if low <= v <= high), value)
 
 
@@ -139,7 +157,7 @@ def _modality_values(
     values: np.ndarray, dataset: Dataset, frame: Frame, warnings: list[str]
 ) -> tuple[np.ndarray, _Ends]:
     """The output of the modality transformation, and the smallest and largest value that it can have."""
-    ends: _Ends = (values.min(), values.max()) if values.dtype.kind == "f" else _stored_range(dataset)
+    ends: _Ends = (values.min(), values.max()) if values.dtype.kind == "f" else _stored_range(values.dtype, dataset)
     if _leads_to_intensity(dataset):
         return compact(values), ends
     item = first(dataset, "ModalityLUTSequence")
@@ -205,10 +223,10 @@ def _shares(values: np.ndarray, group: Dataset) -> np.ndarray | None:
     return np.clip((values.astype(np.float64) - center) / width + 0.5, 0, 1)
 
 
-def _stored_range(dataset: Dataset) -> tuple[int, int]:
+def _stored_range(dtype: np.dtype, dataset: Dataset) -> tuple[int, int]:
     """The smallest and the largest value that the stored bits can represent."""
-    bits = int(number(dataset, "BitsStored") or number(dataset, "BitsAllocated") or 16)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if number(dataset, "PixelRepresentation") else (0, 2**bits - 1)
+    bits = int(number(dataset, "BitsStored") or 8 * dtype.itemsize)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dtype.kind == "i" else (0, 2**bits - 1)
 
 
 def _is_little_endian(dataset: Dataset) -> bool:

@@ -49,10 +49,10 @@ def test_each_slice_of_a_pet_has_its_own_slope(tmp_path):
 
 
 def test_values_that_do_not_fit_16_bits_are_kept_in_float32(tmp_path):
-    series(tmp_path, ramp(dtype=np.uint16) + np.uint16(60000), RescaleSlope=2, RescaleIntercept=0)
+    series(tmp_path, ramp(dtype=np.uint16) + np.uint16(40000), RescaleSlope=2, RescaleIntercept=0)
     scan = only(tmp_path)
     assert scan.pixels.dtype == np.float32
-    assert np.array_equal(scan.pixels, (ramp().astype(int) + 60000) * 2)
+    assert np.array_equal(scan.pixels, (ramp().astype(int) + 40000) * 2)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])

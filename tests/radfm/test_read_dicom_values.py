@@ -603,6 +603,34 @@ def test_the_header_says_whether_values_are_signed_not_jpeg_2000(tmp_path):
     assert only(path).pixels[0, 0, :4].tolist() == [0, 1, 2047, -1]
 
 
+def test_signed_values_of_ct_that_the_header_calls_unsigned_are_signed_and_it_is_said(tmp_path):
+    def ct(folder, *slices, **elements):
+        series(folder, np.stack([picture(np.array(values) & 0xFFFF) for values in slices]), **elements)
+        return only(folder)
+
+    scan = ct(tmp_path / "a", [-1000, -3, 900], [0, 5, 1000], PixelPaddingValue=65536 - 1000)
+    assert scan.pixels[:, 0].tolist() == [[-1000, -3, 900], [0, 5, 1000]]
+    assert scan.warnings == ["its header says that its values are unsigned, but they are signed: read as such"]
+    metal = ct(tmp_path / "b", [0, 1000, 65535], RescaleIntercept=-1024)
+    between = ct(tmp_path / "c", [0, 9000, 65000], RescaleIntercept=-1024)
+    assert metal.pixels[0, 0].tolist() == [-1024, -24, 64511]
+    assert between.pixels[0, 0].tolist() == [-1024, 7976, 63976]
+    assert metal.warnings == between.warnings == []
+
+
+@pytest.mark.parametrize(("photometric", "shape"), [("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")])
+def test_a_presentation_lut_that_contradicts_the_photometric_interpretation_is_said(tmp_path, photometric, shape):
+    def warnings(photometric):
+        elements = {"PhotometricInterpretation": photometric, "PresentationLUTShape": shape}
+        return only(radiograph(tmp_path / "f", [1, 2], **elements)).warnings
+
+    other = {"MONOCHROME1": "MONOCHROME2", "MONOCHROME2": "MONOCHROME1"}[photometric]
+    assert warnings(photometric) == [
+        "its PresentationLUTShape contradicts its PhotometricInterpretation: it may be inverted"
+    ]
+    assert warnings(other) == []
+
+
 @pytest.mark.parametrize("modality", ["CT", "PT", "NM"])
 def test_monochrome1_does_not_invert_a_quantity(tmp_path, modality):
     inverted = {"Modality": modality, "PhotometricInterpretation": "MONOCHROME1"}
