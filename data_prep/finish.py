@@ -41,12 +41,14 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
 
     Raises:
         AssertionError: two counts of the same thing differ.
+        ValueError: no case has a usable scan. Only rejected.csv is written then.
     """
     records = [json.loads(record_file(out, i).read_text(encoding="utf-8")) for i in range(shards)]
     cases = [case for record in records for case in record["cases"]]
     scans = [scan for record in records for scan in record["scans"]]
     rejected = [rejection_fields(one) for one in listing.rejected]
     rejected += [one for record in records for one in record["rejected"]]
+    _check_cases(out, cases, rejected)
     _unify_spelling(cases)
     vocabulary, unknown_codes = vocabulary_of(cases)
     split_of, several = _splits(cases, settings)
@@ -54,11 +56,6 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     write_rows(out, "cases", rows)
     duplicates = _duplicates(rows, scans, StoredScans(out, [len(record["scans"]) for record in records]))
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
-    _write_csv(
-        out / "rejected.csv",
-        ["what", "name", "case_id", "reason"],
-        [[one["what"], one["name"], one["case_id"], one["reason"]] for one in rejected],
-    )
     vocabulary.save(out)
     tables = ["cases", "scans"] + (["truth"] if has_masks(out) else [])
     for table in tables:
@@ -89,6 +86,16 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     write_text(out / RECORD, json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
     shutil.rmtree(out / WORK, ignore_errors=True)
     return record
+
+
+def _check_cases(out: Path, cases: list[dict], rejected: list[dict]) -> None:
+    """Writes rejected.csv. Raises: ValueError: there is no case in the data set."""
+    columns = ["what", "name", "case_id", "reason"]
+    _write_csv(out / "rejected.csv", columns, [[one[column] for column in columns] for one in rejected])
+    if not cases:
+        reasons = Counter(f"a {one['what']} {one['reason']}" for one in rejected if one["what"] != "case")
+        most = f", most often because {reasons.most_common(1)[0][0]}" if reasons else ""
+        raise ValueError(f"no case has a usable scan{most} ({out / 'rejected.csv'} has all reasons)")
 
 
 def rejection_fields(rejected: Rejected) -> dict:

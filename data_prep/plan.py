@@ -96,7 +96,7 @@ class CasePlan:
     source_data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return json.dumps(asdict(self), sort_keys=True)  # in ASCII, as paths may be no UTF-8
 
     @classmethod
     def from_json(cls, line: str) -> "CasePlan":

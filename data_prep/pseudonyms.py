@@ -6,13 +6,18 @@ Decisions:
 - The pseudonym of a file in a folder begins with that of the first folder of its path, so that the parts of a combined
   data set can be distinguished (`radfm evaluate --within folder`).
 - Without a key, one is generated for the data set and deleted when it is finished, so that no link remains.
+- Names that are no UTF-8 have pseudonyms like all others. Where names are kept, those are written with replacement
+  characters and, so that they stay different, with the first digits of their hash.
 - A table of links, which reverses the pseudonyms, is written on request, outside the data set.
 """
 
 import csv
 import hmac
 import secrets
+from hashlib import sha256
 from pathlib import Path
+
+from radfm.presentation import shown
 
 _LEAST_KEY = 16  # bytes
 _MARKS = {"case": "c-", "file": "f-", "folder": "d-"}
@@ -53,10 +58,11 @@ class Pseudonyms:
     def of(self, kind: str, name: str) -> str:
         """The pseudonym of a name. kind: "patient", "case", "accession", "folder" or "file" (a path with slashes)."""
         if self.key is None:
-            return name
+            digest = sha256(_encoded(name)).hexdigest()[:6]
+            return name if shown(name) == name else f"{shown(name)} ({digest})"
         # Patients are hashed as in `read_case`. Other kinds are hashed differently, because numbers may coincide.
         message = name if kind == "patient" else f"{kind}:{name}"
-        pseudonym = _MARKS.get(kind, "") + hmac.new(self.key, message.encode(), "sha256").hexdigest()[:16]
+        pseudonym = _MARKS.get(kind, "") + hmac.new(self.key, _encoded(message), "sha256").hexdigest()[:16]
         first, *inside = name.split("/") if kind == "file" else (name,)
         if inside and first:
             pseudonym = f"{self.of('folder', first)}/{pseudonym}"
@@ -68,5 +74,9 @@ class Pseudonyms:
         with open(path, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["kind", "pseudonym", "name"])
-            table.writerows(sorted((kind, pseudonym, name) for (kind, pseudonym), name in self.links.items()))
+            table.writerows(sorted((kind, pseudonym, shown(name)) for (kind, pseudonym), name in self.links.items()))
         path.chmod(0o600)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")  # names of files that are no UTF-8 hold surrogates

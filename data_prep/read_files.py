@@ -15,6 +15,7 @@ from radfm.cases import Case, Scan
 from radfm.data_prep.burned_in import header_says_text
 from radfm.data_prep.guess import guess_modality, guess_plane
 from radfm.data_prep.plan import CasePlan, Item, ReadCase, ScanOrigin
+from radfm.presentation import shown
 from radfm.readers.dicom_headers import date_of, read_header
 from radfm.readers.errors import reason_for
 from radfm.readers.read_case import read_case
@@ -47,7 +48,7 @@ def _read_item(item: Item):
     """Scans with one of their files, (name, reason) of skipped files, the number of files without a scan, and the
     newest date of the DICOM files."""
     shared = os.path.commonpath([os.path.dirname(path) for path in item.paths])
-    own = {os.path.relpath(path, shared): i for i, path in enumerate(item.paths)}
+    own = {shown(os.path.relpath(path, shared)): i for i, path in enumerate(item.paths)}  # as `read_case` names them
     try:
         case = read_case(item.paths[0] if len(item.paths) == 1 else item.paths, modality=item.modality)
     except (OSError, ValueError) as error:
@@ -84,7 +85,7 @@ def _name_in_plan(file: str, item: Item, own: dict[str, int], first: int) -> str
     name = item.names[first]
     if file in own:
         return name
-    path = os.path.relpath(item.paths[first], os.path.commonpath([os.path.dirname(p) for p in item.paths]))
+    path = shown(os.path.relpath(item.paths[first], os.path.commonpath([os.path.dirname(p) for p in item.paths])))
     if file.startswith(path + "/"):  # one array of an archive
         return name + file[len(path) :]
     return str(PurePosixPath(name).parent) if "/" in name else name

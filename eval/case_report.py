@@ -32,6 +32,7 @@ from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
 from radfm.pipeline_radfm import ood_reason
+from radfm.presentation import shown
 from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.reference_radfm import weights_sha256
 
@@ -236,7 +237,7 @@ def _spacing(scan: Scan) -> str | None:
 
 
 def _name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).exists() else model
+    return shown(Path(model).resolve().name if Path(model).exists() else model)
 
 
 def _fingerprint(model: str) -> str | None:

@@ -22,6 +22,7 @@ from radfm.data_prep.plan import NORMAL, CasePlan, Item, Listing, ReadCase, Reje
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
 from radfm.modalities import modality_name
+from radfm.presentation import shown
 from radfm.readers.formats import pixel_files
 from radfm.readers.natural_order import natural
 
@@ -92,7 +93,7 @@ class FolderPerClass:
     def _plan(self, path: Path, files: Sequence[Path], label: str, split: str | None) -> CasePlan:
         name = path.relative_to(self.folder).as_posix()
         match = self.patient and self.patient.search(name)
-        disorder = " ".join(label.replace("_", " ").split())
+        disorder = " ".join(shown(label).replace("_", " ").split())
         normal = disorder.casefold().replace("-", " ") in NORMAL
         return CasePlan(
             case_id=self.pseudonyms.of("case", name),

@@ -3,6 +3,7 @@
 Decisions:
 - The separator is the most frequent one of comma, semicolon and tab in the header, because some spreadsheet programs
   write semicolons.
+- Characters that no text can hold (a lone "\\ud800" in JSON) become question marks.
 - A row that cannot be read becomes a `Rejected`, and reading continues with the next row.
 """
 
@@ -83,7 +84,7 @@ def _json_rows(text: str):
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(json.dumps(json.loads(content), ensure_ascii=False).encode("utf-8", "replace"))
             if not isinstance(row, dict):
                 raise ValueError("it is no object")
         except ValueError as error:

@@ -4,8 +4,10 @@ Decisions:
 - `radfm --help` and the start of a command import no other command: see `radfm.cli.registry`.
 - Invalid input ends in one line on standard error and a status other than 0, never in a traceback. Results go to
   standard output and everything else to standard error, so that a program can read the output of `--json`.
+- Characters that the terminal does not have, and bytes of file names that are no UTF-8, are printed as question marks.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -29,6 +31,9 @@ app = typer.Typer(
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
     except UsageError as error:

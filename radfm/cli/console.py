@@ -60,21 +60,25 @@ def table(*columns: str):
 
 
 def show(content, **options) -> None:
-    """Prints text or a table on standard output; `options` are those of rich's `Console.print`."""
+    """Prints text or a table on standard output; `options` are those of rich's `Console.print`.
+
+    Only text has markup. The cells of a table may hold names of files, in which brackets mean nothing.
+    """
     from rich.console import Console
 
-    Console().print(content, **options)
+    Console(markup=isinstance(content, str)).print(content, **options)
 
 
 @contextmanager
 def step(description: str) -> Iterator[Progress]:
     """A progress bar on a terminal, removed at the end. Yields a function of (done, total) that updates it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True)
     with ProgressBar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=None)
+        task = bar.add_task(escape(description), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

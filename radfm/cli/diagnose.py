@@ -23,7 +23,7 @@ from radfm.cli.console import (
     step,
     table,
 )
-from radfm.presentation import plural
+from radfm.presentation import plural, shown
 
 if TYPE_CHECKING:
     from radfm.cases import Case
@@ -172,9 +172,11 @@ def _as_json(case: "Case", answer: dict, config) -> dict:
 
 
 def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, float], config) -> None:
+    from rich.markup import escape
+
     slices = sum(len(scan.pixels) for scan in case.scans)
     show(
-        f"[bold]{title}[/]: {plural(len(case.scans), 'scan')}, {plural(slices, 'slice')}, "
+        f"[bold]{escape(title)}[/]: {plural(len(case.scans), 'scan')}, {plural(slices, 'slice')}, "
         f"read in {seconds[0]:.1f} s, diagnosed in {seconds[1]:.1f} s"
     )
     _print_scans(case, answer["scans"])
@@ -264,5 +266,5 @@ def _is_ood(answer: dict) -> bool:
 
 
 def _title(paths: list[Path]) -> str:
-    first = paths[0].resolve().name
+    first = shown(paths[0].resolve().name)
     return first if len(paths) == 1 else f"{first} and {plural(len(paths) - 1, 'more path')}"
