@@ -85,7 +85,8 @@ def _series_of(frames: list[Frame]) -> list[list[Frame]]:
         else:
             whole.append(members)
     for members in single.values():
-        whole += [members] if len(members) > 2 else [[member] for member in members]
+        places = {tuple(np.round(member.position, 2)) for member in members}
+        whole += [members] if len(places) > 1 else [[member] for member in members]
     return whole
 
 

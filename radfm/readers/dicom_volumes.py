@@ -28,6 +28,7 @@ from radfm.readers.dicom_files import number
 from radfm.readers.dicom_frames import Frame
 
 _SAME_PLACE_MM = 0.01
+_ROUNDED_MM = 0.12  # how far apart slices of one place may lie where positions are rounded to 0.1 mm
 _SAME_PLACE = 0.2  # of the distance between slices, where slices of several volumes are compared
 _SAME_LINE_MM = 1.0
 _UNSURE_ORDER = (
@@ -124,16 +125,18 @@ class _Places:
     Attributes:
         frames: in their own order.
         at: (frames,) mm along the normal.
-        place: (frames,) number of the place, from the lowest to the highest. Frames within a fifth of the distance
-            between slices are at one place.
+        place: (frames,) number of the place, from the lowest to the highest.
+        most: slices at one place.
+        regular: whether the steps between the places are multiples of one distance.
     """
 
     def __init__(self, frames: list[Frame]):
         self.frames = frames
         self.at = distances_of(frames)
         self.place = _clustered(self.at, _tolerance(self.at, frames[0].slice_mm))
-        self.n_places = int(self.place.max()) + 1
-        self.most = int(np.bincount(self.place).max())  # slices at one place
+        slices = np.bincount(self.place)
+        self.n_places, self.most = len(slices), int(slices.max())
+        self.regular = _regular(np.bincount(self.place, self.at) / slices)
 
     def part(self, indices: Sequence[int]) -> list[Frame]:
         """The frames of these indices by their places."""
@@ -150,7 +153,19 @@ def _tolerance(at: np.ndarray, slice_mm: float | None) -> float:
     small = _SAME_PLACE * (slice_mm or 0.0)
     if slice_mm and (steps < small).any() and (steps >= small).any() and np.median(steps[steps >= small]) > 2 * small:
         return small
-    return min(0.1, _SAME_PLACE * float(np.median(steps)))
+    large = steps[steps > _ROUNDED_MM]
+    return min(_ROUNDED_MM, _SAME_PLACE * float(np.median(large if large.size else steps)))
+
+
+def _regular(at: np.ndarray) -> bool:
+    """Whether the steps between places, in order, are multiples of one distance and most of the multiples are there."""
+    steps = np.diff(at)
+    if len(steps) < 2:
+        return True
+    step = np.median(steps[steps < 1.5 * steps.min()])
+    multiples = np.maximum(np.rint(steps / step), 1)
+    even = np.abs(steps - multiples * step) <= np.maximum(0.1 * step, _ROUNDED_MM)
+    return bool(even.all()) and bool((multiples - 1).sum() <= len(at) / 2)
 
 
 def _clustered(values: np.ndarray, tolerance: float) -> np.ndarray:
@@ -193,39 +208,40 @@ def _counts_places(column: Sequence, places: _Places) -> bool:
 
 def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     everything = list(range(len(places.frames)))
-    if places.n_places == 1 or (_fits(places, everything) and not _interleaved_acquisitions(places)):
+    if places.n_places == 1:
         return [Volume(places.part(everything))], []
+    if places.most == 1:
+        return [Volume(places.part(group)) for group in _interleaved(places) or [everything]], []
     for proposals in (_by_one_number, _by_instance_number, _by_rhythm, _by_any_number):
         for groups in proposals(places):
             if len(groups) > 1 and all(_fits(places, group) for group in groups):
                 return [Volume(places.part(group)) for group in groups], []
-    if places.most == 1:  # irregular, and nothing tells why: one scan, whose geometry will say so
-        return [Volume(places.part(everything))], []
     return _by_order(places)
 
 
 def _fits(places: _Places, indices: Sequence[int]) -> bool:
-    """Whether frames can be one volume: one at each place, at steps that are multiples of one distance."""
-    at = np.sort(places.at[list(indices)])
-    if len(set(places.place[list(indices)])) < len(at):
-        return False
-    steps = np.diff(at)
-    if len(steps) < 2:
-        return True
-    step = np.median(steps[steps < 1.5 * steps.min()])
-    multiples = np.maximum(np.rint(steps / step), 1)
-    return bool((np.abs(steps - multiples * step) <= 0.1 * step + 0.05).all()) and (multiples - 1).sum() <= len(at) / 2
+    """Whether frames can be one volume: one at each place, and as regular as the places are."""
+    own = places.place[list(indices)]
+    return len(set(own.tolist())) == len(own) and (not places.regular or _regular(np.sort(places.at[list(indices)])))
 
 
-def _interleaved_acquisitions(places: _Places) -> bool:
-    """Whether a CT's acquisitions, each of them a volume, lie between each other's slices."""
-    if places.frames[0].instance.header.get("Modality") != "CT":
-        return False
-    groups = _grouped([frame.clock[0] for frame in places.frames])
-    if len(groups) < 2 or min(map(len, groups)) < 3 or not all(_fits(places, group) for group in groups):
-        return False
-    ends = [(places.at[group].min(), places.at[group].max()) for group in groups]
-    return any(a[0] < b[1] and b[0] < a[1] for i, a in enumerate(ends) for b in ends[:i])
+def _interleaved(places: _Places) -> _Groups | None:
+    """Acquisitions that lie between each other's slices, where no place has two; None where there are none.
+
+    An MRI that is acquired in passes (every second slice, then the others) has even steps, and is one volume. A second
+    acquisition that is shifted by a part of the step is another volume, and so is any second acquisition of a CT.
+    """
+    steps = np.diff(np.sort(places.at))
+    passes = steps.max() - steps.min() <= _ROUNDED_MM / 2 and places.frames[0].instance.header.get("Modality") != "CT"
+    for column in zip(*(frame.clock for frame in places.frames), strict=True):
+        groups = _grouped(column)
+        if len(groups) < 2 or min(map(len, groups)) < 3 or passes:
+            continue
+        ends = [(places.at[group].min(), places.at[group].max()) for group in groups]
+        overlap = min(high for _, high in ends) - max(low for low, _ in ends)
+        if overlap > 0 and (not places.regular or all(_regular(np.sort(places.at[group])) for group in groups)):
+            return groups
+    return None
 
 
 def _grouped(values: Sequence) -> _Groups:
