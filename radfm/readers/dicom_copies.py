@@ -11,9 +11,10 @@ Decisions:
 
 from collections import defaultdict
 
-from radfm.readers.dicom_files import Clamped, all_numbers, text
+from radfm.readers.dicom_files import all_numbers, text
 from radfm.readers.dicom_frames import Frame
 from radfm.readers.dicom_headers import Instance, date_of
+from radfm.readers.limits import Clamped
 from radfm.readers.natural_order import natural
 
 _SAMPLES, _SAMPLE_BYTES, _BLOCK = 16, 64, 2**20

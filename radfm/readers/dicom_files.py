@@ -1,7 +1,6 @@
 """Opens DICOM files and reads single values of their headers. A damaged value counts as absent, the others are read."""
 
 import io
-import os
 import zlib
 from functools import cache, lru_cache
 from math import isfinite
@@ -16,6 +15,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.limits import Clamped
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _MOST_DEFLATED_BYTES = 2**30
@@ -34,18 +34,6 @@ def open_clamped(path: Path) -> io.BufferedIOBase:
             file.close()
             raise
     return file
-
-
-class Clamped(io.BufferedReader):
-    """A file that allocates no more than its size, also where a header states a longer value."""
-
-    def __init__(self, path: Path):
-        super().__init__(io.FileIO(path), 2**15)
-        self.end = os.fstat(self.fileno()).st_size
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(self.end - self.tell(), 0)
-        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _check_deflated(path: Path, start: bytes) -> None:
@@ -79,7 +67,7 @@ def _is_transfer_syntax(uid: UID) -> bool:
 
 def text(header: Dataset, keyword: str) -> str:
     """A value as text, stripped; "" where absent or damaged."""
-    element = header.get_item(_tag_of(keyword))
+    element = header.get_item(_tag_of(keyword), keep_deferred=True)  # reading it may raise
     if element is None:
         return ""
     if isinstance(element, RawDataElement) and element.VR in _TEXT and _is_plain(element.value):
@@ -113,7 +101,7 @@ def numbers(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
 
 def all_numbers(header: Dataset, keyword: str) -> list[float]:
     """All numbers of an element; none where one of them is damaged or not finite, or it is absent."""
-    element = header.get_item(_tag_of(keyword))
+    element = header.get_item(_tag_of(keyword), keep_deferred=True)  # reading it may raise
     if element is None:
         return []
     try:

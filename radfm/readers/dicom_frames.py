@@ -20,9 +20,10 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from radfm.readers.dicom_files import Clamped, all_numbers, first, items, number, numbers, text, texts
+from radfm.readers.dicom_files import all_numbers, first, items, number, numbers, text, texts
 from radfm.readers.dicom_headers import Instance
 from radfm.readers.errors import Unreadable
+from radfm.readers.limits import Clamped
 
 _CENTIMETRES, _TISSUE = 3, 1  # PhysicalUnitsXDirection, RegionSpatialFormat: DICOM PS3.3 C.8.5.5.1
 _SPATIAL = {"StackID", "InStackPositionNumber", "ImagePositionPatient", "ImageOrientationPatient"}

@@ -22,12 +22,12 @@ from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from radfm.readers.codestreams import check_codestreams, codestreams, colour_space, decode_jpeg, decoder_for
-from radfm.readers.dicom_files import Clamped, has, number, open_clamped, text, transfer_syntax
+from radfm.readers.dicom_files import has, number, open_clamped, text, transfer_syntax
 from radfm.readers.dicom_frames import Frame
 from radfm.readers.dicom_headers import Instance, modality_of
 from radfm.readers.dicom_values import colour_values, fill_padding, grey_values, palette_values, stored_values
 from radfm.readers.errors import NO_PICTURE, Unreadable
-from radfm.readers.limits import n_bytes
+from radfm.readers.limits import Clamped, n_bytes
 
 _PIXELS = 0x7FE00010
 _PHOTOMETRIC = {*PhotometricInterpretation, "PALETTE COLOR"}

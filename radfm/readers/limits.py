@@ -3,10 +3,13 @@
 Decisions:
 - A scan of more than 4 GiB of pixels is refused; no clinical series is larger.
 - Uncompressed pixels cannot take more bytes than the file has.
+- A file is read by `Clamped` where a library would allocate what the header states.
 - Compressed pixels of more than 64 MiB may take 1,032 times the bytes of the file, the highest ratio of deflate.
 """
 
+import io
 import math
+import os
 from pathlib import Path
 
 from radfm.readers.errors import CUT_SHORT, Unreadable
@@ -46,6 +49,18 @@ def left_out(volumes: int) -> list[tuple[str, str]]:
         return []
     of = f"{volumes - MOST_VOLUMES} of {volumes} volumes were left out: {MOST_VOLUMES}, evenly spaced, were read"
     return [("", f"{of}; save others as a file of their own to read them")]
+
+
+class Clamped(io.BufferedReader):
+    """A file that allocates no more than its size, also where a header states a longer value."""
+
+    def __init__(self, path: Path):
+        super().__init__(io.FileIO(path), 2**15)
+        self.end = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self.end - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def n_bytes(shape, itemsize: int) -> int:

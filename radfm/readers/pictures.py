@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, ImageSequence
 
 from radfm.cases import Scan
 from radfm.readers.errors import TOO_MANY_PIXELS, Unreadable
-from radfm.readers.limits import check_size
+from radfm.readers.limits import Clamped, check_size
 from radfm.readers.pixels import tidy
 from radfm.readers.tiff import read_tiff
 
@@ -32,11 +32,7 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     with open(path, "rb") as file:
         if file.read(4) in _TIFF:
             return read_tiff(path)
-    try:
-        image = Image.open(path)
-    except Image.DecompressionBombError:
-        raise Unreadable(TOO_MANY_PIXELS) from None
-    with image:
+    with Clamped(path) as file, _opened(file) as image:
         pages, bands = getattr(image, "n_frames", 1), len(image.getbands())
         check_size(pages * bands * image.width * image.height, path.stat().st_size, compressed=True)
         slices, pages_left_out = [], 0
@@ -47,8 +43,16 @@ def read_picture(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
                 pages_left_out += 1
     left_out = []
     if pages_left_out:
-        left_out = [("", f"{pages_left_out} of its {pages} pages have another size and were left out")]
+        other = f"{pages_left_out} of its {pages} pages have another size and were left out"
+        left_out = [("", f"{other}: save those apart")]
     return [Scan(tidy(np.stack(_same_depth(slices))))], left_out
+
+
+def _opened(file: Clamped) -> Image.Image:
+    try:
+        return Image.open(file)
+    except Image.DecompressionBombError:
+        raise Unreadable(TOO_MANY_PIXELS) from None
 
 
 def _values(page: Image.Image) -> np.ndarray:

@@ -181,7 +181,6 @@ def _missing(tiff, series) -> list[tuple[str, str]]:
         missing.append(f"{images - read:,} of the {images:,} pictures of its stack are missing: it {CUT_SHORT}")
     others = sum(len(other.pages) for other in tiff.series[1:])
     if others:
-        missing.append(
-            f"{others:,} of its {others + len(series.pages):,} pages have another size or type and were left out"
-        )
+        left_out = f"{others:,} of its {others + len(series.pages):,} pages have another size or type and were left out"
+        missing.append(f"{left_out}: save those apart")
     return [("", reason) for reason in missing]

@@ -69,7 +69,7 @@ def test_pages_are_slices_and_pages_of_another_size_are_listed(tmp_path):
     pages[0].save(tmp_path / "q.tif", save_all=True, append_images=[*pages[1:], pages[0].resize((3, 4))])
     case = read_case(tmp_path / "q.tif")
     assert len(case.scans[0].pixels) == 5
-    assert case.skipped == [("q.tif", "1 of its 6 pages have another size or type and were left out")]
+    assert case.skipped == [("q.tif", "1 of its 6 pages have another size or type and were left out: save those apart")]
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -247,7 +247,7 @@ def test_pages_of_another_type_are_listed_and_channels_are_scans(tmp_path):
             file.write(page, metadata=None)
     case = read_case(tmp_path / "a.tif")
     assert [scan.pixels.tolist() for scan in case.scans] == [[GREY.tolist(), (GREY + 1).tolist()]]
-    assert case.skipped == [("a.tif", "1 of its 3 pages have another size or type and were left out")]
+    assert case.skipped == [("a.tif", "1 of its 3 pages have another size or type and were left out: save those apart")]
     channels = np.stack([GREY + i for i in range(5)], axis=-1)
     tifffile.imwrite(tmp_path / "a.tif", channels, photometric="minisblack", planarconfig="contig", metadata=None)
     assert [scan.pixels[0, 0, 0] for scan in read_case(tmp_path / "a.tif").scans] == [0, 1, 2, 3, 4]
