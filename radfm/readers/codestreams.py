@@ -7,7 +7,9 @@ Decisions:
 - Where several decoders could be used, only one that raises an error on damaged data is: Pillow for 8-bit JPEG,
   OpenJPEG for JPEG 2000, pydicom for RLE (pylibjpeg-rle panics). gdcm decodes JPEG lossless, 12-bit JPEG and JPEG-LS.
 - Whether a JPEG holds RGB or YCbCr is decided by the first of these that it has: components named R, G, B; subsampled
-  components, which only YCbCr has; an Adobe marker; a JFIF marker. Where it has none of them, the header decides.
+  components, which only YCbCr has; an Adobe marker; a JFIF marker. Where it has none of them, the header decides, and
+  it is YCbCr where the header does not say either.
+- Codestreams in colour are read as such where the header says grey, and the other way round.
 - A JPEG 2000 decoder undoes the colour transform of the codestream, so the result is RGB. The header decides only where
   there was no such transform, and YBR_RCT and YBR_ICT are wrong there.
 """
@@ -23,8 +25,9 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 
-from radfm.readers.dicom_files import has
+from radfm.readers.dicom_files import has, number
 from radfm.readers.errors import CUT_SHORT, Unreadable
+from radfm.readers.limits import check_size, n_bytes
 
 _JPEG_8_BIT = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 _JPEG_LOSSLESS = (uid.JPEGLossless, uid.JPEGLosslessSV1)
@@ -48,20 +51,27 @@ class _Header:
 def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
     """Compare the size that each compressed frame states with the header's.
 
+    Where the codestreams have colours and the header says grey, or the other way round, the data set is changed.
     Raises: Unreadable where a frame is damaged, or its rows, columns, samples or bits do not fit the header.
     """
     if syntax not in (*_JPEG_8_BIT, *_JPEG_LOSSLESS, *_JPEG_LS, *_JPEG_2000):
         return
-    expected = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+    samples = None
     for codestream in codestreams(dataset, frames):
         try:
             header = _header(codestream, syntax)
         except (struct.error, ValueError, IndexError):
             raise Unreadable(f"holds a compressed picture that {CUT_SHORT}") from None
-        if header.size[:2] == expected[:2] and header.size[2] != expected[2]:
-            raise Unreadable("holds a compressed picture in colour where its header says grey, or the other way round")
-        if header.size != expected or header.bits > dataset.BitsAllocated:
+        samples = samples or header.size[2]
+        expected = (dataset.Rows, dataset.Columns, samples)
+        if header.size != expected or samples not in (1, 3) or header.bits > dataset.BitsAllocated:
             raise Unreadable(f"holds a compressed picture of another size than its header says: it {CUT_SHORT}")
+    if samples is not None and samples != number(dataset, "SamplesPerPixel"):
+        pixel_bytes = n_bytes((frames, dataset.Rows, dataset.Columns, samples), dataset.BitsAllocated // 8)
+        check_size(pixel_bytes, len(dataset.PixelData), compressed=True)
+        # New elements, because the data set shares its elements with the header of the instance.
+        dataset.add_new("SamplesPerPixel", "US", samples)
+        dataset.add_new("PhotometricInterpretation", "CS", "MONOCHROME2" if samples == 1 else "")
 
 
 def codestreams(dataset: Dataset, frames: int) -> Iterator[bytes]:
@@ -90,13 +100,14 @@ def colour_space(codestream: bytes, syntax: uid.UID, photometric: str, warnings:
     if syntax not in (*_JPEG_8_BIT, *_JPEG_LOSSLESS, *_JPEG_2000):
         return photometric
     said, ycbcr = photometric.startswith("YBR"), _header(codestream, syntax).ycbcr
+    stated = said or photometric == "RGB"
     if syntax in _JPEG_2000:
         transform_said = photometric in ("YBR_RCT", "YBR_ICT")
         held = said and not transform_said and not ycbcr
         contradicted = said and transform_said != ycbcr
     else:
-        held = said if ycbcr is None else ycbcr
-        contradicted = held != said
+        held = ycbcr if ycbcr is not None else said or not stated
+        contradicted = stated and held != said
     if contradicted:
         names = ("RGB", "YCbCr")
         warnings.append(f"its header says {names[said]}, but its compressed pictures hold {names[held]}: read as such")

@@ -131,6 +131,9 @@ def _decoded(
     samples = number(dataset, "SamplesPerPixel") or 1
     if samples not in (1, 3):
         raise Unreadable(f"has {samples:.0f} values for each pixel, where grey has 1 and colour 3: export it as RGB")
+    if number(instance.header, "SamplesPerPixel") not in (samples, None):
+        actual = "in colour, but its header says grey" if samples == 3 else "grey, but its header says colour"
+        warnings.append(f"its compressed pictures are {actual}: read as they are")
     indices = None if len(frames) == instance.frames else [frame.index for frame in frames]
     if samples == 3:
         for image in _colours(dataset, instance, indices, warnings):

@@ -392,10 +392,14 @@ def halves(size=64) -> np.ndarray:
     return pixels
 
 
-def jpeg(pixels, *, rgb=False, subsampled=False, markers=True) -> bytes:
+def jpeg_of(image: Image.Image, **options) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=95, keep_rgb=rgb, subsampling=2 if subsampled else 0)
-    encoded = stream.getvalue()
+    image.save(stream, "JPEG", quality=95, **options)
+    return stream.getvalue()
+
+
+def jpeg(pixels, *, rgb=False, subsampled=False, markers=True) -> bytes:
+    encoded = jpeg_of(Image.fromarray(pixels), keep_rgb=rgb, subsampling=2 if subsampled else 0)
     if markers:
         return encoded
     bare, at = b"\xff\xd8", 2
@@ -470,6 +474,27 @@ def test_the_header_decides_about_a_jpeg_without_any_evidence(tmp_path, names):
         scan = only(coloured(tmp_path / "f", halves(), photometric, [stream]))
         assert is_right(scan.pixels), photometric
         assert scan.warnings == []
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_in_colour_is_read_where_the_header_says_grey_or_nothing(tmp_path, kind):
+    path = coloured(tmp_path / "a", halves(), "RGB", [JPEGS[kind]])
+    dataset = pydicom.dcmread(path)
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.save_as(path)
+    scan = only(path)
+    assert is_right(scan.pixels)
+    assert scan.warnings == ["its compressed pictures are in colour, but its header says grey: read as they are"]
+    scan = only(coloured(tmp_path / "b", halves(), "", [JPEGS[kind]]))
+    assert is_right(scan.pixels)
+    assert scan.warnings == []
+
+
+def test_a_grey_jpeg_is_read_where_the_header_says_colour(tmp_path):
+    grey = halves()[..., 0]
+    scan = only(coloured(tmp_path / "f", halves(), "RGB", [jpeg_of(Image.fromarray(grey))]))
+    assert np.abs(scan.pixels[0].astype(int) - grey).max() <= 5
+    assert scan.warnings == ["its compressed pictures are grey, but its header says colour: read as they are"]
 
 
 def j2k(path, pixels, photometric, *, transform: bool):
@@ -638,21 +663,26 @@ def test_monochrome1_does_not_invert_a_quantity(tmp_path, modality):
 
 
 @pytest.mark.parametrize("syntax", LITTLE_AND_BIG)
-@pytest.mark.parametrize("padded", [True, False])
-def test_an_odd_number_of_bytes(tmp_path, padded, syntax):
+def test_an_odd_number_of_bytes(tmp_path, syntax):
     values = np.arange(9, dtype=np.uint8).reshape(3, 3)
-    data = values.tobytes() + b"\0"
-    path = dicom(tmp_path / "f", values, syntax, Modality="US", PixelData=data)
+    path = dicom(tmp_path / "f", values, syntax, Modality="US")
     dataset = pydicom.dcmread(path)
-    dataset["PixelData"].VR = "OB" if syntax == ExplicitVRBigEndian else dataset["PixelData"].VR
+    dataset["PixelData"].VR = "OB"
     dataset.save_as(path)
-    if not padded:
-        if syntax == ExplicitVRBigEndian:
-            pytest.skip("words of big-endian files are even")
-        content = path.read_bytes()
-        at = len(content) - 10
-        path.write_bytes(content[: at - 4] + (9).to_bytes(4, "little") + content[at:-1])
     assert np.array_equal(only(path).pixels[0], values)
+    file, order = path.read_bytes(), "little" if syntax.is_little_endian else "big"
+    assert file[-14:-10] == (10).to_bytes(4, order)
+    path.write_bytes(file[:-14] + (9).to_bytes(4, order) + file[-10:-1])
+    assert np.array_equal(only(path).pixels[0], values)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_bytes_in_words_of_a_big_endian_file_are_swapped(tmp_path, colour):
+    values = halves(4) if colour else np.arange(16, dtype=np.uint8).reshape(4, 4)
+    kind = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"} if colour else {}
+    swapped = np.frombuffer(values.tobytes(), "<u2").astype(">u2").tobytes()
+    dicom(tmp_path / "f", values, ExplicitVRBigEndian, Modality="US", PixelData=swapped, **kind)
+    assert np.array_equal(only(tmp_path).pixels[0], values)
 
 
 @pytest.mark.parametrize(
