@@ -87,10 +87,12 @@ def grey_values(
     values, ends = _modality_values(stored, dataset, frame, warnings)
     if modality and modality.projection:
         values, ends = _windowed(values, ends, dataset, frame)
+    if modality and modality.quantity:
+        return values, padding
     inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    if inverted and not (modality and modality.quantity):
+    if inverted:
         values = rescaled(values, -1, sum(ends))
-    if (inverted, text(dataset, "PresentationLUTShape")) in ((True, "IDENTITY"), (False, "INVERSE")):
+    if text(dataset, "PresentationLUTShape") == ("IDENTITY" if inverted else "INVERSE"):
         warnings.append("its PresentationLUTShape contradicts its PhotometricInterpretation: it may be inverted")
     return values, padding
 
@@ -102,16 +104,19 @@ def fill_padding(pixels: np.ndarray, padding: dict[int, np.ndarray], modality: M
         pixels: (slices, H, W), changed in place.
         padding: slice -> (H * W / 8) uint8, bits of the pixels that are padding.
     """
-    _, height, width = pixels.shape
-    masks = {i: np.unpackbits(bits, count=height * width).reshape(height, width) for i, bits in padding.items()}
-    darkest = [pixels[i].min() for i in range(len(pixels)) if i not in masks or not masks[i].all()]
+    height, width = pixels.shape[1:]
+
+    def mask(i: int) -> np.ndarray:  # one at a time, as all of them take half the memory of the scan
+        return np.unpackbits(padding[i], count=height * width).reshape(height, width).view(bool)
+
+    darkest = [pixels[i].min() for i in range(len(pixels)) if i not in padding or not mask(i).all()]
     if not darkest:
         return
     fill = min(darkest)
     if modality and modality.quantity == _HOUNSFIELD and fill < 0:
         fill = min(fill, _AIR)
-    for i, mask in masks.items():
-        np.copyto(pixels[i], fill, where=mask.view(bool))
+    for i in padding:
+        np.copyto(pixels[i], fill, where=mask(i))
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
