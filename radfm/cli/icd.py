@@ -12,7 +12,7 @@ import typer
 from radfm.cli.console import Json, quiet_transformers, show, step, table
 
 if TYPE_CHECKING:
-    from radfm.knowledge.linking import Linker
+    from radfm.knowledge.linking import Link, Linker
 
 COLUMNS = ("name", "verdict", "codes", "best_code", "description", "confidence", "evidence")
 
@@ -23,7 +23,7 @@ def icd(
     ] = None,
     names: Annotated[
         Path | None,
-        typer.Option(help="A file of many: one per line, or a JSON list or dictionary. Prints CSV."),
+        typer.Option(help="A file of many: one per line, or a JSON list or dictionary. Prints CSV, or JSON."),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -40,7 +40,11 @@ def icd(
         raise ValueError('give a disorder, as in radfm icd "ACL tear", or --names FILE')
     linker = _load_linker(encoder)
     if names is not None:
-        _link_file(linker, names)
+        links = _link_file(linker, names)
+        if as_json:
+            print(json.dumps([link.to_dict() for link in links], indent=2))
+        else:
+            _print_csv(links)
         return
     assert text is not None
     result = linker.link(text, top=top)
@@ -73,25 +77,39 @@ def _load_linker(encoder: str | None) -> "Linker":
         return Linker(encoder=text_embedder(encoder), fingerprint=weights_sha256(resolve(encoder)))
 
 
-def _link_file(linker: "Linker", file: Path) -> None:
-    """Prints one line of CSV per name, and on standard error how many names had each verdict."""
-    text = file.read_text(encoding="utf-8-sig")
+def _link_file(linker: "Linker", file: Path) -> list["Link"]:
+    """The links of all names of a file. A name that cannot be one, as it is empty or too long, is unlinked."""
+    from radfm.knowledge.linking import Link
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8: save it as text in UTF-8, or as JSON") from None
     if text.lstrip()[:1] in ("[", "{"):
         names = list(json.loads(text))
     else:
         names = [line for line in text.splitlines() if line.strip()]
-    output = csv.writer(sys.stdout)
-    output.writerow(COLUMNS)
-    verdicts: Counter[str] = Counter()
+    links = []
     with step(f"Linking {len(names):,} names") as progress:
         for done, name in enumerate(names, 1):
-            result = linker.link(name, top=1)
-            row = [""] * 4
-            if result.candidates:
-                best = result.candidates[0]
-                row = [best.code, best.description, f"{best.confidence:.2f}", best.evidence]
-            output.writerow([name, result.verdict, "; ".join(result.codes), *row])
-            verdicts[result.verdict] += 1
+            try:
+                links.append(linker.link(name, top=1))
+            except (TypeError, ValueError):
+                links.append(Link(str(name), "unlinked", ()))
             progress(done, len(names))
+    return links
+
+
+def _print_csv(links: list["Link"]) -> None:
+    """Prints one line of CSV per name, and on standard error how many names had each verdict."""
+    output = csv.writer(sys.stdout)
+    output.writerow(COLUMNS)
+    for link in links:
+        row = [""] * 4
+        if link.candidates:
+            best = link.candidates[0]
+            row = [best.code, best.description, f"{best.confidence:.2f}", best.evidence]
+        output.writerow([link.text, link.verdict, "; ".join(link.codes), *row])
+    verdicts = Counter(link.verdict for link in links)
     counts = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts.most_common())
-    print(f"{len(names):,} names: {counts}", file=sys.stderr)
+    print(f"{len(links):,} names: {counts}", file=sys.stderr)

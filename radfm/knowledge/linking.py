@@ -12,6 +12,7 @@ Decisions:
   From the matched code the search descends while the name has words of a child: "fracture of patella, left" matches
   S82.0 and descends to S82.00.
 - Of two codes with equal confidence, one above the other, the higher one comes first, as the name is not more specific.
+- A name with a sign or word of doubt or denial ("?PE", "no fracture") is never confident, see `doubt`.
 - Without a similar name the verdict is "unlinked", without candidates. Doubtful candidates are shown, but are not used
   as codes.
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from radfm.knowledge import icd10cm, wording
+from radfm.knowledge.doubt import is_doubtful
 from radfm.knowledge.lexicon import SIDES, SOURCES, Lexicon
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ Verdict = Literal["confident", "doubtful", "unlinked"]
 Encoder = Callable[[list[str]], np.ndarray]
 
 CONFIDENT, DOUBTFUL = 0.90, 0.30
+_OF_DOUBT = 0.5  # the most confidence in a name with a sign of doubt or denial
 ENCODER = 0.8  # weight of the encoder in a similarity, where there is one; the rest is TF-IDF
 _CHAPTERS = {"O": 0.8, "P": 0.85, "R": 0.97, "V": 0.5, "W": 0.5, "X": 0.5, "Y": 0.5, "Z": 0.6}  # pregnancy, history...
 LONGEST_NAME = 300  # characters; longer texts are reports, not names
@@ -163,6 +166,8 @@ class Linker:
         for code, match in _by_confidence(specific)[:top]:
             entry, confidence = icd10cm.get(code), round(match.confidence, 3)
             candidates.append(Candidate(code, entry.description, entry.path, confidence, match.evidence, match.name))
+        if candidates and candidates[0].confidence >= CONFIDENT:
+            return _unsure_where_doubtful(text, candidates)
         return candidates
 
     def codes(self, texts: Sequence[str]) -> list[list[str]]:
@@ -256,6 +261,20 @@ def _forms(text: str) -> list[tuple[str, float]]:
         short = all(re.fullmatch(r"[A-Z0-9][A-Za-z0-9/ -]{0,9}", i) and not i.islower() for i in inner)
         forms[outer] = 1.0 if short else 0.88
     return list(forms.items())
+
+
+def _unsure_where_doubtful(text: str, candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates, of which none is confident if the text doubts or denies the first."""
+    if not is_doubtful(_ARTICLE.sub(" ", text), candidates[0].matched):
+        return candidates
+    return [
+        replace(
+            candidate,
+            confidence=min(candidate.confidence, _OF_DOUBT),
+            evidence=f"{candidate.evidence}, with a sign of doubt or denial",
+        )
+        for candidate in candidates
+    ]
 
 
 def _keep_best(matches: dict[str, Match], code: str, match: Match) -> None:
