@@ -85,7 +85,7 @@ def _series_of(frames: list[Frame]) -> list[list[Frame]]:
         else:
             whole.append(members)
     for members in single.values():
-        places = {tuple(np.round(member.position, 2)) for member in members}
+        places = {tuple(np.round(m.position, 2)) for m in members if m.position is not None}
         whole += [members] if len(places) > 1 else [[member] for member in members]
     return whole
 
