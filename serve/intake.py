@@ -69,7 +69,7 @@ def _parse_header(line: bytes, limits: Limits) -> dict:
         header = json.loads(line)
         files = [(str(name), int(size)) for name, size in header["files"]]
         texts = [header.get("modality"), header.get("history")]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Refused(_NO_STUDY) from None
     names = {name for name, _ in files}
     if not all(_NAME.fullmatch(name) for name in names) or len(names) < len(files):
@@ -85,7 +85,8 @@ def _parse_header(line: bytes, limits: Limits) -> dict:
         raise Refused(_NO_STUDY)
     if total > limits.megabytes * 10**6:
         raise _too_large(f"the study has {total / 1e6:,.0f} MB", limits)
-    return {"files": files, "modality": texts[0] or None, "history": texts[1] or None}
+    modality, history = (text and text.encode("utf-8", "replace").decode() for text in texts)  # no lone surrogates
+    return {"files": files, "modality": modality or None, "history": history or None}
 
 
 def unpack(folder: Path, limits: Limits) -> None:

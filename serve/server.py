@@ -34,29 +34,21 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import ClientDisconnect
 
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
 from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve.answers import Answer
+from radfm.serve.connections import JSONErrorsProtocol, Outermost, error_response
 from radfm.serve.intake import write_files
 from radfm.serve.limits import TIMED_OUT, TOO_LARGE, Limits, Refused
 from radfm.serve.studies import ANSWERED, REFUSED, Studies
 
 _FILES_OF_PAGE = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LARGEST_BODY = 64_000  # bytes, of every request but a study
-_DRAINING_SECONDS = 10
 _POLL_SECONDS, _HEARTBEAT_SECONDS = 0.1, 15.0  # of the progress of a study
 _CLOSING_SECONDS = 3  # that open connections have when the server ends
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self' https://huggingface.co",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def run(model: str, host: str, port: int, limits: Limits, device: str | None) -> None:
@@ -113,6 +105,7 @@ class RunningServer:
             app,
             lifespan="off",
             ws="none",
+            http=JSONErrorsProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -131,7 +124,7 @@ class RunningServer:
 
 def launch(studies: Studies, host: str, port: int) -> RunningServer:
     """Starts the server in a thread. Raises: OSError: the port is in use."""
-    return RunningServer(_Outermost(make_app(studies)), host, port)
+    return RunningServer(Outermost(make_app(studies)), host, port)
 
 
 def make_app(studies: Studies) -> FastAPI:
@@ -139,16 +132,16 @@ def make_app(studies: Studies) -> FastAPI:
     app = FastAPI(title="radfm", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.exception_handler(StarletteHTTPException)
-    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
-        return _error(error.status_code, error.detail)
+    async def httperror_response(request: Request, error: StarletteHTTPException) -> Response:
+        return error_response(error.status_code, error.detail)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
-        return _error(error.status, one_line(error))
+        return error_response(error.status, one_line(error))
 
     @app.exception_handler(Exception)
-    async def internal_error(request: Request, error: Exception) -> Response:
-        return _error(500, "an internal error")
+    async def internalerror_response(request: Request, error: Exception) -> Response:
+        return error_response(500, "an internal error")
 
     _add_page(app, studies)
     _add_study(app, studies)
@@ -194,17 +187,14 @@ def _add_study(app: FastAPI, studies: Studies) -> None:
 
     @app.post("/study")
     async def study(request: Request) -> Response:
-        try:
-            with studies.arriving() as folder:
+        with studies.arriving() as folder:
+            try:
                 async with asyncio.timeout(limits.seconds):
                     header = await write_files(request.stream(), folder / "in", limits)
-                return JSONResponse({"study": studies.enqueue(folder, header)})
-        except TimeoutError:
-            error = Refused(f"sending took longer than {limits.seconds} s: drop one series, or fewer", TIMED_OUT)
-        except Refused as refused:
-            error = refused
-        await _drain(request, limits)
-        return _error(error.status, one_line(error), {"Connection": "close"})
+            except TimeoutError:
+                reason = f"sending took longer than {limits.seconds} s: drop one series, or fewer"
+                raise Refused(reason, TIMED_OUT) from None
+            return JSONResponse({"study": studies.enqueue(folder, header)})
 
     @app.get("/progress")
     async def progress(request: Request) -> Response:
@@ -218,7 +208,7 @@ def _add_study(app: FastAPI, studies: Studies) -> None:
 
     @app.post("/forget")
     async def forget(request: Request) -> Response:
-        studies.delete((await _read_body(request)).decode("ascii", "replace"))
+        studies.delete((await _read_body(request, limits)).decode("ascii", "replace"))
         return Response(status_code=204)
 
 
@@ -253,12 +243,12 @@ def _add_answer(app: FastAPI, studies: Studies) -> None:
 def _add_names(app: FastAPI, studies: Studies) -> None:
     @app.post("/names")
     async def names(request: Request) -> Response:
-        body = await _read_body(request)
+        body = await _read_body(request, studies.limits)
         token = request.headers.get("X-Study", "")
         try:
             content = json.loads(body)
             typed, removed = content.get("names", []), content.get("remove")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise Refused("the request is not JSON with names") from None
         if not isinstance(typed, list) or not all(isinstance(name, str) for name in typed):
             raise Refused("names must be a list of text")
@@ -272,7 +262,7 @@ def _add_names(app: FastAPI, studies: Studies) -> None:
         except KeyError:
             raise _gone() from None
         except ValueError as error:  # a name that is not on the list of a model with a fixed one
-            return _error(422, one_line(error))
+            return error_response(422, one_line(error))
 
 
 async def _events(studies: Studies, token: str, request: Request) -> AsyncIterator[str]:
@@ -292,24 +282,17 @@ async def _events(studies: Studies, token: str, request: Request) -> AsyncIterat
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, limits: Limits) -> bytes:
     body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > _LARGEST_BODY:
-            await _drain(request, Limits(megabytes=1))
-            raise Refused(f"a request has at most {_LARGEST_BODY:,} bytes", TOO_LARGE)
-    return bytes(body)
-
-
-async def _drain(request: Request, limits: Limits) -> None:
-    """Reads and discards the rest of a refused body, within limits: a browser reads no answer while it still sends."""
-    read = 0
-    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: the body has been read
-        async with asyncio.timeout(_DRAINING_SECONDS):
+    try:
+        async with asyncio.timeout(limits.seconds):
             async for block in request.stream():
-                if (read := read + len(block)) > limits.megabytes * 10**6:
-                    return
+                body += block
+                if len(body) > _LARGEST_BODY:
+                    raise Refused(f"a request has at most {_LARGEST_BODY:,} bytes", TOO_LARGE)
+    except TimeoutError:
+        raise Refused(f"sending took longer than {limits.seconds} s: try again", TIMED_OUT) from None
+    return bytes(body)
 
 
 def _answer_of(studies: Studies, request: Request) -> Answer:
@@ -321,41 +304,6 @@ def _answer_of(studies: Studies, request: Request) -> Answer:
 
 def _gone() -> HTTPException:
     return HTTPException(410, "this study was deleted: drop it again")
-
-
-def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"reason": reason}, status, headers)
-
-
-class _Outermost:
-    """Adds the headers of every response, refuses requests of other sites, and logs errors without their content.
-
-    A browser tells in Sec-Fetch-Site whether a page of another site sends a request. Such a page may not send studies.
-    """
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            return
-
-        async def send_with_headers(message) -> None:
-            if message["type"] == "http.response.start":
-                own = {name.lower().encode(): value.encode() for name, value in _HEADERS.items()}
-                message["headers"] = [pair for pair in message["headers"] if pair[0] not in own] + list(own.items())
-            await send(message)
-
-        site = dict(scope["headers"]).get(b"sec-fetch-site", b"same-origin")
-        if scope["method"] == "POST" and site not in (b"same-origin", b"none"):
-            await _error(403, "requests of other sites are refused")(scope, receive, send_with_headers)
-            return
-        try:
-            await self.app(scope, receive, send_with_headers)
-        except ClientDisconnect:
-            return
-        except Exception as error:  # the application has answered; a traceback in the log may quote the request
-            logging.getLogger("radfm").error("a request ended in %s", type(error).__name__)
 
 
 __all__ = ["RunningServer", "launch", "make_app", "open_studies", "run"]

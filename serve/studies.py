@@ -27,6 +27,7 @@ from radfm.cases import Case
 from radfm.cli.console import one_line
 from radfm.eval import case_report
 from radfm.eval.saliency import explain
+from radfm.presentation import shown
 from radfm.serve.answers import Answer, content_of_page, maps_as_bytes
 from radfm.serve.limits import TOO_MANY_STUDIES, Limits, Refused
 from radfm.serve.reading import read_study
@@ -177,7 +178,7 @@ class Studies:
             ValueError: The model has a fixed list of disorders, and a name is not on it.
         """
         answer = self.get(token)
-        names = [" ".join(name.split()) for name in names]
+        names = [" ".join(shown(name).split()) for name in names]
         if not all(0 < len(name) <= _LONGEST_NAME for name in names):
             raise Refused(f"a name has 1 to {_LONGEST_NAME} characters")
         if len({*answer.typed, *names}) > self.limits.names:

@@ -4,11 +4,13 @@ import asyncio
 import base64
 import contextlib
 import gzip
+import http.client
 import io
 import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -406,6 +409,91 @@ def test_errors_come_as_json_with_their_status_when_the_body_has_arrived(studies
 def test_a_page_of_another_site_may_not_send_anything(url, nothing_left):
     for site in ("cross-site", "same-site"):
         assert call(url + "study", packed({"1.png": picture()}), **{"Sec-Fetch-Site": site})[0] == 403
+
+
+def exchange(url: str, request: bytes) -> tuple[int, dict]:
+    """Sends bytes as they are, all of them, and returns the status and the JSON of the response."""
+    address = urllib.parse.urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=TIMEOUT) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.headers.get_content_type() == "application/json"
+        assert response.headers["Cache-Control"] == "no-store"
+        return response.status, json.loads(response.read())
+
+
+def post(address: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST /{address} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked(address: str, body: bytes, ended: bool = True) -> bytes:
+    head = f"POST /{address} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    blocks = [body[start : start + 60_000] for start in range(0, len(body), 60_000)]
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(b), b) for b in blocks) + (b"0\r\n\r\n" if ended else b"")
+
+
+LARGE = packed({"1.dcm": bytes(30_000_000)})
+LYING = b'{"files": [["1.dcm", 100]]}\n' + bytes(30_000_000)
+MULTIPART = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nabc\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reason"),
+    [
+        (post("study", LARGE), 413, "the study has 30 MB"),
+        (chunked("study", LARGE), 413, "the study has 30 MB"),
+        (post("study", LYING), 422, "contains more than the files"),
+        (chunked("study", LYING), 422, "contains more than the files"),
+        (chunked("study", LYING, ended=False), 422, "contains more than the files"),
+        (post("study", b"x" * 30_000_000), 422, "is not a study"),
+        (post("study", b"nonsense\n"), 422, "is not a study"),
+        (post("study", b""), 422, "is not a study"),
+        (post("study", MULTIPART, "Content-Type: multipart/form-data"), 422, "is not a study"),
+        (post("study", b"[" * 900_000 + b"\n"), 422, "is not a study"),
+        (post("study", b'{"files": [["1.dcm", 1e999]]}\n'), 422, "is not a study"),
+        (post("names", b"x" * 30_000_000), 413, "at most 64,000 bytes"),
+        (chunked("names", b"x" * 30_000_000), 413, "at most 64,000 bytes"),
+        (post("names", b"[" * 50_000), 422, "not JSON"),
+        (post("nothing", bytes(30_000_000)), 404, "Not Found"),
+        (post("study", LARGE, "Sec-Fetch-Site: cross-site"), 403, "other sites"),
+        (b"NONSENSE\r\n\r\n", 400, "not valid HTTP"),
+        (b"POST /study HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n", 400, "not valid HTTP"),
+        (b"POST /study HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "not valid HTTP"),
+        (b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 200_000 + b"\r\n\r\n", 400, "not valid HTTP"),
+        (chunked("study", LYING[:200_000], ended=False) + b"zz\r\n", 422, "contains more than the files"),
+    ],
+)
+def test_a_refused_request_receives_its_reason_though_its_body_still_arrives(
+    url, request_, status, reason, nothing_left, caplog
+):
+    got, content = exchange(url, request_)
+    assert (got, reason in content["reason"]) == (status, True), (got, content)
+    assert [record.getMessage() for record in caplog.records if record.exc_info or record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("address", ["study", "names", "forget"])
+@pytest.mark.parametrize("form", ["length", "chunked"])
+def test_a_body_that_does_not_arrive_in_time_is_refused(studies, address, form, monkeypatch, nothing_left, caplog):
+    monkeypatch.setattr(studies, "limits", replace(studies.limits, seconds=0.2))
+    impatient = server.launch(studies, "127.0.0.1", free_port())
+    start = b'{"files": [["1.dcm", 100]]}\nabc'
+    request = post(address, start + bytes(97))[:-97] if form == "length" else chunked(address, start, ended=False)
+    status, content = exchange(impatient.url, request)
+    assert (status, "sending took longer than 0.2 s" in content["reason"]) == (408, True)
+    impatient.close()
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def test_text_that_cannot_be_written_as_utf8_is_replaced(studies, url, nothing_left):
+    body = json.dumps({"files": [["1.png", len(picture())]], "history": "cough \ud800"}).encode() + b"\n" + picture()
+    token, last = ask(url, body)
+    assert last["stage"] == "answered", last
+    status, content = call(url + "names", json.dumps({"names": ["Glioma \ud800"]}).encode(), token)
+    assert (status, json.loads(content)["diagnoses"][0]["label"]) == (200, "Glioma �")
+    assert call(url + "report", token=token)[0] == 200
+    call(url + "forget", token.encode())
 
 
 @contextlib.contextmanager
