@@ -1,19 +1,23 @@
 """Receiving a study: the files that the browser sends are written into a folder, with numbers as names.
 
-The body of the request is one line of JSON, {"files": [[name, bytes], ...], "modality": ..., "history": ...}, followed
-by the files, one after another. A study is therefore one request, whose size is checked before it is read.
+The body of the request is one line of JSON, {"files": [[name, bytes], ...], "modality": ..., "history": ..., "names":
+{header: {name in it: name}}}, followed by the files, one after another. A study is therefore one request, whose size is
+checked before it is read.
 
 Decisions:
 - A file name is a number and an extension ("12.nii.gz"). The page assigns it, because file names may contain the names
   of patients; other names are refused.
 - Members of a zip file get such names too, so that no name can point outside of the folder. A zip file with such a
   name is refused all the same, because it is not a study. Files that belong together (.hdr and .img) share a number.
+- A header that names the file of its pixels (.mhd, .nhdr) is rewritten to name it by its number. For this the page
+  sends the names that stand in such headers, and no others.
 - Bytes are counted as they arrive, whatever a header says.
 """
 
 import json
 import lzma
 import os
+import posixpath
 import re
 import stat
 import zipfile
@@ -22,10 +26,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
 from radfm.readers.natural_order import natural
+from radfm.readers.nrrd import pixel_file_names, rename_pixel_files
 from radfm.serve.limits import TOO_LARGE, Limits, Refused
 
 _NAME = re.compile(r"\d{1,6}(\.[a-z0-9]{1,8}){0,2}")
 _EXTENSION = re.compile(r"(\.(nii|hdr|img)\.gz|\.[a-z0-9]{1,8})$")
+_HEADERS = (".mhd", ".nhdr")  # of volumes whose pixels are in another file
 _LONGEST_HEADER = 2**20  # bytes
 _LONGEST_TEXT = 20_000  # characters
 _BLOCK = 2**20  # bytes
@@ -69,11 +75,14 @@ def _parse_header(line: bytes, limits: Limits) -> dict:
         header = json.loads(line)
         files = [(str(name), int(size)) for name, size in header["files"]]
         texts = [header.get("modality"), header.get("history")]
+        pixels = {str(file): dict(of_file) for file, of_file in (header.get("names") or {}).items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Refused(_NO_STUDY) from None
     names = {name for name, _ in files}
     if not all(_NAME.fullmatch(name) for name in names) or len(names) < len(files):
         raise Refused(f"{_NO_STUDY}: file names must be numbers")
+    if not _are_pixel_names(pixels, names):
+        raise Refused(_NO_STUDY)
     if not all(text is None or (isinstance(text, str) and len(text) <= _LONGEST_TEXT) for text in texts):
         raise Refused(_NO_STUDY)
     if not files:
@@ -86,7 +95,13 @@ def _parse_header(line: bytes, limits: Limits) -> dict:
     if total > limits.megabytes * 10**6:
         raise _too_large(f"the study has {total / 1e6:,.0f} MB", limits)
     modality, history = (text and text.encode("utf-8", "replace").decode() for text in texts)  # no lone surrogates
-    return {"files": files, "modality": modality or None, "history": history or None}
+    return {"files": files, "modality": modality or None, "history": history or None, "names": pixels}
+
+
+def _are_pixel_names(pixels: dict[str, dict], names: set[str]) -> bool:
+    """Whether these are names in headers -> names of files, of headers that are among the files."""
+    numbers = [number for of_file in pixels.values() for number in of_file.values()]
+    return names >= pixels.keys() and all(isinstance(number, str) and number in names for number in numbers)
 
 
 def unpack(folder: Path, limits: Limits) -> None:
@@ -109,11 +124,13 @@ def unpack(folder: Path, limits: Limits) -> None:
                 if count > limits.files:
                     raise _too_many_files(f"the zip file contains {count:,} files", limits)
                 numbers: dict[str, int] = {}  # stem -> the number of its files
+                written: dict[str, Path] = {}  # name in the archive -> file
                 for member in members:
                     name = member.filename.lower()
                     extension = (_EXTENSION.search(name) or [""])[0]
                     stem = numbers.setdefault(name.removesuffix(extension), number + len(numbers))
-                    total = _extract(archive, member, folder / f"{stem}{extension}", total, limits)
+                    total, written[name] = _extract(archive, member, folder / f"{stem}{extension}", total, limits)
+                _point_to_pixels(written)
                 number += len(numbers)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, OSError) as error:
             raise Refused("the zip file is damaged: copy it again from its source") from error
@@ -143,8 +160,23 @@ def _members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
             yield member
 
 
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, total: int, limits: Limits) -> int:
-    """Returns the bytes of all files so far, given those before this member."""
+def _point_to_pixels(written: dict[str, Path]) -> None:
+    """Lets headers name the files of their pixels by their numbers. written: name in the archive -> file."""
+    for member, file in written.items():
+        if file.suffix not in _HEADERS:
+            continue
+        places = {}
+        for name in pixel_file_names(file):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(member), name.replace("\\", "/").lower()))
+            if path in written:
+                places[name] = written[path].name
+        rename_pixel_files(file, places)
+
+
+def _extract(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, total: int, limits: Limits
+) -> tuple[int, Path]:
+    """Returns the bytes of all files so far, given those before this member, and the file."""
     while os.path.lexists(target):  # "a/1.dcm" and "A/1.DCM"
         target = target.with_name(f"0{target.name}")
     with archive.open(member) as source, open(target, "xb") as file:
@@ -156,7 +188,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, to
             if total > limits.megabytes * 10**6:
                 raise _too_large("the unpacked zip file is larger", limits)
             file.write(block)
-    return total
+    return total, target
 
 
 def _too_many_files(problem: str, limits: Limits) -> Refused:

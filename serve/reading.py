@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from radfm.cases import Case, Scan
+from radfm.readers.nrrd import rename_pixel_files
 from radfm.readers.read_case import read_case
 from radfm.serve.intake import unpack
 from radfm.serve.limits import Limits, Refused
@@ -40,7 +41,8 @@ def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> I
     Raises:
         Refused: No image can be read, the study exceeds the limits, or the process that reads it died.
     """
-    task = json.dumps({"limits": asdict(limits), "modality": header["modality"], "history": header["history"]})
+    kept = {key: header.get(key) for key in ("modality", "history", "names")}
+    task = json.dumps({"limits": asdict(limits)} | kept)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "radfm.serve.reading", str(folder)],
@@ -93,6 +95,8 @@ def main(folder: Path) -> None:
     _limit_resources(limits)
     content: dict = {}
     try:
+        for file, names in (task["names"] or {}).items():
+            rename_pixel_files(folder / "in" / file, names)
         unpack(folder / "in", limits)
         case = read_case(
             folder / "in",

@@ -12,7 +12,7 @@ Decisions:
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,6 +92,25 @@ def pixel_files(path: Path) -> list[Path]:
     """The files with the pixels of a header; none where they are in the same file, or the header is damaged."""
     try:
         return _read_header(path).files
+    except (OSError, Unreadable):
+        return []
+
+
+def rename_pixel_files(path: Path, names: Mapping[str, str]) -> None:
+    """Rewrites a header so that it names its files with pixels anew. names: name in the header -> new name."""
+    content = path.read_bytes() if path.stat().st_size <= _LONGEST_HEADER else b""
+    for name in pixel_file_names(path):
+        if name in names and content:
+            key = rb"(?im)^((?:ElementDataFile[ \t]*=|data ?file:)?[ \t]*)"
+            new = os.fsencode(names[name])
+            content = re.sub(key + re.escape(os.fsencode(name)) + rb"[ \t]*(?=\r?$)", rb"\g<1>" + new, content)
+            path.write_bytes(content)
+
+
+def pixel_file_names(path: Path) -> list[str]:
+    """The names of the files with pixels as a header has them; none where they are in the same file."""
+    try:
+        return _read_header(path).names
     except (OSError, Unreadable):
         return []
 

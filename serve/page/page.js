@@ -1,6 +1,7 @@
 // The page: sends a study, follows its progress, and shows its slices with saliency maps and the scores of disorders.
 //
-// - Only the extension of a file name is sent. Files that belong together (.hdr and .img) share a number.
+// - Only the extension of a file name is sent. Files that belong together (.hdr and .img) share a number. Of a header that
+//   names the files of its pixels (.mhd, .nhdr), the names that stand in it are sent with their numbers.
 // - Slices are loaded as sheets, those near the shown slice first. Sheets are kept as JPEG; the few in use are decoded.
 // - A map is a coarse grid for each slice that the model read. It is interpolated and coloured here, as
 //   `radfm.eval.saliency` does, so that choosing another disorder or slice does not wait for the server.
@@ -60,13 +61,29 @@ function numbered(files) {
   return list;
 }
 
+// { header: { name in it: number and extension } } of all headers that name the files of their pixels.
+async function pixelNames(list) {
+  const path = (file) => (file.webkitRelativePath || file.path || file.name).replace(/^\//, "");
+  const numbers = new Map(list.map(([name, file]) => [path(file).toLowerCase(), name])), names = {};
+  for (const [header, file] of list.filter(([name]) => /\.(mhd|nhdr)$/.test(name))) {
+    const [, first, rest] = /^(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(.*)([^]*)/im.exec(await file.slice(0, MEGA).text()) ?? ["", "", ""];
+    for (const named of [first, ...(/^LIST/i.test(first) ? rest.split("\n") : [])].map((line) => line.trim()).filter(Boolean)) {
+      const parts = path(file).split("/").slice(0, -1);
+      for (const part of named.split(/[\\/]/)) part === ".." ? parts.pop() : part !== "." && parts.push(part);
+      const number = numbers.get(parts.join("/").toLowerCase());
+      if (number) (names[header] ??= {})[named] = number;
+    }
+  }
+  return names;
+}
+
 async function send(files) {
   const list = numbered(files);
   const total = list.reduce((sum, [, file]) => sum + file.size, 0);
   if (!list.length) return refuse("There is no file in what you dropped.");
   if (list.length > settings.files) return refuse(`The study has ${many(list.length, "file")}, and this page accepts up to ${settings.files.toLocaleString("en")}: drop one series, or fewer.`);
   if (total > settings.megabytes * MEGA) return refuse(`The study has ${Math.round(total / MEGA).toLocaleString("en")} MB, and this page accepts up to ${settings.megabytes.toLocaleString("en")} MB: drop one series, or fewer.`);
-  const header = { files: list.map(([name, file]) => [name, file.size]), modality: $("modality").value || null, history: $("history").value.trim() || null };
+  const header = { files: list.map(([name, file]) => [name, file.size]), modality: $("modality").value || null, history: $("history").value.trim() || null, names: await pixelNames(list) };
   const body = new Blob([JSON.stringify(header), "\n", ...list.map(([, file]) => file)]);
   $("error").hidden = true;
   state("busy");

@@ -113,6 +113,10 @@ def test_files_arrive_as_they_were_sent(tmp_path):
         (packed({"1.dcm": bytes(2_100_000)}), "the study has 2 MB, and this page accepts up to 2 MB"),
         (b'{"files": [["1.dcm", -5]]}\n', "not a study"),
         (b'{"files": [["1.dcm", 1]], "history": 5}\na', "not a study"),
+        (b'{"files": [["1.mhd", 1]], "names": {"1.mhd": {"a.raw": "../2"}}}\na', "not a study"),
+        (b'{"files": [["1.mhd", 1]], "names": {"2.mhd": {"a.raw": "1.mhd"}}}\na', "not a study"),
+        (b'{"files": [["1.mhd", 1]], "names": [5]}\na', "not a study"),
+        (b'{"files": [["1.mhd", 1]], "names": {"1.mhd": {"a.raw": ["1.mhd"]}}}\na', "not a study"),
     ],
 )
 def test_a_request_that_is_not_a_study_is_refused_in_one_line(body, why, tmp_path):
@@ -157,6 +161,43 @@ def test_a_bad_zip_is_refused_and_nothing_leaves_its_folder(content, why, tmp_pa
     assert not (folder / "1.zip").exists()
 
 
+VOLUME = np.arange(4 * 5 * 6, dtype=np.int16)
+MHD = "ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementDataFile = "
+NHDR = "NRRD0004\ntype: int16\ndimension: 3\nsizes: 4 5 6\nencoding: raw\nendian: little\ndata file: "
+
+
+def of_several_files() -> dict[str, bytes]:
+    """Volumes whose header and pixels are several files: beside one another, below, above, in a list, and Analyze."""
+    files = {f"a/list/{i}.raw": VOLUME[20 * i : 20 * i + 20].tobytes() for i in range(6)}
+    files |= {"a/v.mhd": f"{MHD}{SECRET} 1.raw\n".encode(), f"a/{SECRET} 1.raw": VOLUME.tobytes()}
+    files |= {"a/w.nhdr": f"{NHDR}./below/w.raw\n\n".encode(), "a/below/w.raw": VOLUME.tobytes()}
+    files |= {"a/headers/x.MHD": f"{MHD}../x.raw\n".encode(), "a/x.raw": VOLUME.tobytes()}
+    listed = "\n".join(f"list\\{i}.raw" for i in range(6))
+    files |= {"a/y.mhd": f"{MHD}LIST\n{listed}\n".encode()}
+    image = nibabel.AnalyzeImage(VOLUME.reshape(4, 5, 6), np.eye(4))
+    streams = {"header": io.BytesIO(), "image": io.BytesIO()}
+    image.to_file_map({key: nibabel.FileHolder(fileobj=stream) for key, stream in streams.items()} | {"mat": None})
+    return files | {"a/z.hdr": streams["header"].getvalue(), "a/z.img": streams["image"].getvalue()}
+
+
+def test_volumes_of_several_files_are_read_from_a_zip(tmp_path):
+    *_, case = read(tmp_path, {"1.zip": zipped(of_several_files())}, Limits())
+    assert case.skipped == []
+    assert [scan.pixels.shape for scan in case.scans] == [(6, 5, 4)] * 5
+
+
+def test_volumes_of_several_files_are_read_where_the_page_sends_their_names(tmp_path):
+    files = {"1.mhd": f"{MHD}{SECRET} 1.raw\n".encode(), "2.raw": VOLUME.tobytes(), "3.nhdr": f"{NHDR}LIST\n".encode()}
+    files["3.nhdr"] += b"".join(b"below/%d.raw\r\n" % i for i in range(6))
+    files |= {f"{i + 4}.raw": VOLUME[20 * i : 20 * i + 20].tobytes() for i in range(6)}
+    names = {"1.mhd": {f"{SECRET} 1.raw": "2.raw"}, "3.nhdr": {f"below/{i}.raw": f"{i + 4}.raw" for i in range(6)}}
+    *_, case = read(tmp_path, files, Limits(), names)
+    assert case.skipped == []
+    for scan in case.scans:
+        np.testing.assert_array_equal(np.sort(scan.pixels, axis=None), VOLUME)
+    assert len(case.scans) == 2
+
+
 def test_members_of_a_zip_get_numbers_and_files_of_one_image_share_a_number(tmp_path):
     members = {f"{SECRET}/a.img": b"2", f"{SECRET}/a.hdr": b"1", f"{SECRET}/b.nii.gz": b"3", "__MACOSX/a.img": b"4"}
     (tmp_path / "4.zip").write_bytes(zipped(members))
@@ -167,11 +208,11 @@ def test_members_of_a_zip_get_numbers_and_files_of_one_image_share_a_number(tmp_
     }
 
 
-def read(folder: Path, files: dict[str, bytes], limits: Limits):
+def read(folder: Path, files: dict[str, bytes], limits: Limits, names: dict | None = None):
     (folder / "in").mkdir(parents=True)
     for name, content in files.items():
         (folder / "in" / name).write_bytes(content)
-    header = {"modality": "CT", "history": None}
+    header = {"modality": "CT", "history": None, "names": names or {}}
     return list(read_study(folder, header, limits, time.monotonic() + limits.seconds))
 
 
@@ -760,6 +801,17 @@ def test_the_page_takes_a_zip_of_a_dicom_study_and_a_nifti_together(browser, url
         )
         label = browser.find_element("id", "slice-label").text
         assert label.startswith("one slice") if len(scan.pixels) == 1 else f"of {len(scan.pixels)}" in label
+    assert SECRET not in browser.page_source
+
+
+def test_the_page_takes_a_folder_of_volumes_of_several_files(browser, url, tmp_path):
+    for name, content in of_several_files().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    browser.get(url)
+    browser.find_element("id", "folder").send_keys(str(tmp_path / "a"))
+    wait_until(lambda: browser.find_element("tag name", "body").get_attribute("data-state") == "study")
+    assert len(browser.find_elements("css selector", "#scans button")) == 5
     assert SECRET not in browser.page_source
 
 
