@@ -12,6 +12,7 @@ Decisions:
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from radfm.cases import Scan
-from radfm.readers.errors import Unreadable
+from radfm.readers.errors import CUT_SHORT, Unreadable
 from radfm.readers.limits import check_size, chosen_volumes, left_out, n_bytes
 from radfm.readers.pixels import tidy
 from radfm.readers.volumes import scan_of
 
 _LONGEST_HEADER = 2**20  # bytes
+_BLOCK = 2**18
 _COLOURS = ("rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color")
 _UNCERTAIN = "its header does not say whether the values of a voxel are a colour or a series: read as a colour"
 _UNNAMED_AXIS = "its header does not say which axis is time: read as volumes along the last one"
@@ -84,6 +86,7 @@ def read_nrrd(path: Path, within: Iterable[Path] = ()) -> tuple[list[Scan], list
         itemsize = _itemsize(sitk.GetPixelIDValueAsString(reader.GetPixelID()))
         stored = sum(file.stat().st_size for file in header.files or [path])
         check_size(n_bytes(size, itemsize * channels), stored, compressed=header.is_compressed)
+        _check_compressed(header)
         image = reader.Execute()
     return _scans(image, sitk.GetArrayFromImage(image), channels, header)
 
@@ -190,6 +193,25 @@ def _check_files(header: _Header, within: Iterable[Path]) -> None:
             )
         if not file.is_file():
             raise Unreadable(f"comes without the file that holds its pixels ({shown}): put both side by side")
+
+
+def _check_compressed(header: _Header) -> None:
+    """Raises: Unreadable for damaged compressed pixels of MetaImage, of which SimpleITK returns wrong ones."""
+    if header.is_nrrd or not header.is_compressed or len(header.names) > 1 or "headersize" in header.fields:
+        return
+    inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)  # zlib or gzip
+    with open((header.files or [header.path])[0], "rb") as file:
+        file.seek(0 if header.names else sum(map(len, header.lines)))
+        try:
+            while not inflater.eof:
+                block = inflater.unconsumed_tail or file.read(_BLOCK)
+                if not block and not inflater.decompress(b"", _BLOCK):
+                    break
+                inflater.decompress(block, _BLOCK)
+        except zlib.error:
+            raise Unreadable(f"has damaged pixels: it {CUT_SHORT}") from None
+    if not inflater.eof:
+        raise Unreadable(f"has fewer pixels than its header says: it {CUT_SHORT}")
 
 
 def _readable(header: _Header, folder: Path) -> Path:

@@ -287,3 +287,19 @@ def test_pixels_in_a_list_of_files_are_read(tmp_path):
     assert len(case.scans) == 2
     for scan in case.scans:
         np.testing.assert_array_equal(scan.pixels, slices)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nhdr"])
+def test_damaged_or_missing_compressed_pixels_are_never_read_as_others(tmp_path, suffix):
+    values = np.random.default_rng(0).integers(0, 1000, (6, 20, 20)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / f"a{suffix}", useCompression=True)
+    (pixels,) = [file for file in tmp_path.iterdir() if suffix in (".mha", ".nrrd") or file.suffix != suffix]
+    whole = pixels.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-200] ^= 255
+    for content in (bytes(flipped), whole[:-10], whole[:-1000]):
+        pixels.write_bytes(content)
+        case = read_case(tmp_path)
+        assert (case.scans, len(case.skipped)) == ([], 1)
+    pixels.write_bytes(whole + b"bytes behind the end")
+    np.testing.assert_array_equal(read_case(tmp_path).scans[0].pixels, values)
