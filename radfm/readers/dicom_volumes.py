@@ -20,7 +20,7 @@ nothing tells the volume is listed.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from radfm.readers.dicom_frames import Frame
 
 _SAME_PLACE_MM = 0.01
 _ROUNDED_MM = 0.12  # how far apart slices of one place may lie where positions are rounded to 0.1 mm
+_ROUNDED_STEP_MM = 0.15  # how far a step may then be off
+_EVEN_MM = 0.02
 _SAME_PLACE = 0.2  # of the distance between slices, where slices of several volumes are compared
 _SAME_LINE_MM = 1.0
 _UNSURE_ORDER = (
@@ -138,6 +140,11 @@ class _Places:
         self.n_places, self.most = len(slices), int(slices.max())
         self.regular = _regular(np.bincount(self.place, self.at) / slices)
 
+    def are_covered(self, groups: "_Groups") -> bool:
+        """Whether there are several groups, and on average each has most of the places."""
+        covered = [len(set(self.place[group].tolist())) for group in groups]
+        return len(groups) > 1 and sum(covered) > 0.5 * self.n_places * len(groups) and min(covered) > 1
+
     def part(self, indices: Sequence[int]) -> list[Frame]:
         """The frames of these indices by their places."""
         return [self.frames[i] for i in sorted(indices, key=lambda i: (self.at[i], i))]
@@ -164,7 +171,7 @@ def _regular(at: np.ndarray) -> bool:
         return True
     step = np.median(steps[steps < 1.5 * steps.min()])
     multiples = np.maximum(np.rint(steps / step), 1)
-    even = np.abs(steps - multiples * step) <= np.maximum(0.1 * step, _ROUNDED_MM)
+    even = np.abs(steps - multiples * step) <= max(0.1 * step, min(_ROUNDED_STEP_MM, 0.25 * step))
     return bool(even.all()) and bool((multiples - 1).sum() <= len(at) / 2)
 
 
@@ -212,10 +219,13 @@ def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
         return [Volume(places.part(everything))], []
     if places.most == 1:
         return [Volume(places.part(group)) for group in _interleaved(places) or [everything]], []
-    for proposals in (_by_one_number, _by_instance_number, _by_rhythm, _by_any_number):
-        for groups in proposals(places):
-            if len(groups) > 1 and all(_fits(places, group) for group in groups):
+    for proposals in (_by_one_number, _by_instance_number, _by_rhythm):
+        for groups in filter(places.are_covered, proposals(places)):
+            if all(_fits(places, group) for group in groups):
                 return [Volume(places.part(group)) for group in groups], []
+    for groups in _by_any_number(places):
+        if all(_fits(places, group) for group in groups):
+            return [Volume(places.part(group)) for group in groups], []
     return _by_order(places)
 
 
@@ -232,14 +242,14 @@ def _interleaved(places: _Places) -> _Groups | None:
     acquisition that is shifted by a part of the step is another volume, and so is any second acquisition of a CT.
     """
     steps = np.diff(np.sort(places.at))
-    passes = steps.max() - steps.min() <= _ROUNDED_MM / 2 and places.frames[0].instance.header.get("Modality") != "CT"
+    passes = steps.max() - steps.min() <= _EVEN_MM and places.frames[0].instance.header.get("Modality") != "CT"
     for column in zip(*(frame.clock for frame in places.frames), strict=True):
         groups = _grouped(column)
-        if len(groups) < 2 or min(map(len, groups)) < 3 or passes:
+        if len(groups) < 2 or min(map(len, groups)) < 2 or passes:
             continue
-        ends = [(places.at[group].min(), places.at[group].max()) for group in groups]
-        overlap = min(high for _, high in ends) - max(low for low, _ in ends)
-        if overlap > 0 and (not places.regular or all(_regular(np.sort(places.at[group])) for group in groups)):
+        ends = sorted((places.at[group].min(), places.at[group].max()) for group in groups)
+        overlap = any(high > low for (_, high), (low, _) in pairwise(ends))
+        if overlap and (not places.regular or all(_regular(np.sort(places.at[group])) for group in groups)):
             return groups
     return None
 
@@ -252,22 +262,20 @@ def _grouped(values: Sequence) -> _Groups:
 
 
 def _by_one_number(places: _Places) -> Iterable[_Groups]:
-    """By each number of the clock: by its values, then by the gaps between them; most places are in each group."""
-    for column in zip(*(frame.clock for frame in places.frames), strict=True):
-        yield from (groups for groups in _by_values(column, places) if _covers_most(groups, places))
+    """By each number of the clock, by its values and by the gaps between them, then by the values of two numbers."""
     columns = list(zip(*(frame.clock for frame in places.frames), strict=True))
-    pairs = [(a, b) for i, a in enumerate(columns) for b in columns[i + 1 :] if len(set(a)) > 1 and len(set(b)) > 1]
-    for a, b in pairs:
-        groups = _grouped(list(zip(a, b, strict=True)))
-        if _covers_most(groups, places):
-            yield groups
+    for column in columns:
+        yield from _by_values(column, places)
+    for a, b in combinations([column for column in columns if len(set(column)) > 1], 2):
+        yield _grouped(list(zip(a, b, strict=True)))
 
 
 def _by_any_number(places: _Places) -> Iterable[_Groups]:
     """By the values of a number, also where acquisitions share only some places, such as the last of one and the first
-    of the next."""
+    of the next; first the number whose groups are longest."""
     groups = [_grouped(column) for column in zip(*(frame.clock for frame in places.frames), strict=True)]
-    yield from sorted((g for g in groups if len(places.frames) >= 2 * len(g) > 2), key=len)
+    groups = [own for own in groups if len(places.frames) >= 2 * len(own) > 2]
+    yield from sorted(groups, key=lambda own: min(np.ptp(places.at[group]) for group in own), reverse=True)
 
 
 def _by_values(column: Sequence, places: _Places) -> Iterable[_Groups]:
@@ -285,11 +293,6 @@ def _by_values(column: Sequence, places: _Places) -> Iterable[_Groups]:
             yield _grouped(_clustered(values, (between + within) / 2).tolist())
 
 
-def _covers_most(groups: _Groups, places: _Places) -> bool:
-    covered = [len(set(places.place[group])) for group in groups]
-    return len(groups) > 1 and sum(covered) > 0.5 * places.n_places * len(groups) and min(covered) > 1
-
-
 def _by_instance_number(places: _Places) -> Iterable[_Groups]:
     """InstanceNumber, where it counts places in each volume (volume by volume) or volumes at each place."""
     numbers = [number(frame.instance.header, "InstanceNumber") for frame in places.frames]
@@ -302,7 +305,8 @@ def _by_instance_number(places: _Places) -> Iterable[_Groups]:
     start = counts.min()
     counts = (counts - start) // stride
     known_start = start <= stride
-    yield from _by_count(counts, places, known_start)
+    if _one_to_one(counts % places.n_places, places.place):
+        yield from _by_count(counts, places.n_places, places, known_start)
     for volumes in range(places.most, places.most + 3):
         for shift in range(1 if known_start else volumes):
             volume, slot = (counts + shift) % volumes, (counts + shift) // volumes
@@ -311,7 +315,12 @@ def _by_instance_number(places: _Places) -> Iterable[_Groups]:
 
 
 def _by_rhythm(places: _Places) -> Iterable[_Groups]:
-    """The last clock that differs from frame to frame, where every volume goes through the places in one rhythm."""
+    """A clock with more values than volumes, where all volumes go through the places in one rhythm.
+
+    Several places may have one phase of it, as where a clock counts full seconds.
+    """
+    if len(places.frames) < 0.78 * places.most * places.n_places:  # of shifted acquisitions, places have few slices
+        return
     for column in reversed(list(zip(*(frame.clock for frame in places.frames), strict=True))):
         if None in column or len(set(column)) <= places.most:
             continue
@@ -320,13 +329,13 @@ def _by_rhythm(places: _Places) -> Iterable[_Groups]:
         if not repeats.size or (period := float(np.median(repeats))) <= 0:
             continue
         turns = (times - times.min()) / period
-        phases = [_phase(turns[places.place == place]) for place in range(places.n_places)]
-        spread = max(np.abs((turns - np.array(phases)[places.place] + 0.5) % 1 - 0.5))
+        phases = np.array([_phase(turns[places.place == place]) for place in range(places.n_places)])
+        spread = np.abs((turns - phases[places.place] + 0.5) % 1 - 0.5).max()
         if spread > 0.5 / places.n_places:
             continue
-        slot_of = np.argsort(np.argsort(phases))
-        volume = np.rint(turns - np.array(phases)[places.place]).astype(int)
-        yield from _by_count(volume * places.n_places + slot_of[places.place], places, known_start=False)
+        slots = _clustered(phases, 0.5 / places.n_places)
+        volume = np.rint(turns - phases[places.place]).astype(int)
+        yield from _by_count(volume * (slots.max() + 1) + slots[places.place], slots.max() + 1, places, False)
 
 
 def _phase(turns: np.ndarray) -> float:
@@ -335,20 +344,20 @@ def _phase(turns: np.ndarray) -> float:
     return 0.0 if phase > 0.999 else phase
 
 
-def _by_count(counts: np.ndarray, places: _Places, known_start: bool) -> Iterable[_Groups]:
-    """Volumes by a count that goes through all places, volume by volume.
+def _by_count(counts: np.ndarray, slots: int, places: _Places, known_start: bool) -> Iterable[_Groups]:
+    """Volumes by a count that goes through all slots of one volume, then those of the next. A slot is a place or more.
 
     Where the count may not begin with the first slice of a volume, the beginning is chosen that gives the fewest
     volumes; of several, the one after which neighbouring slices follow each other most closely.
     """
-    n = places.n_places
-    if not _one_to_one(counts % n, places.place):
+    pairs = set(zip((counts % slots).tolist(), places.place.tolist(), strict=True))
+    if len(pairs) > places.n_places:  # a place has several slots
         return
-    place_of = dict(zip((counts % n).tolist(), places.place.tolist(), strict=True))
+    place_of = dict(sorted(pairs, reverse=True))
     starts = []
-    for shift in range(1 if known_start else n):
-        volume = (counts - shift) // n
-        path = [place_of[slot % n] for slot in range(shift, shift + n) if slot % n in place_of]
+    for shift in range(1 if known_start else slots):
+        volume = (counts - shift) // slots
+        path = [place_of[slot % slots] for slot in range(shift, shift + slots) if slot % slots in place_of]
         jumps = sum(abs(a - b) for a, b in pairwise(path))
         starts.append((len(set(volume.tolist())), jumps, shift, volume))
     *_, volume = min(starts, key=lambda start: start[:3])
@@ -375,14 +384,21 @@ def _by_order(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
 def _warn_of_missing(volumes: list[Volume]) -> None:
     """A warning for each volume that lacks places which others of the same series have.
 
-    A volume with less than two thirds of the places is another part of the body, and lacks nothing.
+    Places between its slices are missing where its steps are longer than those of the others. At its ends, a volume
+    with less than two thirds of the places is another part of the body, and lacks nothing.
     """
-    at = np.concatenate([distances_of(volume.frames) for volume in volumes])
-    places = int(_clustered(at, _tolerance(at, volumes[0].frames[0].slice_mm)).max()) + 1
-    for i, volume in enumerate(volumes, 1):
-        missing = places - len(volume.frames)
-        if 0 < missing <= places / 3:
+    at = [distances_of(volume.frames) for volume in volumes]
+    places = (
+        int(_clustered(np.concatenate(at), _tolerance(np.concatenate(at), volumes[0].frames[0].slice_mm)).max()) + 1
+    )
+    shortest = [steps[steps > _SAME_PLACE_MM].min() for steps in map(np.diff, at) if (steps > _SAME_PLACE_MM).any()]
+    step = float(min(shortest)) if shortest else np.inf
+    for i, (volume, own) in enumerate(zip(volumes, at, strict=True), 1):
+        missing = places - len(own)
+        if missing > places / 3:
+            missing = int((np.rint(np.diff(own) / step) - 1).clip(0).sum())
+            missing = missing if missing <= max(len(own) / 2, 2) else 0  # more: a coarser stack
+        if missing > 0:
             slices = "slice is" if missing == 1 else "slices are"
-            volume.warnings.append(
-                f"{missing} of {places} {slices} missing in volume {i} of {len(volumes)} of the series"
-            )
+            of = len(own) + missing
+            volume.warnings.append(f"{missing} of {of} {slices} missing in volume {i} of {len(volumes)} of the series")
