@@ -117,7 +117,10 @@ def _read_labels(labels: str | None, file: Path | None) -> list[str] | None:
     if labels is not None and file is not None:
         raise ValueError("give --labels or --labels-file, not both")
     if file is not None:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{file} is not UTF-8: save it as text in UTF-8") from None
         names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not names:
             raise ValueError(f"{file} holds no disorder name: write one per line")

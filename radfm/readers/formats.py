@@ -71,7 +71,7 @@ def format_of(path: Path) -> str:
     if format is None and by_suffix == "nibabel" and _has_header(path):
         format = "nibabel"
     if gzipped and format != "nibabel":
-        content = KINDS[format] if format else other_content(start) or "a file"
+        content = KINDS[format] if format else "an archive" if is_archive(start) else other_content(start) or "a file"
         raise Unreadable(f"is {content}, packed with gzip: unpack it (gunzip) and read what comes out")
     if format is None:
         raise Unreadable(_why_not_read(start, by_suffix))
@@ -99,6 +99,8 @@ def _why_not_read(start: bytes, by_suffix: str | None) -> str:
     if by_suffix is None:
         content = "" if content in (None, "text") else f"{content}, "
         return f"is {content}not an image format radfm reads: convert it to DICOM or NIfTI if it holds images"
+    if content is not None and content.endswith("picture"):
+        return f"is {content}, which radfm does not read: save it as PNG"
     if content is not None:
         return f"is {content}, not {KINDS[by_suffix]} as its name says: export it again"
     return f"is damaged, or is not {KINDS[by_suffix]} although its name says so: export it again"

@@ -4,6 +4,8 @@ Decisions:
 - Three or four bytes of a voxel are a colour where NRRD's `kinds` say so. Where they say list, vector or time, each of
   the values belongs to a volume of its own, and is a scan. MetaImage, and NRRD without kinds, do not say it: three or
   four bytes are then read as a colour, with a warning.
+- Where neither kinds nor directions say which of four axes is the series, it is the first if that is much shorter than
+  the others, else the last; with a warning.
 - An axis of time, or one without a direction in space, may be at any position. SimpleITK reads it where its kind is
   "list", so the header is handed over with that kind.
 - The file with the pixels may be in another folder, as long as that is inside the folder that is read.
@@ -30,7 +32,8 @@ _LONGEST_HEADER = 2**20  # bytes
 _BLOCK = 2**18
 _COLOURS = ("rgb-color", "rgba-color", "hsv-color", "xyz-color", "3-color", "4-color")
 _UNCERTAIN = "its header does not say whether the values of a voxel are a colour or a series: read as a colour"
-_UNNAMED_AXIS = "its header does not say which axis is time: read as volumes along the last one"
+_UNNAMED_AXIS = "its header does not say which axis is the series of volumes, so that it may be another one"
+_SHORT = 4  # an unnamed axis of at most so many values is no axis in space
 
 
 @dataclass
@@ -127,7 +130,7 @@ def _scans(image, values: np.ndarray, channels: int, header: _Header) -> tuple[l
     is_colour = kind in _COLOURS
     if channels in (3, 4) and values.dtype == np.uint8 and kind is None:
         is_colour, warnings = True, [_UNCERTAIN]
-    if dimensions == 4 and header.is_nrrd and not any(_is_series(header)):
+    if header.is_nrrd and len(_is_series(header)) == 4 and not any(_is_named_series(header)):
         warnings = [_UNNAMED_AXIS]
     volumes = [values] if channels == 1 else list(np.moveaxis(values, -1, 0))
     if is_colour:
@@ -259,6 +262,15 @@ def _with_kinds(header: _Header, path: Path, kinds: Sequence[str], folder: Path)
 
 def _is_series(header: _Header) -> list[bool]:
     """Of each axis of an NRRD file, whether it is a series and no axis in space; [] where the header is damaged."""
+    series, sizes = _is_named_series(header), header.fields.get("sizes", "").split()
+    if len(series) != 4 or any(series) or len(sizes) != 4 or not all(size.isdecimal() for size in sizes):
+        return series
+    first = int(sizes[0]) <= _SHORT < min(map(int, sizes[1:]))
+    return [first, False, False, not first]
+
+
+def _is_named_series(header: _Header) -> list[bool]:
+    """As `_is_series`, where kinds or directions say it."""
     dimension = header.fields.get("dimension", "")
     if not dimension.isdecimal() or int(dimension) > 16:
         return []

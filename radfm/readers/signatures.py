@@ -67,7 +67,8 @@ def other_content(start: bytes) -> str | None:
         if start.startswith(signature):
             return name
     if start[4:8] == b"ftyp":
-        return "a video or an HEIC picture"
+        is_picture = start[8:12] in (b"heic", b"heix", b"heim", b"mif1", b"msf1", b"avif")
+        return "an HEIC or AVIF picture" if is_picture else "a video"
     if start[:4] == b"RIFF" or start.startswith((b"\0\0\x01\xba", b"\0\0\x01\xb3", b"\x1aE\xdf\xa3")):
         return "a video or a sound"
     if _HTML.match(start):

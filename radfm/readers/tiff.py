@@ -1,12 +1,13 @@
 """TIFF and BigTIFF, with the stacks that ImageJ and OME store in them.
 
 Decisions:
-- tifffile finds the pictures of a file and their axes. ImageJ stores a stack behind one directory, so
-  that other readers see only the first.
+- tifffile finds the pictures of a file and their axes. ImageJ stores a stack behind one directory, so that other
+  readers see only the first picture.
 - Slices are along the axis Z, or are pages without further description. Each time and each channel is a scan of its
   own. Frames of time without slices are one clip: they are the slices of one scan, with a warning.
 - Pictures of another size or type than the first are left out and listed.
-- A part of an OME image of several files is refused, because its pages may be of any channel and time.
+- A file whose OME header its own pages do not fill (a part of an image of several files) is refused, because its pages
+  may be of any channel and time.
 - Numbers without compression or deflated are read by tifffile, which knows all their types. All other pixels are read
   by Pillow, which knows all compressions.
 - Where zero is white, values are inverted. The orientation of the file is applied.
@@ -46,7 +47,8 @@ def read_tiff(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
             raise Unreadable("holds no pixels: export it again")
         if tiff.is_ome and (series.kind != "ome" or None in series.pages):
             raise Unreadable(
-                "is a part of an OME image of several files: save each channel and time as a file of its own"
+                "has an OME header that its own pages do not fill, as that of an image of several files: save each "
+                "channel and time as a file of its own"
             )
         page = series.keyframe
         compressed = page.compression != _UNCOMPRESSED

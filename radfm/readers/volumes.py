@@ -36,6 +36,9 @@ _NOT_IMAGES = {  # NIfTI's intent_code -> what the file holds
 }
 
 
+_COLOURS = (2003, 2004)  # values of intent_code: RGB and RGBA along the fifth axis
+
+
 def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
     """Read NIfTI-1, NIfTI-2, Analyze or MGH.
 
@@ -61,6 +64,8 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
             values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
             values = values.reshape(shape + (1,) * (3 - len(shape)))
             return [scan_of(_scaled(values, stored), axes, origin, hint)], []
+        if len(shape) == 5 and shape[3] == 1 and _intent(image) in _COLOURS:
+            return [scan_of(np.asanyarray(stored[:, :, :, 0, :3]), axes, origin, hint)], []
         count = prod(shape[3:])
         unit_axes = (0,) * (len(stored.shape) - len(shape))
         chosen = (np.unravel_index(i, shape[3:], order="F") for i in chosen_volumes(count))  # in the order of the file
@@ -88,10 +93,14 @@ def _open(path: Path, opened: ExitStack):
         files = {"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=pixels)}
         files["mat"] = FileHolder(filename=str(matrix))
     image = kind.from_file_map(files)
-    intent = int(image.header["intent_code"]) if "intent_code" in image.header else 0
-    if intent in _NOT_IMAGES:
-        raise Unreadable(f"holds {_NOT_IMAGES[intent]}, not an image: set aside")
+    if _intent(image) in _NOT_IMAGES:
+        raise Unreadable(f"holds {_NOT_IMAGES[_intent(image)]}, not an image: set aside")
     return image, data_path
+
+
+def _intent(image) -> int:
+    """NIfTI's intent_code; 0 of other formats."""
+    return int(image.header["intent_code"]) if "intent_code" in image.header else 0
 
 
 def _class_of(start: bytes) -> tuple[Any, bool]:

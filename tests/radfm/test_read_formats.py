@@ -303,3 +303,30 @@ def test_damaged_or_missing_compressed_pixels_are_never_read_as_others(tmp_path,
         assert (case.scans, len(case.skipped)) == ([], 1)
     pixels.write_bytes(whole + b"bytes behind the end")
     np.testing.assert_array_equal(read_case(tmp_path).scans[0].pixels, values)
+
+
+@pytest.mark.parametrize(("sizes", "axis"), [((3, 7, 5, 6), 0), ((4, 5, 6, 3), 3), ((7, 8, 9, 30), 3)])
+def test_a_series_along_an_axis_without_a_kind_is_read_and_said_to_be_unsure(tmp_path, sizes, axis):
+    values = nrrd(tmp_path / "a.nrrd", sizes, dtype=np.int16)
+    case = read_case(tmp_path)
+    expected = np.moveaxis(values, axis, 0).transpose(0, 3, 2, 1)
+    assert len(case.scans) == min(sizes[axis], 16)
+    np.testing.assert_array_equal(case.scans[-1].pixels, expected[-1])
+    assert all("may be another one" in scan.warnings[0] for scan in case.scans)
+
+
+def test_colours_along_the_fifth_axis_of_nifti_are_colours(tmp_path):
+    colours = np.stack([VOLUME.astype(np.uint8) + i for i in range(3)], axis=-1)
+    image = nibabel.Nifti1Image(colours[:, :, :, None], np.diag([-1.0, -1.0, 1.0, 1.0]))
+    image.header.set_intent(2003)
+    nibabel.save(image, tmp_path / "a.nii")
+    (scan,) = read_case(tmp_path).scans
+    np.testing.assert_array_equal(scan.pixels, colours.transpose(2, 1, 0, 3))
+
+
+def test_an_archive_packed_with_gzip_and_an_heic_picture_are_named(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(257) + b"ustar" + bytes(250)))
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    reasons = dict(read_case(tmp_path).skipped)
+    assert reasons["a.tar.gz"].startswith("is an archive, packed with gzip: unpack it")
+    assert reasons["b.jpg"] == "is an HEIC or AVIF picture, which radfm does not read: save it as PNG"
