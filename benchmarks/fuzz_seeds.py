@@ -24,6 +24,7 @@ def seed_files() -> dict[str, Files]:
     """Format -> a good file of it, with those that it needs beside it."""
     made = {f"DICOM {name}": {"a.dcm": make()} for name, make in _DICOM.items()}
     made |= {f"DICOM {name}": {"a.dcm": by_gdcm(*image)} for name, image in _GDCM.items()}
+    made["DICOM JPEG of 12 bits"] = {"a.dcm": by_gdcm(GREY_16, uid.JPEGExtended12Bit, BitsStored=12, HighBit=11)}
     made |= {f"picture {name}": {f"a.{name.split()[0]}": make()} for name, make in _PICTURES.items()}
     made |= {f"volume {name}": files for name, files in volumes().items()}
     return made | arrays()
@@ -81,11 +82,11 @@ def compressed(pixels: np.ndarray, syntax) -> bytes:
     return file.getvalue()
 
 
-def by_gdcm(pixels: np.ndarray, syntax) -> bytes:
-    """A file that gdcm compresses (JPEG lossless, JPEG-LS)."""
+def by_gdcm(pixels: np.ndarray, syntax, **elements) -> bytes:
+    """A file that gdcm compresses (JPEG lossless, of 12 bits, JPEG-LS)."""
     with tempfile.TemporaryDirectory() as folder:
         plain, packed = Path(folder) / "a", Path(folder) / "b"
-        plain.write_bytes(dicom(pixels))
+        plain.write_bytes(dicom(pixels, **elements))
         reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(plain))
         assert reader.Read()

@@ -3,7 +3,8 @@
 Decisions:
 - A decoder allocates the size that the codestream states, not the size in the DICOM header, and gdcm terminates the
   process on some damaged segments. So a codestream is decoded only if it is well-formed up to the segment that states
-  its size, and if this size is that of the header.
+  its size, and if this size is that of the header. gdcm also terminates where libjpeg would warn of the segments of
+  applications, so these are checked before it decodes.
 - Where several decoders could be used, only one that raises an error on damaged data is: Pillow for 8-bit JPEG,
   OpenJPEG for JPEG 2000, pydicom for RLE (pylibjpeg-rle panics). gdcm decodes JPEG lossless, 12-bit JPEG and JPEG-LS.
 - Whether a JPEG holds RGB or YCbCr is decided by the first of these that it has: components named R, G, B; subsampled
@@ -41,11 +42,17 @@ _JPEG_LS_FRAME = 0xF7
 
 @dataclass
 class _Header:
-    """What a codestream states. ycbcr: whether its three components are YCbCr; None where that cannot be seen."""
+    """What a codestream states.
+
+    Attributes:
+        ycbcr: whether its three components are YCbCr; None where that cannot be seen.
+        odd: whether a segment of an application (JFIF, Adobe) has a value that libjpeg does not know.
+    """
 
     size: tuple[int, int, int]  # rows, columns, samples
     bits: int
     ycbcr: bool | None = None
+    odd: bool = False
 
 
 def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
@@ -64,6 +71,8 @@ def check_codestreams(dataset: Dataset, syntax: uid.UID, frames: int) -> None:
             raise Unreadable(f"holds a compressed picture that {CUT_SHORT}") from None
         samples = samples or header.size[2]
         expected = (dataset.Rows, dataset.Columns, samples)
+        if header.odd and not decoder_for(syntax, dataset):
+            raise Unreadable(f"holds a compressed picture that {CUT_SHORT}")
         if header.size != expected or samples not in (1, 3) or header.bits > dataset.BitsAllocated:
             raise Unreadable(f"holds a compressed picture of another size than its header says: it {CUT_SHORT}")
     if samples is not None and samples != number(dataset, "SamplesPerPixel"):
@@ -145,7 +154,15 @@ def _jpeg_header(codestream: bytes) -> _Header:
         raise ValueError("a JPEG has no frame")
     bits, rows, columns, samples = struct.unpack_from(">BHHB", codestream, found + 4)
     components = codestream[found + 10 : found + 10 + 3 * samples]
-    return _Header((rows, columns, samples), bits, _holds_ycbcr(components[::3], components[1::3], application))
+    ycbcr = _holds_ycbcr(components[::3], components[1::3], application)
+    return _Header((rows, columns, samples), bits, ycbcr, _odd(application))
+
+
+def _odd(application: dict[int, bytes]) -> bool:
+    """Whether libjpeg would warn: of another version of JFIF than 1, or a transform that Adobe does not have."""
+    jfif, adobe = application.get(_APP0, b""), application.get(_APP14, b"")
+    other_version = jfif.startswith(b"JFIF\0") and len(jfif) >= 14 and jfif[5] != 1
+    return other_version or (adobe.startswith(b"Adobe") and len(adobe) >= 12 and adobe[11] > 2)
 
 
 def _segments(codestream: bytes) -> Iterator[tuple[int, int, int]]:
@@ -165,7 +182,7 @@ def _segments(codestream: bytes) -> Iterator[tuple[int, int, int]]:
             continue
         if marker == _SOS:
             return
-        if length < 2:
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or length < 2:
             raise ValueError("a JPEG has a segment without length")
         yield marker, at, at + 2 + length
         at += 2 + length

@@ -19,7 +19,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import data_element_generator
 from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    RLELossless,
+)
 
 from radfm.readers.codestreams import check_codestreams, codestreams, colour_space, decode_jpeg, decoder_for
 from radfm.readers.dicom_files import has, number, open_clamped, text, transfer_syntax
@@ -108,6 +116,10 @@ def decodable(instance: Instance) -> Dataset:
     syntax = transfer_syntax(dataset) or _uncompressed_syntax(dataset)
     if syntax.is_encapsulated:
         check_codestreams(dataset, syntax, instance.frames)
+        if syntax == JPEGExtended12Bit and not decoder_for(syntax, dataset):
+            # pydicom does not let gdcm decode this syntax, but gdcm goes by the codestream, whatever the syntax.
+            dataset.file_meta = FileMetaDataset(dict(dataset.file_meta.items()))
+            dataset.file_meta.TransferSyntaxUID = JPEGLossless
     return dataset
 
 
@@ -197,8 +209,9 @@ def _assumed(dataset: Dataset, instance: Instance) -> dict[str, str | int]:
     allocated, bits = number(dataset, "BitsAllocated"), number(dataset, "BitsStored")
     if not has(dataset, "SamplesPerPixel"):
         options["samples_per_pixel"] = samples
-    if allocated and not (bits and 1 <= bits <= allocated):
-        options["bits_stored"] = int(allocated)
+    compressed_colour = samples > 1 and dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    if allocated and (compressed_colour or not (bits and 1 <= bits <= allocated)):
+        options["bits_stored"] = int(allocated)  # of colours, as gdcm terminates the process if fewer are stored
     if number(dataset, "PixelRepresentation") not in (0, 1):
         options["pixel_representation"] = 0
     if samples > 1 and number(dataset, "PlanarConfiguration") not in (0, 1):
