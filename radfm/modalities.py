@@ -66,6 +66,7 @@ def _modality(row: dict[str, str]) -> Modality:
 
 MODALITIES = read_modalities((files("radfm") / "modalities.csv").read_text(encoding="utf-8"))
 DEFAULT_MODALITIES = tuple(modality.name for modality in MODALITIES.values() if modality.default)
+UNKNOWN_MODALITY = 'the modality is unknown, so models take the scan for "other": state it, as in modality="CT"'
 BROADER = {modality.name: modality.broader for modality in MODALITIES.values() if modality.broader}
 
 

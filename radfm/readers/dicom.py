@@ -30,6 +30,7 @@ from radfm.readers.dicom_series import Stack, stacks_of, without_frames
 from radfm.readers.dicom_terms import KEY_OBJECTS
 from radfm.readers.dicomdir import is_directory, named_files
 from radfm.readers.errors import quiet_libraries, reason_for
+from radfm.readers.image_types import image_type_warnings
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import lay_out
 from radfm.readers.pixels import square, tidy
@@ -238,7 +239,7 @@ def _scan(stack: Stack, pixels: np.ndarray, modality: str | None, key_images: se
         key_slice=keys[len(keys) // 2] if keys and one_frame_per_file else None,
         source=_source([instance.name for instance in instances]),
         affine=affine,
-        warnings=stack.warnings,
+        warnings=stack.warnings + image_type_warnings(header, stack.frames[0].index),
     )
 
 

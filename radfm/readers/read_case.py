@@ -6,6 +6,7 @@ Decisions:
 - Hidden files, and those that Windows and macOS create, are ignored. Every other file is read or listed.
 - Nothing that identifies the patient leaves the reader: no name, number, birth date or free text of a header. The names
   of files and folders are shown; bytes in them that are no UTF-8, and control characters, as replacement characters.
+- What a scan holds is checked (`content_checks`); what a model would read as nonsense is said in `Scan.warnings`.
 - Only DICOM has dates, so `days` is None for all other formats. DICOM series come first, by date and number; the other
   files follow by name.
 """
@@ -18,6 +19,7 @@ from radfm.cases import Case
 from radfm.modalities import modality_name
 from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
+from radfm.readers.content_checks import content_warnings
 from radfm.readers.errors import Unreadable, reason_for
 from radfm.readers.formats import KINDS, format_of, pixel_files, read_scans
 from radfm.readers.natural_order import natural
@@ -69,6 +71,8 @@ def read_case(
     files = _files(paths, case.skipped)
     within = [top for top in paths if os.path.isdir(top)]
     _read_files(files, within, case, modality, patient_key, progress)
+    for scan in case.scans:
+        scan.warnings += content_warnings(scan)
     return case
 
 

@@ -63,14 +63,28 @@ def read_nibabel(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
         if len(shape) < 4:
             values = stored.get_unscaled() if hasattr(stored, "get_unscaled") else np.asanyarray(stored)
             values = values.reshape(shape + (1,) * (3 - len(shape)))
-            return [scan_of(_scaled(values, stored), axes, origin, hint)], []
+            return _warned([scan_of(_scaled(values, stored), axes, origin, hint)], header), []
         if len(shape) == 5 and shape[3] == 1 and _intent(image) in _COLOURS:
-            return [scan_of(np.asanyarray(stored[:, :, :, 0, :3]), axes, origin, hint)], []
+            return _warned([scan_of(np.asanyarray(stored[:, :, :, 0, :3]), axes, origin, hint)], header), []
         count = prod(shape[3:])
         unit_axes = (0,) * (len(stored.shape) - len(shape))
         chosen = (np.unravel_index(i, shape[3:], order="F") for i in chosen_volumes(count))  # in the order of the file
         volumes = (np.asanyarray(stored[(..., *map(int, index), *unit_axes)]) for index in chosen)
-        return [scan_of(values, axes, origin, hint) for values in volumes], left_out(count)
+        return _warned([scan_of(values, axes, origin, hint) for values in volumes], header), left_out(count)
+
+
+def _warned(scans: list[Scan], header) -> list[Scan]:
+    """The scans, with a warning where the header does not state how their slices lie in the patient."""
+    codes = [int(header[key]) for key in ("sform_code", "qform_code", "goodRASFlag") if key in header]
+    for scan in scans:
+        if not any(codes) and len(scan.pixels) > 1:
+            scan.warnings.append(_NO_ORIENTATION)
+    return scans
+
+
+_NO_ORIENTATION = (
+    "the file does not state how its volume lies in the patient, so left and right may be swapped: convert it anew"
+)
 
 
 def _open(path: Path, opened: ExitStack):

@@ -205,7 +205,7 @@ def test_the_series_of_an_nrrd_file_is_read_wherever_its_axis_is(tmp_path, kind,
     directions.insert(axis, "none")
     values = nrrd(tmp_path / "a.nrrd", sizes, kind and " ".join(kinds), " ".join(directions), np.int16, pixels)
     (tmp_path / "a.nrrd").rename(tmp_path / "a.nhdr")
-    case = read_case(tmp_path)
+    case = read_case(tmp_path, modality="MRI")
     assert case.skipped == []
     assert len(case.scans) == 3
     for scan, volume in zip(case.scans, np.moveaxis(values, axis, 0), strict=True):
@@ -227,7 +227,7 @@ def test_the_series_of_an_nrrd_file_is_read_wherever_its_axis_is(tmp_path, kind,
 )
 def test_three_bytes_of_a_voxel_are_a_colour_where_nrrd_says_so_and_else_three_volumes(tmp_path, kind, shapes, unsure):
     nrrd(tmp_path / "a.nrrd", (3, 4, 5, 6), f"{kind} domain domain domain", " ".join(["none", *SPACE]))
-    case = read_case(tmp_path)
+    case = read_case(tmp_path, modality="MRI")
     assert [scan.pixels.shape for scan in case.scans] == shapes
     assert [bool(scan.warnings) for scan in case.scans] == [unsure] * len(shapes)
 
@@ -243,7 +243,7 @@ def test_three_channels_of_metaimage_are_a_colour_only_in_bytes_and_said_to_be_u
     for dtype, shapes, unsure in [(np.uint8, [(6, 5, 4, 3)], True), (np.int16, [(6, 5, 4)] * 3, False)]:
         values = np.arange(360).astype(dtype).reshape(6, 5, 4, 3)
         sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), tmp_path / "a.mha")
-        case = read_case(tmp_path)
+        case = read_case(tmp_path, modality="MRI")
         assert [scan.pixels.shape for scan in case.scans] == shapes
         assert [bool(scan.warnings) for scan in case.scans] == [unsure] * len(shapes)
 

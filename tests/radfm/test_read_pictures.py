@@ -185,7 +185,7 @@ def test_each_time_and_channel_of_a_hyperstack_is_a_scan(tmp_path, form):
         behind_one_directory(tmp_path / "a.tif", STACK.reshape(24, 8, 6), description)
     else:
         tifffile.imwrite(tmp_path / "a.tif", STACK, metadata={"axes": "TZCYX"}, **{form: True})
-    case = read_case(tmp_path / "a.tif")
+    case = read_case(tmp_path / "a.tif", modality="microscopy")
     assert case.skipped == []
     volumes = [STACK[time, :, channel] for time in range(2) for channel in range(4)]
     assert [scan.pixels.tolist() for scan in case.scans] == [volume.tolist() for volume in volumes]
@@ -194,7 +194,7 @@ def test_each_time_and_channel_of_a_hyperstack_is_a_scan(tmp_path, form):
 
 def test_frames_of_time_without_slices_are_a_clip_and_said_to_be_one(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", STACK[:, 0, 0], imagej=True, metadata={"axes": "TYX"})
-    scan = only(tmp_path / "a.tif")
+    scan = only(tmp_path / "a.tif", modality="microscopy")
     assert np.array_equal(scan.pixels, STACK[:, 0, 0])
     assert scan.warnings == ["its frames of time were read as the slices of one scan"]
 
