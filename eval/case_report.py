@@ -32,7 +32,7 @@ from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
 from radfm.pipeline_radfm import ood_reason
-from radfm.presentation import shown
+from radfm.presentation import scan_warnings, shown
 from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.reference_radfm import weights_sha256
 
@@ -105,6 +105,7 @@ def content(config, case: Case, answer: dict, explanations: Sequence[Explanation
         "edition": icd10cm.edition(),
         "history": case.history,
         "skipped": case.skipped,
+        "warnings": scan_warnings([scan["warnings"] for scan in answer["scans"]]),
         "slices": sum(len(scan.pixels) for scan in case.scans),
         "explained": explained(answer),
         "diagnoses": [diagnosis_details(diagnosis, config, is_ood) for diagnosis in answer["diagnoses"]],

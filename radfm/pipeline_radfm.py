@@ -8,6 +8,7 @@ Decisions:
 - In a calibrated checkpoint (`radfm calibrate`, `radfm finetune`) the scores of the vocabulary are probabilities, and a
   name with a threshold says whether it is reached. A score does not depend on the other names.
 - The weights of scans and slices come on demand (`return_attentions`): they are the model's, not a disorder's.
+- What is uncertain about a scan (`Scan.warnings`) is in the answer where that lists the scans, else a Python warning.
 - A checkpoint with a reference of its training data (`radfm calibrate`) warns of out-of-distribution cases, or refuses
   them.
 """
@@ -82,7 +83,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             threshold for the name, and "in_set" if it has prediction sets. For a list of cases a list of these,
             for a data set or generator an iterator. With `return_attentions` a dictionary:
             "diagnoses", this list;
-            "scans", in the order of the case, a list of {"source", "modality", "plane", "slices", "weight",
+            "scans", in the order of the case, a list of {"source", "modality", "plane", "slices", "warnings", "weight",
             "key_slice", "key_slice_weight"};
             "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
             "synthetic_only", whether the model was trained on synthetic patients only;
@@ -152,7 +153,13 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
             raise ValueError("the case holds no readable scan" + (f" ({reasons})" if reasons else ""))
         facts = [
-            {"source": scan.source, "modality": scan.modality, "plane": scan.plane, "slices": len(scan.pixels)}
+            {
+                "source": scan.source,
+                "modality": scan.modality,
+                "plane": scan.plane,
+                "slices": len(scan.pixels),
+                "warnings": self.processor.warnings_of(scan),
+            }
             for scan in case.scans
         ]
         return {"cases": [facts], "batch": self.processor(cases=[case])}
@@ -223,6 +230,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         if not return_attentions:
             if judgement is not None and judgement["is_ood"]:
                 warnings.warn(_ood_message(judgement), stacklevel=_stacklevel_of_caller())
+            for message in _scan_messages(output["scans"]):
+                warnings.warn(message, stacklevel=_stacklevel_of_caller())
             return diagnoses
         weights = zip(output["scans"], output["scan_attentions"].tolist(), output["slice_attentions"], strict=True)
         return {
@@ -337,6 +346,15 @@ def ood_reason(judgement: dict) -> str:
 
 def _ood_message(judgement: dict) -> str:
     return f"the case is out of distribution ({ood_reason(judgement)}): its scores are unreliable"
+
+
+def _scan_messages(scans: Sequence[dict]) -> list[str]:
+    """One message for each sentence of `warnings`, with the sources of its scans."""
+    sources: dict[str, list[str]] = {}
+    for number, scan in enumerate(scans, 1):
+        for sentence in scan["warnings"]:
+            sources.setdefault(sentence, []).append(scan["source"] or f"scan {number}")
+    return [f"{', '.join(dict.fromkeys(of))}: {sentence}" for sentence, of in sources.items()]
 
 
 def _join(tensors: Sequence[torch.Tensor], padding: int) -> torch.Tensor:

@@ -55,6 +55,33 @@ def enumeration(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def scan_warnings(scans: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """The warnings of the scans of a case, each sentence once: [("Scans 1 to 3 and 7", "CT values are ..."), ...].
+
+    Args:
+        scans: of each scan, its warnings.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number_, sentences in enumerate(scans, 1):
+        for sentence in dict.fromkeys(sentences):
+            numbers.setdefault(sentence, []).append(number_)
+    return [(_scans(found, len(scans)), sentence) for sentence, found in numbers.items()]
+
+
+def _scans(numbers: Sequence[int], count: int) -> str:
+    """ "Scan 2", "Scans 1 to 3 and 7", "All 12 scans"; numbers in order."""
+    if len(numbers) == count:
+        return f"All {count} scans" if count > 1 else "The scan"
+    runs: list[list[int]] = []
+    for number_ in numbers:
+        if runs and runs[-1][-1] == number_ - 1:
+            runs[-1].append(number_)
+        else:
+            runs.append([number_])
+    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
+    return f"Scan{'s' if len(numbers) > 1 else ''} {enumeration(parts)}"
+
+
 def number(value: float) -> str:
     """An integer, or a float with one decimal, with thousands separators."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

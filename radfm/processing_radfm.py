@@ -21,9 +21,9 @@ try:
 except ImportError:
     get_model_path = None
 try:
-    from radfm.modalities import BROADER
+    from radfm.modalities import BROADER, UNKNOWN_MODALITY
 except ImportError:  # a checkpoint used without radfm installed
-    BROADER = {}
+    BROADER, UNKNOWN_MODALITY = {}, "the modality is unknown"
 
 
 class RadFMProcessor(ProcessorMixin):
@@ -70,6 +70,15 @@ class RadFMProcessor(ProcessorMixin):
         if text is not None:
             data |= self._tokens([text] if isinstance(text, str) else list(text), **text_kwargs)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def warnings_of(self, scan) -> list[str]:
+        """What may make the model misread a scan, one sentence each: `scan.warnings`, and a modality without a row."""
+        warnings = list(getattr(scan, "warnings", []))
+        if scan.modality is None:
+            warnings.append(UNKNOWN_MODALITY)
+        elif (row := self._row_name(scan.modality)) != scan.modality:
+            warnings.append(f'the model was not made for {scan.modality}, and takes the scan for "{row}"')
+        return list(dict.fromkeys(warnings))
 
     @property
     def model_input_names(self) -> list[str]:
@@ -131,11 +140,13 @@ class RadFMProcessor(ProcessorMixin):
         return ids
 
     def _rows(self, modality: str | None) -> list[int]:
-        names = self.image_processor.modalities
-        for candidate in (modality, BROADER.get(modality or "")):
-            if rows := [i for i, name in enumerate(names) if name.rstrip(" 23456789") == candidate]:
-                return rows
-        return [names.index("other")]
+        row_name = self._row_name(modality)
+        return [i for i, name in enumerate(self.image_processor.modalities) if _unnumbered(name) == row_name]
+
+    def _row_name(self, modality: str | None) -> str:
+        """The modality that the model takes a scan for."""
+        names = {_unnumbered(name) for name in self.image_processor.modalities}
+        return next((name for name in (modality, BROADER.get(modality or "")) if name in names), "other")
 
     def _key_slice(self, scan) -> int:
         """The index of the annotated slice among the slices that are taken, or of the nearest one; -1 where unknown."""
@@ -146,6 +157,11 @@ class RadFMProcessor(ProcessorMixin):
 
     def _max_tokens(self) -> int:
         return min(self.tokenizer.model_max_length, 256)
+
+
+def _unnumbered(row: str) -> str:
+    """ "CT" of "CT 2"."""
+    return row.rstrip(" 23456789")
 
 
 def _default_image_processor():

@@ -69,7 +69,17 @@ def content_of_page(
     """
     config, judgement, sets = report["config"], report["judged"], report["sets"]
     facts = {scan["number"]: scan for scan in [*report["scans"], *report["other_scans"]]}
-    copied = ("model", "synthetic_only", "calibrated", "slices", "heaviest", "diagnoses", "explained", "skipped")
+    copied = (
+        "model",
+        "synthetic_only",
+        "calibrated",
+        "slices",
+        "heaviest",
+        "diagnoses",
+        "explained",
+        "skipped",
+        "warnings",
+    )
     return {
         **{key: report[key] for key in copied},
         "trained": config.trained,

@@ -30,7 +30,7 @@ from radfm.serve.limits import Limits, Refused
 
 _SLICE, _LARGE_SLICE = 512 * 512, 2048 * 2048  # pixels
 _AT_ONCE = 16  # slices that the model's processor prepares at a time, in full size
-_FIELDS = ("modality", "plane", "spacing_mm", "days", "body_part", "source")
+_FIELDS = ("modality", "plane", "spacing_mm", "days", "body_part", "source", "warnings")
 
 
 def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> Iterator[tuple[int, int] | Case]:

@@ -59,6 +59,16 @@ def table(*columns: str):
     return rows
 
 
+def table_without_lines():
+    """A table for `show` of a short and a long column, whose lines are wrapped below each other."""
+    from rich.table import Table
+
+    rows = Table.grid(padding=(0, 1))
+    rows.add_column(no_wrap=True)
+    rows.add_column(overflow="fold")
+    return rows
+
+
 def show(content, **options) -> None:
     """Prints text or a table on standard output; `options` are those of rich's `Console.print`.
 

@@ -22,8 +22,9 @@ from radfm.cli.console import (
     show,
     step,
     table,
+    table_without_lines,
 )
-from radfm.presentation import plural, shown
+from radfm.presentation import plural, scan_warnings, shown
 
 if TYPE_CHECKING:
     from radfm.cases import Case
@@ -188,6 +189,7 @@ def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, 
     scan = answer["scans"][number]
     key_slice = f", key slice {scan['key_slice'] + 1}" if scan["slices"] > 1 else ""
     show(f"Most weight: scan {number + 1} ({scan['weight']:.0%}){key_slice}.")
+    _print_scan_warnings(answer["scans"])
     _print_skipped(case)
     _print_warnings(answer, config)
     show(f"[dim]{DISCLAIMER}[/]")
@@ -235,6 +237,17 @@ def _print_diagnoses(answer: dict, config) -> None:
         marks = [YES_NO[diagnosis.get(limit)] for limit in limits]
         rows.add_row(str(rank), diagnosis["label"], codes, f"{diagnosis['score']:.3g}", *marks)
     show(rows)
+
+
+def _print_scan_warnings(scans: list[dict]) -> None:
+    grouped = scan_warnings([scan["warnings"] for scan in scans])
+    if not grouped:
+        return
+    show("[bold yellow]Check the scans: the answer may mean nothing.[/]")
+    rows = table_without_lines()
+    for of, sentence in grouped:
+        rows.add_row(f"  {of}:", sentence)
+    show(rows, style="yellow")
 
 
 def _print_skipped(case: "Case") -> None:

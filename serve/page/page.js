@@ -223,7 +223,10 @@ function warnings() {
   if (!study.trained) list.push(["This model is untrained.", "Its scores, weights and maps mean nothing."]);
   if (study.synthetic_only) list.push([null, study.synthetic_only]);
   if (study.out_of_distribution) list.push(["This study is out of distribution.", `Its scores are unreliable, and no threshold is valid: ${study.out_of_distribution}.`]);
-  return list.map(([title, text]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), text));
+  const loud = list.map(([title, text]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), text));
+  if (!study.warnings.length) return loud;
+  const items = study.warnings.map(([scans, text]) => make("li", {}, make("b", {}, scans), `: ${text}.`));
+  return [...loud, make("div", { class: "careful", role: "alert" }, make("b", {}, "Check the scans: the answer may mean nothing"), make("ul", {}, ...items))];
 }
 
 function row(diagnosis, rank, remove = null) {

@@ -117,6 +117,13 @@ def test_a_report_has_the_diagnoses_their_scans_and_the_model(page, checkpoint):
     assert "This model is untrained." in text
 
 
+def test_a_report_says_what_is_uncertain_about_the_scans(page):
+    html = page()
+    text = " ".join(re.sub("<[^>]+>", " ", html).split())
+    assert "Check the scans: the answer may mean nothing Scan 2 : the modality is unknown" in text
+    assert html.index("Check the scans") < html.index("Disorders, best first")
+
+
 def test_a_trained_and_calibrated_model_is_called_so(page):
     fit = {"slopes": [1.0] * 3, "shifts": [10.0] * 3, "exclusive": []}
     html = page(trained=True, calibration=fit, thresholds=[0.0, None, 1.0])
@@ -181,7 +188,7 @@ def test_the_warning_of_an_out_of_distribution_case_points_at_the_caller(checkpo
     pipe.reference = SimpleNamespace(judge=lambda *_: judged)
     with pytest.warns(UserWarning, match="out of distribution") as warned:
         pipe(case())
-    assert [one.filename for one in warned] == [__file__]
+    assert {one.filename for one in warned} == {__file__}
 
 
 def test_pictures_have_the_shape_of_the_anatomy_and_differ_by_disorder(page):

@@ -344,7 +344,7 @@ def test_the_pipeline_warns_of_an_out_of_distribution_case_or_refuses_it(calibra
         diagnose(str(noise), if_ood="shrug")
     cases = load(phantoms, "train")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", ".*out of distribution")
         diagnose(str(noise), if_ood="ignore")
         answers = [diagnose(case, return_attentions=True)["out_of_distribution"] for case in cases[:10]]
     assert sum(answer["is_ood"] for answer in answers) <= 2

@@ -64,6 +64,20 @@ def test_files_of_one_case_are_read_together(radfm, checkpoint, tmp_path):
     assert [scan["modality"] for scan in json.loads(out)["scans"]] == ["X-ray", "X-ray"]
 
 
+def test_warnings_of_scans_are_printed_once_each_and_are_in_the_json(radfm, checkpoint, tmp_path):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.arange(64 * 64, dtype=np.uint8).reshape(64, 64))
+    paths = (tmp_path / "a.npy", tmp_path / "b.npy")
+    _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "CT")
+    text = " ".join(out.split())
+    assert "Check the scans: the answer may mean nothing. All 2 scans: CT values are 8-bit grey levels" in text
+    assert text.count("8-bit grey levels") == 1
+    _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "CT", "--json")
+    assert all("8-bit grey levels" in scan["warnings"][0] for scan in json.loads(out)["scans"])
+    _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "MRI")
+    assert "Check the scans" not in out
+
+
 def test_icd_prints_codes_or_that_there_are_none(radfm):
     status, out, _ = radfm("icd", "ACL tear")
     assert status == 0

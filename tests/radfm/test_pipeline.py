@@ -118,6 +118,18 @@ def test_attentions_name_the_scan_and_the_slice(diagnose, case):
     assert answer["scans"][1]["key_slice"] == 0
 
 
+def test_warnings_of_a_scan_are_in_the_answer_or_else_python_warnings(diagnose, case):
+    case.scans[0].warnings = ["its slices are of two times"]
+    case.scans[1].modality = "dental radiography"
+    answer = diagnose(case, return_attentions=True)
+    foreign = 'the model was not made for dental radiography, and takes the scan for "X-ray"'
+    assert [scan["warnings"] for scan in answer["scans"]] == [["its slices are of two times"], [foreign]]
+    with pytest.warns(UserWarning, match="two times") as caught:
+        diagnose(case)
+    assert [str(one.message) for one in caught] == ["ct: its slices are of two times", f"xr: {foreign}"]
+    assert {one.filename for one in caught} == {__file__}
+
+
 def test_the_template_is_what_is_embedded(diagnose, case):
     plain = diagnose(case, candidate_labels=["Rib fracture"])[0]["score"]
     framed = diagnose(case, candidate_labels=["Rib fracture"], hypothesis_template="a scan that shows {}")[0]["score"]
@@ -142,7 +154,8 @@ def test_a_fixed_list_scores_its_own_names_and_refuses_others(tiny_config, tmp_p
 
 def test_a_folder_is_read(diagnose, tmp_path):
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).integers(0, 255, (3, 40, 40)).astype(np.uint8))
-    assert len(diagnose(str(tmp_path / "scan.npy"))) == 4
+    with pytest.warns(UserWarning, match="the modality is unknown"):
+        assert len(diagnose(str(tmp_path / "scan.npy"))) == 4
 
 
 def test_bad_input_is_refused_in_one_line(diagnose, case):

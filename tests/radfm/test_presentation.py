@@ -25,6 +25,16 @@ def test_counts_agree_with_their_nouns():
     assert presentation.plural(2, "case has", "cases have") == "2 cases have"
 
 
+def test_each_warning_is_written_once_with_its_scans():
+    dark, small = "the picture is dark", "the picture is small"
+    scans = [[dark], [dark], [dark, dark], [], [small], [dark, small]]
+    assert presentation.scan_warnings(scans) == [("Scans 1 to 3 and 6", dark), ("Scans 5 and 6", small)]
+    assert presentation.scan_warnings([[dark], []]) == [("Scan 1", dark)]
+    assert presentation.scan_warnings([[dark], [dark]]) == [("All 2 scans", dark)]
+    assert presentation.scan_warnings([[dark]]) == [("The scan", dark)]
+    assert presentation.scan_warnings([[], []]) == []
+
+
 def test_a_figure_is_written_with_its_interval():
     assert presentation.with_interval(FIGURE) == "0.521 (0.500–0.540)"
     assert presentation.with_interval(DIFFERENCE, 2, signed=True) == "−0.01 (−0.02 to +0.01)"

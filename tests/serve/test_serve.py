@@ -830,6 +830,12 @@ def test_an_out_of_distribution_study_has_no_marks_of_a_threshold(browser, studi
     assert "are calibrated" not in browser.find_element("id", "score-help").get_attribute("textContent")
 
 
+def test_the_page_says_what_is_uncertain_about_the_scans(browser, url, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    assert drop(browser, url, tmp_path / "a.png") == "study"
+    assert "The scan: CT values are 8-bit grey levels" in browser.find_element("id", "warnings").text
+
+
 def pixels(browser) -> np.ndarray:
     """The displayed slice (H, W, 3), without the black border."""
     uri = browser.execute_script("return document.getElementById('slice').toDataURL()")
