@@ -346,6 +346,8 @@ def _print(out: Path, record: dict) -> None:
         print(f"Rejected: {', '.join(rejected)}; see rejected.csv for the reasons")
     if n := record["text_in_pixels"]:
         print(f"Warning: {plural(n, 'scan')} may carry text in the pixels, such as names: see report.html")
+    if n := record["scans_with_warnings"]:
+        print(f"Warning: a model may read {plural(n, 'scan')} as nonsense: see warnings.csv")
     if n := record["groups_of_duplicates_across_splits"]:
         print(f"Warning: {plural(n, 'picture is', 'pictures are')} in several splits: see duplicates.csv")
     print(f"Look at {out / 'report.html'}")

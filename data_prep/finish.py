@@ -56,6 +56,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     write_rows(out, "cases", rows)
     duplicates = _duplicates(rows, scans, StoredScans(out, [len(record["scans"]) for record in records]))
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
+    _write_warnings(out / "warnings.csv", rows, scans)
     vocabulary.save(out)
     tables = ["cases", "scans"] + (["truth"] if has_masks(out) else [])
     for table in tables:
@@ -77,6 +78,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
         "patients_in_several_official_splits": several,
         "codes_not_in_icd10cm": unknown_codes,
         "names_left_out": [list(pair) for pair in vocabulary.skipped],
+        "scans_with_warnings": sum(bool(scan["warnings"]) for scan in scans),
         "text_in_pixels": sum(scan["text_in_pixels"] is not None for scan in scans),
         "groups_of_duplicates_across_splits": len({line[0] for line in duplicates if line[1]}),
         "notice": source.notice,
@@ -96,6 +98,14 @@ def _check_cases(out: Path, cases: list[dict], rejected: list[dict]) -> None:
         reasons = Counter(f"a {one['what']} {one['reason']}" for one in rejected if one["what"] != "case")
         most = f", most often because {reasons.most_common(1)[0][0]}" if reasons else ""
         raise ValueError(f"no case has a usable scan{most} ({out / 'rejected.csv'} has all reasons)")
+
+
+def _write_warnings(path: Path, rows: list[dict], scans: list[dict]) -> None:
+    case_of = [row["case_id"] for row in rows for _ in row["scan_rows"]]
+    lines = [
+        [case_of[row], row, scan["source"], sentence] for row, scan in enumerate(scans) for sentence in scan["warnings"]
+    ]
+    _write_csv(path, ["case_id", "scan", "source", "warning"], lines)
 
 
 def rejection_fields(rejected: Rejected) -> dict:

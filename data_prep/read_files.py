@@ -15,7 +15,9 @@ from radfm.cases import Case, Scan
 from radfm.data_prep.burned_in import header_says_text
 from radfm.data_prep.guess import guess_modality, guess_plane
 from radfm.data_prep.plan import CasePlan, Item, ReadCase, ScanOrigin
+from radfm.modalities import UNKNOWN_MODALITY
 from radfm.presentation import shown
+from radfm.readers.content_checks import content_warnings
 from radfm.readers.dicom_headers import date_of, read_header
 from radfm.readers.errors import reason_for
 from radfm.readers.read_case import read_case
@@ -107,6 +109,8 @@ def _describe(scan: Scan, item: Item, path: str) -> ScanOrigin:
         origin.modality_from = "source" if from_source else "header"
     elif guessed := guess_modality(path, scan.pixels):
         scan.modality, origin.modality_from = guessed, "guess"
+        checked_before = [sentence for sentence in scan.warnings if sentence != UNKNOWN_MODALITY]
+        scan.warnings = list(dict.fromkeys(checked_before + content_warnings(scan)))
     if item.plane is not None:
         scan.plane, origin.plane_from = item.plane, "source"
     elif scan.plane is not None:

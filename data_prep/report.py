@@ -60,6 +60,9 @@ def write_report(
         vocabulary: disorders of the data set.
     """
     counts, reasons = count(rows, scans, vocabulary), _reasons(rejected)
+    warnings = [
+        {"what": "scan", "name": scan["source"], "reason": sentence} for scan in scans for sentence in scan["warnings"]
+    ]
     case_of = [row for row in rows for _ in row["scan_rows"]]
     pictures = Pictures(out)
     page = (
@@ -85,6 +88,7 @@ def write_report(
             rejected=len(rejected),
             reasons=reasons[:_REASONS],
             more_reasons=max(0, len(reasons) - _REASONS),
+            warnings=_reasons(warnings),
             duplicates=_duplicates(duplicates, pictures),
             written=_text_in_pixels(scans, case_of, pictures),
         )
@@ -160,7 +164,10 @@ def _varied(of_part: dict[str, list[int]], scans: Sequence[dict], case_of: Seque
 
 
 def _reasons(rejected: Iterable[dict]) -> list[dict]:
-    """Rejected items by kind and reason, the most frequent first; reasons that differ in names only are grouped."""
+    """Rejected items, or warnings, by kind and reason, the most frequent first.
+
+    Reasons that differ in names and numbers only are one.
+    """
     groups: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for one in rejected:
         groups[one["what"], _shape(one["reason"])].append(one)

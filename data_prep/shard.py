@@ -135,6 +135,7 @@ def _scan_summary(stored: Scan, origin: ScanOrigin, text: str | None) -> dict:
         "body_part": stored.body_part,
         "key_slice": _key_slice(stored) is not None,
         "text_in_pixels": text,
+        "warnings": stored.warnings,
         "slices": len(stored.pixels),
         "bytes": stored.pixels.nbytes,
         "source": stored.source,

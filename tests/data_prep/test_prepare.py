@@ -199,6 +199,28 @@ def test_modality_and_plane_are_guessed_only_where_they_are_not_stated_and_are_m
     ]
 
 
+def test_scans_with_warnings_are_kept_listed_and_counted_by_kind(tmp_path):
+    picture(tmp_path / "brain_CT.png", 1)
+    picture(tmp_path / "b.png", 2)
+    rows = [
+        {"case": "1", "path": "brain_CT.png", "modality": "", "disorders": "Gout"},  # its name says CT
+        {"case": "2", "path": "b.png", "modality": "CT", "disorders": "Gout"},
+        {"case": "3", "path": "b.png", "modality": "MRI", "disorders": "Gout"},
+        {"case": "4", "path": "b.png", "modality": "", "disorders": "Gout"},
+    ]
+    record = prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+    lines = (tmp_path / "out/warnings.csv").read_text().splitlines()
+    assert lines[0] == "case_id,scan,source,warning"
+    warnings = [line.split(",", 3)[1:] for line in lines[1:]]
+    assert [(row, source) for row, source, _ in warnings] == [("0", "brain_CT.png"), ("1", "b.png"), ("3", "b.png")]
+    assert ["8-bit" in text for *_, text in warnings] == [True, True, False]
+    assert "the modality is unknown" in warnings[2][2]
+    assert record["scans_with_warnings"] == 3
+    report = (tmp_path / "out/report.html").read_text()
+    assert '<td class="n">2</td><td>CT values are 8-bit grey levels' in report
+    assert "3 scans have a warning" in report
+
+
 def test_text_at_the_borders_is_warned_of(tmp_path):
     clean = Image.fromarray(smooth(3, 256))
     clean.save(tmp_path / "clean.png")
