@@ -61,7 +61,7 @@ def test_an_empty_element_of_an_unknown_type_counts_as_absent(tmp_path):
 
 
 def test_a_jpeg_of_12_bits_is_read(tmp_path):
-    pixels = smooth(32, 32, dtype=np.uint16)
+    pixels = smooth(32, 32, dtype=np.uint16) + np.uint16(100)
     (tmp_path / "a.dcm").write_bytes(by_gdcm(pixels, JPEGExtended12Bit, BitsStored=12, HighBit=11))
     (scan,) = read_case(tmp_path).scans
-    assert np.abs(scan.pixels[0].astype(int) - pixels).max() <= 100  # of 3,000: the compression is lossy
+    assert np.abs(scan.pixels[0].astype(int) - pixels).max() <= 5  # of 2,000: the compression is lossy
