@@ -3,20 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-random release-checks lint browser docs checkpoints cards clean
+.PHONY: demo test test-random release-checks lint browser dcm2niix docs checkpoints cards clean
 
 demo: .venv/installed
 	$(BIN)/radfm demo
 
-test: lint browser
+test: lint browser dcm2niix
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # All tests in another order each time; it prints the seed, and SEED= repeats one.
-test-random: .venv/installed browser
+test-random: .venv/installed browser dcm2niix
 	$(BIN)/python -m pytest -n 2 --dist worksteal -p randomly $(addprefix --randomly-seed=,$(SEED))
 
 # The tests as they are, as on another processor, on a busy machine, and in two random orders: see CONTRIBUTING.md.
-release-checks: lint browser
+release-checks: lint browser dcm2niix
 	$(BIN)/python -m tests.release_checks
 
 lint: .venv/installed
@@ -32,6 +32,13 @@ browser:
 		echo "Installing Chromium and its driver, for the tests of the pages" >&2; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
 	} > /dev/null || echo "No Chromium: tests of the pages are skipped"
+
+# What radfm reads is compared with what dcm2niix reads, in the same way.
+dcm2niix:
+	@command -v dcm2niix > /dev/null || ! command -v apt-get > /dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "Installing dcm2niix, with which the tests compare the reading of DICOM" >&2; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends dcm2niix; \
+	} > /dev/null || echo "No dcm2niix: the test that compares with it is skipped"
 
 docs: .venv/installed
 	$(BIN)/python docs/api.py build/api

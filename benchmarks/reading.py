@@ -1,10 +1,13 @@
-"""Whether series are read right that are drawn at random.
+"""Whether series are read right: series drawn at random, and the same series read by other readers.
 
+    python -m benchmarks.reading                       # both parts
     python -m benchmarks.reading properties --examples 10000 --seed 1
     python -m benchmarks.reading readers ../shared/cases ../shared/open ../shared/inputs/OUT
 
 - "properties" draws series with `tests/radfm/drawn_series.py` and `drawn_frames.py`, reads them and counts those that
   break a rule of `tests/radfm/series_faults.py`: a volume mixes, a slice is lost without a line, a place is wrong.
+- "readers" compares scans with the volumes of dcm2niix (apt-get install dcm2niix) and of SimpleITK with GDCM, for all
+  series below the folders, and for the test files within pydicom and nibabel. Each difference has its reason.
 """
 
 import argparse
@@ -26,12 +29,18 @@ _KINDS = {"one slice for each file": (series, 0.7), "enhanced": (enhanced, 0.2),
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=["properties"], default="properties")
+    parser.add_argument("part", nargs="?", choices=["properties", "readers"], help="default: both")
+    parser.add_argument("folders", nargs="*", type=Path, help="of series, for readers")
     parser.add_argument("--examples", type=int, default=2000, help="series that are drawn (default: 2,000)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn series (default: 0)")
     parser.add_argument("--show", type=int, default=3, help="examples of each fault (default: 3)")
     arguments = parser.parse_args()
-    properties(arguments)
+    if arguments.part in ("properties", None):
+        properties(arguments)
+    if arguments.part in ("readers", None):
+        from benchmarks.reader_differences import compare
+
+        compare(arguments.folders)
 
 
 def properties(arguments) -> None:
