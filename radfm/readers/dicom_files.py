@@ -105,8 +105,11 @@ def all_numbers(header: Dataset, keyword: str) -> list[float]:
     if element is None:
         return []
     try:
-        if isinstance(element, RawDataElement) and element.VR in _DECIMAL:  # as pydicom, but faster
+        raw = isinstance(element, RawDataElement)
+        if raw and element.VR in _DECIMAL:  # as pydicom, but faster; the next branch too
             values = [float(part.strip(b" \0")) for part in element.value.split(b"\\")]
+        elif raw and element.VR == "US" and len(element.value) == 2:
+            values = [float(int.from_bytes(element.value, "little" if element.is_little_endian else "big"))]
         else:
             value = _value(header, keyword)
             values = [float(part) for part in value] if isinstance(value, (MultiValue, list)) else [float(value)]
