@@ -8,6 +8,8 @@ Times are CPU time of one process, and the fastest of several alternating runs i
 
 - "write" makes shards from pictures of 1,024 x 1,024 and CT slices of 512 x 512, in slices per second. The baseline is
   the decoder alone (Pillow, pydicom) over the same files. Listing is timed separately, and the report is not made.
+- "case" reads 2,000 CT slices of 512 x 512 with `read_case`, series by series. The baseline is pydicom's decoding of
+  the same files (`dcmread` and `pixel_array`).
 - "read" sums the pixels of all slices. The baseline is a numpy.memmap of the same bytes. Both are read from the page
   cache.
 - "memory" is the peak memory of preparing DICOM archives of 100 and of --most small slices.
@@ -36,6 +38,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
+from radfm import read_case
 from radfm.cases import Scan
 from radfm.data_prep import load
 from radfm.data_prep.plan import SPLITS
@@ -49,13 +52,14 @@ from radfm.data_prep.splits import assign_splits
 from radfm.data_prep.stored_scan import stored_scan
 
 SIDE, SMALL, PER_SERIES = 512, 128, 40
+CASE_SLICES = 2000
 _PICTURES = 40  # number of different pictures
 OPEN = Pseudonyms(None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="write, read, memory, resize, splits (default: all)")
+    parser.add_argument("parts", nargs="*", help="write, case, read, memory, resize, splits (default: all)")
     parser.add_argument("--slices", type=int, default=800, help="number of slices to write (default: 800)")
     parser.add_argument("--runs", type=int, default=5, help="number of timed runs (default: 5)")
     parser.add_argument("--most", type=int, default=10_000, help="slices of the large archive (default: 10,000)")
@@ -66,7 +70,7 @@ def main() -> None:
         print(peak(Path(arguments.peak[0]), Path(arguments.peak[1])))
         return
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"write": write, "read": read, "memory": memory, "resize": resize, "splits": splits}
+        parts = {"write": write, "case": case, "read": read, "memory": memory, "resize": resize, "splits": splits}
         for part in arguments.parts or parts:
             parts[part](Path(folder) / part, arguments)
             print()
@@ -98,6 +102,26 @@ def write(folder: Path, arguments) -> None:
         rates = {name: arguments.slices / taken for name, taken in seconds.items()}
         print(f"  {kind:16} decoder {rates['decoder']:7.0f}  radfm {rates['radfm']:7.0f}", end="")
         print(f"  ratio {rates['radfm'] / rates['decoder']:.2f} (target 0.5), listing {listed:.0f} files/s")
+
+
+def case(folder: Path, arguments) -> None:
+    """Reading CT series into scans, compared with decoding the same files."""
+    series = series_of(make_dicom(folder, CASE_SLICES))
+
+    def by_pydicom():
+        for files in series:
+            np.stack([dcmread(file).pixel_array for file in files])
+
+    def by_radfm():
+        for files in series:
+            (scan,) = read_case(files[0].parent).scans
+            assert len(scan.pixels) == len(files)
+
+    seconds = interleaved({"pydicom": by_pydicom, "radfm": by_radfm}, arguments.runs)
+    rates = {name: CASE_SLICES / taken for name, taken in seconds.items()}
+    print(f"case, {CASE_SLICES} CT slices of {SIDE} x {SIDE}, slices/s of one process, best of {arguments.runs}")
+    print(f"  pydicom {rates['pydicom']:.0f}  radfm {rates['radfm']:.0f}", end="")
+    print(f"  radfm takes {seconds['radfm'] / seconds['pydicom']:.2f} times as long (target 1.3)")
 
 
 def read(folder: Path, arguments) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from benchmarks.reader_differences import compare
 from radfm import read_case
 from tests.radfm.drawn_frames import enhanced, nuclear
 from tests.radfm.drawn_series import series
@@ -38,8 +39,6 @@ def main() -> None:
     if arguments.part in ("properties", None):
         properties(arguments)
     if arguments.part in ("readers", None):
-        from benchmarks.reader_differences import compare
-
         compare(arguments.folders)
 
 
