@@ -22,7 +22,8 @@ import numpy as np
 from radfm.readers.dicom_files import number, text
 from radfm.readers.dicom_frames import CLOCK_TIME, Frame
 from radfm.readers.dicom_headers import modality_of
-from radfm.readers.dicom_volumes import Volume, distances_of, normal_of, volumes_of
+from radfm.readers.dicom_places import distances_of, normal_of
+from radfm.readers.dicom_volumes import Volume, volumes_of
 from radfm.readers.limits import chosen_volumes, left_out
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import plane_of

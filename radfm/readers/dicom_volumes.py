@@ -26,13 +26,20 @@ import numpy as np
 
 from radfm.readers.dicom_files import number
 from radfm.readers.dicom_frames import Frame
+from radfm.readers.dicom_places import (
+    SAME_PLACE_MM,
+    Groups,
+    Places,
+    clustered,
+    distances_of,
+    is_regular,
+    normal_of,
+    off_line,
+    tolerance_of,
+)
 
-_SAME_PLACE_MM = 0.01
-_ROUNDED_MM = 0.12  # how far apart slices of one place may lie where positions are rounded to 0.1 mm
-_ROUNDED_STEP_MM = 0.15  # how far a step may then be off
-_EVEN_MM = 0.02
-_SAME_PLACE = 0.2  # of the distance between slices, where slices of several volumes are compared
 _SAME_LINE_MM = 1.0
+_EVEN_MM = 0.02
 _UNSURE_ORDER = (
     "nothing in the headers tells the {} volumes of its series apart, so they were taken in order of InstanceNumber"
 )
@@ -66,26 +73,12 @@ def volumes_of(frames: list[Frame], order: Callable[[Frame], tuple]) -> tuple[li
             volumes.append(Volume(group))
             continue
         for line in _by_line(group):
-            found, lost = _by_time(_Places(line))
+            found, lost = _by_time(Places(line))
             volumes += found
             unknown += lost
     if positioned and len(volumes) > 1:
         _warn_of_missing(volumes)
     return volumes, unknown
-
-
-def normal_of(frame: Frame) -> np.ndarray:
-    """Unit normal of a frame that points to the patient's left, back or head, whichever is nearest."""
-    assert frame.orientation is not None
-    normal = np.cross(frame.orientation[:3], frame.orientation[3:])
-    normal /= np.linalg.norm(normal)
-    return normal * np.sign(normal[np.argmax(np.abs(normal))])
-
-
-def distances_of(frames: Sequence[Frame]) -> np.ndarray:
-    """(frames,) positions along the common normal, mm."""
-    normal = normal_of(frames[0])
-    return np.array([frame.position @ normal for frame in frames])
 
 
 def _by(frames: Iterable[Frame], value: Callable[[Frame], object]) -> list[list[Frame]]:
@@ -100,7 +93,7 @@ def _by_line(frames: list[Frame]) -> list[list[Frame]]:
     normal = normal_of(frames[0])
     positions = np.array([frame.position for frame in frames])
     in_plane = positions - np.outer(positions @ normal, normal)
-    if np.ptp(in_plane, axis=0).max() <= _SAME_LINE_MM or _line(positions)[2] <= _SAME_LINE_MM:
+    if np.ptp(in_plane, axis=0).max() <= _SAME_LINE_MM or off_line(positions) <= _SAME_LINE_MM:
         return [frames]
     lines: list[tuple[np.ndarray, list[Frame]]] = []
     for frame, offset in zip(frames, in_plane, strict=True):
@@ -113,92 +106,19 @@ def _by_line(frames: list[Frame]) -> list[list[Frame]]:
     return [group for _, group in lines] if all(len(group) > 1 for _, group in lines) else [frames]
 
 
-def _line(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(a point, a direction, largest distance of a position in mm) of the line that fits (n, 3) positions best."""
-    centre = positions.mean(axis=0)
-    direction = np.linalg.svd(positions - centre, full_matrices=False)[2][0]
-    offsets = positions - centre
-    return centre, direction, float(np.linalg.norm(offsets - np.outer(offsets @ direction, direction), axis=1).max())
-
-
-class _Places:
-    """Frames and their places.
-
-    Attributes:
-        frames: in their own order.
-        at: (frames,) mm along the normal.
-        place: (frames,) number of the place, from the lowest to the highest.
-        most: slices at one place.
-        regular: whether the steps between the places are multiples of one distance.
-    """
-
-    def __init__(self, frames: list[Frame]):
-        self.frames = frames
-        self.at = distances_of(frames)
-        self.place = _clustered(self.at, _tolerance(self.at, frames[0].slice_mm))
-        slices = np.bincount(self.place)
-        self.n_places, self.most = len(slices), int(slices.max())
-        self.regular = _regular(np.bincount(self.place, self.at) / slices)
-
-    def are_covered(self, groups: "_Groups") -> bool:
-        """Whether there are several groups, and on average each has most of the places."""
-        covered = [len(set(self.place[group].tolist())) for group in groups]
-        return len(groups) > 1 and sum(covered) > 0.5 * self.n_places * len(groups) and min(covered) > 1
-
-    def part(self, indices: Sequence[int]) -> list[Frame]:
-        """The frames of these indices by their places."""
-        return [self.frames[i] for i in sorted(indices, key=lambda i: (self.at[i], i))]
-
-
-def _tolerance(at: np.ndarray, slice_mm: float | None) -> float:
-    """How far apart slices of one place may be: small beside the distance between slices."""
-    steps = np.diff(np.sort(at))
-    steps = steps[steps > _SAME_PLACE_MM]
-    if not steps.size:
-        return _SAME_PLACE_MM
-    # Of steps in two sizes, such as 0.4, 4.6, 0.4, 4.6, the small ones are between volumes and the large ones within.
-    small = _SAME_PLACE * (slice_mm or 0.0)
-    if slice_mm and (steps < small).any() and (steps >= small).any() and np.median(steps[steps >= small]) > 2 * small:
-        return small
-    large = steps[steps > _ROUNDED_MM]
-    return min(_ROUNDED_MM, _SAME_PLACE * float(np.median(large if large.size else steps)))
-
-
-def _regular(at: np.ndarray) -> bool:
-    """Whether the steps between places, in order, are multiples of one distance and most of the multiples are there."""
-    steps = np.diff(at)
-    if len(steps) < 2:
-        return True
-    step = np.median(steps[steps < 1.5 * steps.min()])
-    multiples = np.maximum(np.rint(steps / step), 1)
-    even = np.abs(steps - multiples * step) <= max(0.1 * step, min(_ROUNDED_STEP_MM, 0.25 * step))
-    return bool(even.all()) and bool((multiples - 1).sum() <= len(at) / 2)
-
-
-def _clustered(values: np.ndarray, tolerance: float) -> np.ndarray:
-    """(n,) numbers of the clusters, in rising order, of values that are separated by more than the tolerance."""
-    order = np.argsort(values, kind="stable")
-    clusters = np.empty(len(values), int)
-    clusters[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > tolerance)])
-    return clusters
-
-
-_Groups = list[list[int]]  # indices of frames
-
-
-def _by_time(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+def _by_time(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     """Steps 2 to 6 for frames of one contrast on one line."""
     if places.n_places == 1:
         return [Volume(places.frames)], []
     volumes, unknown = [], []
     for group in _moments(places):
-        found, lost = _by_clock(_Places(group))
+        found, lost = _by_clock(Places(group))
         volumes += found
         unknown += lost
     return volumes, unknown
 
 
-def _moments(places: _Places) -> list[list[Frame]]:
+def _moments(places: Places) -> list[list[Frame]]:
     """The frames by their moments, without numbers that only count places, such as one for each slice."""
     columns = list(zip(*(frame.moment for frame in places.frames), strict=True))
     columns = [column for column in columns if len(column) < 3 or not _counts_places(column, places)]
@@ -209,11 +129,11 @@ def _moments(places: _Places) -> list[list[Frame]]:
     return list(groups.values())
 
 
-def _counts_places(column: Sequence, places: _Places) -> bool:
+def _counts_places(column: Sequence, places: Places) -> bool:
     return all(len(set(places.place[group])) == 1 for group in _grouped(column))
 
 
-def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+def _by_clock(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     everything = list(range(len(places.frames)))
     if places.n_places == 1:
         return [Volume(places.part(everything))], []
@@ -229,13 +149,13 @@ def _by_clock(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     return _by_order(places)
 
 
-def _fits(places: _Places, indices: Sequence[int]) -> bool:
+def _fits(places: Places, indices: Sequence[int]) -> bool:
     """Whether frames can be one volume: one at each place, and as regular as the places are."""
     own = places.place[list(indices)]
-    return len(set(own.tolist())) == len(own) and (not places.regular or _regular(np.sort(places.at[list(indices)])))
+    return len(set(own.tolist())) == len(own) and (not places.regular or is_regular(np.sort(places.at[list(indices)])))
 
 
-def _interleaved(places: _Places) -> _Groups | None:
+def _interleaved(places: Places) -> Groups | None:
     """Acquisitions that lie between each other's slices, where no place has two; None where there are none.
 
     An MRI that is acquired in passes (every second slice, then the others) has even steps, and is one volume. A second
@@ -249,19 +169,19 @@ def _interleaved(places: _Places) -> _Groups | None:
             continue
         ends = sorted((places.at[group].min(), places.at[group].max()) for group in groups)
         overlap = any(high > low for (_, high), (low, _) in pairwise(ends))
-        if overlap and (not places.regular or all(_regular(np.sort(places.at[group])) for group in groups)):
+        if overlap and (not places.regular or all(is_regular(np.sort(places.at[group])) for group in groups)):
             return groups
     return None
 
 
-def _grouped(values: Sequence) -> _Groups:
+def _grouped(values: Sequence) -> Groups:
     groups = defaultdict(list)
     for i, value in enumerate(values):
         groups[value].append(i)
     return list(groups.values())
 
 
-def _by_one_number(places: _Places) -> Iterable[_Groups]:
+def _by_one_number(places: Places) -> Iterable[Groups]:
     """By each number of the clock, by its values and by the gaps between them, then by the values of two numbers."""
     columns = list(zip(*(frame.clock for frame in places.frames), strict=True))
     for column in columns:
@@ -270,7 +190,7 @@ def _by_one_number(places: _Places) -> Iterable[_Groups]:
         yield _grouped(list(zip(a, b, strict=True)))
 
 
-def _by_any_number(places: _Places) -> Iterable[_Groups]:
+def _by_any_number(places: Places) -> Iterable[Groups]:
     """By the values of a number, also where acquisitions share only some places, such as the last of one and the first
     of the next; first the number whose groups are longest."""
     groups = [_grouped(column) for column in zip(*(frame.clock for frame in places.frames), strict=True)]
@@ -278,7 +198,7 @@ def _by_any_number(places: _Places) -> Iterable[_Groups]:
     yield from sorted(groups, key=lambda own: min(np.ptp(places.at[group]) for group in own), reverse=True)
 
 
-def _by_values(column: Sequence, places: _Places) -> Iterable[_Groups]:
+def _by_values(column: Sequence, places: Places) -> Iterable[Groups]:
     groups = _grouped(column)
     if len(groups) > 1:
         yield groups
@@ -290,10 +210,10 @@ def _by_values(column: Sequence, places: _Places) -> Iterable[_Groups]:
         # The gaps between volumes are larger than those within.
         between, within = gaps[volumes - 2], gaps[volumes - 1] if volumes - 1 < len(gaps) else 0.0
         if between > 1.5 * within:
-            yield _grouped(_clustered(values, (between + within) / 2).tolist())
+            yield _grouped(clustered(values, (between + within) / 2).tolist())
 
 
-def _by_instance_number(places: _Places) -> Iterable[_Groups]:
+def _by_instance_number(places: Places) -> Iterable[Groups]:
     """InstanceNumber, where it counts places in each volume (volume by volume) or volumes at each place."""
     numbers = [number(frame.instance.header, "InstanceNumber") for frame in places.frames]
     if len({frame.instance for frame in places.frames}) < len(places.frames):
@@ -314,7 +234,7 @@ def _by_instance_number(places: _Places) -> Iterable[_Groups]:
                 yield _grouped(volume.tolist())
 
 
-def _by_rhythm(places: _Places) -> Iterable[_Groups]:
+def _by_rhythm(places: Places) -> Iterable[Groups]:
     """A clock with more values than volumes, where all volumes go through the places in one rhythm.
 
     Several places may have one phase of it, as where a clock counts full seconds.
@@ -333,7 +253,7 @@ def _by_rhythm(places: _Places) -> Iterable[_Groups]:
         spread = np.abs((turns - phases[places.place] + 0.5) % 1 - 0.5).max()
         if spread > 0.5 / places.n_places:
             continue
-        slots = _clustered(phases, 0.5 / places.n_places)
+        slots = clustered(phases, 0.5 / places.n_places)
         volume = np.rint(turns - phases[places.place]).astype(int)
         yield from _by_count(volume * (slots.max() + 1) + slots[places.place], slots.max() + 1, places, False)
 
@@ -344,7 +264,7 @@ def _phase(turns: np.ndarray) -> float:
     return 0.0 if phase > 0.999 else phase
 
 
-def _by_count(counts: np.ndarray, slots: int, places: _Places, known_start: bool) -> Iterable[_Groups]:
+def _by_count(counts: np.ndarray, slots: int, places: Places, known_start: bool) -> Iterable[Groups]:
     """Volumes by a count that goes through all slots of one volume, then those of the next. A slot is a place or more.
 
     Where the count may not begin with the first slice of a volume, the beginning is chosen that gives the fewest
@@ -369,7 +289,7 @@ def _one_to_one(slots: np.ndarray, places: np.ndarray) -> bool:
     return len(pairs) == len(set(slots.tolist())) == len(set(places.tolist()))
 
 
-def _by_order(places: _Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
+def _by_order(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
     """The k-th slice of each place, in the files' own order; slices of places that lack some are unknown."""
     at_place = [np.flatnonzero(places.place == place) for place in range(places.n_places)]
     whole = [indices for indices in at_place if len(indices) == places.most]
@@ -389,9 +309,9 @@ def _warn_of_missing(volumes: list[Volume]) -> None:
     """
     at = [distances_of(volume.frames) for volume in volumes]
     places = (
-        int(_clustered(np.concatenate(at), _tolerance(np.concatenate(at), volumes[0].frames[0].slice_mm)).max()) + 1
+        int(clustered(np.concatenate(at), tolerance_of(np.concatenate(at), volumes[0].frames[0].slice_mm)).max()) + 1
     )
-    shortest = [steps[steps > _SAME_PLACE_MM].min() for steps in map(np.diff, at) if (steps > _SAME_PLACE_MM).any()]
+    shortest = [steps[steps > SAME_PLACE_MM].min() for steps in map(np.diff, at) if (steps > SAME_PLACE_MM).any()]
     step = float(min(shortest)) if shortest else np.inf
     for i, (volume, own) in enumerate(zip(volumes, at, strict=True), 1):
         missing = places - len(own)
