@@ -23,6 +23,7 @@ from radfm.data_prep.finish import finish
 from radfm.data_prep.plan import CasePlan, Listing, Source
 from radfm.data_prep.shard import WORK, make_shard, record_file
 from radfm.data_prep.tables import FORMAT, RECORD, write_text
+from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
 
 
@@ -76,6 +77,10 @@ def prepare(
         ValueError: there is nothing to prepare, or the folder holds something else.
     """
     out, settings = Path(out), settings or Settings()
+    if shown(str(out)) != str(out):
+        raise ValueError(
+            f"{shown(str(out))}: the name of the folder is not UTF-8, or has control characters: rename it"
+        )
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"part {part[0]}/{part[1]} does not exist: the parts of {part[1]} are 0 to {part[1] - 1}")
     listing = source.listing()

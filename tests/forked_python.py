@@ -126,6 +126,8 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], files: 
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.executable, *arguments = arguments
     if arguments[0] == "-u":

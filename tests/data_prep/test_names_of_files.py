@@ -71,3 +71,8 @@ def test_an_archive_of_which_every_scan_is_refused_ends_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
     rejected = list(csv.DictReader((tmp_path / "out" / "rejected.csv").read_text(encoding="utf-8").splitlines()))
     assert [one["what"] for one in rejected].count("case") == 3
+
+
+def test_a_data_set_in_a_folder_whose_name_cannot_be_written_is_refused_in_one_line(archive, tmp_path):
+    with pytest.raises(ValueError, match="the name of the folder is not UTF-8"):
+        prepare(Dicom(archive, HIDDEN), below(tmp_path, b"out\xf6"), Settings(size=48))
