@@ -46,6 +46,7 @@ class Series:
     Attributes:
         slices: the slices that were not lost, in no order.
         orientation, pixel_mm, step_mm: of the grid; pixel_mm is None where the header does not state it.
+        apart_mm: how much further each volume lies than the one before.
         regular: whether the steps between places are equal, to the precision of the header.
         certain: whether the header says which slices belong to one volume. Where it does not, the reader has to say
             that it is unsure.
@@ -57,6 +58,7 @@ class Series:
     orientation: np.ndarray
     pixel_mm: tuple[float, float] | None
     step_mm: float
+    apart_mm: float = 0.0
     regular: bool = True
     certain: bool = True
     volumes: int = 1
@@ -185,9 +187,8 @@ def grids(draw, volumes: int, places: int, offset: bool) -> Series:
         habits.append("places to 0.1 mm")
     pixel_mm = draw(st.sampled_from([(0.5, 0.5), (0.9, 0.6), (0.9, 0.6), None]))
     exact = regular and digits > 1
-    made = Series(slices, orientation.ravel().round(6), pixel_mm, step_mm, exact, volumes=volumes, places=places)
-    made.habits = tuple(habits)
-    return made
+    size = {"volumes": volumes, "places": places, "habits": tuple(habits)}
+    return Series(slices, orientation.ravel().round(6), pixel_mm, step_mm, apart_mm, exact, **size)
 
 
 def rotation(a: float, b: float, c: float) -> np.ndarray:
