@@ -199,8 +199,10 @@ def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
         affine, code = _LPS_TO_RAS @ scan.affine[:, [2, 1, 0, 3]], 1  # the coordinates of the scanner
     image = nibabel.Nifti1Image(saliency_map.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")
-    image.set_qform(affine if code else None, code=code)
     image.set_sform(affine if code else None, code=code)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)  # a tilted gantry: no qform can say so
+    image.set_qform(None if sheared or not code else affine, code=0 if sheared else code)
     nibabel.save(image, path)
 
 

@@ -6,14 +6,18 @@ Decisions:
   picture that is sent twice new ones.
 - Files with one SOPInstanceUID and different pixels are different pictures: anonymisers give one identifier to many.
 - Pictures of a single value, such as empty slices, are copies only with the same SOPInstanceUID and place.
-- Pixels are read only of files whose headers agree, first a few bytes, and all of them only where these agree.
+- Pixels are read only of files whose headers agree, first a few bytes, and all of them only where these agree. Where
+  two files are encoded or compressed in different ways, the decoded pixels are compared.
 """
 
 from collections import defaultdict
 
-from radfm.readers.dicom_files import all_numbers, text
+import numpy as np
+
+from radfm.readers.dicom_files import all_numbers, text, transfer_syntax
 from radfm.readers.dicom_frames import Frame
 from radfm.readers.dicom_headers import Instance, date_of
+from radfm.readers.dicom_pixels import decodable, read_pixels
 from radfm.readers.limits import Clamped
 from radfm.readers.natural_order import natural
 
@@ -33,7 +37,7 @@ def without_copies(frames_of: dict[Instance, list[Frame]]) -> tuple[list[Instanc
         uid = text(instance.header, "SOPInstanceUID")
         keys = [("picture", *picture)] + ([("uid", uid, *picture[:3])] if uid else [])
         others = dict.fromkeys(other for key in keys for other in alike[key])
-        first = next((other for other in others if _same_pixels(other, instance)), None)
+        first = next((other for other in others if _same_pixels(other, instance, frames_of)), None)
         if first is not None and (_varies(instance) or text(first.header, "SOPInstanceUID") == uid != ""):
             copies[instance] = first
             continue
@@ -54,7 +58,10 @@ def _picture(instance: Instance, frames: list[Frame]) -> tuple:
     return grid, place, direction, apart
 
 
-def _same_pixels(first: Instance, second: Instance) -> bool:
+def _same_pixels(first: Instance, second: Instance, frames_of: dict[Instance, list[Frame]]) -> bool:
+    if transfer_syntax(first.header) != transfer_syntax(second.header):
+        a, b = (read_pixels(frames_of[one], decodable, {}, lambda _: None, [])[0] for one in (first, second))
+        return a is not None and b is not None and np.array_equal(a, b)
     if first.pixels_at is None or second.pixels_at is None:  # a deflated file, whose pixels have no place in it
         return first.path.read_bytes() == second.path.read_bytes()
     with Clamped(first.path) as a, Clamped(second.path) as b:

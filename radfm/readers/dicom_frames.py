@@ -202,6 +202,8 @@ def _nuclear_frames(frame: Frame) -> list[Frame]:
     steps = all_numbers(header, "SpacingBetweenSlices") or all_numbers(header, "SliceThickness")
     positions: list[np.ndarray | None] = [None] * instance.frames
     places = vectors.get(_SLICE_VECTOR)
+    if places is None and "RECON TOMO" in texts(header, "ImageType"):  # the vector may be left out
+        places = [float(i + 1) for i in range(instance.frames)]
     if places and steps and frame.position is not None and frame.orientation is not None:
         step = np.cross(frame.orientation[:3], frame.orientation[3:]) * steps[0]
         positions = [frame.position + step * (place - 1) for place in places]

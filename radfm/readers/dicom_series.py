@@ -104,7 +104,8 @@ def _series_key(frame: Frame) -> tuple:
     modality, has_position = modality_of(header), _has_position(frame)
     series = text(header, "SeriesInstanceUID") or (str(path.parent), text(header, "SeriesNumber"))
     stackable = modality is not None and modality.stackable
-    own_scan = not has_position and (frame.instance.frames > 1 or not stackable)
+    several = frame.instance.frames > 1 or frame.tile is not ...
+    own_scan = not has_position and (several or not stackable)
     shape = tuple(number(header, keyword) for keyword in ("Rows", "Columns", "SamplesPerPixel"))
     palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"
     return series, modality and modality.name, shape, palette, has_position, frame.instance.name if own_scan else ""

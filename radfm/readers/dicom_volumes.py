@@ -46,6 +46,8 @@ _UNSURE_ORDER = (
 _UNKNOWN_VOLUME = (
     "lies where its series has slices of several volumes, and nothing tells to which it belongs: export it anew"
 )
+_SECOND_AT_PLACE = "lies at the place of another slice of its series, and nothing tells them apart: export it anew"
+_TWO_AT_PLACE = "at some places its series has several slices, of which the first was taken"
 
 
 @dataclass(eq=False)
@@ -290,12 +292,18 @@ def _one_to_one(slots: np.ndarray, places: np.ndarray) -> bool:
 
 
 def _by_order(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
-    """The k-th slice of each place, in the files' own order; slices of places that lack some are unknown."""
+    """Volumes of which nothing tells the slices apart: the k-th slice of each place, in the files' own order.
+
+    Slices of places that lack some are unknown. Where most places have one slice, it is one volume, and the further
+    slices of the others are unknown.
+    """
     at_place = [np.flatnonzero(places.place == place) for place in range(places.n_places)]
+    if 2 * sum(len(indices) == 1 for indices in at_place) > places.n_places:
+        unknown = [(places.frames[i], _SECOND_AT_PLACE) for indices in at_place for i in indices[1:]]
+        return [Volume(places.part([indices[0] for indices in at_place]), [_TWO_AT_PLACE])], unknown
     whole = [indices for indices in at_place if len(indices) == places.most]
-    unknown = [
-        (places.frames[i], _UNKNOWN_VOLUME) for indices in at_place if len(indices) < places.most for i in indices
-    ]
+    short = [indices for indices in at_place if len(indices) < places.most]
+    unknown = [(places.frames[i], _UNKNOWN_VOLUME) for indices in short for i in indices]
     warning = _UNSURE_ORDER.format(places.most)
     volumes = [Volume(places.part([indices[k] for indices in whole]), [warning]) for k in range(places.most)]
     return volumes, unknown

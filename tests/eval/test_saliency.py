@@ -242,6 +242,15 @@ def test_nifti_has_the_spacing_of_the_scan(tmp_path):
         to_nifti(scan, seen[:2], tmp_path / "map.nii.gz")
 
 
+def test_nifti_of_a_tilted_gantry_lies_where_the_scan_does(tmp_path):
+    affine = np.array([[0, 0, 0.75, -31], [1.0, 0.5, 0, 12.5], [2.9, -0.2, 0, 108], [0, 0, 0, 1]])
+    scan = Scan(np.zeros((3, 4, 5), np.uint8), spacing_mm=SPACING_MM, affine=affine)
+    to_nifti(scan, np.zeros((3, 4, 5), np.float32), tmp_path / "map.nii.gz")
+    image = nibabel.load(tmp_path / "map.nii.gz")
+    assert (image.header["qform_code"], image.header["sform_code"]) == (0, 1)  # a qform cannot be sheared
+    np.testing.assert_allclose(image.affine @ [4, 3, 2, 1], [-1, -1, 1, 1] * (affine @ [2, 3, 4, 1]), atol=1e-4)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
 def test_nifti_lies_over_the_file_that_the_scan_was_read_from(order, signs, tmp_path):

@@ -6,7 +6,7 @@ The first pixel of a slice is 100 * volume + place, so that it says where the sl
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import NuclearMedicineImageStorage
+from pydicom.uid import ImplicitVRLittleEndian, NuclearMedicineImageStorage
 from pydicom.uid import generate_uid as uid
 from test_read_dicom import AXIAL, dicom, enhanced, item, ramp, series
 
@@ -76,6 +76,14 @@ def test_a_slice_of_which_nothing_tells_the_volume_is_listed(tmp_path):
     case = read_case(mr(tmp_path, slices))
     assert sum(len(scan.pixels) for scan in case.scans) == 6
     assert [name for name, _ in case.skipped] == ["5.dcm"]
+
+
+def test_a_few_slices_at_the_place_of_others_are_listed(tmp_path):
+    slices = [(1, i, {"InstanceNumber": 1}) for i in range(6)] + [(2, i, {"InstanceNumber": 2}) for i in range(2)]
+    case = read_case(mr(tmp_path, slices))
+    assert first_pixels(case) == volumes(1, 6)
+    assert [name for name, _ in case.skipped] == ["6.dcm", "7.dcm"]
+    assert "of which the first was taken" in case.scans[0].warnings[0]
 
 
 def test_echoes_are_separate_even_where_their_positions_differ_by_a_hair(tmp_path):
@@ -198,11 +206,13 @@ def test_a_slice_that_cannot_be_decoded_leaves_a_gap_and_no_affine(tmp_path):
     assert any("1 of its 5 slices could not be decoded" in warning for warning in scan.warnings)
 
 
+@pytest.mark.parametrize("vector", [True, False])
 @pytest.mark.parametrize("spacing_mm", [4.0, -4.0])
-def test_the_sign_of_a_nuclear_tomograms_spacing_gives_its_direction(tmp_path, spacing_mm):
+def test_the_sign_of_a_nuclear_tomograms_spacing_gives_its_direction(tmp_path, spacing_mm, vector):
     pixels = np.stack([np.full((8, 8), i, np.uint16) for i in range(5)])
     detector = item(ImagePositionPatient=[0, 0, 100], ImageOrientationPatient=AXIAL)
-    kind = {"SOPClassUID": NuclearMedicineImageStorage, "Modality": "NM", "SliceVector": [1, 2, 3, 4, 5]}
+    kind = {"SOPClassUID": NuclearMedicineImageStorage, "Modality": "NM"}
+    kind |= {"SliceVector": [1, 2, 3, 4, 5]} if vector else {"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO"]}
     where = {"PixelSpacing": [4, 4], "SpacingBetweenSlices": spacing_mm, "DetectorInformationSequence": detector}
     dicom(tmp_path / "nm.dcm", pixels, **kind, **where)
     (scan,) = read_case(tmp_path).scans
@@ -260,6 +270,15 @@ def test_a_mosaic_whose_tiles_are_not_stated_is_listed_and_never_read_as_one_sli
     assert "is a MOSAIC, one sheet of many slices" in case.skipped[0][1]
 
 
+def test_mosaics_without_a_place_stay_apart(tmp_path):
+    for n in (1, 2):
+        dataset = pydicom.dcmread(mosaic(tmp_path / f"{n}.dcm", n))
+        dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 3)
+        del dataset.ImagePositionPatient
+        dataset.save_as(tmp_path / f"{n}.dcm")
+    assert first_pixels(read_case(tmp_path)) == [[n, 100 + n, 200 + n] for n in (1, 2)]
+
+
 @pytest.mark.parametrize(("aspect", "shape"), [([2, 1], (1, 16, 6)), ([1, 2], (1, 8, 12)), ([1, 1], (1, 8, 6))])
 def test_pixels_that_are_not_square_are_made_square(tmp_path, aspect, shape):
     dicom(tmp_path / "us", ramp()[0], Modality="US", PixelAspectRatio=aspect)
@@ -305,6 +324,14 @@ def test_pictures_that_were_sent_twice_are_read_once_whatever_their_identifiers(
     case = read_case(tmp_path)
     assert [len(scan.pixels) for scan in case.scans] == [6]
     assert case.skipped == [(f"1-{i}", f"is a copy of 0-{i}: read once") for i in range(3)]
+
+
+def test_pictures_that_were_sent_again_in_another_encoding_are_read_once(tmp_path):
+    series(tmp_path, ramp(), names=[f"a{i}" for i in range(5)])
+    series(tmp_path, ramp(), names=[f"b{i}" for i in range(5)], syntax=ImplicitVRLittleEndian)
+    case = read_case(tmp_path)
+    assert [len(scan.pixels) for scan in case.scans] == [5]
+    assert case.skipped == [(f"b{i}", f"is a copy of a{i}: read once") for i in range(5)]
 
 
 @pytest.mark.parametrize(
