@@ -55,7 +55,7 @@ def read_tiff(path: Path) -> tuple[list[Scan], list[tuple[str, str]]]:
         check_size(n_bytes(series.shape, series.dtype.itemsize), path.stat().st_size, compressed=compressed)
         axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
         if _is_numbers(page):
-            _check_deflated(path, series)
+            _check_strips(path, series)
             values = _black_is_zero(series.asarray(squeeze=False), page)
             values = _upright(values.reshape(shape), axes, page)
         else:
@@ -73,20 +73,25 @@ def _is_numbers(page) -> bool:
     return plain and page.compression in (_UNCOMPRESSED, *_DEFLATED) and not predicted_floats
 
 
-def _check_deflated(path: Path, series) -> None:
-    """Raises: Unreadable where a strip inflates to more than its pixels, because tifffile inflates it at once."""
-    page = series.keyframe
-    if page.compression not in _DEFLATED:
-        return
-    most = prod(page.chunks) * page.dtype.itemsize
+def _check_strips(path: Path, series) -> None:
+    """Raises: Unreadable where the strips (or tiles) of a page hold fewer pixels than the page, because tifffile fills
+    the rest with zeros; and where a strip inflates to more than its pixels, because tifffile inflates it at once."""
+    page, file_size = series.keyframe, path.stat().st_size
+    deflated, most = page.compression in _DEFLATED, prod(page.chunks) * page.dtype.itemsize
     with open(path, "rb") as file:
         for frame in series.pages:
+            stored = 0
             for offset, size in zip(frame.dataoffsets, frame.databytecounts, strict=True):
-                file.seek(offset)
-                inflater = zlib.decompressobj()
-                inflater.decompress(file.read(min(size, path.stat().st_size)), most)
-                if inflater.unconsumed_tail:
-                    raise Unreadable(f"inflates to more pixels than its header says: it {CUT_SHORT}")
+                if deflated:
+                    file.seek(offset)
+                    inflater = zlib.decompressobj()
+                    stored += len(inflater.decompress(file.read(min(size, file_size)), most))
+                    if inflater.unconsumed_tail:
+                        raise Unreadable(f"inflates to more pixels than its header says: it {CUT_SHORT}")
+                else:
+                    stored += max(0, min(size, file_size - offset))
+            if stored < page.nbytes:
+                raise Unreadable(f"holds fewer pixels than its header says, so it {CUT_SHORT}")
 
 
 def _by_pillow(path: Path, series, axes: str, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
@@ -149,7 +154,11 @@ def _upright(values: np.ndarray, axes: str, page) -> np.ndarray:
 def _without_alpha(values: np.ndarray, axes: str, page) -> np.ndarray:
     """The values without the samples that are transparency."""
     alphas = sum(extra in _ALPHA for extra in page.extrasamples)
-    if not alphas or "S" not in axes or values.shape[axes.index("S")] != page.samplesperpixel:
+    if (
+        not 0 < alphas < page.samplesperpixel
+        or "S" not in axes
+        or values.shape[axes.index("S")] != page.samplesperpixel
+    ):
         return values
     return np.take(values, range(page.samplesperpixel - alphas), axes.index("S"))
 

@@ -275,3 +275,22 @@ def test_a_strip_that_inflates_to_more_than_its_pixels_is_refused(tmp_path):
     whole[count : count + size] = len(bomb).to_bytes(size, "little")
     (tmp_path / "a.tif").write_bytes(bytes(whole) + bomb)
     assert "inflates to more pixels" in read_case(tmp_path / "a.tif").skipped[0][1]
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_of_which_strips_are_missing_is_never_filled_up(tmp_path, compression):
+    values = np.random.default_rng(0).integers(0, 999, (64, 48)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, rowsperstrip=8, compression=compression, metadata=None)
+    whole = (tmp_path / "a.tif").read_bytes()
+    assert np.array_equal(only(tmp_path / "a.tif").pixels[0], values)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        tags = tiff.pages[0].tags
+        height, rows = tags["ImageLength"].valueoffset, tags["RowsPerStrip"].valueoffset
+    taller = bytearray(whole)
+    taller[height : height + 2] = (512).to_bytes(2, "little")
+    wider = bytearray(whole)
+    wider[rows : rows + 2] = (16).to_bytes(2, "little")
+    for damaged in (bytes(taller), bytes(wider), whole[:-1000]):
+        (tmp_path / "a.tif").write_bytes(damaged)
+        case = read_case(tmp_path / "a.tif")
+        assert (case.scans, len(case.skipped)) == ([], 1)
