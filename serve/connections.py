@@ -4,7 +4,8 @@ Decisions:
 - A request may be refused while its body still arrives. Its response is sent at once, and the rest of the body is read
   and discarded for a while before the connection is closed: a browser that is sending would see a broken connection and
   no response.
-- What is no HTTP is refused as JSON too. uvicorn has no setting for this, so its protocol is extended.
+- What is no HTTP is refused as JSON too, and so is a header that does not arrive in time. uvicorn has no settings for
+  these, so its protocol is extended.
 - Errors are logged by their kind only. A traceback may quote the request.
 """
 
@@ -12,6 +13,7 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 
 import h11
 from fastapi.responses import JSONResponse, Response
@@ -19,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _DRAINING_SECONDS = 10
+_HEADER_SECONDS = 30.0  # in which the header of a request has to arrive
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -101,13 +104,40 @@ class _Answer:
 
 
 class JSONErrorsProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, with JSON for what is no HTTP."""
+    """uvicorn's HTTP protocol, with JSON for what is no HTTP, and a time for the header of a request to arrive in."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        in_header = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if in_header and self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self._end_waiting)
+        elif not in_header:
+            self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            content = json.dumps({"reason": "the request is not valid HTTP"}).encode()
+        self._refuse(400, "the request is not valid HTTP")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end_waiting(self) -> None:
+        self._refuse(408, f"the header of the request took longer than {_HEADER_SECONDS} s")
+
+    def _refuse(self, status: int, reason: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            content = json.dumps({"reason": reason}).encode()
             headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), "Connection": "close"}
-            response = h11.Response(status_code=400, headers=list((_HEADERS | headers).items()), reason=b"Bad Request")
+            response = h11.Response(
+                status_code=status, headers=list((_HEADERS | headers).items()), reason=HTTPStatus(status).phrase
+            )
             for event in (response, h11.Data(data=content), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         self.transport.close()

@@ -527,6 +527,14 @@ def test_a_body_that_does_not_arrive_in_time_is_refused(studies, address, form, 
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
+def test_a_header_that_does_not_arrive_in_time_is_refused(url, monkeypatch, nothing_left):
+    monkeypatch.setattr("radfm.serve.connections._HEADER_SECONDS", 0.2)
+    for start in (b"G", b"POST /study HTTP/1.1\r\nHost: a\r\nContent-Le"):
+        status, content = exchange(url, start)
+        assert (status, content["reason"]) == (408, "the header of the request took longer than 0.2 s")
+    assert call(url + "answer")[0] == 410
+
+
 def test_text_that_cannot_be_written_as_utf8_is_replaced(studies, url, nothing_left):
     body = json.dumps({"files": [["1.png", len(picture())]], "history": "cough \ud800"}).encode() + b"\n" + picture()
     token, last = ask(url, body)
