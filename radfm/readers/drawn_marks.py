@@ -29,9 +29,10 @@ _LEAST_BAR, _LINE = 0.025, 0.02  # shares of the picture: height of a bar at lea
 
 def drawn_marks(picture: np.ndarray) -> list[str]:
     """What is drawn into a picture, (H, W) or (H, W, 3): some of "a window frame", "a ruler" and "text"."""
-    grey = _reduced(picture)
-    if min(grey.shape) < 64:
+    step = -(-max(picture.shape[:2]) // _LONGEST_SIDE)
+    if min(picture.shape[:2]) // step < 64:
         return []
+    grey = _reduced(picture, step)
     marks = [_marks(values) for values in (grey, 255 - grey)]
     found = {
         "a window frame": _has_frame(grey),
@@ -41,9 +42,9 @@ def drawn_marks(picture: np.ndarray) -> list[str]:
     return [name for name, is_there in found.items() if is_there]
 
 
-def _reduced(picture: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 with at most `_LONGEST_SIDE` pixels on a side. Four pixels of each cell are averaged."""
-    step, is_bytes = -(-max(picture.shape[:2]) // _LONGEST_SIDE), picture.dtype == np.uint8
+def _reduced(picture: np.ndarray, step: int) -> np.ndarray:
+    """(H, W) uint8, one pixel for each cell of `step` pixels on a side, of which four are averaged."""
+    is_bytes = picture.dtype == np.uint8
     if step > 1:
         height, width = (side // step * step for side in picture.shape[:2])
         starts = (0, step // 2)

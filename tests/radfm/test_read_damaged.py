@@ -4,6 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.uid import JPEGExtended12Bit
 
 from benchmarks.fuzz import fuzz
@@ -65,3 +66,9 @@ def test_a_jpeg_of_12_bits_is_read(tmp_path):
     (tmp_path / "a.dcm").write_bytes(by_gdcm(pixels, JPEGExtended12Bit, BitsStored=12, HighBit=11))
     (scan,) = read_case(tmp_path).scans
     assert np.abs(scan.pixels[0].astype(int) - pixels).max() <= 5  # of 2,000: the compression is lossy
+
+
+def test_a_picture_of_two_long_rows_is_read(tmp_path):
+    Image.fromarray(smooth(2, 5000, dtype=np.uint16)).save(tmp_path / "a.png")
+    (scan,) = read_case(tmp_path).scans
+    assert scan.pixels.shape == (1, 2, 5000)
