@@ -6,7 +6,7 @@
 The folders have a table cases.csv with the columns source, path and modality. Their scans, the test files of pydicom
 and nibabel, and the phantoms of radfm are read by `radfm.read_case`. For each check, the number of scans that it is for
 and its alarms are printed, and the alarms of each source. Whether an alarm is false, only a person can say: `--sheets`
-writes the pictures of the alarms of each check.
+writes the pictures of the alarms of each check. The warnings of the readers, which go by the header, are listed.
 
 Then faults are made, and those that are found are counted: radiographs are inverted, CT becomes one of several kinds of
 values that are no Hounsfield units, and text, a ruler or the window of a viewer is drawn into pictures that have none,
@@ -60,13 +60,18 @@ def main() -> None:
     faults: Faults = defaultdict(Counter)
     rng = np.random.default_rng(0)
     seconds: Counter = Counter()
+    of_readers: Counter = Counter()  # (source, sentence) -> scans
     scans = scans_of(arguments.folders, None if arguments.all else arguments.sample, arguments.phantoms)
     for number, (source, scan) in enumerate(tqdm(scans, file=sys.stderr, unit="scan", mininterval=10)):
         found = dict(run_checks(scan, source, checked, seconds))
         for name in found:
             alarms[name].append((source, scan))
+        of_readers.update((source, sentence) for sentence in scan.warnings if sentence not in found.values())
         count_made_faults(scan, found, faults, rng, draws=number % EVERY == 0)
     print_tables(checked, alarms, faults, seconds)
+    print("\nwarnings of the readers, by header and geometry")
+    for (source, sentence), count in of_readers.most_common():
+        print(f"{count:6,} {source}: {sentence}")
     if arguments.sheets:
         write_sheets(alarms, arguments.sheets)
 
