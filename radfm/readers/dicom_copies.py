@@ -60,8 +60,8 @@ def _picture(instance: Instance, frames: list[Frame]) -> tuple:
 
 def _same_pixels(first: Instance, second: Instance, frames_of: dict[Instance, list[Frame]]) -> bool:
     if transfer_syntax(first.header) != transfer_syntax(second.header):
-        a, b = (read_pixels(frames_of[one], decodable, {}, lambda _: None, [])[0] for one in (first, second))
-        return a is not None and b is not None and np.array_equal(a, b)
+        decoded = [read_pixels(frames_of[one], decodable, {}, lambda _: None, [])[0] for one in (first, second)]
+        return decoded[0] is not None and decoded[1] is not None and np.array_equal(decoded[0], decoded[1])
     if first.pixels_at is None or second.pixels_at is None:  # a deflated file, whose pixels have no place in it
         return first.path.read_bytes() == second.path.read_bytes()
     with Clamped(first.path) as a, Clamped(second.path) as b:
