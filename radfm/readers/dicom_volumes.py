@@ -184,11 +184,12 @@ def _grouped(values: Sequence) -> Groups:
 
 
 def _by_one_number(places: Places) -> Iterable[Groups]:
-    """By each number of the clock, by its values and by the gaps between them, then by the values of two numbers."""
-    columns = list(zip(*(frame.clock for frame in places.frames), strict=True))
+    """By the values of each number of the clock, then by the gaps between them, then by the values of two numbers."""
+    columns = [column for column in zip(*(frame.clock for frame in places.frames), strict=True) if len(set(column)) > 1]
+    yield from map(_grouped, columns)
     for column in columns:
-        yield from _by_values(column, places)
-    for a, b in combinations([column for column in columns if len(set(column)) > 1], 2):
+        yield from _by_gaps(column, places)
+    for a, b in combinations(columns, 2):
         yield _grouped(list(zip(a, b, strict=True)))
 
 
@@ -200,10 +201,8 @@ def _by_any_number(places: Places) -> Iterable[Groups]:
     yield from sorted(groups, key=lambda own: min(np.ptp(places.at[group]) for group in own), reverse=True)
 
 
-def _by_values(column: Sequence, places: Places) -> Iterable[Groups]:
+def _by_gaps(column: Sequence, places: Places) -> Iterable[Groups]:
     groups = _grouped(column)
-    if len(groups) > 1:
-        yield groups
     if None in column or len(groups) < places.most:
         return
     values = np.array(column, float)

@@ -136,9 +136,17 @@ TRAITS: dict[str, Trait] = {
     "image type": Trait(lambda v, p, o: {"ImageType": ["ORIGINAL", "PRIMARY", _KINDS[v], "NONE"]}, most=4),
     "kernel": Trait(lambda v, p, o: {"ConvolutionKernel": ("B30f", "B70f", "B45f")[v]}, most=3, modalities=("CT",)),
     "inversion time": Trait(lambda v, p, o: {"InversionTime": 100.0 * (v + 1)}),
+    "voltage": Trait(lambda v, p, o: {"KVP": 80 + 20 * v}, most=3, modalities=("CT",)),
+    "sequence name": Trait(lambda v, p, o: {"SequenceName": f"*ep_b{500 * v}t"}),
+    "cardiac phase": Trait(lambda v, p, o: {"NominalPercentageOfCardiacPhase": 10.0 * v}, modalities=("CT",)),
+    "frame reference time": Trait(lambda v, p, o: {"FrameReferenceTime": 500.0 + 1e3 * v}, modalities=("PT",)),
+    "content time": Trait(lambda v, p, o: {"ContentTime": clock(30 * v)}, modalities=ANY),
+    "acquisition date and time": Trait(
+        lambda v, p, o: {"AcquisitionDateTime": "20200131" + clock(30 * v)}, modalities=ANY
+    ),
     "instance numbers": Trait(lambda v, p, o: {}, survives_losses=False, modalities=ANY),
 }
-_OF_TIME = ("time", "running time", "ticking time")
+_OF_TIME = ("time", "running time", "ticking time", "frame reference time", "content time", "acquisition date and time")
 _PAIRS = [  # the outer trait, which changes after all values of the inner one
     *[("echo", "image type"), ("b-value", "image type"), ("temporal position", "echo"), ("acquisition", "image type")],
     *[("inversion time", "image type"), ("trigger time", "image type"), ("temporal position", "b-value")],

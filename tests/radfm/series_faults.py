@@ -38,10 +38,13 @@ def _mixed(own: list[Slice]) -> list[str]:
 
 
 def _out_of_order(own: list[Slice], made: Series) -> list[str]:
+    """Slices go to the left, back or head, whichever is nearest; of an oblique line the nearest is not certain."""
     normal = np.cross(made.orientation[:3], made.orientation[3:])
     across = np.argmax(np.abs(normal))
     steps = np.diff([one.position @ normal * np.sign(normal[across]) for one in own])
-    oblique = abs(normal[across]) < _OBLIQUE_BELOW
+    line = own[-1].position - own[0].position
+    lines = (normal, line / (np.linalg.norm(line) or 1))
+    oblique = any(np.abs(direction).max() < _OBLIQUE_BELOW for direction in lines)
     right = (steps > 0).all() or (oblique and (steps < 0).all())
     return [] if right else [f"order: the places follow each other as {[one.place for one in own]}"]
 
