@@ -30,7 +30,7 @@ from radfm.readers.dicom_series import Stack, stacks_of, without_frames
 from radfm.readers.dicom_terms import KEY_OBJECTS
 from radfm.readers.dicomdir import is_directory, named_files
 from radfm.readers.errors import quiet_libraries, reason_for
-from radfm.readers.image_types import image_type_warnings
+from radfm.readers.image_types import image_type_warnings, warn_of_localisers
 from radfm.readers.natural_order import natural
 from radfm.readers.orientation import lay_out
 from radfm.readers.pixels import square, tidy
@@ -85,6 +85,7 @@ def _read(files, modality, patient_key, progress) -> Study:
         study.patient_id = _pseudonym(images, patient_key)
     stacks, unknown = stacks_of([frame for image in images for frame in frames[image]])
     study.skipped += dict.fromkeys((frame.instance.name, reason) for frame, reason in unknown)
+    warn_of_localisers(stacks)
     _read_stacks(sorted(stacks, key=_order), study, modality, key_images, progress)
     return study
 

@@ -3,18 +3,21 @@
 Decisions:
 - Terms are looked up word by word, since vendors join them ("CSA MPR", "ADC_UNSPECIFIED", "PROJECTION IMAGE"). A term
   that is not in the table is never shown, because it is free text on some machines.
-- Localisers that the header names are set aside (`dicom_headers.check_image`), and never get here.
+- Localisers that the header names are set aside (`dicom_headers.check_image`), and never get here. Those of many MRI
+  scanners are not named, and are known by their few slices in all three planes.
 - DERIVED and SECONDARY alone are no warning: some scanners say so of every series.
 - Every digital radiograph is derived from raw values, and every angiogram may be subtracted, so that these words mean
   nothing there. Trace-weighted diffusion images are read as they are, and are no warning either.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 
 from pydicom.dataset import Dataset
 
 from radfm.readers.dicom_files import first, items, text, texts
+from radfm.readers.dicom_series import Stack
 
 _KINDS = {  # what the image is -> words of ImageType and FrameType
     "a reformatted series (MPR)": "MPR REFORMATTED REFORMAT RESAMPLED CSAPARALLEL CURVED CPR",
@@ -30,6 +33,7 @@ _KINDS = {  # what the image is -> words of ImageType and FrameType
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()}
 _FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence")
+_SLICES_OF_LOCALISER = 7  # in one plane, at most
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA", "DR")
 
@@ -45,6 +49,21 @@ def image_type_warnings(header: Dataset, frame: int) -> list[str]:
     if not found and text(header, "SOPClassUID").startswith(_SECONDARY_CAPTURE):
         found = ["a capture of a screen (secondary capture)"]
     return [f"the header calls it {kind}: give the original series as well, or instead" for kind in found]
+
+
+def warn_of_localisers(stacks: Iterable[Stack]) -> None:
+    """Add a warning to the stacks of a series of CT or MRI that has a few slices in each of the three planes."""
+    series = defaultdict(list)
+    for stack in stacks:
+        header = stack.frames[0].instance.header
+        uid = text(header, "SeriesInstanceUID")
+        if uid and text(header, "Modality").upper() in ("CT", "MR"):
+            series[uid].append(stack)
+    for members in series.values():
+        in_planes = {stack.plane for stack in members} >= {"axial", "coronal", "sagittal"}
+        if in_planes and all(len(stack.frames) <= _SLICES_OF_LOCALISER for stack in members):
+            for stack in members:
+                stack.warnings.append("its series has few slices in each of three planes, as a localiser: leave it out")
 
 
 def _frame_type(header: Dataset, frame: int) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.uid import EnhancedMRImageStorage, SecondaryCaptureImageStorage
-from test_read_dicom import dicom, item, series
+from test_read_dicom import AXIAL, CORONAL, SAGITTAL, dicom, item, series
 
 from radfm import Scan, read_case
 from radfm.modalities import MODALITIES, UNKNOWN_MODALITY
@@ -184,6 +184,17 @@ def test_few_slices_far_apart_are_called_a_localiser_and_a_short_stack_is_not():
     far, near = (Scan(ct(3), "CT", "sagittal", (mm, 1.0, 1.0)) for mm in (40.0, 8.0))
     assert content_warnings(far) == ["3 slices lie 40 mm apart, as in a localiser: leave it out"]
     assert content_warnings(near) == []
+
+
+@pytest.mark.parametrize(("slices", "said"), [(2, 3), (9, 0)])
+def test_a_series_of_few_slices_in_three_planes_is_called_a_localiser(tmp_path, slices, said):
+    planes = {"a": AXIAL, "c": CORONAL, "s": SAGITTAL}
+    for name, orientation in planes.items():
+        step = np.cross(orientation[:3], orientation[3:]) * 8.0
+        series(tmp_path / name, ct(slices), orientation, step, SeriesInstanceUID="1.2.9", Modality="MR")
+    scans = read_case(tmp_path).scans
+    assert sorted(scan.plane for scan in scans) == ["axial", "coronal", "sagittal"]
+    assert sum("as a localiser" in sentence for scan in scans for sentence in scan.warnings) == said
 
 
 def test_a_segmentation_is_not_taken_for_images():
