@@ -11,6 +11,7 @@ Decisions:
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -270,6 +271,9 @@ def open_clip_text_tower(config: RadFMOpenCLIPTextConfig) -> nn.Module:
 class FastTower:
     """A tower in eval mode for many slices: channels-last, batch norms folded where possible, compiled if requested.
 
+    What is compiled is compared once with what is not, on the first slices: torch.compile has returned NaN on some
+    processors (torch 2.14 with AVX2). Where it differs, a warning says so, and the tower is used as it is.
+
     Args:
         tower: is not changed.
         dtype: of the computation; batch norms are folded before, in the tower's own.
@@ -287,16 +291,32 @@ class FastTower:
             tower = copy.deepcopy(tower)
         self.tower = tower.to(dtype=dtype, memory_format=torch.channels_last)
         self.chunk = chunk
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._unchecked = chunk is not None
         if chunk is not None:
             # Frozen weights let inductor lay them out for the convolutions once, and fold constants.
-            self.tower = torch.compile(self.tower, dynamic=False, options={"freezing": True})
+            self._compiled = torch.compile(self.tower, dynamic=False, options={"freezing": True})
 
     @torch.no_grad()
     def __call__(self, slices: Tensor) -> Tensor:
         n = len(slices)
         if self.chunk is not None and n < self.chunk:
             slices = F.pad(slices, (0, 0, 0, 0, 0, 0, 0, self.chunk - n))
-        return self.tower(slices.contiguous(memory_format=torch.channels_last))[:n]
+        slices = slices.contiguous(memory_format=torch.channels_last)
+        if self._compiled is None:
+            return self.tower(slices)[:n]
+        features = self._compiled(slices)
+        if self._unchecked:
+            self._unchecked, expected = False, self.tower(slices)
+            error = (features - expected).float().norm() / expected.float().norm()
+            if not error <= (0.05 if expected.dtype in (torch.bfloat16, torch.float16) else 1e-3):
+                warnings.warn(
+                    f"torch.compile of torch {torch.__version__} gives other values on this processor, relative error "
+                    f"{error:.2g}, so the model is used uncompiled",
+                    stacklevel=2,
+                )
+                self._compiled, features = None, expected
+        return features[:n]
 
 
 def _timm_network(config: RadFMVisionConfig, arguments: dict[str, Any]) -> nn.Module:

@@ -251,6 +251,19 @@ def test_optimized_for_inference_answers_the_same(resnet):
 
 
 @torch.no_grad()
+def test_a_compiled_tower_that_gives_other_values_is_not_used(resnet, monkeypatch):
+    inputs = batch([5, 1], [2])
+    expected = resnet(**inputs).logits
+    monkeypatch.setattr(torch, "compile", lambda network, **options: lambda slices: network(slices) * torch.nan)
+    resnet.optimize_for_inference(compile=True)
+    with pytest.warns(UserWarning, match="gives other values on this processor, .* used uncompiled"):
+        torch.testing.assert_close(resnet(**inputs).logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "AVX2", reason="inductor of torch 2.14 returns NaN with AVX2"
+)
+@torch.no_grad()
 def test_torch_compile_answers_the_same(resnet):
     inputs = batch([5, 1], [2])
     expected = resnet(**inputs).logits
