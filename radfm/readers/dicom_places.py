@@ -78,15 +78,21 @@ def tolerance_of(at: np.ndarray, slice_mm: float | None) -> float:
     return min(_ROUNDED_MM, _SAME_PLACE * float(np.median(large if large.size else steps)))
 
 
-def is_regular(at: np.ndarray) -> bool:
-    """Whether the steps between places, in order, are multiples of one distance and most of the multiples are there."""
+def is_regular(at: np.ndarray, lacking: int | None = None) -> bool:
+    """Whether the steps between places, in order, are multiples of one distance and most of the multiples are there.
+
+    Args:
+        lacking: how many places of the other volumes are missing between the first and the last, where that is known.
+            Then half of the places are enough, and a gap of all volumes does not count.
+    """
     steps = np.diff(at)
     if len(steps) < 2:
         return True
     step = np.median(steps[steps < 1.5 * steps.min()])
     multiples = np.maximum(np.rint(steps / step), 1)
     even = np.abs(steps - multiples * step) <= max(0.1 * step, min(_ROUNDED_STEP_MM, 0.25 * step))
-    return bool(even.all()) and bool((multiples - 1).sum() <= len(at) / 2)
+    most_are_there = (multiples - 1).sum() <= len(at) / 2 or (lacking is not None and lacking < len(at))
+    return bool(even.all() and most_are_there)
 
 
 def clustered(values: np.ndarray, tolerance: float) -> np.ndarray:

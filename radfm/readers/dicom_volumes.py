@@ -153,8 +153,11 @@ def _by_clock(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
 
 def _fits(places: Places, indices: Sequence[int]) -> bool:
     """Whether frames can be one volume: one at each place, and as regular as the places are."""
-    own = places.place[list(indices)]
-    return len(set(own.tolist())) == len(own) and (not places.regular or is_regular(np.sort(places.at[list(indices)])))
+    own = np.sort(places.place[list(indices)])
+    if (np.diff(own) == 0).any():
+        return False
+    at = np.sort(places.at[list(indices)])
+    return not places.regular or is_regular(at, int(own[-1] - own[0] + 1 - len(own)))
 
 
 def _interleaved(places: Places) -> Groups | None:

@@ -180,11 +180,12 @@ def grids(draw, volumes: int, places: int, offset: bool) -> Series:
         habits.append(spacing)
     distances = np.concatenate([[0], np.cumsum(steps)])  # in steps
     start = np.round(seed.uniform(-200, 200, 3), 2)
-    apart_mm = draw(st.sampled_from([0, 0, 0.02, 0.4])) if offset else 0
+    # Slices that lie further apart could as well be passes of one acquisition between each other's slices.
+    apart_mm = min(draw(st.sampled_from([0, 0, 0.02, 0.4])), step_mm / (3 * volumes)) if offset else 0
     jitter_mm = draw(st.sampled_from([0, 0, 0.005, 0.02]))
     digits = draw(st.sampled_from([6, 6, 3, 2, 1]))
     if apart_mm or jitter_mm:
-        habits.append(f"volumes {apart_mm} mm apart, places {jitter_mm} mm off")
+        habits.append(f"volumes {apart_mm:.2g} mm apart, places {jitter_mm} mm off")
     slices = []
     for volume in range(volumes):
         for place in range(places):

@@ -98,9 +98,9 @@ def _torn(made: Series, scans: list[tuple[Scan, list[Slice]]]) -> list[str]:
             found.append(f"no affine for the whole volume {volume}")
         elif made.regular and made.pixel_mm and not gaps and len(places) > 1:
             found += _wrong_spacing(holding[0][0], steps, made)
-        lost = len(places) < 1 + places[-1].place - places[0].place
-        visible = gaps or made.apart_mm < 0.1  # an own gap, or slices of the other volumes at the place
-        if lost and visible and len(holding) == 1 and not holding[0][0].warnings:
+        lost = set(range(places[0].place, places[-1].place)).difference(one.place for one in places)
+        elsewhere = lost.intersection(one.place for one in made.slices) and made.apart_mm < 0.1
+        if lost and (gaps or elsewhere) and len(holding) == 1 and not holding[0][0].warnings:
             found.append(f"slices of volume {volume} are lost, and nothing says so")
     return found
 
