@@ -200,80 +200,80 @@ def _of(syntax: str) -> Callable[[Pair], bool]:
 _LEVELS = 4  # of 256, by which decoders of colour may differ
 
 REASONS: list[tuple[str, Callable[[Pair], bool]]] = [
-    ("it does not decode this transfer syntax", _decodes_not),
+    ("does not decode this transfer syntax", _decodes_not),
     (
-        "it does not read colour of more than 8 bits",
+        "does not read colour of more than 8 bits",
         lambda p: not p.theirs.volumes and p.says("bit-depth 16 with 3 samples"),
     ),
     (
-        "it takes subsampled colours without compression for a file cut short",
+        "takes subsampled colours without compression for a file cut short",
         lambda p: not p.theirs.volumes and p.headers.have("PhotometricInterpretation", "YBR_FULL_422"),
     ),
     (
-        "it goes by the name of the file, which says something else than its bytes",
+        "goes by the name of the file, which says something else than its bytes",
         lambda p: not p.theirs.volumes and p.says("Unable to determine ImageIO|not recognized"),
     ),
-    ("it finds no image in the file", lambda p: not p.theirs.volumes and p.says("No valid DICOM images")),
-    ("it refuses a series that has lost slices", lambda p: not p.theirs.volumes and p.headers.repeated_places),
+    ("finds no image in the file", lambda p: not p.theirs.volumes and p.says("No valid DICOM images")),
+    ("refuses a series that has lost slices", lambda p: not p.theirs.volumes and p.headers.repeated_places),
     (
-        "the same values; the steps between slices are uneven, so radfm gives no affine, where it takes even steps",
+        "has the same values, but even steps, where the steps are uneven and radfm gives no affine",
         lambda p: bool(p.alike) and p.volume.affine is None and p.headers.uneven,
     ),
     (
-        "the same values; radfm's slices are at their ImagePositionPatient, and its are not",
+        "has the same values, but not at ImagePositionPatient, where radfm's are",
         lambda p: bool(p.alike) and _at_header(p.volume, p.headers) and not _at_header(p.alike[0], p.headers),
     ),
     (
-        "the same values from last to first; it ignores that SpacingBetweenSlices of NM is below zero",
+        "has the slices from last to first: it ignores that SpacingBetweenSlices of NM is below zero",
         lambda p: p.headers.have("Modality", "NM") and p.headers.have("SpacingBetweenSlices", "-") and _turned(p),
     ),
-    ("it leaves a MOSAIC as one sheet", lambda p: p.headers.have("ImageType", "MOSAIC") and _sheets(p)),
+    ("leaves a MOSAIC as one sheet", lambda p: p.headers.have("ImageType", "MOSAIC") and _sheets(p)),
     (
-        "it drops files with the same numbers as copies, although their pixels differ",
+        "drops files with the same numbers as copies, although their pixels differ",
         lambda p: p.says("DUPLICATES REMOVED"),
     ),
     (
-        "it keeps slices that were sent twice",
+        "keeps slices that were sent twice",
         lambda p: any("is a copy" in remark for remark in p.ours.remarks) and _more(p),
     ),
-    ("it stacks slices of several orientations", _orientations),
+    ("stacks slices of several orientations", _orientations),
     (
-        "it puts the slices of several volumes into one",
+        "puts the slices of several volumes into one",
         lambda p: bool(p.larger) and (p.headers.repeated_places or p.headers.uneven),
     ),
-    ("it stacks pictures that have no place", lambda p: p.volume.placeless and bool(p.larger)),
+    ("stacks pictures that have no place", lambda p: p.volume.placeless and bool(p.larger)),
     (
-        "it makes a volume of each SeriesInstanceUID, where each slice has its own",
+        "makes a volume of each SeriesInstanceUID, where each slice has its own",
         lambda p: p.headers.have("Manufacturer", "CANON") and len(p.left) > 1,
     ),
     (
-        "the same slices in the order of the files; radfm's are in that of ImagePositionPatient",
+        "has the same slices in the order of the files, and radfm in that of ImagePositionPatient",
         lambda p: _reordered(p) and _at_header(p.volume, p.headers),
     ),
     (
-        "it does not take PixelAspectRatio into account; radfm makes the pixels square",
+        "ignores PixelAspectRatio, by which radfm makes the pixels square",
         lambda p: p.headers.have("PixelAspectRatio") and not p.pictures,
     ),
     (
-        "it does not apply the palette",
+        "does not apply the palette",
         lambda p: p.headers.have("PhotometricInterpretation", "PALETTE") and p.volume.values.ndim == 4,
     ),
     (
-        "colours of more than 8 bits, which radfm reduces to 8",
+        "keeps colours of more than 8 bits, which radfm reduces to 8",
         lambda p: p.headers.have("BitsAllocated", "16", "32") and p.volume.values.ndim == 4,
     ),
     (
-        "padding (PixelPaddingValue, NaN) keeps its value; radfm gives it the least value of the picture",
+        "keeps the value of padding (PixelPaddingValue, NaN), which radfm makes the least value of the picture",
         lambda p: _but_least(p) and (p.headers.have("PixelPaddingValue") or not p.headers.datasets),
     ),
-    ("it gives stored values; radfm applies window, tables, padding and MONOCHROME1 of the header", _displayed),
-    ("it leaves colours as YCbCr", _ycbcr),
-    ("colours are converted from YCbCr with other rounding, at most 4 of 256 levels", _rounded),
-    ("it ignores what the JPEG says of its own colours", _of("JPEG")),
-    ("it reads the colours of the second frame of an RLE file wrongly", _of("RLE")),
-    ("it swaps the bytes of colours in big endian", _of("Big Endian")),
+    ("has stored values, to which radfm applies window, tables, padding and MONOCHROME1 of the header", _displayed),
+    ("leaves colours as YCbCr", _ycbcr),
+    ("converts colours from YCbCr with other rounding: at most 4 of 256 levels", _rounded),
+    ("ignores what the JPEG says of its own colours", _of("JPEG")),
+    ("reads the colours of the second frame of an RLE file wrongly", _of("RLE")),
+    ("swaps the bytes of colours in big endian", _of("Big Endian")),
     (
-        "it does not extend the sign of a JPEG 2000 whose codestream contradicts PixelRepresentation",
+        "does not extend the sign of a JPEG 2000 whose codestream contradicts PixelRepresentation",
         lambda p: p.headers.have("PixelRepresentation", "1") and "2000" in p.headers.syntax,
     ),
 ]
@@ -290,13 +290,19 @@ def reason_of(pair: Pair) -> str:
     return f"{UNEXPLAINED}: {own.shape} {own.min()}..{own.max()}, {left[:3]}, {pair.theirs.remarks[:2]}"
 
 
-_SET_ASIDE = ("localiser", "segmentation", "radiotherapy dose", "volumes were left out", "is a copy", "MOSAIC")
+_LISTED = {  # what radfm says of a file that the other reader reads -> the reason
+    "localiser": "radfm sets localisers aside",
+    "segmentation": "radfm sets segmentations aside",
+    "radiotherapy dose": "radfm sets radiotherapy doses aside",
+    "volumes were left out": "radfm reads 16 of a series of more volumes",
+    "is a copy": "radfm reads copies once",
+    "MOSAIC": "radfm refuses a MOSAIC whose size contradicts its tiles",
+}
 
 
 def surplus_reason(other: Volume, ours: Reading) -> str:
     """Why the other reader has a volume and radfm has none."""
-    for what in _SET_ASIDE:
-        for remark in ours.remarks:
-            if what in remark:
-                return f"radfm lists it: {remark}"
+    for what, reason in _LISTED.items():
+        if any(what in remark for remark in ours.remarks):
+            return reason
     return f"{UNEXPLAINED}: {other.values.shape}, radfm says {ours.remarks[:2]}"

@@ -34,20 +34,20 @@ class Compared:
 
 def compare(folders: list[Path]) -> None:
     """Print a table of the sets of files, and one of the reasons, in Markdown."""
-    rows, reasons, examples = defaultdict(Counter), Counter(), {}
+    rows, reasons, examples = defaultdict(Counter), defaultdict(Counter), {}
     for source, name, files in series_of(folders):
         for one in compared(name, files):
             row = rows[source, one.reader]
             row.update(sets=1, volumes=one.volumes, agree=one.agree, differ=one.volumes - one.agree)
             for reason in one.reasons:
-                reasons[one.reader, reason] += 1
-                examples.setdefault((one.reader, reason), name)
+                reasons[reason][one.reader] += 1
+                examples.setdefault(reason, name)
     print("| files | compared with | series | volumes of radfm | the same | other |\n|---|---|---|---|---|---|")
     for (source, reader), row in rows.items():
         print(f"| {source} | {reader} | {row['sets']} | {row['volumes']} | {row['agree']} | {row['differ']} |")
-    print("\n| other reader | difference and reason | volumes | for example |\n|---|---|---|---|")
-    for (reader, reason), number in sorted(reasons.items(), key=lambda pair: (pair[0][0], -pair[1])):
-        print(f"| {reader} | {reason} | {number} | {examples[reader, reason]} |")
+    print(f"\n| the other reader | {' | '.join(READERS)} | for example |\n|---|{'---|' * len(READERS)}---|")
+    for reason, numbers in sorted(reasons.items(), key=lambda pair: -sum(pair[1].values())):
+        print(f"| {reason} | {' | '.join(str(numbers[reader] or '') for reader in READERS)} | {examples[reason]} |")
 
 
 def series_of(folders: list[Path]) -> Iterator[tuple[str, str, list[Path]]]:
