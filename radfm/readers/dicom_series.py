@@ -157,6 +157,10 @@ def _stack(volume: Volume) -> Stack:
         step, origin, slice_mm = _step_of(frames)
         if step is None and slice_mm is not None:
             stack.warnings.append(_uneven(frames))
+        if slice_mm is None and text(frame.instance.header, "Modality") == "CT":
+            stack.warnings.append(
+                f"all its {len(frames)} slices are at one position: read as a clip, in instance order"
+            )
         stack.warnings += _parts_in_time(frames)
     if frame.pixel_mm is not None:
         row_mm, column_mm = frame.pixel_mm

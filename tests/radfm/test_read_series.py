@@ -178,6 +178,13 @@ def test_slices_of_a_tilted_gantry_lie_where_the_headers_say(tmp_path):
     assert scan.warnings == []
 
 
+def test_a_ct_whose_slices_are_all_at_one_position_says_so(tmp_path):
+    place = {"ImagePositionPatient": [0, 0, 7]}
+    (scan,) = read_case(mr(tmp_path, [(1, i, place) for i in range(4)], Modality="CT")).scans
+    assert scan.pixels[:, 0, 0].tolist() == [100, 101, 102, 103]
+    assert "all its 4 slices are at one position" in scan.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("heights", "warning"),
     [
