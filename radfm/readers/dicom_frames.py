@@ -13,6 +13,7 @@ Decisions:
 
 import re
 from dataclasses import dataclass, replace
+from math import isqrt
 from types import EllipsisType
 
 import numpy as np
@@ -216,16 +217,18 @@ def _nuclear_frames(frame: Frame) -> list[Frame]:
 
 
 def _mosaic_frames(sheet: Frame) -> list[Frame]:
-    """The slices that a Siemens MOSAIC picture shows as tiles, from left to right and top to bottom."""
+    """The slices that a Siemens MOSAIC picture shows as tiles, from left to right and top to bottom, in a square."""
     header = sheet.instance.header
-    slices, tile, normal = _mosaic_layout(sheet.instance)
+    slices, normal = _mosaic_layout(sheet.instance)
     rows, columns = int(number(header, "Rows") or 0), int(number(header, "Columns") or 0)
-    side = int(np.ceil(np.sqrt(slices))) if slices else 0
-    if sheet.instance.frames > 1 or not side or rows % side or columns % side:
+    if not slices or sheet.instance.frames > 1:
         raise Unreadable(_UNKNOWN_TILES)
-    height, width = tile or (rows // side, columns // side)
-    if (height, width) != (rows // side, columns // side):
-        raise Unreadable(_UNKNOWN_TILES)
+    side = isqrt(slices - 1) + 1
+    if rows % side or columns % side:
+        raise Unreadable(
+            f"is a MOSAIC whose size does not fit the {slices} slices that its header states: export it again"
+        )
+    height, width = rows // side, columns // side
     positions: list[np.ndarray | None] = [None] * slices
     if sheet.position is not None and sheet.orientation is not None and sheet.pixel_mm is not None and sheet.slice_mm:
         along, down = sheet.orientation[:3], sheet.orientation[3:]
@@ -247,22 +250,18 @@ _UNKNOWN_TILES = (
 )
 
 
-def _mosaic_layout(instance: Instance) -> tuple[int, tuple[int, int] | None, np.ndarray | None]:
-    """(slices, (rows, columns) of a tile, direction of the slices) of a MOSAIC, from its private elements; 0 or None
-    where they are absent."""
+def _mosaic_layout(instance: Instance) -> tuple[int, np.ndarray | None]:
+    """(slices, their direction) of a MOSAIC, from its private elements; 0 and None where they are absent."""
     with Clamped(instance.path) as file:
         dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     csa = _csa(_private(dataset, 0x0029, "SIEMENS CSA HEADER", 0x10))
     count = _private(dataset, 0x0019, "SIEMENS MR HEADER", 0x0A)
-    count = csa.get("NumberOfImagesInMosaic", [count] if count else [])
-    matrix = csa.get("AcquisitionMatrixText") or [_private(dataset, 0x0051, "SIEMENS MR HEADER", 0x0B)]
-    normal = csa.get("SliceNormalVector", [])
-    tile = re.fullmatch(r"(\d+)p?\*(\d+)s?", str(matrix[0] or "").strip(" \0"))
     try:
-        direction = np.array([float(part) for part in normal]) if len(normal) == 3 else None
-        return int(count[0]) if count else 0, (int(tile[1]), int(tile[2])) if tile else None, direction
+        slices = int(csa.get("NumberOfImagesInMosaic", [count or 0])[0])
+        normal = [float(part) for part in csa.get("SliceNormalVector", [])]
     except (TypeError, ValueError):
-        return 0, None, None
+        return 0, None
+    return max(slices, 0), np.array(normal) if len(normal) == 3 else None
 
 
 def _private(dataset: Dataset, group: int, creator: str, element: int):

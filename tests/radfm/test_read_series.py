@@ -262,7 +262,6 @@ def test_a_mosaic_is_its_slices_at_their_places(tmp_path):
     for n in (1, 2, 3):
         dataset = pydicom.dcmread(mosaic(tmp_path / f"{n}.dcm", n))
         dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 3)
-        dataset.private_block(0x0051, "SIEMENS MR HEADER", create=True).add_new(0x0B, "SH", "16p*16")
         dataset.save_as(tmp_path / f"{n}.dcm")
     case = read_case(tmp_path)
     assert first_pixels(case) == [[n, 100 + n, 200 + n] for n in (1, 2, 3)]
@@ -275,6 +274,13 @@ def test_a_mosaic_whose_tiles_are_not_stated_is_listed_and_never_read_as_one_sli
     case = read_case(mosaic(tmp_path / "a.dcm", 1))
     assert case.scans == []
     assert "is a MOSAIC, one sheet of many slices" in case.skipped[0][1]
+
+
+def test_a_mosaic_that_does_not_fit_its_number_of_slices_is_listed(tmp_path):
+    dataset = pydicom.dcmread(mosaic(tmp_path / "a.dcm", 1))
+    dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 48)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert "does not fit the 48 slices" in read_case(tmp_path).skipped[0][1]
 
 
 def test_mosaics_without_a_place_stay_apart(tmp_path):
