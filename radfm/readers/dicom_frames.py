@@ -19,7 +19,6 @@ from types import EllipsisType
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 
 from radfm.readers.dicom_files import all_numbers, first, items, number, numbers, text, texts
 from radfm.readers.dicom_headers import Instance
@@ -179,8 +178,8 @@ def _clock(header: Dataset, of) -> tuple[float | None, ...]:
 
 def _dimensions(header: Dataset) -> tuple[int, ...]:
     """Which of a frame's DimensionIndexValues are not spatial: times, echoes, phases, b-values, ..."""
-    pointers = [item.get("DimensionIndexPointer") for item in items(header, "DimensionIndexSequence")]
-    names = [pydicom.datadict.keyword_for_tag(tag) if isinstance(tag, BaseTag) else "" for tag in pointers]
+    pointers = [number(item, "DimensionIndexPointer") for item in items(header, "DimensionIndexSequence")]
+    names = ["" if tag is None else pydicom.datadict.keyword_for_tag(int(tag)) for tag in pointers]
     return tuple(i for i, name in enumerate(names) if name and name not in _SPATIAL)
 
 

@@ -24,7 +24,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from radfm.readers.dicom_files import number
+from radfm.readers.dicom_files import number, text
 from radfm.readers.dicom_frames import Frame
 from radfm.readers.dicom_places import (
     SAME_PLACE_MM,
@@ -167,7 +167,7 @@ def _interleaved(places: Places) -> Groups | None:
     acquisition that is shifted by a part of the step is another volume, and so is any second acquisition of a CT.
     """
     steps = np.diff(np.sort(places.at))
-    passes = steps.max() - steps.min() <= _EVEN_MM and places.frames[0].instance.header.get("Modality") != "CT"
+    passes = steps.max() - steps.min() <= _EVEN_MM and text(places.frames[0].instance.header, "Modality") != "CT"
     for column in zip(*(frame.clock for frame in places.frames), strict=True):
         groups = _grouped(column)
         if len(groups) < 2 or min(map(len, groups)) < 2 or passes:

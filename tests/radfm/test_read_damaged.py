@@ -8,7 +8,7 @@ from PIL import Image
 from pydicom.uid import JPEGExtended12Bit
 
 from benchmarks.fuzz import fuzz
-from benchmarks.fuzz_seeds import by_gdcm, seed_files, smooth
+from benchmarks.fuzz_seeds import by_gdcm, dicom, seed_files, smooth
 from radfm import read_case
 from tests.waiting import TIMEOUT
 
@@ -72,3 +72,13 @@ def test_a_picture_of_two_long_rows_is_read(tmp_path):
     Image.fromarray(smooth(2, 5000, dtype=np.uint16)).save(tmp_path / "a.png")
     (scan,) = read_case(tmp_path).scans
     assert scan.pixels.shape == (1, 2, 5000)
+
+
+def test_a_modality_of_an_unknown_type_counts_as_absent(tmp_path):
+    for i in range(3):
+        elements = {"ImagePositionPatient": [0, 0, 5 * i], "SOPInstanceUID": f"1.2.3.{i}"}
+        contents = dicom(smooth(8, 8, dtype=np.uint16) + np.uint16(i), **elements)
+        (tmp_path / f"{i}.dcm").write_bytes(contents.replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0CQ"))
+    (scan,) = read_case(tmp_path).scans
+    assert scan.modality is None
+    assert len(scan.pixels) == 3
