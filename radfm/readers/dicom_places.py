@@ -8,7 +8,7 @@ from radfm.readers.dicom_frames import Frame
 
 SAME_PLACE_MM = 0.01
 _ROUNDED_MM = 0.12  # how far apart slices of one place may lie where positions are rounded to 0.1 mm
-_ROUNDED_STEP_MM = 0.15  # how far a step may then be off
+_ROUNDED_STEP_MM = 0.18  # how far a step may then be off
 _SAME_PLACE = 0.2  # of the distance between slices, where slices of several volumes are compared
 
 Groups = list[list[int]]  # indices of frames
@@ -90,7 +90,7 @@ def is_regular(at: np.ndarray, lacking: int | None = None) -> bool:
         return True
     step = np.median(steps[steps < 1.5 * steps.min()])
     multiples = np.maximum(np.rint(steps / step), 1)
-    even = np.abs(steps - multiples * step) <= max(0.1 * step, min(_ROUNDED_STEP_MM, 0.25 * step))
+    even = np.abs(steps - multiples * step) <= max(0.1 * step, min(_ROUNDED_STEP_MM, 0.27 * step))
     most_are_there = (multiples - 1).sum() <= len(at) / 2 or (lacking is not None and lacking < len(at))
     return bool(even.all() and most_are_there)
 

@@ -40,6 +40,7 @@ from radfm.readers.dicom_places import (
 
 _SAME_LINE_MM = 1.0
 _EVEN_MM = 0.02
+_TICK_SECONDS = 1.0
 _UNSURE_ORDER = (
     "nothing in the headers tells the {} volumes of its series apart, so they were taken in order of InstanceNumber"
 )
@@ -141,14 +142,23 @@ def _by_clock(places: Places) -> tuple[list[Volume], list[tuple[Frame, str]]]:
         return [Volume(places.part(everything))], []
     if places.most == 1:
         return [Volume(places.part(group)) for group in _interleaved(places) or [everything]], []
-    for proposals in (_by_one_number, _by_instance_number, _by_rhythm):
-        for groups in filter(places.are_covered, proposals(places)):
-            if all(_fits(places, group) for group in groups):
-                return [Volume(places.part(group)) for group in groups], []
-    for groups in _by_any_number(places):
+    for groups in _proposals(places):
         if all(_fits(places, group) for group in groups):
             return [Volume(places.part(group)) for group in groups], []
     return _by_order(places)
+
+
+def _proposals(places: Places) -> Iterable[Groups]:
+    """Steps 3 to 5. Gaps of a clock come before InstanceNumber only where they make whole volumes, since lost slices
+    leave gaps, too."""
+    gaps = list(_by_gaps(places))
+    yield from filter(places.are_covered, _by_one_number(places))
+    yield from (groups for groups in gaps if all(len(group) == places.n_places for group in groups))
+    yield from filter(places.are_covered, _by_instance_number(places))
+    yield from filter(places.are_covered, gaps)
+    yield from filter(places.are_covered, _by_two_numbers(places))
+    yield from filter(places.are_covered, _by_rhythm(places))
+    yield from _by_any_number(places)
 
 
 def _fits(places: Places, indices: Sequence[int]) -> bool:
@@ -168,7 +178,7 @@ def _interleaved(places: Places) -> Groups | None:
     """
     steps = np.diff(np.sort(places.at))
     passes = steps.max() - steps.min() <= _EVEN_MM and text(places.frames[0].instance.header, "Modality") != "CT"
-    for column in zip(*(frame.clock for frame in places.frames), strict=True):
+    for column in _clocks(places):
         groups = _grouped(column)
         if len(groups) < 2 or min(map(len, groups)) < 2 or passes:
             continue
@@ -186,35 +196,40 @@ def _grouped(values: Sequence) -> Groups:
     return list(groups.values())
 
 
+def _clocks(places: Places) -> list[tuple]:
+    """The columns of `Frame.clock`."""
+    return list(zip(*(frame.clock for frame in places.frames), strict=True))
+
+
 def _by_one_number(places: Places) -> Iterable[Groups]:
-    """By the values of each number of the clock, then by the gaps between them, then by the values of two numbers."""
-    columns = [column for column in zip(*(frame.clock for frame in places.frames), strict=True) if len(set(column)) > 1]
-    yield from map(_grouped, columns)
-    for column in columns:
-        yield from _by_gaps(column, places)
-    for a, b in combinations(columns, 2):
+    """By the values of each number of the clock."""
+    return map(_grouped, _clocks(places))
+
+
+def _by_two_numbers(places: Places) -> Iterable[Groups]:
+    for a, b in combinations([column for column in _clocks(places) if len(set(column)) > 1], 2):
         yield _grouped(list(zip(a, b, strict=True)))
 
 
 def _by_any_number(places: Places) -> Iterable[Groups]:
     """By the values of a number, also where acquisitions share only some places, such as the last of one and the first
     of the next; first the number whose groups are longest."""
-    groups = [_grouped(column) for column in zip(*(frame.clock for frame in places.frames), strict=True)]
+    groups = [_grouped(column) for column in _clocks(places)]
     groups = [own for own in groups if len(places.frames) >= 2 * len(own) > 2]
     yield from sorted(groups, key=lambda own: min(np.ptp(places.at[group]) for group in own), reverse=True)
 
 
-def _by_gaps(column: Sequence, places: Places) -> Iterable[Groups]:
-    groups = _grouped(column)
-    if None in column or len(groups) < places.most:
-        return
-    values = np.array(column, float)
-    gaps = np.sort(np.diff(np.sort(values)))[::-1]
-    for volumes in range(max(places.most, 2), min(places.most + 3, len(groups))):
-        # The gaps between volumes are larger than those within.
-        between, within = gaps[volumes - 2], gaps[volumes - 1] if volumes - 1 < len(gaps) else 0.0
-        if between > 1.5 * within:
-            yield _grouped(clustered(values, (between + within) / 2).tolist())
+def _by_gaps(places: Places) -> Iterable[Groups]:
+    """By the gaps between the values of a number that runs or jitters within a volume."""
+    for column in _clocks(places):
+        if None in column or len(set(column)) < places.most:
+            continue
+        values = np.array(column, float)
+        gaps = np.sort(np.diff(np.unique(values)))[::-1]
+        for volumes in range(max(places.most, 2), min(places.most + 3, len(gaps) + 1)):
+            between, within = gaps[volumes - 2], gaps[volumes - 1]
+            if between > 1.5 * within:
+                yield _grouped(clustered(values, (between + within) / 2).tolist())
 
 
 def _by_instance_number(places: Places) -> Iterable[Groups]:
@@ -245,7 +260,7 @@ def _by_rhythm(places: Places) -> Iterable[Groups]:
     """
     if len(places.frames) < 0.78 * places.most * places.n_places:  # of shifted acquisitions, places have few slices
         return
-    for column in reversed(list(zip(*(frame.clock for frame in places.frames), strict=True))):
+    for column in reversed(_clocks(places)[1:]):  # AcquisitionNumber is no clock
         if None in column or len(set(column)) <= places.most:
             continue
         times = np.array(column, float)
@@ -258,6 +273,8 @@ def _by_rhythm(places: Places) -> Iterable[Groups]:
         if spread > 0.5 / places.n_places:
             continue
         slots = clustered(phases, 0.5 / places.n_places)
+        if slots.max() + 1 < places.n_places and np.diff(np.unique(times)).min() > _TICK_SECONDS:
+            continue
         volume = np.rint(turns - phases[places.place]).astype(int)
         yield from _by_count(volume * (slots.max() + 1) + slots[places.place], slots.max() + 1, places, False)
 
