@@ -156,7 +156,7 @@ class Dicom:
             row = next((labels[number] for number in numbers if number in labels), None)
             if row is not None:
                 used.add(row["line"])
-                names, codes = split_list(row.get("disorders")), split_list(row.get("icd10cm"))
+                names, codes = (split_list(row.get(column), once=False) for column in ("disorders", "icd10cm"))
                 paired = (
                     [[c] for c in codes]
                     if len(codes) == len(names)

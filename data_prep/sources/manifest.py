@@ -115,8 +115,8 @@ class Manifest:
             raise ValueError("names a folder without files: correct the path")
         checked["modality"] = modality_name(row["modality"]) if row.get("modality") else self.modality
         checked["patient"] = row.get("patient") or f"case {row['case']}"
-        checked["disorders"] = split_list(row.get("disorders"))
-        checked["icd10cm"] = split_list(row.get("icd10cm"))
+        checked["disorders"] = split_list(row.get("disorders"), once=False)
+        checked["icd10cm"] = split_list(row.get("icd10cm"), once=False)
         if checked["icd10cm"] and len(checked["icd10cm"]) != len(checked["disorders"]):
             if len(checked["disorders"]) != 1:
                 raise ValueError(

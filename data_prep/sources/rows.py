@@ -37,10 +37,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | list] | Rejecte
     yield from _json_rows(text) if path.suffix.lower() in JSON_LINES else _csv_rows(path, text)
 
 
-def split_list(value: str | list | None) -> list[str]:
-    """ "Pneumonia; Rib fracture" or a JSON list -> names, each once."""
+def split_list(value: str | list | None, once: bool = True) -> list[str]:
+    """ "Pneumonia; Rib fracture" or a JSON list -> names; `once` leaves out those that occurred before."""
     parts = value if isinstance(value, list) else (value or "").split(";")
-    return list(dict.fromkeys(name for name in (" ".join(str(part).split()) for part in parts) if name))
+    names = [name for name in (" ".join(str(part).split()) for part in parts) if name]
+    return list(dict.fromkeys(names)) if once else names
 
 
 def with_lists(row: dict[str, str | list], columns: Collection[str]) -> dict[str, Any]:

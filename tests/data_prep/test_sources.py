@@ -95,6 +95,15 @@ def test_a_row_with_a_mistake_is_rejected_with_its_line(tmp_path, row, reason):
     assert reason in rejected.reason
 
 
+def test_two_disorders_of_a_row_may_have_one_code(tmp_path):
+    picture(tmp_path / "1.png")
+    row = {"case": "7", "path": "1.png", "modality": "X-ray"}
+    row |= {"disorders": "Pulmonary infiltrate; Lung mass; Pneumonia", "icd10cm": "R91.8; R91.8; J18.9"}
+    (plan,) = listed(Manifest(table(tmp_path / "cases.csv", [row]), OPEN)).plans
+    assert plan.disorders == ["Pulmonary infiltrate", "Lung mass", "Pneumonia"]
+    assert plan.icd10cm == [["R91.8"], ["R91.8"], ["J18.9"]]
+
+
 def test_manifests_as_spreadsheets_and_programs_write_them(tmp_path):
     picture(tmp_path / "1.png")
     row = {"Case_ID": "7", "Path": "1.png", "Modality": "CT", "Labels": "Pneumonia; Asthma"}
