@@ -15,6 +15,7 @@ import yaml
 from radfm.data_prep import plots
 from radfm.data_prep.columns import TABLES
 from radfm.data_prep.counts import Counts, count
+from radfm.data_prep.data_summary import attributions
 from radfm.data_prep.pages import environment
 from radfm.data_prep.tables import TABLE_FILES, bytes_on_disk, replacing, write_text
 from radfm.knowledge import icd10cm
@@ -63,6 +64,7 @@ def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[di
         split_text=_split_text(counts, record),
         text_note=_text_note(counts),
         made=_preparation(record, counts),
+        attributions=attributions(rows),
     )
     write_text(out / CARD, f"---\n{_metadata(title, record, counts)}---\n\n{tidy_markdown(text)}")
 

@@ -2,6 +2,7 @@
 
 Decisions:
 - This is the only list of columns. The schema of the files (`tables.py`) and the card of a data set follow from it.
+- A data set that an older radfm prepared lacks the last columns of its cases: `tables.read_rows` gives None for them.
 - Types are neutral names, so that another file format can translate them: "string", "bool", "int32", "int64",
   "float32", "bytes", and lists of these, such as "list of int32".
 """
@@ -30,6 +31,12 @@ CASES = {
     "sex": Column("string", "F, M or other"),
     "split": Column("string", "train, validation or test"),
     "split_from": Column("string", "origin of the split: source (official) or drawn"),
+    "normal": Column("bool", "true where the case is known to show no disorder"),
+    "collection": Column("string", "collection that the case comes from; null where the source states none"),
+    "licence": Column("string", "licence of the case's files; null where the source states none"),
+    "attribution": Column("string", "whom to credit for the case's files; null where the source states none"),
+    "url": Column("string", "where the case's files, or their licence, are found; null where the source states none"),
+    "publish": Column("bool", "false where a model that is published must not learn from the case; null: not stated"),
 }
 SCANS = {
     "case_id": Column("string", "case that the scan belongs to"),

@@ -2,7 +2,8 @@
 
 Decisions:
 - The band of a disorder (`presentation.band_of`) follows from its cases in the training split.
-- A case without disorders is normal if the source says so, otherwise unlabelled.
+- A case without disorders is normal, unless the source states nothing about disorders (unlabelled), or names only those
+  that it looked for and does not call the case normal (unnamed).
 """
 
 from collections import Counter
@@ -64,6 +65,7 @@ class Counts:
         modalities, body_parts: most frequent first, `UNKNOWN` last.
         disorders: in the order of the vocabulary, most frequent first.
         sex, ages: of the patients; ages only where known.
+        unnamed: number of labelled cases without a disorder that are not known to be normal.
         several_modalities: number of cases with scans of more than one modality.
     """
 
@@ -73,6 +75,7 @@ class Counts:
     slices: int = 0
     normal: int = 0
     unlabelled: int = 0
+    unnamed: int = 0
     with_history: int = 0
     several_modalities: int = 0
     key_slices: int = 0
@@ -120,7 +123,9 @@ def count(rows: Sequence[dict], scans: Mapping[int, dict] | Sequence[dict], voca
         split.official += row["split_from"] == "source"
         split_cases[row["split"]].update(set(row["labels"]))
         counts.unlabelled += not row["labelled"]
-        counts.normal += row["labelled"] and not row["labels"]
+        if row["labelled"] and not row["labels"]:
+            counts.normal += row["normal"] is not False
+            counts.unnamed += row["normal"] is False
         counts.with_history += bool(row["history"])
         counts.scans_per_case[len(row["scan_rows"])] += 1
         modalities_of_case = set()

@@ -23,9 +23,9 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         rows: indices of the cases that a model was trained on; None: all.
     Returns:
         A JSON-able dictionary: `title`, `source`, `licence`, `citation` (None where the source states none) and
-        `fingerprint` of the whole data set; the counts `patients`, `cases`, `normal`, `scans`, `slices`, and
-        `disorders` that occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes` (group -> patients),
-        including "not stated".
+        `fingerprint` of the whole data set; `attributions`, see below; the counts `patients`, `cases`, `normal`,
+        `scans`, `slices`, and `disorders` that occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes`
+        (group -> patients), including "not stated".
     """
     chosen = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
     scans = {row: _scan(cases.scan_header(row)) for case in chosen for row in case["scan_rows"]}
@@ -33,13 +33,14 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
     ages = Counter(age_group(age) for age in counts.ages)
     if unstated := counts.patients - len(counts.ages):
         ages[UNKNOWN] = unstated
-    notice = cases.record["notice"]
+    notice, licences = cases.record["notice"], sorted({row["licence"] for row in chosen if row["licence"]})
     return {
         "title": notice.get("title") or cases.record["source"],
         "source": cases.record["source"],
-        "licence": notice.get("licence"),
+        "licence": notice.get("licence") or "; ".join(licences) or None,
         "citation": notice.get("citation"),
         "fingerprint": cases.record["fingerprint"],
+        "attributions": attributions(chosen),
         "patients": counts.patients,
         "cases": counts.cases,
         "normal": counts.normal,
@@ -51,6 +52,17 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         "ages": {group: ages[group] for group in (*AGES.values(), UNKNOWN) if ages[group]},
         "sexes": dict(sorted(counts.sex.items())),
     }
+
+
+def attributions(rows: Sequence[dict]) -> list[dict[str, Any]]:
+    """What cases were taken from, with `licence`, `attribution`, `url` and the number of `cases`, most cases first.
+
+    Args:
+        rows: rows of the table of cases. Those that state neither licence nor attribution are left out.
+    """
+    columns = ("licence", "attribution", "url")
+    counts = Counter(tuple(row[column] for column in columns) for row in rows if row["licence"] or row["attribution"])
+    return [dict(zip(columns, origin, strict=True)) | {"cases": cases} for origin, cases in counts.most_common()]
 
 
 def age_group(years: float) -> str:

@@ -52,7 +52,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     _unify_spelling(cases)
     vocabulary, unknown_codes = vocabulary_of(cases)
     split_of, several = _splits(cases, settings)
-    rows = _case_rows(cases, vocabulary, split_of)
+    rows = _case_rows(cases, vocabulary, split_of, source.notice)
     write_rows(out, "cases", rows)
     duplicates = _duplicates(rows, scans, StoredScans(out, [len(record["scans"]) for record in records]))
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
@@ -165,13 +165,14 @@ def _splits(cases: list[dict], settings: dict) -> tuple[dict[str, tuple[str, str
     return {p: (split, "source" if p in kept else "drawn") for p, split in split_of.items()}, len(several)
 
 
-def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict) -> list[dict]:
+def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict, notice: dict[str, str]) -> list[dict]:
     row_of = {disorder.name: i for i, disorder in enumerate(vocabulary)}
     rows, first = [], 0
     for case in cases:
         names = list(dict.fromkeys(name for name in case["disorders"] if name in row_of))
         split, origin = split_of[case["patient_id"]]
         codes = list(dict.fromkeys(code for name in names for code in vocabulary[row_of[name]].icd10cm))
+        labelled = case["labelled"] and (bool(names) or not case["disorders"])
         rows.append(
             {
                 "case_id": case["case_id"],
@@ -180,12 +181,18 @@ def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict) -> lis
                 "disorders": names,
                 "labels": [row_of[name] for name in names],
                 "icd10cm": codes,
-                "labelled": case["labelled"] and (bool(names) or not case["disorders"]),
+                "labelled": labelled,
                 "history": case["history"],
                 "age": case["age"],
                 "sex": case["sex"],
                 "split": split,
                 "split_from": origin,
+                "normal": labelled and not names and case["normal"] is not False,
+                "collection": case["collection"],
+                "licence": case["licence"] or notice.get("licence"),
+                "attribution": case["attribution"] or notice.get("citation"),
+                "url": case["url"],
+                "publish": case["publish"],
             }
         )
         first += case["scans"]

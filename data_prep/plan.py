@@ -57,6 +57,7 @@ class Item:
         names: names of the files in the data set, one for each path.
         days: days before the newest scan of the case.
         key_slice: index of the slice that shows the finding.
+        regions: disorder -> boxes (x, y, width, height) as parts of the picture, or of the key slice of a volume.
     """
 
     paths: list[str]
@@ -66,6 +67,7 @@ class Item:
     days: float | None = None
     body_part: str | None = None
     key_slice: int | None = None
+    regions: dict[str, list[list[float]]] | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +83,8 @@ class CasePlan:
         split: official split, one of `SPLITS`; None where there is none.
         age, sex: of the patient, in years and "F", "M" or "other"; None where unknown. Ages above 89 are 90.
         source_data: what the source needs to read the case, such as a row number.
+        normal: False where a case without disorders may have some that the source does not name.
+        collection, licence, attribution, url, publish: as in `columns.CASES`; None where not stated.
     """
 
     case_id: str
@@ -94,6 +98,12 @@ class CasePlan:
     age: float | None = None
     sex: str | None = None
     source_data: dict[str, Any] = field(default_factory=dict)
+    normal: bool | None = None
+    collection: str | None = None
+    licence: str | None = None
+    attribution: str | None = None
+    url: str | None = None
+    publish: bool | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)  # in ASCII, as paths may be no UTF-8

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from radfm.data_prep.shard import WORK, make_shard, record_file
 from radfm.data_prep.tables import FORMAT, RECORD, write_text
 from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
+
+_LATER_FACTS = ("normal", "collection", "licence", "attribution", "url", "publish")
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,19 @@ def _fingerprint(source: Source, settings: Settings, listing: Listing) -> str:
     for plan in listing.plans:
         content = asdict(plan)
         content["about"] = content.pop("source_data")  # the key under which published fingerprints were computed
+        _remove_unstated(content, _LATER_FACTS)
         for item in content["items"]:
             del item["paths"]  # the same files in another folder are the same data
+            _remove_unstated(item, ("regions",))
         digest.update(json.dumps(content, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _remove_unstated(content: dict, later: Sequence[str]) -> None:
+    """Removes facts that plans did not have when fingerprints were published, where they are not stated."""
+    for name in later:
+        if content[name] is None:
+            del content[name]
 
 
 def _write_plans(out: Path, listing: Listing, settings: Settings, fingerprint: str) -> int:

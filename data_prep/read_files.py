@@ -7,9 +7,12 @@ Decisions:
 - Days come from the plan, otherwise from the dates in DICOM headers, compared over all items of the case.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from radfm.cases import Case, Scan
 from radfm.data_prep.burned_in import header_says_text
@@ -28,6 +31,7 @@ def read_files(plan: CasePlan) -> ReadCase:
     case = Case(case_id=plan.case_id, patient_id=plan.patient_id)
     result = ReadCase(case, files=0, unread=0, origins=[])
     newest: list = []
+    masks: list[dict[str, np.ndarray]] = []
     for item in plan.items:
         scans, skipped, unread, days = _read_item(item)
         result.files += len(item.paths)
@@ -35,8 +39,10 @@ def read_files(plan: CasePlan) -> ReadCase:
         case.skipped += skipped
         for scan, first in scans:
             result.origins.append(_describe(scan, item, first))
+            masks.append(_masks(scan, item, len(scans) == 1))
             newest.append(days)
             case.scans.append(scan)
+    result.masks = masks if any(masks) else None
     if any(item.days is not None for item in plan.items):
         return result
     dates = [day for day in newest if day is not None]
@@ -70,6 +76,24 @@ def _read_item(item: Item):
         skipped.append((name, _without_names(reason, item, own)))
     newest = max((day for day in map(_date, {path for _, path in scans}) if day), default=None)
     return scans, skipped, len(unread), newest
+
+
+def _masks(scan: Scan, item: Item, alone: bool) -> dict[str, np.ndarray]:
+    """Disorder -> (slices, H, W) bool mask of the item's regions, in the only slice of its scan or the key slice."""
+    if not item.regions:
+        return {}
+    slices, height, width = scan.pixels.shape[:3]
+    shown_in = 0 if slices == 1 else item.key_slice
+    if not alone or shown_in is None or shown_in >= slices:
+        scan.warnings.append("its regions are not used, since the source does not say in which slice they lie")
+        return {}
+    masks = {name: np.zeros((slices, height, width), bool) for name in item.regions}
+    for name, boxes in item.regions.items():
+        for x, y, w, h in boxes:
+            rows = slice(math.floor(y * height), math.ceil((y + h) * height))
+            columns = slice(math.floor(x * width), math.ceil((x + w) * width))
+            masks[name][shown_in, rows, columns] = True
+    return masks
 
 
 def _first_file(source: str, own: dict[str, int]) -> int:

@@ -90,6 +90,7 @@ def write_report(
             more_reasons=max(0, len(reasons) - _REASONS),
             warnings=_reasons(warnings),
             duplicates=_duplicates(duplicates, pictures),
+            licences=any(row["licence"] for row in rows),
             written=_text_in_pixels(scans, case_of, pictures),
         )
     )
@@ -142,8 +143,12 @@ def _examples(counts: Counts, scans: Sequence[dict], case_of: Sequence[dict], pi
 def _example(case: dict, picture: Picture) -> dict:
     """A picture with the disorders of its case, outlined ones first."""
     names = sorted(case["disorders"], key=lambda name: name not in picture.outlined)
-    shown = names[:_NAMES_OF_CASE] or ["normal" if case["labelled"] else "unlabelled"]
+    shown = names[:_NAMES_OF_CASE] or [_without_disorder(case)]
     return {"picture": picture, "case": case, "names": shown, "more": max(0, len(names) - _NAMES_OF_CASE)}
+
+
+def _without_disorder(case: dict) -> str:
+    return "normal" if case["normal"] else "no disorder named" if case["labelled"] else "unlabelled"
 
 
 def _varied(of_part: dict[str, list[int]], scans: Sequence[dict], case_of: Sequence[dict]) -> list[int]:

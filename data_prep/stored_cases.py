@@ -28,7 +28,11 @@ from radfm.knowledge.disorders import Vocabulary
 
 
 def load(
-    folder: str | Path, split: str | None = None, labelled: bool = False, without: Sequence[str] = ()
+    folder: str | Path,
+    split: str | None = None,
+    labelled: bool = False,
+    without: Sequence[str] = (),
+    publishable: bool = False,
 ) -> "StoredCases":
     """The cases of a prepared data set.
 
@@ -36,27 +40,34 @@ def load(
         split: "train", "validation" or "test"; None: all cases.
         labelled: leave out cases without labels, and remove from each history the words that name its disorders.
         without: names of disorders to leave out of the vocabulary, together with every case that has one of them.
+        publishable: leave out cases that a published model must not learn from, where the source states it.
 
     Raises:
         FileNotFoundError: the folder holds no data set, or an unfinished one.
         ValueError: the split or a disorder does not exist, or the data set has another version of the format.
     """
-    return StoredCases(folder, split, labelled, without)
+    return StoredCases(folder, split, labelled, without, publishable)
 
 
 class StoredCases(Sequence[Case]):
     """A sequence of cases; `stored[i]` is a `radfm.Case`.
 
     Attributes:
-        folder, split, labelled, without: the arguments of `load`.
+        folder, split, labelled, without, publishable: the arguments of `load`.
         record: the content of dataset.json.
         rows: the rows of the table of cases, dictionaries with the keys of `columns.CASES`.
     """
 
     def __init__(
-        self, folder: str | Path, split: str | None = None, labelled: bool = False, without: Sequence[str] = ()
+        self,
+        folder: str | Path,
+        split: str | None = None,
+        labelled: bool = False,
+        without: Sequence[str] = (),
+        publishable: bool = False,
     ):
         self.folder, self.split, self.labelled, self.without = Path(folder), split, labelled, tuple(without)
+        self.publishable = publishable
         if split is not None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
         try:
@@ -70,7 +81,8 @@ class StoredCases(Sequence[Case]):
                 f"{folder} has format {self.record['format']}, but this radfm reads {FORMAT}: prepare it again"
             )
         rows = (row for row in read_rows(self.folder, "cases") if split is None or row["split"] == split)
-        self.rows = [row for row in rows if row["labelled"] or not labelled]
+        rows = (row for row in rows if row["labelled"] or not labelled)
+        self.rows = [row for row in rows if row["publish"] is not False or not publishable]
         if labelled:
             self._remove_answers()
         if without:
@@ -158,7 +170,8 @@ class StoredCases(Sequence[Case]):
         return read_masks(self.folder)
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder, "split": self.split, "labelled": self.labelled, "without": self.without}
+        names = ("folder", "split", "labelled", "without", "publishable")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
         StoredCases.__init__(self, **state)

@@ -125,7 +125,7 @@ class StoredScans(Sequence[Scan]):
 
 
 def read_rows(folder: Path, table: str) -> list[dict]:
-    """All rows of a table, whose columns `columns.py` describes.
+    """All rows of a table, whose columns `columns.py` describes; None where an older data set lacks a column.
 
     Raises:
         FileNotFoundError: the data set has no such table.
@@ -134,7 +134,8 @@ def read_rows(folder: Path, table: str) -> list[dict]:
     files = _files(folder, table)
     if not files:
         raise FileNotFoundError(f"{folder / table} holds no table: prepare the data set again, or copy it again")
-    return [row for file in files for batch in _read_batches(file) for row in batch.to_pylist()]
+    columns = dict.fromkeys(TABLES[table])
+    return [columns | row for file in files for batch in _read_batches(file) for row in batch.to_pylist()]
 
 
 def read_masks(folder: Path) -> dict[tuple[str, int], dict[str, dict]]:

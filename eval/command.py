@@ -55,8 +55,8 @@ def cases(
     within: Annotated[
         str | None,
         typer.Option(
-            help="modality, body part, folder (of the source), ...: the negatives of a disorder are only cases of the "
-            "groups in which it occurs."
+            help="modality, body part, collection, folder (of the source), ...: the negatives of a disorder are only "
+            "cases of the groups in which it occurs."
         ),
     ] = None,
     least: Annotated[

@@ -75,7 +75,7 @@ def fit_confidence(
             checkpoint's vocabulary, no validation case has any of them, scores are nan; or as `fit`.
     """
     network, processor, model = load_uncalibrated(model, output, device)
-    everything, cases = load(data), labelled_cases(data, "validation")
+    everything, cases = load(data), labelled_cases(data, "validation", publishable=True)
     require_unshared_patients(everything, "validation")
     names, rows = _shared_names(network, cases.vocabulary.names, data)
     dataset = CaseDataset(cases, processor)

@@ -57,7 +57,7 @@ def lower_hubs(
         raise ValueError(f"{model} does not compare cases with names: give one with a text head and a vocabulary")
     if config.calibration is not None and "nearest" not in config.calibration:
         raise ValueError(f"{model} was calibrated by fine-tuning, which stays: give a checkpoint before fine-tuning")
-    dataset = CaseDataset(labelled_cases(data, "train"), processor)
+    dataset = CaseDataset(labelled_cases(data, "train", publishable=True), processor)
     nearest = _nearest(network, dataset, progress)
     if nearest.isnan().any():
         raise ValueError(f"{model} has scores that are nan: train it again with a lower learning rate")

@@ -62,7 +62,7 @@ def fit_reference(
     Raises:
         ValueError: the training or the validation split has no labelled case.
     """
-    cases = labelled_cases(data, "train")
+    cases = labelled_cases(data, "train", publishable=True)
     sample = np.random.default_rng(seed).permutation(len(cases))[:TRAINING_CASES]
     dataset = CaseDataset(cases, processor, rows=sorted(sample.tolist()))
     scans = torch.cat(extract_features(network, dataset, progress)).double()
@@ -84,7 +84,9 @@ def fit_reference(
         },
     )
     if validation is None:
-        validation = extract_features(network, CaseDataset(labelled_cases(data, "validation"), processor))
+        validation = extract_features(
+            network, CaseDataset(labelled_cases(data, "validation", publishable=True), processor)
+        )
     farthest = [reference.scan_distances(of_case).max() for of_case in validation]
     reference.distances = torch.stack(farthest).sort().values
     return reference

@@ -115,9 +115,13 @@ def score_with(
     return table_of(dataset, everything, scores, names, about, logits)
 
 
-def labelled_cases(data: str | Path, split: str) -> StoredCases:
-    """Raises: ValueError, FileNotFoundError: there is no such data set, or no labelled case in the split."""
-    cases = load(data, split, labelled=True)
+def labelled_cases(data: str | Path, split: str, publishable: bool = False) -> StoredCases:
+    """The labelled cases of a split, see `load`.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such data set, or no such case in the split.
+    """
+    cases = load(data, split, labelled=True, publishable=publishable)
     if not len(cases):
         raise ValueError(f"{data} has no labelled case in its split {split!r}")
     return cases

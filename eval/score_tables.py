@@ -98,6 +98,7 @@ def _attributes(cases: StoredCases, rows: list[dict]) -> dict[str, list[list[str
         "body part": [sorted({scan["body_part"] for scan in scans if scan["body_part"]}) for scans in headers],
         "scans": [[next(name for below, name in _SCAN_GROUPS.items() if len(scans) < below)] for scans in headers],
         "folder": _folders(headers),
+        "collection": [[row["collection"]] if row["collection"] else [] for row in rows],
         "age": [[] if row["age"] is None else [age_group(row["age"])] for row in rows],
         "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
     }

@@ -28,7 +28,7 @@ from transformers import set_seed
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.data_summary import data_summary
-from radfm.data_prep.stored_cases import StoredCases, load
+from radfm.data_prep.stored_cases import StoredCases
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.recipes_radfm import DIAGNOSIS_RECIPE as RECIPE
@@ -54,9 +54,7 @@ def train(config: DiagnosisTraining) -> Path:
     """
     began = time.monotonic()
     set_seed(config.seed)
-    cases, validation_cases = (
-        load(config.data.path, split, labelled=True, without=config.data.withheld) for split in ("train", "validation")
-    )
+    cases, validation_cases = map(config.data.load, ("train", "validation"))
     rows = few_shots(cases, config.data.shots, config.seed)
     model, processor = build(config, cases.vocabulary, _prevalence(cases, rows))
     if config.model.linear_start and config.model.checkpoint is None and last_checkpoint(config.output) is None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from transformers import TrainingArguments
 
 from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.heads_radfm import HEADS
 from radfm.losses_radfm import LOSSES
 from radfm.objectives_radfm import OBJECTIVES
@@ -55,12 +56,18 @@ class DataSection:
     Attributes:
         path: Folder of a data set that `radfm prepare` wrote.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one of them.
+        publishable: Whether to leave out cases that a published model must not learn from, as the data set marks them.
         shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
     """
 
     path: str = "datasets/phantoms"
     withheld: list[str] = field(default_factory=list)
+    publishable: bool = True
     shots: PositiveInt | None = None
+
+    def load(self, split: str) -> StoredCases:
+        """The cases of a split to learn from. Raises: as `radfm.data_prep.stored_cases.load`."""
+        return load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable)
 
 
 @section

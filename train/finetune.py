@@ -48,7 +48,7 @@ from radfm.configuration_radfm import LabelKind, RadFMEncoderConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.sampling import StepSampler
 from radfm.data_prep.data_summary import data_summary
-from radfm.data_prep.stored_cases import load, patient_of
+from radfm.data_prep.stored_cases import patient_of
 from radfm.data_prep.tables import write_text
 from radfm.eval import calibration
 from radfm.losses_radfm import loss_function
@@ -88,9 +88,7 @@ def finetune(config: FineTuning) -> dict[str, Any]:
     """
     began = time.monotonic()
     set_seed(config.seed)
-    cases, validation_cases = (
-        load(config.data.path, split, labelled=True, without=config.data.withheld) for split in ("train", "validation")
-    )
+    cases, validation_cases = map(config.data.load, ("train", "validation"))
     rows = few_shots(cases, config.data.shots, config.seed)
     known, start, processor = zero_shot_model(config.model, cases.vocabulary)
     stored = CaseDataset(cases, processor, rows=rows)

@@ -245,7 +245,7 @@ class CaseDataset(Dataset):
     def _scans_of_normal_cases(self) -> dict[str, list[int]]:
         scans: dict[str, list[int]] = {}
         for case in map(self.cases.rows.__getitem__, self.rows):
-            for scan in () if case["labels"] else case["scan_rows"]:
+            for scan in () if case["labels"] or case["normal"] is False else case["scan_rows"]:
                 if part := self.cases.scan_header(scan)["body_part"]:
                     scans.setdefault(part, []).append(scan)
         return scans

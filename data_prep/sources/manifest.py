@@ -8,12 +8,13 @@ Decisions:
 - Rows with the same case form one case; their disorders and histories are combined.
 - A path is a file, or a folder with the files of one study, relative to the table.
 - A row with a mistake is rejected and listed with its line number. Its case keeps its other rows.
-- A case is normal if `disorders` is empty in all its rows. It is unlabelled only if the table has no such column, or
-  states "unknown".
+- A case is normal if `disorders` is empty in all its rows and `normal` is 0 in none. It is unlabelled only if the table
+  has no column `disorders` and the case no `normal` 1, or if it states "unknown".
+- Where the rows of a case state several origins, all are kept. One row with `publish` 0 holds for its whole case.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,21 @@ COLUMNS = {
     "split": "train, validation or test; by default stratified by disorder",
     "age": "age of the patient in years; ages above 89 are stored as 90",
     "sex": "F, M or other",
+    "normal": "1: known to show no disorder; 0: no disorder is named, and there may be others; by default 1",
+    "regions": 'boxes "name x y width height" separated by ";", from the top left, as parts of the picture (0 to 1)',
+    "collection": "collection that the file comes from, stored as given: radfm evaluate --within collection",
+    "licence": "of the file, stored as given",
+    "attribution": "whom to credit for the file, stored as given",
+    "url": "where the file or its licence is found, stored as given",
+    "publish": "0: a model that is published must not learn from the file, and training leaves its case out",
 }
 _CALLED = {"case_id": "case", "patient_id": "patient", "file": "path", "anatomy": "body_part", "icd10": "icd10cm"}
+_CALLED |= {"source": "collection", "license": "licence", "citation": "attribution"}
 _CALLED |= {"disorder": "disorders", "label": "disorders", "labels": "disorders", "gender": "sex", "icd": "icd10cm"}
+_ORIGIN = ("collection", "licence", "attribution", "url")
+_REGION = "Lung mass 0.55 0.22 0.25 0.5"
+_ROUNDING = 0.01  # of a box that ends at the edge of its picture
+_LISTS = ("disorders", "icd10cm", "regions")
 
 
 def template() -> str:
@@ -79,7 +92,7 @@ class Manifest:
             if isinstance(row, Rejected):
                 rejected.append(row)
                 continue
-            row = with_lists({_CALLED.get(name, name): value for name, value in row.items()}, ("disorders", "icd10cm"))
+            row = with_lists({_CALLED.get(name, name): value for name, value in row.items()}, _LISTS)
             columns |= row.keys()
             try:
                 checked = self._checked(row)
@@ -130,6 +143,10 @@ class Manifest:
         checked["plane"] = guess_plane(row.get("plane") or "", checked["modality"])
         checked["age"] = known_age(_number(row.get("age"), "age"))
         checked["sex"] = known_sex(row.get("sex"))
+        checked["normal"], checked["publish"] = (_flag(row.get(column), column) for column in ("normal", "publish"))
+        if checked["normal"] and any(name.casefold() not in NORMAL for name in checked["disorders"]):
+            raise ValueError("has disorders and 1 for normal: correct one of them")
+        checked["regions"] = _regions(row.get("regions"), checked["disorders"])
         key = _number(row.get("key_slice"), "key_slice")
         checked["key_slice"] = None if key is None else int(key)
         if row.get("date"):
@@ -156,9 +173,12 @@ class Manifest:
             icd10cm=list(disorders.values()),
             history=next((row["history"] for _, row in rows if row.get("history")), None),
             split=next((row["split"] for _, row in rows if row["split"]), None),
-            labelled=labelled and known,
+            labelled=known and (labelled or any(row["normal"] for _, row in rows)),
             age=next((row["age"] for _, row in rows if row["age"] is not None), None),
             sex=next((row["sex"] for _, row in rows if row["sex"]), None),
+            normal=_all_of(row["normal"] for _, row in rows),
+            publish=_all_of(row["publish"] for _, row in rows),
+            **{column: _joined(row.get(column) for _, row in rows) for column in _ORIGIN},
         )
         for _, row in rows:
             plan.items.append(
@@ -170,6 +190,7 @@ class Manifest:
                     days=None if row["days"] is None else max(days) - row["days"],
                     body_part=(row.get("body_part") or "").lower() or None,
                     key_slice=row["key_slice"],
+                    regions=row["regions"],
                 )
             )
         return plan
@@ -188,3 +209,40 @@ def _number(value: str | None, column: str) -> float | None:
     if not abs(number) < 1e7 or (column != "days" and number < 0):
         raise ValueError(f"has {value!r} for {column}: out of range")
     return number
+
+
+def _flag(value: str | None, column: str) -> bool | None:
+    if not value:
+        return None
+    try:
+        return {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}[value.casefold()]
+    except KeyError:
+        raise ValueError(f"has {value!r} for {column}: write 1 or 0") from None
+
+
+def _regions(value: str | list | None, disorders: Sequence[str]) -> dict[str, list[list[float]]] | None:
+    """Disorder -> boxes (x, y, width, height). Raises: ValueError with the mistake and the remedy."""
+    spelling = {name.casefold(): name for name in disorders}
+    boxes: dict[str, list[list[float]]] = {}
+    for region in split_list(value):
+        name, *numbers = region.rsplit(" ", 4)
+        if name.casefold() not in spelling:
+            raise ValueError(f"has a region of {name!r}, which is none of its disorders: write it as {_REGION!r}")
+        try:
+            x, y, width, height = map(float, numbers)
+        except ValueError:
+            raise ValueError(f"has the region {region!r}: write it as {_REGION!r}") from None
+        if not (0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1 - x + _ROUNDING and 0 < height <= 1 - y + _ROUNDING):
+            raise ValueError(f"has the region {region!r}, which is not within the picture: numbers are parts of it")
+        boxes.setdefault(spelling[name.casefold()], []).append([x, y, width, height])
+    return boxes or None
+
+
+def _all_of(flags: Iterable[bool | None]) -> bool | None:
+    """False if one is false, None if none is stated."""
+    stated = [flag for flag in flags if flag is not None]
+    return all(stated) if stated else None
+
+
+def _joined(values: Iterable[str | None]) -> str | None:
+    return "; ".join(dict.fromkeys(value for value in values if value)) or None
