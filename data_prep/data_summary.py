@@ -24,8 +24,9 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
     Returns:
         A JSON-able dictionary: `title`, `source`, `licence`, `citation` (None where the source states none) and
         `fingerprint` of the whole data set; `attributions`, see below; the counts `patients`, `cases`, `normal`,
-        `scans`, `slices`, and `disorders` that occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes`
-        (group -> patients), including "not stated".
+        `unpublishable` (cases that a published model must not learn from), `scans`, `slices`, and `disorders` that
+        occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes` (group -> patients), including "not
+        stated".
     """
     chosen = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
     scans = {row: _scan(cases.scan_header(row)) for case in chosen for row in case["scan_rows"]}
@@ -44,6 +45,7 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         "patients": counts.patients,
         "cases": counts.cases,
         "normal": counts.normal,
+        "unpublishable": sum(row["publish"] is False for row in chosen),
         "scans": counts.scans,
         "slices": counts.slices,
         "disorders": sum(disorder.cases > 0 for disorder in counts.disorders),

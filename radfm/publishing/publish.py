@@ -27,6 +27,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from radfm.checkpoints import CONFIDENCE
+from radfm.presentation import plural
 from radfm.publishing.card import Facts
 from radfm.publishing.checks import read_json, refuse_identifying, refuse_unsafe, write_json
 from radfm.publishing.evaluations import (
@@ -141,12 +142,14 @@ def write(request: Request, out: Path) -> Published:
     config = read_json(out / "config.json")
     if not is_text:
         refuse_other_calibration(config, evaluations, request.evaluations or [folder / EVALUATION] * len(evaluations))
+    training_data = None if is_text else _training_data(recipe, request.training_data)
+    _refuse_unpublishable(folder.name, training_data, recipe.get("started_from") or {})
     facts = Facts(
         repo_id=request.repo_id,
         weights=weights,
         config=config,
         recipe=recipe,
-        training_data=None if is_text else _training_data(recipe, request.training_data),
+        training_data=training_data,
         confidence=confidence,
         evaluations=evaluations,
         licence=licence,
@@ -191,6 +194,16 @@ def _write_confidence(folder: Path, out: Path, sha256: str, published: str) -> d
     record["weights"] = published
     write_json(out / CONFIDENCE, record)
     return record
+
+
+def _refuse_unpublishable(name: str, training_data: dict | None, started_from: dict[str, dict]) -> None:
+    learned_from = [(name, training_data), *((origin["name"], origin.get("data")) for origin in started_from.values())]
+    for checkpoint, data in learned_from:
+        if data and data.get("unpublishable"):
+            raise ValueError(
+                f"{checkpoint} has learned from {plural(data['unpublishable'], 'case')} that a published model must "
+                "not learn from, as their data set states: train it again with data.publishable=true"
+            )
 
 
 def _training_data(recipe: dict, given: dict | None) -> dict[str, Any] | None:

@@ -295,6 +295,20 @@ def test_the_card_of_a_fine_tuned_checkpoint_states_its_starting_point(checkpoin
     assert ("It was trained on synthetic patients only" in card) == synthetic_only
 
 
+@pytest.mark.parametrize("of_start", [False, True])
+def test_a_model_of_cases_that_must_not_be_published_is_refused(checkpoint, tmp_path, of_start):
+    folder = shutil.copytree(checkpoint, tmp_path / "home")
+    file = folder / "radfm_diagnosis.json"
+    recipe = json.loads(file.read_text())
+    if of_start:
+        recipe["started_from"]["model"] = {"name": "start", "data": DATA | {"unpublishable": 7}}
+    else:
+        recipe["data"] |= {"unpublishable": 7}
+    file.write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match=f"{'start' if of_start else 'home'} has learned from 7 cases .* must not"):
+        publish(Request(folder, "me/small"), tmp_path / "out", upload=False)
+
+
 def test_a_large_file_is_split_and_the_fingerprint_follows(checkpoint, evaluation, tmp_path):
     request = Request(checkpoint, "me/small", [evaluation], max_shard_size="500KB")
     done = publish(request, tmp_path / "out", upload=False)
