@@ -8,12 +8,13 @@ export HF_HUB_OFFLINE := 1
 demo: .venv/installed
 	$(BIN)/radfm demo
 
+# Three workers for two cores, since tests often wait for a process that they started.
 test: lint browser dcm2niix
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # All tests in another order each time; it prints the seed, and SEED= repeats one.
 test-random: .venv/installed browser dcm2niix
-	$(BIN)/python -m pytest -n 2 --dist worksteal -p randomly $(addprefix --randomly-seed=,$(SEED))
+	$(BIN)/python -m pytest -n 3 --dist worksteal -p randomly $(addprefix --randomly-seed=,$(SEED))
 
 # The tests as they are, as on another processor, on a busy machine, and in two random orders: see CONTRIBUTING.md.
 release-checks: lint browser dcm2niix

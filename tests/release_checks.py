@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 from time import monotonic
 
-PYTEST = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal"]
+PYTEST = [sys.executable, "-m", "pytest", "-n", "3", "--dist", "worksteal"]
 OLDER_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 BUSY = [sys.executable, "-c", "while True: pass"]
 
