@@ -178,8 +178,9 @@ class Manifest:
             sex=next((row["sex"] for _, row in rows if row["sex"]), None),
             normal=_all_of(row["normal"] for _, row in rows),
             publish=_all_of(row["publish"] for _, row in rows),
-            **{column: _joined(row.get(column) for _, row in rows) for column in _ORIGIN},
         )
+        for column in _ORIGIN:
+            setattr(plan, column, _joined(row.get(column) for _, row in rows))
         for _, row in rows:
             plan.items.append(
                 Item(
