@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests use no network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread each: workers share the cores, and sums of floats do not depend on the number of threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One ninja for all: another version would compile DeepSpeed's extension anew, in each test that starts it.
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -603,7 +603,7 @@ def test_overlays_and_other_bits_around_the_values_are_ignored(tmp_path, frames,
         bits = {"BitsStored": 12, "HighBit": high_bit, "PixelRepresentation": int(dtype == np.int16)}
         stored = np.stack([np.stack([cells] * 2)] * frames).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
         plain = ExplicitVRLittleEndian if syntax == RLELossless else syntax
-        path = dicom(tmp_path / "f", stored if frames > 1 else stored[0], plain, Modality="MR", **bits)
+        path = dicom(tmp_path / "f", stored if frames > 1 else stored[0], plain, Modality="US", **bits)
         if syntax == RLELossless:
             dataset = pydicom.dcmread(path)
             dataset.compress(RLELossless)
