@@ -166,6 +166,8 @@ def _fits(places: Places, indices: Sequence[int]) -> bool:
     own = np.sort(places.place[list(indices)])
     if (np.diff(own) == 0).any():
         return False
+    if len(own) == places.n_places:
+        return True  # it has all places, however positions are rounded
     at = np.sort(places.at[list(indices)])
     return not places.regular or is_regular(at, int(own[-1] - own[0] + 1 - len(own)))
 
