@@ -1,6 +1,6 @@
 """Splits the frames of one series and grid into volumes: one slice at each place, all of one time, echo and phase.
 
-A place is a position along the normal of the slices. How volumes at the same places are told apart, in this order:
+A place is a position along the normal of the slices. How volumes at the same places are distinguished, in this order:
 
 1. `Frame.contrast` (echo, b-value, frame type, kernel, ...) always separates, and so does the line on which the slices
    lie.
