@@ -25,6 +25,7 @@ _MODULE_OF = {  # public name -> the module that defines it
 _MODULES = {  # public name -> module
     "data_prep": "data_prep",
     "eval": "eval",
+    "examples": "examples",
     "knowledge": "knowledge",
     "raddiag": "starting_points.raddiag",
     "starting_points": "starting_points",

@@ -36,6 +36,11 @@ class Command:
 
 COMMANDS = (
     Command("diagnose", "Name the disorders of a case.", "radfm.cli.diagnose:diagnose", computes=True),
+    Command(
+        "examples",
+        "List the example studies that come with radfm, or write them into a folder.",
+        "radfm.cli.examples:examples",
+    ),
     Command("icd", "Find the ICD-10-CM codes of a disorder.", "radfm.cli.icd:icd"),
     Command(
         "prepare",
