@@ -23,7 +23,8 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         rows: indices of the cases that a model was trained on; None: all.
     Returns:
         A JSON-able dictionary: `title`, `source`, `licence`, `citation` (None where the source states none) and
-        `fingerprint` of the whole data set; `attributions`, see below; the counts `patients`, `cases`, `normal`,
+        `fingerprint` of the whole data set; `attributions`, see below; the counts `collections` (that the source
+        names), `patients`, `cases`, `normal`,
         `unpublishable` (cases that a published model must not learn from), `scans`, `slices`, and `disorders` that
         occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes` (group -> patients), including "not
         stated".
@@ -42,6 +43,7 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         "citation": notice.get("citation"),
         "fingerprint": cases.record["fingerprint"],
         "attributions": attributions(chosen),
+        "collections": len({name for row in chosen for name in (row["collection"] or "").split("; ") if name}),
         "patients": counts.patients,
         "cases": counts.cases,
         "normal": counts.normal,

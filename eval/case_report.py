@@ -31,10 +31,9 @@ from radfm.data_prep.pictures import ct_window, data_uri, to_uint8
 from radfm.data_prep.tables import write_text
 from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
 from radfm.knowledge import definitions, icd10cm, wording
-from radfm.pipeline_radfm import ood_reason
 from radfm.presentation import scan_warnings, shown
-from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.reference_radfm import weights_sha256
+from radfm.training_data_radfm import ood_reason
 
 _EXPLAINED = 3  # disorders with maps, from the best
 _SCANS = 12  # with pictures, those of the largest weight
@@ -117,7 +116,8 @@ def content(config, case: Case, answer: dict, explanations: Sequence[Explanation
         "sets": None if is_ood else config.prediction_sets,
         "judged": judged,
         "ood_reason": ood_reason(judged) if is_ood else None,
-        "synthetic_only": SYNTHETIC_ONLY if answer["synthetic_only"] else None,
+        "alerts": answer["alerts"],
+        "training_data": answer["training_data"]["summary"],
     }
 
 

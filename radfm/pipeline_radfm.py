@@ -9,13 +9,14 @@ Decisions:
   name with a threshold says whether it is reached. A score does not depend on the other names.
 - The weights of scans and slices come on demand (`return_attentions`): they are the model's, not a disorder's.
 - What is uncertain about a scan (`Scan.warnings`) is in the answer where that lists the scans, else a Python warning.
-- A checkpoint with a reference of its training data (`radfm calibrate`) warns of out-of-distribution cases, or refuses
-  them.
+- A case that is unlike the training data is an alert (`training_data_radfm`): in the answer where that lists the scans,
+  else a Python warning. A checkpoint with a reference (`radfm calibrate`) can refuse out-of-distribution cases.
 """
 
 import sys
 import warnings
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines import Pipeline
 from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineDataset, PipelineIterator
 
-from .recipes_radfm import load_recipe, synthetic_only
+from .recipes_radfm import SYNTHETIC_ONLY
 from .reference_radfm import TrainingReference, ood_features
+from .training_data_radfm import UNTRAINED, TrainingData, ood_reason
 
 try:
     from radfm.knowledge.disorders import codes
@@ -83,10 +85,11 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             threshold for the name, and "in_set" if it has prediction sets. For a list of cases a list of these,
             for a data set or generator an iterator. With `return_attentions` a dictionary:
             "diagnoses", this list;
-            "scans", in the order of the case, a list of {"source", "modality", "plane", "slices", "warnings", "weight",
-            "key_slice", "key_slice_weight"};
+            "scans", in the order of the case, a list of {"source", "modality", "plane", "body_part", "slices",
+            "warnings", "weight", "key_slice", "key_slice_weight"};
+            "alerts", why the answer may mean nothing, one sentence each, empty for a case like the training data;
+            "training_data", what the model was trained on, see `TrainingData`: a dictionary with its "summary";
             "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
-            "synthetic_only", whether the model was trained on synthetic patients only;
             "case_embed" (d,), for `score`.
         Raises:
             ValueError: The case has no readable scan, labels are missing or empty, a label is not on the list of a
@@ -157,6 +160,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
                 "source": scan.source,
                 "modality": scan.modality,
                 "plane": scan.plane,
+                "body_part": getattr(scan, "body_part", None),
                 "slices": len(scan.pixels),
                 "warnings": self.processor.warnings_of(scan),
             }
@@ -227,18 +231,18 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """The answer for one case."""
         diagnoses = self._diagnoses(output["names"], output["scores"], top_k or output["top_k"])
         judgement = self._judge(output, if_ood)
+        alerts = self.training_data.alerts(output["scans"], judgement)
         if not return_attentions:
-            if judgement is not None and judgement["is_ood"]:
-                warnings.warn(_ood_message(judgement), stacklevel=_stacklevel_of_caller())
-            for message in _scan_messages(output["scans"]):
+            for message in [*alerts, *_scan_messages(output["scans"])]:
                 warnings.warn(message, stacklevel=_stacklevel_of_caller())
             return diagnoses
         weights = zip(output["scans"], output["scan_attentions"].tolist(), output["slice_attentions"], strict=True)
         return {
             "diagnoses": diagnoses,
             "scans": [self._with_weights(*scan) for scan in weights],
+            "alerts": self.model_alerts + alerts,
+            "training_data": {"summary": self.training_data.summary, **asdict(self.training_data)},
             "out_of_distribution": judgement,
-            "synthetic_only": self.synthetic_only,
             "case_embed": output["case_embed"],
         }
 
@@ -253,9 +257,15 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return TrainingReference.load(self.model.name_or_path) if self.model.name_or_path else None
 
     @cached_property
-    def synthetic_only(self) -> bool:
-        """Whether the checkpoint was trained on synthetic patients only, by its recipe."""
-        return bool(self.model.name_or_path) and synthetic_only(load_recipe(self.model.name_or_path))
+    def training_data(self) -> TrainingData:
+        """What the checkpoint was trained on, by its recipe."""
+        return TrainingData.of_model(self.model.name_or_path)
+
+    @property
+    def model_alerts(self) -> list[str]:
+        """Why no answer of the model means anything, one sentence each; empty for a model that has seen patients."""
+        untrained = [] if self.model.config.trained else [UNTRAINED]
+        return untrained + [SYNTHETIC_ONLY] * self.training_data.synthetic_only
 
     def _diagnoses(self, names: list[str], scores: torch.Tensor, top_k: int) -> list[dict]:
         """The best of (names,) scores, best first."""
@@ -337,13 +347,6 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         }
 
 
-def ood_reason(judgement: dict) -> str:
-    """The reason why `TrainingReference.judge` found a case out of distribution, in words."""
-    if new := judgement["new_modalities"]:
-        return f"no training scan was of {', '.join(new)}"
-    return f"at most {judgement['p_value']:.1%} of the validation cases are as far from the training scans"
-
-
 def _ood_message(judgement: dict) -> str:
     return f"the case is out of distribution ({ood_reason(judgement)}): its scores are unreliable"
 
@@ -389,4 +392,4 @@ def _read(case):
     return read_case(case)
 
 
-__all__ = ["ZeroShotDiagnosisPipeline", "ood_reason"]
+__all__ = ["ZeroShotDiagnosisPipeline"]

@@ -71,7 +71,8 @@ def content_of_page(
     facts = {scan["number"]: scan for scan in [*report["scans"], *report["other_scans"]]}
     copied = (
         "model",
-        "synthetic_only",
+        "alerts",
+        "training_data",
         "calibrated",
         "slices",
         "heaviest",
@@ -82,7 +83,6 @@ def content_of_page(
     )
     return {
         **{key: report[key] for key in copied},
-        "trained": config.trained,
         "vocabulary": len(config.disorders),
         "sets": sets and {key: sets[key] for key in ("coverage", "guarantee")},
         "out_of_distribution": report["ood_reason"],

@@ -38,7 +38,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
-from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve.answers import Answer
 from radfm.serve.connections import JSONErrorsProtocol, Outermost, error_response
 from radfm.serve.intake import write_files
@@ -61,9 +60,9 @@ def run(model: str, host: str, port: int, limits: Limits, device: str | None) ->
     try:
         server = launch(studies, host, port)
         show(f"[bold]{server.url}[/] serves {Path(model).name}. Ctrl+C ends it.", highlight=False)
-        show(f"[dim]{DISCLAIMER}[/]")
-        if studies.pipe.synthetic_only:
-            show(f"[bold yellow]{SYNTHETIC_ONLY}[/]")
+        for alert in studies.pipe.model_alerts:
+            show(f"[bold red]{alert}[/]")
+        show(f"[dim]{studies.pipe.training_data.summary} {DISCLAIMER}[/]", highlight=False)
         if host not in ("127.0.0.1", "localhost", "::1"):
             show("[yellow]The page has no password: everyone who can reach this machine can use it.[/]")
         stop.wait()
@@ -178,7 +177,8 @@ def _settings(studies: Studies) -> dict:
         "files": studies.limits.files,
         "modalities": list(MODALITIES)[1:],
         "history": studies.pipe.model.config.use_history,
-        "synthetic_only": SYNTHETIC_ONLY if studies.pipe.synthetic_only else None,
+        "alerts": studies.pipe.model_alerts,
+        "training_data": studies.pipe.training_data.summary,
     }
 
 

@@ -164,7 +164,7 @@ def _load_pipeline(model: str, device: str | None, fast: bool):
 
 
 def _as_json(case: "Case", answer: dict, config) -> dict:
-    kept = ("diagnoses", "scans", "out_of_distribution", "synthetic_only")
+    kept = ("alerts", "diagnoses", "scans", "out_of_distribution", "training_data")
     return {
         "case_id": case.case_id,
         "trained": config.trained,
@@ -178,6 +178,8 @@ def _as_json(case: "Case", answer: dict, config) -> dict:
 def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, float], config) -> None:
     from rich.markup import escape
 
+    for alert in answer["alerts"]:
+        show(f"[bold red]{escape(alert)}[/]", highlight=False)
     slices = sum(len(scan.pixels) for scan in case.scans)
     show(
         f"[bold]{escape(title)}[/]: {plural(len(case.scans), 'scan')}, {plural(slices, 'slice')}, "
@@ -191,8 +193,7 @@ def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, 
     show(f"Most weight: scan {number + 1} ({scan['weight']:.0%}){key_slice}.")
     _print_scan_warnings(answer["scans"])
     _print_skipped(case)
-    _print_warnings(answer, config)
-    show(f"[dim]{DISCLAIMER}[/]")
+    show(f"[dim]{escape(answer['training_data']['summary'])} {DISCLAIMER}[/]", highlight=False)
 
 
 def _by_weight(scans: list[dict]) -> list[int]:
@@ -258,22 +259,6 @@ def _print_skipped(case: "Case") -> None:
         show(f"  {file}: {reason}", highlight=False, markup=False)
     if len(case.skipped) > MOST_ROWS:
         show(f"  and {len(case.skipped) - MOST_ROWS:,} more: --json lists all")
-
-
-def _print_warnings(answer: dict, config) -> None:
-    from radfm.pipeline_radfm import ood_reason
-    from radfm.recipes_radfm import SYNTHETIC_ONLY
-
-    warnings = []
-    if answer["synthetic_only"]:
-        warnings.append(SYNTHETIC_ONLY)
-    if _is_ood(answer):
-        reason = ood_reason(answer["out_of_distribution"])
-        warnings.append(f"This case is out of distribution ({reason}): its scores are unreliable.")
-    if not config.trained:
-        warnings.append("This model is untrained: its scores and weights mean nothing.")
-    for warning in warnings:
-        show(f"[bold yellow]{warning}[/]")
 
 
 def _is_ood(answer: dict) -> bool:

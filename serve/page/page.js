@@ -196,7 +196,7 @@ function open(answer) {
   $("skipped").firstElementChild.textContent = `${many(study.skipped.length, "file")} skipped`;
   $("skipped").lastElementChild.replaceChildren(...study.skipped.map(([file, cause]) => make("li", {}, `file ${file}: ${cause}`)));
   const { reading, model } = study.seconds;
-  $("facts").textContent = `${many(study.scans.length, "scan")}, ${many(study.slices, "slice")}: read in ${reading.toFixed(1)} s, diagnosed in ${model.toFixed(1)} s. The model's vocabulary has ${many(study.vocabulary, "disorder")}.`;
+  $("facts").textContent = `${many(study.scans.length, "scan")}, ${many(study.slices, "slice")}: read in ${reading.toFixed(1)} s, diagnosed in ${model.toFixed(1)} s. The model's vocabulary has ${many(study.vocabulary, "disorder")}. ${study.training_data}`;
   $("disorder").replaceChildren(...study.explained.map((name, i) => make("option", { value: i }, name)));
   state("study");
   viewer = new Viewer(study);
@@ -219,11 +219,7 @@ function scoreHelp() {
 }
 
 function warnings() {
-  const list = [];
-  if (!study.trained) list.push(["This model is untrained.", "Its scores, weights and maps mean nothing."]);
-  if (study.synthetic_only) list.push([null, study.synthetic_only]);
-  if (study.out_of_distribution) list.push(["This study is out of distribution.", `Its scores are unreliable, and no threshold is valid: ${study.out_of_distribution}.`]);
-  const loud = list.map(([title, text]) => make("div", { class: "loud", role: "alert" }, title && make("b", {}, title), text));
+  const loud = study.alerts.map((alert) => make("div", { class: "loud", role: "alert" }, alert));
   if (!study.warnings.length) return loud;
   const items = study.warnings.map(([scans, text]) => make("li", {}, make("b", {}, scans), `: ${text}.`));
   return [...loud, make("div", { class: "careful", role: "alert" }, make("b", {}, "Check the scans: the answer may mean nothing"), make("ul", {}, ...items))];
@@ -536,8 +532,8 @@ function fitted(canvas) {
 
 for (const modality of settings.modalities) $("modality").append(make("option", { value: modality }, modality));
 $("history-field").hidden = !settings.history;
-$("synthetic").hidden = !settings.synthetic_only;
-$("synthetic").textContent = settings.synthetic_only;
+$("alerts").replaceChildren(...settings.alerts.map((alert) => make("p", { class: "loud" }, alert)));
+$("training").textContent = settings.training_data;
 $("limits").textContent = `Up to ${settings.megabytes.toLocaleString("en")} MB and ${many(settings.files, "file")}.`;
 $("files").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("folder").addEventListener("change", (event) => event.target.files.length && send(event.target.files));

@@ -143,6 +143,7 @@ def test_an_out_of_distribution_case_has_no_probability_threshold_or_set_in_the_
     html = page(judged, **config)
     assert all(mark in html for mark in marks)
     html = page(judged | {"is_ood": True, "p_value": 0.002}, **config)
+    assert html.index('role="alert"') < html.index("<h1>")  # the first line
     assert "at most 0.2% of the validation cases are as far from the training scans" in html
     assert "none is a probability" in html
     assert not any(mark in html.replace("none is a probability", "") for mark in marks)

@@ -673,7 +673,7 @@ def test_the_page_works_as_a_space(space, browser, tmp_path):
     _, last = ask(space.url, packed({"1.png": picture()}, modality="X-ray"))
     assert last["stage"] == "answered", last
     browser.get(space.url)
-    assert browser.find_element("id", "synthetic").text == SYNTHETIC_ONLY
+    assert browser.find_element("id", "alerts").text == SYNTHETIC_ONLY
     assert drop(browser, space.url, tmp_path / "a.png") == "study"
     assert browser.find_elements("css selector", "#diagnoses .label")
     assert SYNTHETIC_ONLY in browser.find_element("id", "warnings").text
