@@ -186,7 +186,7 @@ def test_a_published_folder_is_published_again_with_licence_notes_and_evaluation
 
 def test_the_weights_are_the_evaluated_ones_and_other_files_are_left_out(checkpoint, published):
     assert (published / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
-    not_of_the_model = {"pipeline_radfm.py", "recipes_radfm.py", "reference_radfm.py"}
+    not_of_the_model = {f"{name}_radfm.py" for name in ("pipeline", "recipes", "reference", "training_data")}
     code = {file.name for file in Path(__file__).parents[2].glob("radfm/*_radfm.py")} - not_of_the_model
     settings = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     records = {"README.md", "evaluation.json", "radfm_card.json", "radfm_diagnosis.json", FILE, "model.safetensors"}
