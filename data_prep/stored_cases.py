@@ -11,6 +11,9 @@ Decisions:
   that name a case's own disorders are removed from its history.
 - Pickling a `StoredCases` keeps the folder and the arguments only, and another process opens the files again.
 - The rows of the tables are dictionaries; `columns.py` describes their keys.
+- In a fold, such as "0/5", one fifth of the patients of the training and the validation split are the validation split,
+  and the others the training split. Folds are stratified by disorder and collection. All cases take part in assigning
+  them, also those that are then left out, so that a fold is the same whatever is trained on.
 """
 
 import json
@@ -23,6 +26,7 @@ import numpy as np
 from radfm.cases import Case, Scan
 from radfm.data_prep.answers import without_answer
 from radfm.data_prep.plan import SPLITS
+from radfm.data_prep.splits import assign_folds, parse_fold
 from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_masks, read_rows, unpack_mask
 from radfm.knowledge.disorders import Vocabulary
 
@@ -33,6 +37,7 @@ def load(
     labelled: bool = False,
     without: Sequence[str] = (),
     publishable: bool = False,
+    fold: str | None = None,
 ) -> "StoredCases":
     """The cases of a prepared data set.
 
@@ -41,19 +46,20 @@ def load(
         labelled: leave out cases without labels, and remove from each history the words that name its disorders.
         without: names of disorders to leave out of the vocabulary, together with every case that has one of them.
         publishable: leave out cases that a published model must not learn from, where the source states it.
+        fold: "0/5": the first of five folds of patients is the validation split, and the others are the training split.
 
     Raises:
         FileNotFoundError: the folder holds no data set, or an unfinished one.
-        ValueError: the split or a disorder does not exist, or the data set has another version of the format.
+        ValueError: the split, the fold or a disorder does not exist, or the data set has another version of the format.
     """
-    return StoredCases(folder, split, labelled, without, publishable)
+    return StoredCases(folder, split, labelled, without, publishable, fold)
 
 
 class StoredCases(Sequence[Case]):
     """A sequence of cases; `stored[i]` is a `radfm.Case`.
 
     Attributes:
-        folder, split, labelled, without, publishable: the arguments of `load`.
+        folder, split, labelled, without, publishable, fold: the arguments of `load`.
         record: the content of dataset.json.
         rows: the rows of the table of cases, dictionaries with the keys of `columns.CASES`.
     """
@@ -65,9 +71,10 @@ class StoredCases(Sequence[Case]):
         labelled: bool = False,
         without: Sequence[str] = (),
         publishable: bool = False,
+        fold: str | None = None,
     ):
         self.folder, self.split, self.labelled, self.without = Path(folder), split, labelled, tuple(without)
-        self.publishable = publishable
+        self.publishable, self.fold = publishable, fold
         if split is not None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
         try:
@@ -80,7 +87,10 @@ class StoredCases(Sequence[Case]):
             raise ValueError(
                 f"{folder} has format {self.record['format']}, but this radfm reads {FORMAT}: prepare it again"
             )
-        rows = (row for row in read_rows(self.folder, "cases") if split is None or row["split"] == split)
+        every_row = read_rows(self.folder, "cases")
+        if fold is not None:
+            _set_splits_of_fold(every_row, fold)
+        rows = (row for row in every_row if split is None or row["split"] == split)
         rows = (row for row in rows if row["labelled"] or not labelled)
         self.rows = [row for row in rows if row["publish"] is not False or not publishable]
         if labelled:
@@ -170,7 +180,7 @@ class StoredCases(Sequence[Case]):
         return read_masks(self.folder)
 
     def __getstate__(self) -> dict:
-        names = ("folder", "split", "labelled", "without", "publishable")
+        names = ("folder", "split", "labelled", "without", "publishable", "fold")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
@@ -180,3 +190,15 @@ class StoredCases(Sequence[Case]):
 def patient_of(row: dict) -> str:
     """The patient of a row of the table of cases; a case without a stated patient is a patient of its own."""
     return row["patient_id"] or row["case_id"]
+
+
+def _set_splits_of_fold(rows: list[dict], fold: str) -> None:
+    """Makes the patients of the fold the validation split, and those of the other folds the training split."""
+    number, count = parse_fold(fold)
+    rows = [row for row in rows if row["split"] != "test"]
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        labels.setdefault(patient_of(row), []).extend([*row["disorders"], f"collection {row['collection']}"])
+    fold_of = assign_folds(labels, count)
+    for row in rows:
+        row["split"] = "validation" if fold_of[patient_of(row)] == number else "train"

@@ -57,17 +57,23 @@ class DataSection:
         path: Folder of a data set that `radfm prepare` wrote.
         withheld: Names of disorders that are not trained on: neither they nor any case that has one of them.
         publishable: Whether to leave out cases that a published model must not learn from, as the data set marks them.
+        fold: Number of the fold, from 0, that is the validation split, while the others are the training split; None:
+            the splits of the data set.
+        folds: Number of folds of the patients of training and validation split, if `fold` is given.
         shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
     """
 
     path: str = "datasets/phantoms"
     withheld: list[str] = field(default_factory=list)
     publishable: bool = True
+    fold: NonNegativeInt | None = None
+    folds: PositiveInt = 5
     shots: PositiveInt | None = None
 
     def load(self, split: str) -> StoredCases:
         """The cases of a split to learn from. Raises: as `radfm.data_prep.stored_cases.load`."""
-        return load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable)
+        fold = None if self.fold is None else f"{self.fold}/{self.folds}"
+        return load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable, fold=fold)
 
 
 @section

@@ -26,9 +26,10 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.data_prep.splits import assign_splits
+from radfm.data_prep.splits import assign_folds, assign_splits
 from radfm.data_prep.tables import count_rows
 from radfm.knowledge.disorders import link
+from radfm.train.diagnosis_config import DataSection
 from tests.waiting import TIMEOUT, wait_until
 
 OPEN = Pseudonyms(None)
@@ -270,6 +271,58 @@ def test_splits_keep_patients_whole_and_disorders_in_proportion(labels, seed):
             assert 0.3 < bearers.count("train") / len(bearers) < 0.9
         if len(bearers) == 1 and not any(label in labels[patient] for patient in official):
             assert len([p for p, names in labels.items() if label in names]) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.integers(0, 400).map(str), st.lists(st.sampled_from("abcdefgh"), max_size=1), min_size=30),
+    st.integers(2, 6),
+)
+def test_folds_have_equal_parts_of_each_disorder(labels, count):
+    folds = assign_folds(labels, count)
+    assert folds == assign_folds(dict(reversed(labels.items())), count)
+    assert folds.keys() == labels.keys()
+    for label in "abcdefgh":
+        bearers = [folds[patient] for patient, names in labels.items() if label in names]
+        sizes = [bearers.count(number) for number in range(count)]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_fold_is_the_same_whatever_is_left_out_and_leaves_the_test_split_alone(tmp_path):
+    rows = []
+    for i in range(24):
+        picture(tmp_path / f"{i}.png", i)
+        row = {"case": str(i), "patient": f"P{i // 2}", "path": f"{i}.png", "modality": "CT"}
+        row |= {"disorders": ("Gout", "Rickets", "unknown", "")[i % 4], "collection": "ABC"[i // 8]}
+        rows.append(
+            row | {"publish": str(int(i % 5 > 0)), "split": "test" if i < 4 else ("train", "validation")[i % 4 == 2]}
+        )
+    prepare(manifest(tmp_path, rows), tmp_path / "out", Settings(size=64))
+
+    def ids(split: str, fold: str, **options) -> set[str]:
+        return {row["case_id"] for row in load(tmp_path / "out", split, fold=fold, **options).rows}
+
+    validated = [ids("validation", f"{number}/3") for number in range(3)]
+    assert set.union(*validated) == {str(i) for i in range(4, 24)}
+    assert sum(map(len, validated)) == 20
+    for number, of_fold in enumerate(validated):
+        fold = f"{number}/3"
+        assert ids("train", fold) == {str(i) for i in range(4, 24)} - of_fold
+        assert ids("test", fold) == {"0", "1", "2", "3"}
+        section = DataSection(path=str(tmp_path / "out"), fold=number, folds=3)
+        assert {row["case_id"] for row in section.load("train").rows} == ids(
+            "train", fold, labelled=True, publishable=True
+        )
+        assert all((str(i) in of_fold) == (str(i ^ 1) in of_fold) for i in range(4, 24))  # two cases of one patient
+        for options, left_out in (
+            ({"labelled": True}, lambda i: i % 4 == 2),
+            ({"publishable": True}, lambda i: i % 5 == 0),
+            ({"labelled": True, "without": ["Gout"]}, lambda i: i % 4 in (0, 2)),
+        ):
+            assert ids("validation", fold, **options) == {case for case in of_fold if not left_out(int(case))}
+    for wrong in ("5/5", "0/1", "first", "-1/5"):
+        with pytest.raises(ValueError, match=f"there is no fold '{wrong}': write 0/5"):
+            load(tmp_path / "out", fold=wrong)
 
 
 def test_all_cases_of_a_patient_in_two_official_splits_are_test_cases(tmp_path):
