@@ -20,9 +20,17 @@ from radfm.eval.command_inputs import (
     Bootstraps,
     Data,
     Device,
+    Folds,
+    Least,
+    Level,
     Limit,
+    MinCases,
     Names,
+    Only,
     Split,
+    Where,
+    Within,
+    load_or_compute_folds,
     load_or_compute_scores,
     named_models,
     names_of_option,
@@ -44,25 +52,14 @@ def cases(
         typer.Option(metavar="[NAME=]MODEL", help=f"{NAMED_MODEL}; several times. The same NAME again: seeds."),
     ],
     split: Split = "test",
+    folds: Folds = None,
     names: Names = None,
-    only: Annotated[
-        str | None,
-        typer.Option(help="Disorders to measure, among all that are scored: a file, or names separated by commas."),
-    ] = None,
-    level: Annotated[
-        str, typer.Option(help="disorder; or of ICD-10-CM chapter, block, category, or 4, 5, 6 characters.")
-    ] = "disorder",
-    within: Annotated[
-        str | None,
-        typer.Option(
-            help="modality, body part, collection, folder (of the source), ...: the negatives of a disorder are only "
-            "cases of the groups in which it occurs."
-        ),
-    ] = None,
-    least: Annotated[
-        tuple[int, int],
-        typer.Option(metavar="HEAD BODY", help="How many training cases a disorder of head and body has at least."),
-    ] = (100, 30),
+    only: Only = None,
+    min_cases: MinCases = 0,
+    where: Where = None,
+    level: Level = "disorder",
+    within: Within = None,
+    least: Least = (100, 30),
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html, its figures, and tables: of scores, metrics.csv, ...")
     ] = None,
@@ -87,13 +84,14 @@ def cases(
 
     quiet_transformers()
     vocabulary = None if names is None else read_names(names)
-    evaluation = Evaluation(data, split, vocabulary, one_scan, history, bf16, device)
+    evaluation = Evaluation(data, split, names=vocabulary, one_scan=one_scan, history=history, bf16=bf16, device=device)
     tables: dict[str, list[Scores]] = {}
     for name, path in named_models(model):
-        tables.setdefault(name, []).append(load_or_compute_scores(path, evaluation))
+        one = load_or_compute_folds(path, evaluation, folds) if folds else load_or_compute_scores(path, evaluation)
+        tables.setdefault(name, []).append(one)
     measured = None if only is None else names_of_option(only)
     with step("Measuring") as progress:
-        result = compare(tables, measured, level, within, least, bootstraps, seed, progress)
+        result = compare(tables, measured, level, within, least, bootstraps, seed, progress, where or (), min_cases)
     if out is not None:
         write_results(out, data, tables, result)
     if as_json:

@@ -19,6 +19,7 @@ def show_comparison(result: dict, out: Path | None = None) -> None:
     """
     seeds = {name: len(model["tables"]) for name, model in result["models"].items()}
     cases = f"{result['cases']:,} cases of {result['patients']:,} patients, split {result['split']}"
+    cases += "".join(f", {condition}" for condition in result["where"])
     by = "" if result["level"] == "disorder" else f", by ICD-10-CM {result['level']}"
     by += "" if result["within"] is None else f", negatives of the same {result['within']}"
     show(
@@ -72,7 +73,9 @@ def _show_notes(name: str, tables: list[dict], result: dict) -> None:
             )
     for note in table_notes(name, tables):
         _show_plain(note)
-    if result["only"] is not None:
+    if result["min_cases"]:
+        _show_plain(f"Disorders with at least {result['min_cases']:,} training cases, and as many of these cases")
+    elif result["only"] is not None:
         withheld = {disorder.casefold() for about in tables for disorder in about.get("withheld") or []}
         count = sum(disorder.casefold() in withheld for disorder in result["only"])
         _show_plain(f"{name}: of the {len(result['only']):,} disorders measured, {count:,} were withheld from training")

@@ -37,6 +37,8 @@ def compare(
     bootstraps: int = 1000,
     seed: int = 0,
     progress: Progress = no_progress,
+    where: Sequence[str] = (),
+    min_cases: int = 0,
 ) -> dict[str, Any]:
     """All figures as a JSON-able dictionary; a figure is {value, low, high}, None where it cannot be computed.
 
@@ -49,9 +51,12 @@ def compare(
             of a data set.
         least: least number of training cases of a disorder of the head, and of the body.
         bootstraps: number of resamples of the patients.
+        where: conditions on the cases that are measured, see `radfm.eval.scores.Scores.where`.
+        min_cases: measure the disorders alone that have at least so many training cases, and so many measured cases.
     Returns:
-        `data`, `split`, `level`, `only`, `within`, `least`, `cases`, `patients`; `metrics`: key -> name, range and
-        direction; `bands`: band -> `disorders`, those `measured`, and how many `training_cases` they have, in words;
+        `data`, `split`, `where`, `level`, `only`, `min_cases`, `within`, `least`, `cases`, `patients`;
+        `metrics`: key -> name, range and direction;
+        `bands`: band -> `disorders`, those `measured`, and how many `training_cases` they have, in words;
         `models`: name -> `tables` (where each comes from), `macro` (metric -> band -> figure), `ranking`,
         `ranking_unseen` (of cases whose diagnosis no training case has), `subgroups` (attribute -> see
         `radfm.eval.comparisons.subgroups`), `disorders` (a list, metrics as figures);
@@ -66,14 +71,9 @@ def compare(
             f"a disorder of the head has more training cases than one of the body, not {least[0]:,} and "
             f"{least[1]:,}: write --least 100 30"
         )
-    models = {name: [table.at_level(level) for table in tables] for name, tables in models.items() if tables}
-    if not models:
-        raise ValueError("there is no table of scores to measure")
+    models = _comparable_tables(models, where, level)
     table = next(iter(models.values()))[0]
-    for name, tables in models.items():
-        for other in tables:
-            require_same_cases(table, other, name)
-    task = _Task.of(table, only, within, least, bootstraps, seed)
+    task = _Task.of(table, _chosen(table, only, min_cases), within, least, bootstraps, seed)
     reports, differences, first = {}, {}, None
     for number, (name, tables) in enumerate(models.items()):
         scores = [one.scores[:, task.chosen] for one in tables]
@@ -93,8 +93,10 @@ def compare(
     result = {
         "data": table.about.get("data"),
         "split": table.about.get("split"),
+        "where": list(where),
         "level": level,
-        "only": None if only is None else task.names,
+        "only": None if only is None and not min_cases else task.names,
+        "min_cases": min_cases,
         "within": within,
         "least": list(least),
         "cases": len(task.labels),
@@ -109,6 +111,20 @@ def compare(
     return _without_nan(result)
 
 
+def _comparable_tables(models: Mapping[str, Sequence[Scores]], where: Sequence[str], level: str) -> dict:
+    """Name -> tables of these cases at this level. Raises: ValueError if there is none, or as `require_same_cases`."""
+    tables_of = {
+        name: [one.where(where).at_level(level) for one in tables] for name, tables in models.items() if tables
+    }
+    if not tables_of:
+        raise ValueError("there is no table of scores to measure")
+    first = next(iter(tables_of.values()))[0]
+    for name, tables in tables_of.items():
+        for other in tables:
+            require_same_cases(first, other, name)
+    return tables_of
+
+
 def require_same_cases(table: Scores, other: Scores, name: str) -> None:
     """Raises: ValueError where the second table is not of the same cases, labels and disorders."""
     for key in ("data", "split"):
@@ -119,6 +135,15 @@ def require_same_cases(table: Scores, other: Scores, name: str) -> None:
     if other.names != table.names:
         different = sorted(set(table.names) ^ set(other.names)) or ["their order"]
         raise ValueError(f"{name} was scored with another vocabulary: {', '.join(different[:5])}")
+
+
+def _chosen(table: Scores, only: Sequence[str] | None, min_cases: int) -> np.ndarray:
+    """(disorders,) bool: those that are measured. Raises: ValueError if there is none."""
+    chosen = np.full(len(table.names), True) if only is None else table.rows_of(only)
+    chosen = chosen & (np.minimum(table.training_counts, table.labels.sum(0)) >= min_cases)
+    if not chosen.any():
+        raise ValueError(f"no disorder has {min_cases:,} training cases and as many of {len(table.case_ids):,} cases")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -145,8 +170,7 @@ class _Task:
     seed: int
 
     @classmethod
-    def of(cls, table: Scores, only, within: str | None, minima, bootstraps: int, seed: int) -> "_Task":
-        chosen = np.full(len(table.names), True) if only is None else table.rows_of(only)
+    def of(cls, table: Scores, chosen, within: str | None, minima, bootstraps: int, seed: int) -> "_Task":
         labels = table.labels[:, chosen]
         counted = None if within is None else table.within(within)[:, chosen]
         inside = np.ones(labels.shape, bool) if counted is None else counted

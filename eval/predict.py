@@ -10,12 +10,14 @@ Decisions:
 - Every case is shown as in validation: all of it, with at most as many slices of a scan as in training.
 - Checkpoints with the same frozen tower share the features of slices, which are computed once.
 - A model is not evaluated on patients that it may have been trained on: if a patient is in several splits, the
-  evaluation ends with the list of such patients.
+  evaluation ends with the list of such patients; and if the recipe of the checkpoint names another fold of the data,
+  or the data with split "all", it ends before the first case.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loa
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
-from radfm.eval.score_tables import about_checkpoint, table_of
+from radfm.eval.score_tables import ALL, about_checkpoint, table_of
 from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.outputs_radfm import RadFMDiagnosisOutput
@@ -44,12 +46,13 @@ class Evaluation:
 
     Attributes:
         data: folder that `radfm prepare` made.
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test" or "all".
         names: disorders to score; None: those of the data set. Names that the data set does not have have no positives.
         one_scan: show the model one scan of each case, sampled by case, instead of all.
         history: give histories to models that read them, without words that name the disorders of the case.
         bf16: compute in bfloat16, where that is faster.
         device: "cpu", "cuda", ...; None: a GPU if there is one.
+        fold: such as "0/5", see `radfm.data_prep.load`; None: the splits of the data set.
         progress: called with the number of cases done, and of all cases.
     """
 
@@ -60,6 +63,7 @@ class Evaluation:
     history: bool = True
     bf16: bool = False
     device: str | None = None
+    fold: str | None = None
     progress: Progress = no_progress
 
 
@@ -70,8 +74,8 @@ def score(model: str | Path, evaluation: Evaluation) -> Scores:
         model: folder of a checkpoint, or name of one that comes with radfm.
     Raises:
         FileNotFoundError: there is no such data set or checkpoint.
-        ValueError: a patient is in several splits, the split has no labelled case, an mlp head does not have a
-            disorder, or a score is nan.
+        ValueError: a patient is in several splits, the checkpoint was trained on these cases, the split has no labelled
+            case, an mlp head does not have a disorder, or a score is nan.
     """
     network, processor = load_checkpoint(model, evaluation.device)
     return score_with(network, processor, evaluation, about=about_checkpoint(model))
@@ -93,8 +97,10 @@ def score_with(
     """
     about = about or {}
     processor.use_history = processor.use_history and evaluation.history
-    everything, cases = load(evaluation.data), labelled_cases(evaluation.data, evaluation.split)
+    everything = load(evaluation.data, fold=evaluation.fold)
+    cases = labelled_cases(evaluation.data, evaluation.split, fold=evaluation.fold)
     require_unshared_patients(everything, evaluation.split)
+    _require_unseen_cases(about, evaluation, everything)
     vocabulary = cases.vocabulary
     given = evaluation.names
     names = vocabulary.names if given is None else [_spelled_as_in(cases, name) for name in given]
@@ -115,13 +121,13 @@ def score_with(
     return table_of(dataset, everything, scores, names, about, logits)
 
 
-def labelled_cases(data: str | Path, split: str, publishable: bool = False) -> StoredCases:
-    """The labelled cases of a split, see `load`.
+def labelled_cases(data: str | Path, split: str, publishable: bool = False, fold: str | None = None) -> StoredCases:
+    """The labelled cases of a split, see `load`, or "all".
 
     Raises:
         ValueError, FileNotFoundError: there is no such data set, or no such case in the split.
     """
-    cases = load(data, split, labelled=True, publishable=publishable)
+    cases = load(data, None if split == ALL else split, labelled=True, publishable=publishable, fold=fold)
     if not len(cases):
         raise ValueError(f"{data} has no labelled case in its split {split!r}")
     return cases
@@ -159,6 +165,18 @@ def require_unshared_patients(cases: StoredCases, split: str) -> None:
     shared = sorted(patient for patient, of_patient in splits.items() if split in of_patient and len(of_patient) > 1)
     if shared:
         raise ValueError(f"{len(shared):,} patients of the split {split!r} are in other splits, too: {_listed(shared)}")
+
+
+def _require_unseen_cases(about: Mapping[str, Any], evaluation: Evaluation, everything: StoredCases) -> None:
+    """Raises: ValueError if the model's recipe says that it was trained on cases of this split."""
+    if about.get("trained_on") != everything.record["fingerprint"]:
+        return
+    fold, measured = about.get("trained_on_fold"), evaluation.fold
+    if evaluation.split == ALL:
+        raise ValueError(f"{about['model']} was trained on a part of {evaluation.data}: measure another split than all")
+    if evaluation.split == "validation" and fold != measured:
+        trained, measured = (f"fold {one}" if one else "the data set's splits" for one in (fold, measured))
+        raise ValueError(f"{about['model']} was trained with {trained}, so it has seen validation cases of {measured}")
 
 
 @torch.inference_mode()

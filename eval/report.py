@@ -77,7 +77,10 @@ def write_report(
     """
     cases = load(data)
     level, only = result["level"], result["only"]
-    models = {name: [_restricted(table.at_level(level), only) for table in tables] for name, tables in models.items()}
+    models = {
+        name: [_restricted(table.where(result["where"]).at_level(level), only) for table in tables]
+        for name, tables in models.items()
+    }
     firsts = {name: tables[0] for name, tables in models.items()}
     resamples = min(_RESAMPLES, result["bootstraps"])
     curves = roc_curves(models, resamples, result["seed"], result["within"], result["least"], progress)

@@ -15,6 +15,8 @@ from radfm.eval.scores import Scores
 from radfm.recipes_radfm import MODEL_RECIPES
 from radfm.reference_radfm import weights_sha256
 
+ALL = "all"  # the split of tables of all cases
+
 _MOST_FOLDERS = 30
 _SCAN_GROUPS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}  # fewer scans than -> name
 
@@ -29,8 +31,10 @@ def table_of(
 ) -> Scores:
     """Scores of any origin, with all that the data set says of these cases.
 
+    The training cases are those of the training split, without unpublishable ones if `about` has `publishable`.
+
     Args:
-        dataset: the cases that were scored, of one split of `everything`.
+        dataset: the cases that were scored, of one split of `everything`, or all.
         scores: (cases, disorders).
         names: of the disorders; None: those of the data set.
         about: what is known of their origin.
@@ -40,9 +44,7 @@ def table_of(
     vocabulary = cases.vocabulary
     names = vocabulary.names if names is None else names
     rows = [cases.rows[row] for row in dataset.rows]
-    column = {name: i for i, name in enumerate(names)}
-    trained = [row for row in everything.rows if row["split"] == "train" and row["labelled"]]
-    training = [sorted(column[name] for name in row["disorders"] if name in column) for row in trained]
+    about = about or {}
     return Scores(
         scores=scores,
         names=list(names),
@@ -50,18 +52,32 @@ def table_of(
         case_ids=[row["case_id"] for row in rows],
         patients=[patient_of(row) for row in rows],
         disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
-        training=[columns for columns in training if columns],
+        training=training_columns(everything, names, about.get("publishable", False)),
         attributes=_attributes(cases, rows),
         about={
-            **(about or {}),
+            **about,
             "data": everything.record["fingerprint"],
             "dataset": everything.folder.name,
-            "split": cases.split,
+            "split": cases.split or ALL,
+            "fold": cases.fold,
             "left_out": dict(dataset.skipped),
             "radfm": version("radfm"),
         },
         logits=logits,
     )
+
+
+def training_columns(everything: StoredCases, names: Sequence[str], publishable: bool = False) -> list[list[int]]:
+    """For each training case that has any of these disorders, their columns, as `Scores.training`.
+
+    Args:
+        publishable: whether the training left out cases that a published model must not learn from.
+    """
+    column = {name: i for i, name in enumerate(names)}
+    rows = (row for row in everything.rows if row["split"] == "train" and row["labelled"])
+    rows = (row for row in rows if row["publish"] is not False or not publishable)
+    columns = (sorted(column[name] for name in row["disorders"] if name in column) for row in rows)
+    return [of_case for of_case in columns if of_case]
 
 
 def about_checkpoint(model: str | Path) -> dict:
@@ -79,15 +95,22 @@ def about_checkpoint(model: str | Path) -> dict:
 
 
 def recipe_of(folder: Path) -> dict:
-    """Of a checkpoint that radfm trained: the data of its last training, and the disorders that were withheld."""
+    """Of a checkpoint that radfm trained: the data and the fold of its last training, and what it left out."""
     for name in MODEL_RECIPES:
         if (folder / name).is_file():
             recipe = json.loads((folder / name).read_text(encoding="utf-8"))
             run = recipe.get("key", recipe)
             data = run["data"] if isinstance(run["data"], str) else run["data"]["fingerprint"]
             sections = {name: run["config"].get(name) or {} for name in ("data", "model")}
+            fold = sections["data"].get("fold")
             frozen = sections["model"].get("frozen") == "tower"
-            return {"trained_on": data, "withheld": sections["data"].get("withheld", []), "frozen_tower": frozen}
+            return {
+                "trained_on": data,
+                "trained_on_fold": None if fold is None else f"{fold}/{sections['data']['folds']}",
+                "publishable": sections["data"].get("publishable", False),
+                "withheld": sections["data"].get("withheld", []),
+                "frozen_tower": frozen,
+            }
     return {}
 
 

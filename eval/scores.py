@@ -7,6 +7,7 @@ Decisions:
 - A table is one Parquet file with a row for each case, and the rest as JSON in its metadata. Any program can read it,
   nothing is a pickle, and it can be measured without the data set and the model.
 - It keeps all disorders of a case, also those that were not scored, because such a case does not have one diagnosis.
+- Conditions on cases are written as in "collection=medpix" or "scans!=1", with the names and groups of `attributes`.
 - At a level of ICD-10-CM, the score of a code is the highest score of its disorders, and its label is that of any of
   them; a disorder with several codes counts for each of them.
 """
@@ -95,11 +96,34 @@ class Scores:
 
     def within(self, attribute: str) -> np.ndarray:
         """(cases, disorders) bool: the case is in a group in which the disorder occurs. Raises: ValueError."""
-        if attribute not in self.attributes:
-            raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
-        if not any(self.attributes[attribute]):
+        if not any(self._groups(attribute)):
             raise ValueError(f"the {attribute} of no case is known: leave out --within, or prepare the data set again")
         return same_groups(self.attributes[attribute], self.labels)
+
+    def where(self, conditions: Sequence[str]) -> "Scores":
+        """The table of the cases that meet all conditions, such as "collection=medpix" or "scans!=1".
+
+        Raises:
+            ValueError: a condition that is not written like this, an unknown attribute or group, or no such case.
+        """
+        if not conditions:
+            return self
+        kept = np.flatnonzero(np.all([self._meets(condition) for condition in conditions], axis=0)).tolist()
+        if not kept:
+            raise ValueError(f"no case meets {' and '.join(conditions)}")
+
+        def of_kept(values: list) -> list:
+            return [values[case] for case in kept]
+
+        return replace(
+            self,
+            scores=self.scores[kept],
+            logits=None if self.logits is None else self.logits[kept],
+            case_ids=of_kept(self.case_ids),
+            patients=of_kept(self.patients),
+            disorders=of_kept(self.disorders),
+            attributes={name: of_kept(groups) for name, groups in self.attributes.items()},
+        )
 
     def rows_of(self, names: Sequence[str]) -> np.ndarray:
         """(disorders,) bool: the named disorders, ignoring case. Raises: ValueError for names that were not scored."""
@@ -109,6 +133,22 @@ class Scores:
         chosen = np.zeros(len(self.names), bool)
         chosen[[row_of[name.casefold()] for name in names]] = True
         return chosen
+
+    def _groups(self, attribute: str) -> list[list[str]]:
+        if attribute not in self.attributes:
+            raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
+        return self.attributes[attribute]
+
+    def _meets(self, condition: str) -> np.ndarray:
+        """(cases,) bool."""
+        attribute, equals, group = condition.partition("=")
+        if not equals:
+            raise ValueError(f'{condition!r} is no condition: write "collection=NAME" or "scans!=1"')
+        groups = self._groups(attribute.removesuffix("!").strip())
+        known, group = sorted({name for of_case in groups for name in of_case}), group.strip()
+        if group not in known:
+            raise ValueError(f"{condition!r}: there is no {group!r}, there are {_listed(known) or 'no groups'}")
+        return np.array([group in of_case for of_case in groups]) != attribute.endswith("!")
 
     def at_level(self, level: str) -> "Scores":
         """The same table by ICD-10-CM code; disorders without a code are left out.
@@ -207,7 +247,7 @@ class Scores:
 
 def calibrated_on_these_cases(about: Mapping[str, Any]) -> bool:
     """Whether a checkpoint was calibrated on the cases that it scored, according to the `about` of its table."""
-    return about.get("split") == "validation" and about.get("calibrated_on", "") == about.get("data")
+    return about.get("split") not in ("train", "test") and about.get("calibrated_on", "") == about.get("data")
 
 
 def _column(values: np.ndarray) -> pa.Array:

@@ -118,7 +118,8 @@ def _context(evaluation: dict) -> dict[str, Any]:
 
 def _title(evaluation: dict) -> str:
     within = f", within {evaluation['within']}" if evaluation["within"] else ""
-    return f"{evaluation['about'].get('dataset') or 'A data set'}, split {evaluation['split']}{within}"
+    where = "".join(f", {condition}" for condition in evaluation.get("where", ()))
+    return f"{evaluation['about'].get('dataset') or 'A data set'}, split {evaluation['split']}{where}{within}"
 
 
 def _origin(evaluation: dict) -> str:

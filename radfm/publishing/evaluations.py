@@ -77,6 +77,7 @@ def _of_model(evaluation: dict, calibration: dict, sha256: str) -> dict[str, Any
             subgroups = {name: groups for name, groups in model["subgroups"].items() if name != "folder"}
             return {
                 **{key: evaluation[key] for key in _OF_EVALUATION},
+                "where": evaluation.get("where", []),
                 "metrics": evaluation.get("metrics"),  # none in evaluations by radfm 0.1
                 "about": {key: value for key, value in about.items() if key not in ("model", "checkpoint")},
                 **{key: model[key] for key in _OF_MODEL},

@@ -243,6 +243,91 @@ def test_within_groups_a_disorder_is_compared_with_cases_of_the_groups_where_it_
         compare({"toy": [toy(attributes={"folder": [[], [], [], []]})]}, within="folder")
 
 
+def test_the_cases_and_disorders_that_are_measured_can_be_restricted():
+    given = toy(attributes={"scans": [["1"], ["2"], ["3 or 4"], ["1"]], "sex": [["F"], ["M"], [], []]})
+    result = compare({"toy": [given]}, bootstraps=20, where=["scans!=1"])
+    assert (result["cases"], result["patients"], result["where"]) == (2, 2, ["scans!=1"])
+    assert result["models"]["toy"]["disorders"][0]["training_cases"] == 2  # training cases are not restricted
+    assert given.where(["scans!=1", "sex=M"]).case_ids == ["b"]
+    assert given.where(["sex = F"]).scores.tolist() == [[2, 0, 1]]
+    assert compare({"toy": [given]}, bootstraps=20, min_cases=2)["only"] == [
+        "Pneumothorax"
+    ]  # the only one twice in both
+    for conditions, message in (
+        (["sex"], 'write "collection=NAME"'),
+        (["sex=X"], "there is no 'X', there are F, M"),
+        (["planet=X"], "no attribute 'planet'"),
+        (["sex=F", "sex=M"], "no case meets sex=F and sex=M"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            given.where(conditions)
+    with pytest.raises(ValueError, match="no disorder has 3 training cases and as many of 4 cases"):
+        compare({"toy": [given]}, min_cases=3)
+
+
+def test_folds_are_measured_together_each_by_the_model_of_its_fold(radfm, checkpoint, phantoms, tmp_path):
+    model = save_model(tmp_path / "model1", seed=1)
+    shutil.copytree(checkpoint, tmp_path / "model0")
+    options = ("--folds", 2, "--bootstraps", 20)
+    status, _, err = radfm(
+        "evaluate", phantoms, "--model", f"KE={tmp_path}/model{{fold}}", *options, "--out", tmp_path / "out"
+    )
+    assert status == 0, err
+    joined = Scores.load(tmp_path / "out" / "scores" / "KE.parquet")
+    parts = [score(tmp_path / f"model{k}", Evaluation(phantoms, "validation", fold=f"{k}/2")) for k in range(2)]
+    np.testing.assert_allclose(joined.scores, np.concatenate([part.scores for part in parts]), atol=1e-5)
+    assert sorted(joined.case_ids) == sorted(row["case_id"] for row in load(phantoms, "train", labelled=True).rows)
+    assert joined.about["split"] == "2 folds"
+    assert joined.training_counts.tolist() == score(model, Evaluation(phantoms)).training_counts.tolist()
+    saved = tmp_path / "out" / "scores" / "KE.parquet"
+    status, out, _ = radfm("evaluate", phantoms, "--model", saved, *options)
+    assert status == 0
+    assert "split 2 folds" in out
+    for path, message in ((model, "write {fold} in"), (checkpoint, "write {fold} in")):
+        status, _, err = radfm("evaluate", phantoms, "--model", path, *options)
+        assert status == 1
+        assert message in err
+
+
+def test_a_checkpoint_is_not_measured_on_cases_of_its_training(phantoms, tmp_path):
+    model, fingerprint = save_model(tmp_path / "model"), load(phantoms).record["fingerprint"]
+    recipe = {"data": {"fingerprint": fingerprint}, "config": {"data": {"fold": 0, "folds": 2}}}
+    (model / "radfm_diagnosis.json").write_text(json.dumps(recipe))
+    assert score(model, Evaluation(phantoms, "validation", fold="0/2")).about["fold"] == "0/2"
+    assert score(model, Evaluation(phantoms)).about["split"] == "test"  # no case of the test split is in a fold
+    for evaluation, message in (
+        (
+            Evaluation(phantoms, "validation", fold="1/2"),
+            "was trained with fold 0/2, so it has seen .* of fold 1/2",
+        ),
+        (Evaluation(phantoms, "all"), "was trained on a part of .*: measure another split"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(model, evaluation)
+
+
+def test_all_cases_of_a_data_set_can_be_measured(checkpoint, phantoms):
+    table = score(checkpoint, Evaluation(phantoms, "all"))
+    assert table.case_ids == [row["case_id"] for row in load(phantoms, labelled=True).rows]
+    assert table.about["split"] == "all"
+
+
+def test_training_cases_that_were_not_published_are_not_counted_for_a_model_that_left_them_out(phantoms, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    rows = load(data).rows
+    left_out = next(row for row in rows if row["split"] == "train" and row["labelled"] and row["labels"])
+    left_out["publish"] = False
+    write_rows(data, "cases", rows)
+    counts = {}
+    for publishable in (True, False):
+        model = save_model(tmp_path / str(publishable))
+        recipe = {"data": {"fingerprint": "other"}, "config": {"data": {"publishable": publishable}}}
+        (model / "radfm_diagnosis.json").write_text(json.dumps(recipe))
+        counts[publishable] = score(model, Evaluation(data)).training_counts
+    assert np.flatnonzero(counts[False] - counts[True]).tolist() == sorted(left_out["labels"])
+
+
 def test_a_model_that_reads_histories_can_be_shown_images_alone(phantoms, tmp_path):
     reads = save_model(tmp_path / "reads", use_history=True)
     with_history, without = (score(reads, Evaluation(phantoms, history=history)) for history in (True, False))
@@ -328,6 +413,9 @@ def test_the_command_prints_json_and_takes_options_first(radfm, phantoms, table,
         (["DATA", "--model", "TABLE", "--split", "validation"], 1, "its split is test, not validation"),
         (["DATA", "--model", "TABLE", "--only", "Nonsense"], 1, "no scores of Nonsense"),
         (["DATA", "--model", "TABLE", "--level", "organ"], 1, "no level 'organ'"),
+        (["DATA", "--model", "TABLE", "--where", "sex"], 1, "'sex' is no condition"),
+        (["DATA", "--model", "TABLE", "--min-cases", "1000"], 1, "no disorder has 1,000 training cases"),
+        (["DATA", "--model", "TABLE", "--folds", "5"], 1, "its split is test, not 5 folds"),
     ],
 )
 def test_bad_input_is_one_line_and_a_status(radfm, phantoms, table, tmp_path, arguments, status, message):

@@ -25,6 +25,7 @@ from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.metrics import macro_auc
+from radfm.eval.predict import Evaluation, score
 from radfm.objectives_radfm import labels_of_scans, patch_losses
 from radfm.towers_radfm import build_tower
 from radfm.train.config import configured
@@ -588,3 +589,14 @@ def test_the_weights_of_a_tower_are_matched_by_name_or_by_order_and_refused_othe
 def test_what_does_not_fit_the_model_is_named(changes, message, phantoms, text_encoder, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(tiny(phantoms, text_encoder, tmp_path / "run", **changes))
+
+
+def test_a_model_of_a_fold_learns_from_the_other_folds_and_is_measured_on_its_own(phantoms, text_encoder, tmp_path):
+    few = {"max_steps": 1, "save_steps": 1, "eval_strategy": "no"}
+    folder = train(tiny(phantoms, text_encoder, tmp_path / "run", data={"fold": 1, "folds": 2}, training=few))
+    recipe = json.loads((folder / "radfm_diagnosis.json").read_text())
+    assert recipe["cases"]["train"] == len(load(phantoms, "train", labelled=True, fold="1/2"))
+    table = score(folder, Evaluation(phantoms, "validation", fold="1/2"))
+    assert table.case_ids == [row["case_id"] for row in load(phantoms, "train", labelled=True, fold="0/2").rows]
+    with pytest.raises(ValueError, match="has seen validation cases"):
+        score(folder, Evaluation(phantoms, "validation"))
