@@ -83,13 +83,16 @@ def page(content: dict) -> str:
     return jinja.get_template("case.html").render(**content).rstrip() + "\n"
 
 
-def content(config, case: Case, answer: dict, explanations: Sequence[Explanation], model: str) -> dict:
+def content(
+    config, case: Case, answer: dict, explanations: Sequence[Explanation], model: str, credit: str | None = None
+) -> dict:
     """The values of the template: text and pictures; the pixels of the case are not among them.
 
     Args:
         config: the model's.
         explanations: of the disorders that `explained` names.
         answer, model: as in `write_case`.
+        credit: whom to credit for the pictures.
     """
     weights = [scan["weight"] for scan in answer["scans"]]
     heaviest = sorted(range(len(case.scans)), key=lambda i: -weights[i])
@@ -116,6 +119,7 @@ def content(config, case: Case, answer: dict, explanations: Sequence[Explanation
         "sets": None if is_ood else config.prediction_sets,
         "judged": judged,
         "ood_reason": ood_reason(judged) if is_ood else None,
+        "credit": credit,
         "alerts": answer["alerts"],
         "training_data": answer["training_data"]["summary"],
     }

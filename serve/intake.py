@@ -19,12 +19,14 @@ import lzma
 import os
 import posixpath
 import re
+import shutil
 import stat
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
 
+from radfm import examples
 from radfm.readers.natural_order import natural
 from radfm.readers.nrrd import pixel_file_names, rename_pixel_files
 from radfm.serve.limits import TOO_LARGE, Limits, Refused
@@ -68,6 +70,22 @@ async def write_files(stream: AsyncIterator[bytes], folder: Path, limits: Limits
     if rest or await anext(body, b""):
         raise Refused("the request contains more than the files of the study: send it again")
     return header
+
+
+def write_example(name: str, folder: Path) -> dict:
+    """Writes the files of an example study into a folder as if a browser had sent them; returns their header.
+
+    Raises:
+        Refused: There is no example study of this name.
+    """
+    if name not in examples.names():
+        raise Refused("there is no such example study")
+    files = sorted(examples.folder(name).iterdir(), key=lambda file: natural(file.name))
+    numbered = {f"{number}{file.suffix}": file for number, file in enumerate(files, 1)}
+    for number, file in numbered.items():
+        shutil.copyfile(file, folder / number)
+    sizes = [(number, file.stat().st_size) for number, file in numbered.items()]
+    return {"files": sizes, "modality": None, "history": None, "names": {}, "example": name}
 
 
 def _parse_header(line: bytes, limits: Limits) -> dict:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `GET /`, `/page.css`, `/page.js`, `/icon.svg` | | the page |
 | `POST /study` | the files of a study, see `radfm.serve.intake` | its token, JSON |
+| `POST /example` | the name of an example study, see `radfm.examples` | its token, JSON |
 | `GET /progress` | | its position in the queue, its progress and how it ended: server-sent events |
 | `GET /answer` | | what the page shows, JSON |
 | `GET /sheet/SCAN/WINDOW/SHEET` | | sixteen slices, JPEG |
@@ -12,7 +13,7 @@
 | `GET /report` | | the report, HTML |
 | `POST /forget` | the token | |
 
-All but the first two and the last need the token in the header `X-Study`. Every error is JSON, {"reason": ...}, with
+All but the first three and the last need the token in the header `X-Study`. Every error is JSON, {"reason": ...}, with
 the HTTP status of its kind: 404 for an unknown address, 408 and 413 for what exceeds a limit, 410 for a study that was
 deleted, 422 for what is not a study or a name, 503 while too many studies wait.
 """
@@ -35,12 +36,13 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from radfm import examples
 from radfm.checkpoints import find
 from radfm.cli.console import DISCLAIMER, one_line, quiet_transformers, show, step
 from radfm.modalities import MODALITIES
 from radfm.serve.answers import Answer
 from radfm.serve.connections import JSONErrorsProtocol, Outermost, error_response
-from radfm.serve.intake import write_files
+from radfm.serve.intake import write_example, write_files
 from radfm.serve.limits import TIMED_OUT, TOO_LARGE, Limits, Refused
 from radfm.serve.studies import ANSWERED, REFUSED, Studies
 
@@ -179,7 +181,13 @@ def _settings(studies: Studies) -> dict:
         "history": studies.pipe.model.config.use_history,
         "alerts": studies.pipe.model_alerts,
         "training_data": studies.pipe.training_data.summary,
+        "examples": [_example(examples.about(name)) for name in examples.names()],
     }
+
+
+def _example(example: examples.Example) -> dict:
+    disorders = "; ".join(f"{name} ({code})" for name, code in example.disorders.items())
+    return {"name": example.name, "title": example.title, "disorders": disorders, "credit": example.credit}
 
 
 def _add_study(app: FastAPI, studies: Studies) -> None:
@@ -195,6 +203,12 @@ def _add_study(app: FastAPI, studies: Studies) -> None:
                 reason = f"sending took longer than {limits.seconds} s: drop one series, or fewer"
                 raise Refused(reason, TIMED_OUT) from None
             return JSONResponse({"study": studies.enqueue(folder, header)})
+
+    @app.post("/example")
+    async def example(request: Request) -> Response:
+        name = (await _read_body(request, limits)).decode("ascii", "replace")
+        with studies.arriving() as folder:
+            return JSONResponse({"study": studies.enqueue(folder, write_example(name, folder / "in"))})
 
     @app.get("/progress")
     async def progress(request: Request) -> Response:

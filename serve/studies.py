@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from radfm import examples
 from radfm.cases import Case
 from radfm.cli.console import one_line
 from radfm.eval import case_report
@@ -288,7 +289,9 @@ class Studies:
                 raise _too_long(self.limits)
             sheets.append(render(scan))
             rendered += len(scan.pixels)
-        report = case_report.content(self.pipe.model.config, case, diagnosed, explanations, self.model)
+        example = study.header.get("example")
+        credit = example and examples.about(example).credit
+        report = case_report.content(self.pipe.model.config, case, diagnosed, explanations, self.model, credit)
         shown = content_of_page(report, case, explanations, sheets, seconds)
         maps = [maps_as_bytes(explanation) for explanation in explanations]
         with self._changed:

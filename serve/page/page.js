@@ -102,8 +102,19 @@ async function send(files) {
   upload.send(body);
 }
 
+// A study that the server has: it is diagnosed as one that was sent.
+async function tryExample(example) {
+  $("error").hidden = true;
+  state("busy");
+  progress("Waiting", 0, 0, example.title);
+  const response = await fetch("example", { method: "POST", body: example.name }).catch(() => null);
+  const answer = response && parsed(await response.text());
+  if (response?.ok) follow(answer.study, example);
+  else refuse(sentence(answer?.reason ?? "the connection to the server broke"));
+}
+
 // Listens to the progress of a study, which the server sends as events, until it is answered or refused.
-async function follow(studyToken) {
+async function follow(studyToken, example = null) {
   const connection = new AbortController();
   running = { stop: () => { connection.abort(); running = null; forget(studyToken); state("empty"); } };
   progress("Waiting", 0, 0);
@@ -120,7 +131,7 @@ async function follow(studyToken) {
   running = null;
   token = studyToken;
   const answer = await request("answer").catch(() => null);
-  answer ? open(await answer.json()) : refuse("The answer was deleted. Drop the study again.");
+  answer ? open(await answer.json(), example) : refuse("The answer was deleted. Drop the study again.");
 }
 
 // Server-sent events, each one JSON; fetch in place of EventSource, which cannot send the token in a header.
@@ -184,8 +195,10 @@ function leave(message) {
 
 // --- disorders -------------------------------------------------------------------------------------------------------
 
-function open(answer) {
+function open(answer, example) {
   study = answer;
+  $("example").hidden = !example;
+  if (example) $("example").replaceChildren(make("b", {}, `${example.title}.`), ` Its collection states: ${example.disorders}.`, make("small", {}, example.credit));
   $("diagnoses").replaceChildren(...study.diagnoses.map((diagnosis, i) => row(diagnosis, i + 1)));
   $("typed").replaceChildren();
   $("name-error").hidden = true;
@@ -534,6 +547,8 @@ for (const modality of settings.modalities) $("modality").append(make("option", 
 $("history-field").hidden = !settings.history;
 $("alerts").replaceChildren(...settings.alerts.map((alert) => make("p", { class: "loud" }, alert)));
 $("training").textContent = settings.training_data;
+$("examples").lastElementChild.append(...settings.examples.map((example) =>
+  make("li", {}, make("button", { type: "button", onclick: () => tryExample(example) }, example.title), make("small", { class: "soft" }, example.credit))));
 $("limits").textContent = `Up to ${settings.megabytes.toLocaleString("en")} MB and ${many(settings.files, "file")}.`;
 $("files").addEventListener("change", (event) => event.target.files.length && send(event.target.files));
 $("folder").addEventListener("change", (event) => event.target.files.length && send(event.target.files));

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, read_case
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, examples, read_case
 from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve import Limits
 from radfm.serve.intake import unpack, write_files
@@ -367,6 +367,24 @@ def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, u
     assert SECRET.encode() not in content + report
     call(url + "forget", token.encode())
     assert call(url + "answer", token=token)[0] == 410
+
+
+def test_an_example_study_is_diagnosed_as_one_that_was_sent(url, studies, nothing_left):
+    status, content = call(url + "example", b"sarcoma")
+    assert status == 200
+    token = json.loads(content)["study"]
+    *_, last = progress(url, token)
+    assert last["stage"] == "answered", last
+    shown = json.loads(call(url + "answer", token=token)[1])
+    case = examples.load("sarcoma")
+    assert [one["score"] for one in shown["diagnoses"]] == pytest.approx([one["score"] for one in studies.pipe(case)])
+    assert [scan["modality"] for scan in shown["scans"]] == [scan.modality for scan in case.scans]
+    assert examples.about("sarcoma").attribution.encode() in call(url + "report", token=token)[1]
+
+
+def test_an_example_study_that_is_none_is_refused(url, nothing_left):
+    status, content = call(url + "example", b"elbow")
+    assert (status, json.loads(content)["reason"]) == (422, "there is no such example study")
 
 
 def test_typed_names_are_scored_without_encoding_the_study_again(studies, url, tmp_path):
@@ -743,6 +761,24 @@ def drop(browser, url: str, *files: Path) -> str:
         return state if state == "study" or (state == "empty" and refused) else None
 
     return wait_until(ended)
+
+
+def test_every_example_study_opens_with_one_click_and_says_whom_to_credit(browser, url):
+    browser.get(url)
+    listed = browser.find_elements("css selector", "#examples li")
+    assert [item.text.split("\n") for item in listed] == [
+        [examples.about(name).title, examples.about(name).credit] for name in examples.names()
+    ]
+    knees = examples.about("knees")
+    browser.find_element("xpath", f"//button[.='{knees.title}']").click()
+    wait_until(lambda: browser.find_element("tag name", "body").get_attribute("data-state") == "study")
+    shown = browser.find_element("id", "example").text
+    assert "Unilateral primary osteoarthritis of knee (M17.11)" in shown
+    assert knees.credit in shown
+    assert len(browser.find_elements("css selector", "#scans button")) == 2
+    assert browser.find_element("id", "training").get_attribute("textContent").startswith("What this model was trained")
+    browser.find_element("id", "new").click()
+    assert browser.find_element("id", "examples").is_displayed()
 
 
 def test_the_page_shows_a_study_its_diagnoses_maps_and_report(browser, studies, url, tmp_path):
