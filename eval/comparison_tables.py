@@ -21,6 +21,7 @@ def show_comparison(result: dict, out: Path | None = None) -> None:
     cases = f"{result['cases']:,} cases of {result['patients']:,} patients, split {result['split']}"
     cases += "".join(f", {condition}" for condition in result["where"])
     by = "" if result["level"] == "disorder" else f", by ICD-10-CM {result['level']}"
+    by += f", disorders with {result['min_cases']:,} training and measured cases or more" if result["min_cases"] else ""
     by += "" if result["within"] is None else f", negatives of the same {result['within']}"
     show(
         f"Macro AUC on {cases}{by}; 95% intervals from {result['bootstraps']:,} bootstrap resamples of the patients",
@@ -73,9 +74,7 @@ def _show_notes(name: str, tables: list[dict], result: dict) -> None:
             )
     for note in table_notes(name, tables):
         _show_plain(note)
-    if result["min_cases"]:
-        _show_plain(f"Disorders with at least {result['min_cases']:,} training cases, and as many of these cases")
-    elif result["only"] is not None:
+    if result["only"] is not None and not result["min_cases"]:
         withheld = {disorder.casefold() for about in tables for disorder in about.get("withheld") or []}
         count = sum(disorder.casefold() in withheld for disorder in result["only"])
         _show_plain(f"{name}: of the {len(result['only']):,} disorders measured, {count:,} were withheld from training")
