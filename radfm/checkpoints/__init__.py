@@ -28,12 +28,13 @@ from typing import Any
 
 from radfm.knowledge.cache import cache_folder
 
-__all__ = ["NAMES", "folder", "resolve"]
+__all__ = ["DEFAULT", "NAMES", "folder", "resolve"]
 
 # Written by `radfm calibrate` beside the weights. The names of recipes are in `radfm.recipes_radfm`.
 CONFIDENCE = "radfm_confidence.json"
 
 NAMES = ("radfm-text-mini", "radfm-phantom-mini")
+DEFAULT = "radfm-phantom-mini"  # of `radfm diagnose`, `radfm serve` and `radfm demo`
 
 HOME = Path(__file__).parent
 TEXT_ENCODER = "radfm.text_encoder.encoder."  # prefix of its weights in a model

@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 from typer.core import TyperArgument, TyperCommand
 
+from radfm.checkpoints import DEFAULT
 from radfm.progress import Progress
 
 DISCLAIMER = "Research use only, not a medical device."
 
-A_CHECKPOINT = "Folder of a checkpoint, the name of one that comes with radfm (radfm-phantom-mini)"
+A_CHECKPOINT = f"Folder of a checkpoint, the name of one that comes with radfm ({DEFAULT})"
 MODEL_HELP = f"{A_CHECKPOINT}, or its name on the Hugging Face Hub."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of a table.")]

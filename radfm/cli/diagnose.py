@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radfm.checkpoints import DEFAULT
 from radfm.cli.console import (
     DISCLAIMER,
     MODEL_HELP,
@@ -38,7 +39,7 @@ def diagnose(
         list[Path],
         typer.Argument(metavar="PATH", help="Files and folders of one case: DICOM, NIfTI, pictures, arrays."),
     ],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULT,
     labels: Annotated[str | None, typer.Option(help='Disorder names to score: "Pneumothorax; Rib fracture".')] = None,
     labels_file: Annotated[Path | None, typer.Option(help="A text file with one disorder name per line.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many disorders to print.")] = 10,

@@ -37,4 +37,4 @@ def examples(
             f"{plural(len(found), 'study', 'studies')} in {target}, and whom to credit in README.md. Try:",
             highlight=False,
         )
-        show(f"  radfm diagnose {target / found[0].name} --model radfm-phantom-mini", highlight=False)
+        show(f"  radfm diagnose {target / found[0].name}", highlight=False)

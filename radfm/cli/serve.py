@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from radfm.checkpoints import DEFAULT
 from radfm.cli.console import MODEL_HELP, Device
 
 
 def serve(
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = DEFAULT,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every address of this machine.")] = (
         "127.0.0.1"
     ),
@@ -23,7 +24,7 @@ def serve(
 
     The page takes a study, shows its slices with saliency maps, scores any disease name and makes a report.
 
-    Example: radfm serve --model radfm-phantom-mini
+    Example: radfm serve --model runs/mine
     """
     from radfm.serve import Limits
     from radfm.serve import serve as run

@@ -13,7 +13,9 @@ import typer
 from untrained import STUDY, build
 
 from radfm import cli
+from radfm.checkpoints import DEFAULT
 from radfm.cli.registry import COMMANDS
+from radfm.examples import folder
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,16 @@ def test_a_real_study_is_diagnosed_in_a_table(radfm, checkpoint):
     assert "S22.3" in out
     assert "untrained" in out
     assert "not a medical device" in out
+
+
+def test_without_a_model_the_default_one_diagnoses(radfm):
+    status, out, _ = radfm("diagnose", folder("knees"), "--json")
+    assert status == 0
+    assert (
+        json.loads(out)["training_data"]
+        == json.loads(radfm("diagnose", folder("knees"), "--json", "--model", DEFAULT)[1])["training_data"]
+    )
+    assert json.loads(out)["trained"]
 
 
 def test_json_feeds_a_program(radfm, checkpoint, tmp_path):
@@ -97,7 +109,8 @@ def test_icd_prints_codes_or_that_there_are_none(radfm):
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--labels", " ; "], 1, "no disorder name"),
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--labels-file", "nowhere.txt"], 1, "nowhere.txt"),
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--modality", "xylophone"], 1, "xylophone"),
-        (["diagnose", STUDY], 2, "--model"),
+        (["diagnose"], 2, "PATH"),
+        (["calibrate", STUDY], 2, "--model"),
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--top", "0"], 2, "--top"),
         (["convert", "raddiag", "nowhere.bin", "out"], 1, "disorder_label_dict.json: no such file"),
         (["icd", " "], 1, "empty"),
