@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from radfm.cases import Case
+from radfm.checkpoints import find
 from radfm.configuration_radfm import RadFMConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
@@ -97,7 +98,7 @@ def start(weights: Path) -> tuple[Tower, RadFMProcessor]:
     """The network without a classifier, and what makes its inputs."""
     config = RadFMConfig(vision_config={"family": "resnet", "tower": "tf_efficientnet_lite0", "image_size": SIZE})
     tower = build_tower(config.vision_config, config.hidden_size)
-    load_tower(tower, weights)
+    load_tower(tower, weights if weights.exists() else find(weights, local=True))
     processor = processor_for(config)
     processor.image_processor.max_slices = SLICES
     return tower.eval(), processor

@@ -67,10 +67,10 @@ def _show_notes(name: str, tables: list[dict], result: dict) -> None:
         "whose one diagnosis no training case has": result["models"][name]["ranking_unseen"],
     }.items():
         if ranks["cases"] and names and names > _TOP:
-            rank, top10 = ranks["median_rank"]["value"], ranks["top10"]["value"]
+            rank, top10 = ranks["median_rank"], ranks["top10"]["value"]
             _show_plain(
-                f"{name}: {ranks['cases']:,} cases {what}: its median rank is {rank:.0f} of {names:,}; "
-                f"in {top10:.1%} it is among the first ten"
+                f"{name}: {ranks['cases']:,} cases {what}: its median rank is {rank['value']:.0f} "
+                f"({rank['low']:.0f} to {rank['high']:.0f}) of {names:,}; in {top10:.1%} it is among the first ten"
             )
     for note in table_notes(name, tables):
         _show_plain(note)

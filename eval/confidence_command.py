@@ -20,6 +20,7 @@ from radfm.eval.command_inputs import (
     Limit,
     Names,
     Split,
+    Where,
     load_or_compute_scores,
     named_models,
     names_of_option,
@@ -214,6 +215,7 @@ def zero_shot(
         bool, typer.Option("--normal", help="Measure whether a case is normal, by its highest-ranked disorder.")
     ] = False,
     within: Annotated[str | None, typer.Option(help="As in radfm evaluate cases.")] = None,
+    where: Where = None,
     split: Split = "test",
     out: Annotated[Path | None, typer.Option(help="Folder for the tables of scores, to be compared further.")] = None,
     bootstraps: Bootstraps = 1000,
@@ -244,7 +246,9 @@ def zero_shot(
         tables = {name: [abnormal(one) for one in of_model] for name, of_model in tables.items()}
     measured = None if only is None else names_of_option(only)
     with step("Measuring") as progress:
-        result = compare(tables, measured, within=within, bootstraps=bootstraps, seed=seed, progress=progress)
+        result = compare(
+            tables, measured, within=within, bootstraps=bootstraps, seed=seed, progress=progress, where=where or ()
+        )
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
