@@ -218,6 +218,9 @@ def phantoms(
     cases: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 2000,
     size: Annotated[int, typer.Option(min=32, help="Height and width of a picture, in pixels.")] = 96,
     seed: Annotated[int, typer.Option(help="Seed of the patients and of the splits.")] = 0,
+    anatomy: Annotated[
+        str | None, typer.Option(help="Only the patients with scans of this part of the body, such as knee.")
+    ] = None,
 ) -> "Source":
     """Synthetic patients with known masks.
 
@@ -227,7 +230,7 @@ def phantoms(
     """
     from radfm.data_prep.sources.phantoms import Phantoms
 
-    return Phantoms(cases, seed, size)
+    return Phantoms(cases, seed, size, anatomy)
 
 
 def _public(set_name: str) -> None:

@@ -126,6 +126,11 @@ def make_case(seed: int, index: int, cases: int, size: int = 96) -> Phantom:
     return make_phantom(PhantomPlan(f"S{seed}P{index:06d}", disorders, acquisitions, size), generators)
 
 
+def anatomy_of(seed: int, index: int, cases: int) -> str:
+    """The anatomy of a case of `make_case`, without making it. Raises: ValueError: the index is not in the set."""
+    return draw_disorders(Generators([seed, index]).plan, seed, index, cases)[0]
+
+
 def make_phantom(plan: PhantomPlan, generators: Generators) -> Phantom:
     """The phantom of a plan."""
     rng, disorders, anatomy = generators.plan, plan.disorders, plan.anatomy

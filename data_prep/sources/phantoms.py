@@ -6,7 +6,7 @@ radfm prepare phantoms OUT --cases 2000 --seed 0
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from radfm.data_prep.phantoms import make_case
+from radfm.data_prep.phantoms import ANATOMIES, anatomy_of, make_case
 from radfm.data_prep.plan import CasePlan, Listing, ReadCase, ScanOrigin
 
 
@@ -17,15 +17,20 @@ class Phantoms:
         cases: number of cases, each of a patient of its own.
         seed: seed of all cases.
         size: height and width of a picture in pixels, at least 32.
+        anatomy: only the cases of this part of the body, such as "knee", of the number of cases; None: all.
     """
 
     name = "phantoms"
 
-    def __init__(self, cases: int, seed: int = 0, size: int = 96):
+    def __init__(self, cases: int, seed: int = 0, size: int = 96, anatomy: str | None = None):
         if cases < 1:
             raise ValueError(f"cases must be at least 1, not {cases}")
-        self.cases, self.seed, self.size = cases, seed, size
+        if anatomy is not None and anatomy not in ANATOMIES:
+            raise ValueError(f"unknown anatomy {anatomy!r}: use one of {', '.join(ANATOMIES)}")
+        self.cases, self.seed, self.size, self.anatomy = cases, seed, size, anatomy
         self.settings: dict[str, Any] = {"cases": cases, "seed": seed, "size": size}
+        if anatomy is not None:
+            self.settings["anatomy"] = anatomy
         self.notice = {
             "title": "radfm phantoms",
             "licence": "Apache-2.0",
@@ -35,9 +40,11 @@ class Phantoms:
     def listing(self) -> Listing:
         plans = []
         for index in range(self.cases):
+            if self.anatomy is not None and anatomy_of(self.seed, index, self.cases) != self.anatomy:
+                continue
             name = f"S{self.seed}P{index:06d}"
             plans.append(CasePlan(name, name, source_data={"index": index}))
-        return Listing(plans, [], "case", self.cases, self.cases)
+        return Listing(plans, [], "case", len(plans), len(plans))
 
     def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         for plan in plans:

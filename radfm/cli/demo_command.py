@@ -9,7 +9,7 @@ from radfm.cli.console import step
 
 
 def demo(out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/demo")) -> None:
-    """Run every step in minutes, on synthetic patients.
+    """Diagnose real studies, and fine-tune to a small synthetic hospital, in minutes.
 
     Example: radfm demo
     """

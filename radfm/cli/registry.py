@@ -122,7 +122,7 @@ COMMANDS = (
     ),
     Command(
         "demo",
-        "Run every step in minutes, on synthetic patients.",
+        "Diagnose real studies, and fine-tune to a small synthetic hospital, in minutes.",
         "radfm.cli.demo_command:demo",
         "train",
         computes=True,

@@ -17,6 +17,7 @@ from radfm.data_prep.phantoms.fields import solid_noise
 from radfm.data_prep.phantoms.phantom import ANATOMIES, Generators, PhantomPlan, make_phantom
 from radfm.data_prep.phantoms.protocols import protocols
 from radfm.data_prep.phantoms.tissues import PROPERTIES, tissue
+from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.knowledge import icd10cm
 from radfm.modalities import MODALITIES
 from radfm.presentation import band_of
@@ -124,6 +125,16 @@ def test_counts_of_two_thousand_cases_have_a_head_a_body_and_a_tail():
     assert seen["body"] >= 15
     assert seen["tail"] >= 40
     assert min(counts[d.name] for d in disorders()) >= 1
+
+
+def test_a_set_of_one_anatomy_has_the_cases_of_the_whole_set_that_are_of_it():
+    knees = Phantoms(60, seed=3, size=32, anatomy="knee")
+    indices = [plan.source_data["index"] for plan in knees.listing().plans]
+    assert indices == [index for index in range(60) if make_case(3, index, 60, 32).anatomy == "knee"]
+    assert 0 < len(indices) < 60
+    assert knees.settings["anatomy"] == "knee"
+    with pytest.raises(ValueError, match=r"unknown anatomy 'elbow': use one of .*knee"):
+        Phantoms(60, anatomy="elbow")
 
 
 def test_there_are_normals_and_comorbidities_of_one_anatomy_and_sex():
