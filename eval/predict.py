@@ -195,7 +195,8 @@ def _scores(
     scores, logits = {}, {}
     calibrated = columns is not None and network.config.calibration is not None
     for rows, _, output in outputs(network, dataset, evaluation.bf16, evaluation.progress):
-        others = [] if embeds is None else [network.head(output.case_embeds, embeds).float()]
+        tokens = output.tokens_per_case.tolist()
+        others = [] if embeds is None else [network.pool(network.head(output.token_embeds, embeds), tokens).float()]
         known = [] if columns is None else [network.log_odds(output.logits).float()]
         scores |= zip(rows.tolist(), torch.cat(known + others, 1).cpu(), strict=True)
         if calibrated:

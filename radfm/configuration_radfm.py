@@ -159,8 +159,6 @@ class RadFMEncoderConfig(PreTrainedConfig):
         num_positions: learned positions; where a scan has more slices they are interpolated, so that nothing limits
             its length. 0: the order of the tokens has no effect.
         norm_before_attention: whether the input of the attention is normalised (pre-norm) or, as in RadDiag, not.
-        residual_mean: whether the result is the mean of the tokens plus the output of the layers times a gate that
-            starts at zero.
     """
 
     model_type = "radfm_encoder"
@@ -173,7 +171,6 @@ class RadFMEncoderConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     num_positions: int = 0
     norm_before_attention: bool = True
-    residual_mean: bool = False
 
 
 @strict
@@ -208,7 +205,11 @@ class RadFMConfig(PreTrainedConfig):
     Args:
         vision_config: [`RadFMVisionConfig`].
         scan_config: [`RadFMScanConfig`] over the slices of a scan.
-        case_config: [`RadFMEncoderConfig`] over the scans of a case; zero layers switch the fusion module off.
+        case_config: [`RadFMEncoderConfig`] over the scans of a case; with zero layers scans are not put in context.
+        fusion: which tokens of the case encoder are scored. "logsumexp": the class token and each scan in the context
+            of its case, and the logit of a disorder is the log-sum-exp over them, so that the scan that shows a
+            disorder decides. "class_token": the class token alone, as in RadDiag; with zero layers, the mean of the
+            scans.
         text_config: configuration of any text encoder of transformers, [`RadFMOpenCLIPTextConfig`], or None for a
             model with a fixed list of disorders. Unset: that of all-MiniLM-L6-v2.
         text_pooling: how token vectors become the vector of a text: "mean" over the tokens, or "cls", the first token.
@@ -254,6 +255,7 @@ class RadFMConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = field(default_factory=MINILM.copy)
     text_pooling: Literal["mean", "cls"] = "mean"
     text_projection: Literal["linear", "affine", "mlp"] = "linear"
+    fusion: Literal["logsumexp", "class_token"] = "logsumexp"
     hidden_size: int = 512
     projection_dim: int = 384
     head: str = "text"

@@ -51,8 +51,6 @@ class RadFMPreTrainedModel(PreTrainedModel):
                 init.normal_(module.class_token, std=std)
             if module.positions is not None:
                 init.normal_(module.positions, std=std)
-            if module.gate is not None:
-                init.zeros_(module.gate)
         elif isinstance(module, RadFMDaysEmbedding):
             init.normal_(module.weight, std=std)
         elif isinstance(module, Head):
@@ -71,6 +69,7 @@ class RadFMModel(RadFMPreTrainedModel):
         scans, cases = cast(RadFMScanConfig, config.scan_config), cast(RadFMEncoderConfig, config.case_config)
         config.projection_dim = head.embed_dim(config)
         self.head_reads_text = head.reads_text
+        self.scores_scans = config.fusion == "logsumexp"
         self.slice_encoder = RadFMSliceEncoder(vision, width)
         self.scan_encoder = RadFMEncoder(scans, width)
         self.case_encoder = RadFMEncoder(cases, width)
@@ -143,6 +142,8 @@ class RadFMModel(RadFMPreTrainedModel):
         )
         output = RadFMModelOutput(
             case_embeds=cases.embeds,
+            token_embeds=cases.token_embeds,
+            tokens_per_case=scans_per_case.new_tensor(cases.tokens_per_case),
             scan_embeds=scans.embeds,
             scan_features=scans.features,
             slice_attentions=scans.slice_attentions,
@@ -169,14 +170,14 @@ class RadFMModel(RadFMPreTrainedModel):
 
     def encode_scans(self, slices: SliceEncoding) -> ScanEncoding:
         """The second stage: attention over the slices of each scan."""
-        scan_embeds, slab_attentions = self.scan_encoder(slices.embeds, slices.slabs_per_scan)
+        encoded = self.scan_encoder(slices.embeds, slices.slabs_per_scan)
         patch_logits = None
         if slices.patch_logits is not None:
             patch_logits = max_of_groups(slices.patch_logits, slices.slabs_per_scan)
         return ScanEncoding(
-            embeds=scan_embeds,
+            embeds=encoded.embeds,
             features=mean_of_groups(slices.features, slices.slabs_per_scan),
-            slice_attentions=self.slice_encoder.attention_of_slices(slab_attentions, slices.slices_per_scan),
+            slice_attentions=self.slice_encoder.attention_of_slices(encoded.attention, slices.slices_per_scan),
             patch_logits=patch_logits,
         )
 
@@ -211,35 +212,30 @@ class RadFMModel(RadFMPreTrainedModel):
             histories = self.history_projection(history_embeds)  # (histories, hidden_size)
             tokens, token_counts = _append_histories(tokens, scan_counts, histories, histories_per_case.tolist())
 
-        # fusion, (cases, hidden_size)
-        fused, token_attentions = self.case_encoder(tokens, token_counts)
-        scan_attentions = token_attentions
+        # fusion
+        encoded = self.case_encoder(tokens, token_counts, with_tokens=self.scores_scans)
+        scan_attentions, in_context = encoded.attention, encoded.tokens
         if token_counts is not scan_counts:
-            scan_attentions = _attentions_of_scans(token_attentions, token_counts, scan_counts)
+            scan_attentions = _attentions_of_scans(encoded.attention, token_counts, scan_counts)
+            in_context = None if in_context is None else _first_of_groups(in_context, token_counts, scan_counts)
 
-        # projected and normalized, (cases, d)
-        case_embeds = self.case_projection(fused)
-        if self.patch_projection is not None:
-            patch_logits = max_of_groups(scans.patch_logits, scan_counts)
-            patch_logits = patch_logits.masked_fill(patch_logits.isneginf(), 0)  # of a case without slices
-            case_embeds = case_embeds + self.patch_projection(patch_logits)
-        if self.head_reads_text:
-            case_embeds = F.normalize(case_embeds, dim=-1)
-        return CaseEncoding(embeds=case_embeds, scan_attentions=scan_attentions)
-
-    def encode_each_scan(
-        self, scans: ScanEncoding, modality_ids: Tensor, plane_ids: Tensor | None = None, days: Tensor | None = None
-    ) -> Tensor:
-        """(scans, d): the embedding of each scan as a case of its own, without a history."""
-        one_each = torch.ones_like(modality_ids)
-        return self.encode_cases(
-            scans=scans, scans_per_case=one_each, modality_ids=modality_ids, plane_ids=plane_ids, days=days
-        ).embeds
+        # the tokens that are scored, projected and normalized, (tokens, d)
+        token_embeds = self._project(encoded.embeds, scans.patch_logits, scan_counts)
+        tokens_per_case = [1] * len(scan_counts)
+        if in_context is not None:
+            of_scans = self._project(in_context, scans.patch_logits, [1] * len(in_context))
+            has_class_token = self.case_encoder.class_token is not None
+            parts = [
+                torch.cat([own, part]) if has_class_token or not len(part) else part  # a case without scans has a token
+                for own, part in zip(token_embeds.split(1), of_scans.split(scan_counts), strict=True)
+            ]
+            token_embeds, tokens_per_case = torch.cat(parts) if parts else of_scans, [len(part) for part in parts]
+        return CaseEncoding(token_embeds, tokens_per_case, scan_counts, scan_attentions)
 
     def encode_each_patch(
         self, slices: SliceEncoding, modality_ids: Tensor, plane_ids: Tensor | None = None, days: Tensor | None = None
-    ) -> Tensor:
-        """(slabs, h, w, d): the embedding of each patch as a case of its own.
+    ) -> CaseEncoding:
+        """The slabs * h * w patches, each as a case of its own.
 
         Args:
             slices: from `encode_slices(..., with_patches=True)`.
@@ -253,10 +249,15 @@ class RadFMModel(RadFMPreTrainedModel):
             ids if ids is None else ids.repeat_interleave(patches_per_scan, 0)
             for ids in (modality_ids, plane_ids, days)
         )
-        embeds, _ = self.scan_encoder(patches.embeds.flatten(0, 2), [1] * (slabs * height * width))
+        encoded = self.scan_encoder(patches.embeds.flatten(0, 2), [1] * (slabs * height * width))
         patch_logits = None if patches.patch_logits is None else patches.patch_logits.flatten(0, 2)
-        patch_scans = ScanEncoding(embeds=embeds, patch_logits=patch_logits)
-        return self.encode_each_scan(patch_scans, modality_ids, plane_ids, days).unflatten(0, (slabs, height, width))
+        return self.encode_cases(
+            scans=ScanEncoding(embeds=encoded.embeds, patch_logits=patch_logits),
+            scans_per_case=torch.ones_like(modality_ids),
+            modality_ids=modality_ids,
+            plane_ids=plane_ids,
+            days=days,
+        )
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         """(texts, tokens) int64 -> (texts, d), of unit length."""
@@ -278,6 +279,19 @@ class RadFMModel(RadFMPreTrainedModel):
             raise ValueError("this checkpoint has no text encoder: it knows its own list of disorders only")
         self.text_encoder.set_input_embeddings(value)
 
+    def _project(self, embeds: Tensor, patch_logits: Tensor | None, scan_counts: list[int]) -> Tensor:
+        """(groups, hidden_size) -> (groups, d), with the highest patch logits of the scans of each group.
+
+        Args:
+            patch_logits: (scans, patch disorders).
+            scan_counts: scans of each group.
+        """
+        embeds = self.case_projection(embeds)
+        if self.patch_projection is not None:
+            highest = max_of_groups(patch_logits, scan_counts)
+            embeds = embeds + self.patch_projection(highest.masked_fill(highest.isneginf(), 0))  # -inf: no slices
+        return F.normalize(embeds, dim=-1) if self.head_reads_text else embeds
+
     def _add_scan_context(
         self, scan_embeds: Tensor, modality_ids: Tensor, plane_ids: Tensor | None, days: Tensor | None
     ) -> Tensor:
@@ -298,6 +312,11 @@ def _append_histories(
     pairs = zip(scans.split(scan_counts), histories.to(scans.dtype).split(history_counts), strict=True)
     counts = [a + b for a, b in zip(scan_counts, history_counts, strict=True)]
     return torch.cat([part for pair in pairs for part in pair]), counts
+
+
+def _first_of_groups(rows: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
+    """(rows, f) -> the first rows of each group, as many as its count."""
+    return torch.cat([part[:n] for part, n in zip(rows.split(sizes), counts, strict=True)])
 
 
 def _attentions_of_scans(attentions: Tensor, token_counts: list[int], scan_counts: list[int]) -> Tensor:

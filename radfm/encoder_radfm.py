@@ -3,14 +3,13 @@
 Decisions:
 - Nothing is padded. The tokens of all groups lie in one row, groups of equal length next to each other. Layers that
   work token by token work on the row, and attention runs over all groups of one length at once, which are views of it.
-- Of the last layer only the class token is used, so only its query is computed: linear in the length of a group.
-- Without layers the vector of a group is the mean of its tokens. With `residual_mean` it is that mean plus the output
-  of the layers times a gate for each dimension that starts at zero: a short training starts from averaging and not from
-  chance (Touvron et al., Going deeper with image transformers, ICCV 2021, have such gates within layers).
+- Where only the class token of the last layer is used, only its query is computed: linear in the length of a group.
+- Without layers the vector of a group is the mean of its tokens, and the tokens stay as they are.
 """
 
 from collections import Counter
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,20 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_radfm import RadFMEncoderConfig
+
+
+class EncodedGroups(NamedTuple):
+    """The result of a [`RadFMEncoder`].
+
+    Args:
+        embeds: (groups, width), the class token of each group; without layers the mean of its tokens.
+        attention: (tokens,), the class token's over the tokens of its group; sums to 1 per group.
+        tokens: (tokens, width), each token in the context of its group, where requested.
+    """
+
+    embeds: Tensor
+    attention: Tensor
+    tokens: Tensor | None = None
 
 
 class RadFMEncoder(nn.Module):
@@ -32,26 +45,25 @@ class RadFMEncoder(nn.Module):
         learned = layers and config.num_positions
         self.positions = nn.Parameter(torch.zeros(config.num_positions, hidden_size)) if learned else None
         self.norm = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps) if layers else nn.Identity()
-        self.gate = nn.Parameter(torch.zeros(hidden_size)) if layers and config.residual_mean else None
 
-    def forward(self, tokens: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, lengths: list[int], with_tokens: bool = False) -> EncodedGroups:
         """
         ```python
-        scan_embeds, slice_attentions = model.radfm.scan_encoder(slice_embeds, [32, 1, 20])  # (3, width), (53,)
+        scans = model.radfm.scan_encoder(slice_embeds, [32, 1, 20])
+        scans.embeds, scans.attention  # (3, width), (53,)
         ```
 
         Args:
             tokens: (tokens, width), group by group.
             lengths: tokens of each group.
-        Returns:
-            (groups, width), and the class token's attention over the tokens of its group, (tokens,).
+            with_tokens: whether to compute also each token in the context of its group.
         """
         order = _LengthOrder(lengths, tokens.device)
         groups = order.sort(tokens)  # for each length (groups, length, width)
         if self.class_token is None:  # no layers
             attention = [part.new_full(part.shape[:2], 1 / max(part.shape[1], 1)).flatten() for part in groups]
-            attention = _concatenate(attention, tokens.new_empty(0))
-            return order.unsort_groups(_means(groups, tokens)), order.unsort_tokens(attention)
+            attention = order.unsort_tokens(_concatenate(attention, tokens.new_empty(0)))
+            return EncodedGroups(order.unsort_groups(_means(groups, tokens)), attention, tokens)
 
         # class token and positions
         sequences = []
@@ -66,11 +78,13 @@ class RadFMEncoder(nn.Module):
         hidden_states = _concatenate([part.flatten(0, 1) for part in sequences], tokens)
         for layer in self.layers[:-1]:
             hidden_states, _ = layer(hidden_states, shapes)
-        pooled, attention = self.layers[-1](hidden_states, shapes, order.class_tokens)
-        pooled = self.norm(pooled)
-        if self.gate is not None:
-            pooled = _means(groups, tokens) + self.gate * pooled
-        return order.unsort_groups(pooled), order.unsort_tokens(attention)
+        hidden_states, attention = self.layers[-1](hidden_states, shapes, order.class_tokens, with_tokens)
+        hidden_states, attention = self.norm(hidden_states), order.unsort_tokens(attention)
+        if not with_tokens:
+            return EncodedGroups(order.unsort_groups(hidden_states), attention)
+        embeds = order.unsort_groups(hidden_states.index_select(0, order.class_tokens))
+        in_context = _concatenate([part[:, 1:].flatten(0, 1) for part in _split(hidden_states, shapes)], tokens)
+        return EncodedGroups(embeds, attention, order.unsort_tokens(in_context))
 
 
 class RadFMEncoderLayer(GradientCheckpointingLayer):
@@ -92,7 +106,11 @@ class RadFMEncoderLayer(GradientCheckpointingLayer):
         self.fc2 = nn.Linear(config.intermediate_size, hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, shapes: list[tuple[int, int]], class_tokens: Tensor | None = None
+        self,
+        hidden_states: Tensor,
+        shapes: list[tuple[int, int]],
+        class_tokens: Tensor | None = None,
+        with_tokens: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """
         ```python
@@ -102,31 +120,37 @@ class RadFMEncoderLayer(GradientCheckpointingLayer):
         Args:
             hidden_states: (groups + tokens, width). For each group its class token, then its tokens.
             shapes: for each length the number of groups, and 1 + that length, in the order of the row.
-            class_tokens: (groups,) int64, the positions of the class tokens in the row, if only these are computed.
+            class_tokens: (groups,) int64, the positions of the class tokens in the row, in the last layer.
+            with_tokens: whether the last layer computes all rows, and not the class tokens alone.
         Returns:
-            (groups + tokens, width) and None; or, for the class tokens alone, (groups, width) and their attention over
-            the tokens, (tokens,). One tensor each for any number of lengths: ZeRO-3 needs the same output structure on
-            all processes.
+            (groups + tokens, width) and None; or, of the last layer, (groups, width), with `with_tokens` (groups +
+            tokens, width), and the class tokens' attention over the tokens, (tokens,). One tensor each for any number
+            of lengths: ZeRO-3 needs the same output structure on all processes.
         """
         normed = self.attention_norm(hidden_states)
         residual, queried = hidden_states, normed
-        if class_tokens is not None:
+        if class_tokens is not None and not with_tokens:
             residual, queried = hidden_states.index_select(0, class_tokens), normed.index_select(0, class_tokens)
         query = self._split_heads(self.q_proj(queried))  # (rows, heads, width / heads)
         key, value = self._split_heads(self.k_proj(normed)), self._split_heads(self.v_proj(normed))
-        attend = self._attend_all if class_tokens is None else self._attend_class_tokens
-        output, attention = attend(query, key, value, shapes)
+        attention = None
+        if class_tokens is None or with_tokens:
+            output = self._attend_all(query, key, value, shapes)
+        if class_tokens is not None:
+            query = query.index_select(0, class_tokens) if with_tokens else query
+            of_class_tokens, attention = self._attend_class_tokens(query, key, value, shapes)
+            output = output if with_tokens else of_class_tokens
         residual = residual + self._drop(self.out_proj(output.flatten(1)))
         mlp_output = self.fc2(self._drop(self.activation(self.fc1(self.mlp_norm(residual)))))
         return residual + self._drop(mlp_output), attention
 
-    def _attend_all(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> tuple[Tensor, None]:
+    def _attend_all(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> Tensor:
         outputs = []
         for parts in zip(*(_split(x, shapes) for x in (query, key, value)), strict=True):
             q, k, v = (part.transpose(1, 2) for part in parts)  # (groups, heads, 1 + length, -1)
             output = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
             outputs.append(output.transpose(1, 2).flatten(0, 1))
-        return _concatenate(outputs, value), None
+        return _concatenate(outputs, value)
 
     def _attend_class_tokens(self, query: Tensor, key: Tensor, value: Tensor, shapes: list) -> tuple[Tensor, Tensor]:
         outputs, attention = [], []

@@ -34,6 +34,26 @@ def mean_of_groups(rows: Tensor, sizes: list[int]) -> Tensor:
     return torch.stack([part.mean(0) for part in rows.split(sizes)]) if sizes else rows[:0]
 
 
+def logsumexp_of_groups(rows: Tensor, sizes: list[int], sharpness: Tensor) -> Tensor:
+    """(rows, f) and the number of rows of each group -> (groups, f): log(mean(exp(sharpness * rows))) / sharpness.
+
+    It is near the mean of a group for a small sharpness, and near the maximum for a large one.
+
+    Args:
+        sharpness: (1,), above zero.
+    """
+    rows, sharpness = rows.float(), sharpness.float()
+    counts = torch.tensor(sizes, dtype=torch.int64, device=rows.device)
+    group = torch.arange(len(sizes), device=rows.device).repeat_interleave(counts)
+
+    def mean(values: Tensor) -> Tensor:
+        sums = values.new_zeros(len(sizes), values.shape[-1]).index_add(0, group, values)
+        return sums / counts.clamp(min=1)[:, None]
+
+    highest = max_of_groups(rows.detach(), sizes)
+    return highest + mean(torch.exp(sharpness * (rows - highest[group]))).log() / sharpness
+
+
 def max_of_groups(rows: Tensor, sizes: list[int]) -> Tensor:
     """(rows, f) and the number of rows of each group -> (groups, f), the maximum; -inf for a group without rows."""
     counts = torch.tensor(sizes, dtype=torch.int64, device=rows.device)

@@ -2,7 +2,9 @@
 
 Decisions:
 - The text embeddings of the vocabulary are a buffer of the head, saved with the weights and replaced at will.
-- A scan, or a patch of a slice, has logits of its own by going through the later stages as a case of its own.
+- The logits of a case are pooled over its tokens with the text as query: each disorder asks every scan, and the scan
+  that shows it decides. So the logits of the scans are those that the answer was computed from.
+- A patch of a slice has logits of its own by going through the later stages as a case of its own.
 - `forward` computes the loss named in the configuration over the rows of all processes, so every trainer trains alike.
 """
 
@@ -14,9 +16,12 @@ from torch import Tensor, nn
 from .configuration_radfm import LabelKind, RadFMConfig
 from .embedding_radfm import RadFMModel, RadFMPreTrainedModel
 from .heads_radfm import head_class
+from .layers_radfm import logsumexp_of_groups
 from .losses_radfm import competing_log_odds, sum_gradients_over_processes
 from .objectives_radfm import Objective, build_objectives
-from .outputs_radfm import RadFMDiagnosisOutput, ScanEncoding, SliceEncoding
+from .outputs_radfm import RadFMDiagnosisOutput, SliceEncoding
+
+_LEAST_SHARPNESS = 1e-3  # of the log-sum-exp over scans, which then is their mean
 
 
 class RadFMForDiagnosis(RadFMPreTrainedModel):
@@ -26,6 +31,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         super().__init__(config)
         self.radfm = RadFMModel(config)
         self.head = head_class(config)(config)
+        self.sharpness = nn.Parameter(torch.ones(1)) if config.fusion == "logsumexp" else None
         config.loss = config.loss or {"name": self.head.default_loss}
         build_objectives(config)  # raises for an objective that there is not
         self.post_init()
@@ -92,10 +98,14 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         if text_embeds is None and input_ids is not None:
             text_embeds = self.radfm.get_text_features(input_ids, attention_mask)
 
-        # logits
+        # logits of the tokens, pooled for each case
+        token_logits = self.head(cases.token_embeds, text_embeds)
         outputs = RadFMDiagnosisOutput(
-            logits=self.head(cases.embeds, text_embeds),
+            logits=self.pool(token_logits, cases.tokens_per_case),
             case_embeds=cases.embeds,
+            token_embeds=cases.token_embeds,
+            tokens_per_case=scans_per_case.new_tensor(cases.tokens_per_case),
+            per_scan_logits=None if self.sharpness is None else cases.of_scans(token_logits),
             scan_embeds=scans.embeds,
             scan_features=scans.features,
             slice_attentions=scans.slice_attentions,
@@ -106,25 +116,19 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         # loss
         if objectives:
             batch = targets | {"slices_per_scan": slices_per_scan, "scans_per_case": scans_per_case}
-            self._add_losses(outputs, objectives, batch, slices, scans, context)
+            self._add_losses(outputs, objectives, batch, slices, context)
         return outputs if return_dict is not False else outputs.to_tuple()
 
-    def per_scan_logits(
-        self,
-        scans: ScanEncoding,
-        modality_ids: Tensor,
-        plane_ids: Tensor | None = None,
-        days: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-    ) -> Tensor:
-        """(scans, disorders): the logits of each scan as a case of its own, without a history.
+    def pool(self, token_logits: Tensor, tokens_per_case: list[int]) -> Tensor:
+        """(tokens, disorders) logits -> (cases, disorders): the log-sum-exp over the tokens of each case.
 
-        Args:
-            scans: from `model.radfm.encode_scans`.
-            modality_ids, plane_ids, days: of the scans, as in `forward`.
-            text_embeds: (texts, d), in place of the vocabulary.
+        ```python
+        model.pool(model.head(outputs.token_embeds, text_embeds), outputs.tokens_per_case.tolist())  # other disorders
+        ```
         """
-        return self.head(self.radfm.encode_each_scan(scans, modality_ids, plane_ids, days), text_embeds)
+        if self.sharpness is None:
+            return token_logits
+        return logsumexp_of_groups(token_logits, tokens_per_case, self.sharpness.clamp(min=_LEAST_SHARPNESS))
 
     def patch_logits(
         self,
@@ -137,9 +141,14 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         """(slabs, h, w, disorders): the logits of each patch as a case of its own, without a history.
 
         Args:
-            slices: from `model.radfm.encode_slices(..., with_patches=True)`; the others as in `per_scan_logits`.
+            slices: from `model.radfm.encode_slices(..., with_patches=True)`.
+            modality_ids, plane_ids, days: of the scans, as in `forward`.
+            text_embeds: (texts, d), in place of the vocabulary.
         """
-        return self.head(self.radfm.encode_each_patch(slices, modality_ids, plane_ids, days), text_embeds)
+        cases = self.radfm.encode_each_patch(slices, modality_ids, plane_ids, days)
+        logits = self.pool(self.head(cases.token_embeds, text_embeds), cases.tokens_per_case)
+        assert slices.patches is not None
+        return logits.unflatten(0, slices.patches.embeds.shape[:3])
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """Calibrates the logits of the vocabulary, (cases, disorders): the sigmoid of the result is a probability.
@@ -221,13 +230,10 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         objectives: list[Objective],
         batch: dict[str, Tensor],
         slices: SliceEncoding,
-        scans: ScanEncoding,
         context: dict[str, Tensor | None],
     ) -> None:
-        """Sets the weighted loss of each objective, their sum, and the logits that only objectives read."""
+        """Sets the weighted loss of each objective, their sum, and the logits of patches, if one reads them."""
         context = context | {"text_embeds": outputs.text_embeds}
-        if any(o.reads == "per_scan_logits" for o in objectives):
-            outputs.per_scan_logits = self.per_scan_logits(scans, **context)
         if slices.patches is not None:
             outputs.patch_logits = self.patch_logits(slices, **context)
         outputs.losses = {o.name: o.weight * o.loss(outputs, batch) for o in objectives}

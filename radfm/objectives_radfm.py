@@ -3,7 +3,7 @@
 | objective | what it compares | targets | name |
 |---|---|---|---|
 | [`DiagnosisObjective`] | the logits of a case with its labels, by the loss in `config.loss` | labels | diagnosis |
-| [`PerScanObjective`] | the same with each scan as a case of its own | labels or scan_labels | per_scan |
+| [`PerScanObjective`] | the same of each scan in the context of its case | labels or scan_labels | per_scan |
 | [`PatchObjective`] | the logits of each patch of a slice with segmentation masks | masks | patch |
 | [`KeySliceObjective`] | the attention over the slices with the annotated key slice | key_slices | key_slice |
 
@@ -41,8 +41,8 @@ class Objective(ABC):
     Attributes:
         name: key in `config.objectives` and in `RadFMDiagnosisOutput.losses`.
         targets: inputs of `forward` without which the objective is left out.
-        reads: the output that `forward` computes for this objective only, "per_scan_logits" or "patch_logits"; None if
-            it reads what is computed anyway.
+        reads: the output that `forward` computes for this objective only, "patch_logits"; None if it reads what is
+            computed anyway.
     """
 
     name: ClassVar[str]
@@ -73,13 +73,20 @@ class DiagnosisObjective(Objective):
 
 
 class PerScanObjective(Objective):
-    """The same loss with each scan as a case of its own, so that every scan learns directly.
+    """The same loss with the logits of each scan in the context of its case, so that every scan learns directly.
 
     The labels of a scan are `scan_labels` (scans, disorders) where the batch has them, else those of its case.
+
+    Raises:
+        ValueError: the model scores the class token of a case alone.
     """
 
     name = "per_scan"
-    reads = "per_scan_logits"
+
+    def __init__(self, config: RadFMConfig, weight: float = 1.0):
+        super().__init__(config, weight)
+        if weight and config.fusion == "class_token":
+            raise ValueError('objectives: "per_scan" needs logits of scans, which fusion="class_token" has not')
 
     def loss(self, outputs: RadFMDiagnosisOutput, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.get("scan_labels")

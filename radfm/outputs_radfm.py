@@ -7,8 +7,11 @@ depth of 1 every slab is one slice.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
+
+from .layers_radfm import mean_of_groups
 
 
 class PatchEncoding(NamedTuple):
@@ -61,22 +64,42 @@ class ScanEncoding(NamedTuple):
 
 
 class CaseEncoding(NamedTuple):
-    """The result of `encode_cases`.
+    """The result of `encode_cases`: the tokens that the head scores.
 
     Args:
-        embeds: (cases, d). Of unit length where the head reads text.
+        token_embeds: (tokens, d), case by case: the class token, where there is one, then the scans in the context of
+            their case. With `fusion="class_token"` the class token alone. Of unit length where the head reads text.
+        tokens_per_case: tokens of each case.
+        scans_per_case: scans of each case.
         scan_attentions: (scans,). Attention over the scans of each case; sums to 1 per case.
     """
 
-    embeds: Tensor
+    token_embeds: Tensor
+    tokens_per_case: list[int]
+    scans_per_case: list[int]
     scan_attentions: Tensor
+
+    @property
+    def embeds(self) -> Tensor:
+        """(cases, d): the mean of the tokens of each case."""
+        return mean_of_groups(self.token_embeds, self.tokens_per_case)
+
+    def of_scans(self, rows: Tensor) -> Tensor:
+        """(tokens, ...) -> (scans, ...): the rows of the scans, without those of the class tokens."""
+        pairs = zip(rows.split(self.tokens_per_case), self.scans_per_case, strict=True)
+        parts = [part[len(part) - scans :] for part, scans in pairs]
+        return torch.cat(parts) if parts else rows
 
 
 @dataclass
 class RadFMModelOutput(ModelOutput):
     """
     Args:
-        case_embeds: (cases, d). The input of the head: of unit length for a head that reads text, unscaled otherwise.
+        case_embeds: (cases, d). The mean of the tokens of each case, for retrieval; `get_case_features` scales it to
+            unit length.
+        token_embeds: (tokens, d). What the head scores: of each case the class token, where there is one, and its scans
+            in the context of the case. Of unit length for a head that reads text, unscaled otherwise.
+        tokens_per_case: (cases,) int64, sums to tokens.
         scan_embeds: (scans, hidden_size).
         scan_features: (scans, f). The mean of the tower's features over the slices of a scan.
         slice_attentions: (slices,). Attention over the slices of each scan; sums to 1 per scan.
@@ -85,6 +108,8 @@ class RadFMModelOutput(ModelOutput):
     """
 
     case_embeds: Tensor | None = None
+    token_embeds: Tensor | None = None
+    tokens_per_case: Tensor | None = None
     scan_embeds: Tensor | None = None
     scan_features: Tensor | None = None
     slice_attentions: Tensor | None = None
@@ -98,10 +123,10 @@ class RadFMDiagnosisOutput(ModelOutput):
     Args:
         loss: (). The sum of `losses`; where targets were given.
         logits: (cases, disorders). Over the texts where texts were given, else over the vocabulary.
-        case_embeds, scan_embeds, scan_features, slice_attentions, scan_attentions, text_embeds: as in
-            [`RadFMModelOutput`].
-        per_scan_logits: (scans, disorders). The logits of each scan as a case of its own; where an objective needs
-            them.
+        case_embeds, token_embeds, tokens_per_case, scan_embeds, scan_features, slice_attentions, scan_attentions,
+            text_embeds: as in [`RadFMModelOutput`].
+        per_scan_logits: (scans, disorders). The logits of each scan in the context of its case, of which those of the
+            case are pooled; None with `fusion="class_token"`.
         patch_logits: (slabs, h, w, disorders). The logits of each patch as a case of its own; where an objective needs
             them.
         losses: objective -> (), times its weight; see `radfm.objectives_radfm`.
@@ -110,6 +135,8 @@ class RadFMDiagnosisOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     case_embeds: Tensor | None = None
+    token_embeds: Tensor | None = None
+    tokens_per_case: Tensor | None = None
     scan_embeds: Tensor | None = None
     scan_features: Tensor | None = None
     slice_attentions: Tensor | None = None

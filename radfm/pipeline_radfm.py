@@ -90,7 +90,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "alerts", why the answer may mean nothing, one sentence each, empty for a case like the training data;
             "training_data", what the model was trained on, see `TrainingData`: a dictionary with its "summary";
             "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
-            "case_embed" (d,), for `score`.
+            "token_embeds" (tokens, d), for `score`.
         Raises:
             ValueError: The case has no readable scan, labels are missing or empty, a label is not on the list of a
                 model with a fixed one, or the case is refused.
@@ -100,11 +100,11 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return [] if inputs == [] else super().__call__(inputs, **kwargs)
 
     @torch.inference_mode()
-    def score(self, case_embed: torch.Tensor, candidate_labels, hypothesis_template: str = "{}") -> list[dict]:
+    def score(self, token_embeds: torch.Tensor, candidate_labels, hypothesis_template: str = "{}") -> list[dict]:
         """Scores other names for a case that was read before, without reading it again.
 
         Args:
-            case_embed: (d,), from an answer with `return_attentions`.
+            token_embeds: (tokens, d), from an answer with `return_attentions`.
             candidate_labels, hypothesis_template: As in `__call__`.
         Returns:
             The diagnoses that `__call__` returns for these names and this case.
@@ -112,12 +112,14 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             ValueError: As `__call__`.
         """
         parameters = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
-        labels, embeds = parameters["labels"], case_embed[None].to(self.device)
+        labels, tokens = parameters["labels"], token_embeds.to(self.device)
+        logits = self.model.pool(self.model.head(tokens), [len(tokens)])
         if self.model.head.reads_text:
-            logits = self.model.head(embeds, self._text_embeds(labels, parameters["template"]))
+            texts = self._text_embeds(labels, parameters["template"])
+            of_labels = self.model.pool(self.model.head(tokens, texts), [len(tokens)])
         else:
-            logits = self.model.head(embeds)[:, self.model.config.vocabulary.rows(labels)]
-        scores = self._calibrated(logits, embeds, labels).float().sigmoid()[0]
+            of_labels = logits[:, self.model.config.vocabulary.rows(labels)]
+        scores = self._calibrated(of_labels, logits, labels).float().sigmoid()[0]
         return self._diagnoses(labels, scores, len(scores))
 
     def _sanitize_parameters(
@@ -204,7 +206,12 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         elif labels is not None:
             rows = config.vocabulary.rows(labels)
         output = self.model(**batch, text_embeds=text_embeds)
-        scores = self._calibrated(output.logits[:, rows], output.case_embeds, names).float().sigmoid()
+        tokens_per_case = output.tokens_per_case.tolist()
+        of_vocabulary = output.logits
+        if text_embeds is not None and config.calibration is not None:
+            of_vocabulary = self.model.pool(self.model.head(output.token_embeds), tokens_per_case)
+        scores = self._calibrated(output.logits[:, rows], of_vocabulary, names).float().sigmoid()
+        token_embeds = output.token_embeds.split(tokens_per_case)
         slices_per_scan, scans_per_case = batch["slices_per_scan"].tolist(), batch["scans_per_case"].tolist()
         slice_attentions = iter(output.slice_attentions.float().split(slices_per_scan))
         scan_attentions = output.scan_attentions.float().split(scans_per_case)
@@ -216,7 +223,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
                 "names": names,
                 "top_k": _TOP_OF_VOCABULARY if labels is None else len(names),
                 "scores": scores[i],
-                "case_embed": output.case_embeds[i],
+                "token_embeds": token_embeds[i],
                 "scan_attentions": scan_attentions[i],
                 "slice_attentions": [next(slice_attentions) for _ in scans],
                 "ood_features": features[i],
@@ -243,7 +250,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             "alerts": self.model_alerts + alerts,
             "training_data": {"summary": self.training_data.summary, **asdict(self.training_data)},
             "out_of_distribution": judgement,
-            "case_embed": output["case_embed"],
+            "token_embeds": output["token_embeds"],
         }
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
@@ -294,12 +301,16 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             return vocabulary.codes(name)
         return codes(name) if codes is not None else []
 
-    def _calibrated(self, logits: torch.Tensor, case_embeds: torch.Tensor, names: list[str]) -> torch.Tensor:
-        """(cases, names) logits, those of the vocabulary calibrated."""
+    def _calibrated(self, logits: torch.Tensor, of_vocabulary: torch.Tensor, names: list[str]) -> torch.Tensor:
+        """(cases, names) logits, those of names in the vocabulary calibrated.
+
+        Args:
+            of_vocabulary: (cases, disorders) logits of the whole vocabulary; not read without a calibration.
+        """
         if self.model.config.calibration is None:
             return logits
         vocabulary = self.model.config.vocabulary
-        log_odds, logits = self.model.log_odds(self.model.head(case_embeds)), logits.float()
+        log_odds, logits = self.model.log_odds(of_vocabulary), logits.float()
         rows = {column: row for column, name in enumerate(names) if (row := vocabulary.get(name)) is not None}
         logits[:, list(rows)] = log_odds[:, list(rows.values())]
         return logits

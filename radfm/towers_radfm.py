@@ -215,7 +215,7 @@ class TokenTower(Tower):
     def forward(self, slices: Tensor) -> Tensor:
         feature_map = super().forward(slices)
         tokens = self.projection(feature_map.flatten(2).transpose(1, 2))  # (n, h * w, hidden_size)
-        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens))[0]
+        return self.token_encoder(tokens.flatten(0, 1), [tokens.shape[1]] * len(tokens)).embeds
 
     @classmethod
     def build(cls, config: RadFMVisionConfig) -> nn.Module:

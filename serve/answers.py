@@ -24,7 +24,7 @@ class Answer:
         sheets: Of each scan.
         maps: Of each explained disorder, the coarse maps of all scans one after another, one byte per patch.
         report: The content of the study's report.
-        case_embed: (d,), with which other names are scored.
+        token_embeds: (tokens, d), with which other names are scored.
         typed: Names that the visitor typed -> their scores.
         used: When a visitor last requested something of it.
     """
@@ -33,7 +33,7 @@ class Answer:
     sheets: list[Sheets]
     maps: list[bytes]
     report: dict
-    case_embed: torch.Tensor
+    token_embeds: torch.Tensor
     typed: dict[str, dict] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
 

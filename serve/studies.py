@@ -186,7 +186,7 @@ class Studies:
             raise Refused(f"this page scores up to {self.limits.names} names: remove some")
         if names:
             with self._text:
-                diagnoses = self.pipe.score(answer.case_embed, names)
+                diagnoses = self.pipe.score(answer.token_embeds, names)
             for diagnosis in diagnoses:
                 described = case_report.diagnosis_details(diagnosis, self.pipe.model.config, answer.is_ood)
                 answer.typed[diagnosis["label"]] = described
@@ -295,7 +295,7 @@ class Studies:
         shown = content_of_page(report, case, explanations, sheets, seconds)
         maps = [maps_as_bytes(explanation) for explanation in explanations]
         with self._changed:
-            self._answers[token] = Answer(shown, sheets, maps, report, diagnosed["case_embed"])
+            self._answers[token] = Answer(shown, sheets, maps, report, diagnosed["token_embeds"])
         self.tidy()
 
 

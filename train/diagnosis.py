@@ -4,10 +4,9 @@
     torchrun --nproc-per-node 2 -m radfm.train.diagnosis CONFIG training.deepspeed=train/configs/zero2.json
 
 1. The cases are loaded, and the model is built from the configuration (`diagnosis_model`).
-2. A regression initialises it, if configured (`linear_start`).
-3. The features of a frozen tower are computed once (`radfm.data_prep.batches.slice_features`).
-4. The trainer trains it, resuming from the last checkpoint where there is one (`diagnosis_trainer`).
-5. The checkpoint with the best validation becomes the result, with a recipe beside it.
+2. The features of a frozen tower are computed once (`radfm.data_prep.batches.slice_features`).
+3. The trainer trains it, resuming from the last checkpoint where there is one (`diagnosis_trainer`).
+4. The checkpoint with the best validation becomes the result, with a recipe beside it.
 
 Decisions:
 - The model is built before the trainer's arguments: DeepSpeed's ZeRO-3 would partition its weights while the names of
@@ -38,10 +37,9 @@ from radfm.train.diagnosis_config import TRAINING, DiagnosisTraining, read_diagn
 from radfm.train.diagnosis_model import build
 from radfm.train.diagnosis_trainer import DiagnosisTrainer, TrainerSettings
 from radfm.train.lineage import effort, has_ended, lineage
-from radfm.train.linear_start import fit_linear_start
 from radfm.train.shots import few_shots
 from radfm.train.trainer_arguments import run_module
-from radfm.train.training_checkpoints import last_checkpoint, result_checkpoint, write_result
+from radfm.train.training_checkpoints import result_checkpoint, write_result
 
 
 def train(config: DiagnosisTraining) -> Path:
@@ -57,11 +55,8 @@ def train(config: DiagnosisTraining) -> Path:
     cases, validation_cases = map(config.data.load, ("train", "validation"))
     rows = few_shots(cases, config.data.shots, config.seed)
     model, processor = build(config, cases.vocabulary, _prevalence(cases, rows))
-    if config.model.linear_start and config.model.checkpoint is None and last_checkpoint(config.output) is None:
-        fit_linear_start(model, _with_features(CaseDataset(cases, processor, rows=rows), model))
 
-    one_scan = 1 if config.model.level == "scan" else None
-    sampling = Sampling(config.augmentation, one_scan, config.sampling.slices_per_scan, config.seed)
+    sampling = Sampling(config.augmentation, None, config.sampling.slices_per_scan, config.seed)
     embed = config.model.history and config.model.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if embed else None for part in (cases, validation_cases)]
     masks = config.objectives.weight("patch") > 0

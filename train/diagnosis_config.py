@@ -84,8 +84,6 @@ class ModelSection:
         checkpoint: Folder of a checkpoint whose training is continued; None: a new model.
         head: Name in `radfm.heads_radfm.HEADS`: "text" (KE: the classifier of a disorder is the embedding of its name)
             or "mlp".
-        level: "case" (FM: a transformer over all scans) or "scan" (each scan is trained alone, and a case is the mean
-            of its scans).
         history: Whether the case encoder reads the history, without words that name the case's own disorders.
         max_slices: Of a scan with more slices, the validation and the resulting model read so many; None: all.
         text_encoder: Folder that `radfm train text` wrote, for a new model; None: all-MiniLM-L6-v2 as packaged.
@@ -95,18 +93,15 @@ class ModelSection:
         tower_weights: File of weights for the slice encoder's tower, or a checkpoint of radfm; for a new model.
         tower_patches: Whether the vector of a slice contains, for each disorder that the tower was trained on with
             masks, the highest logit of its patches. `tower_weights` was then trained with `objectives.weights.patch`, a
-            text head and no layers in the scan encoder.
+            text head and no layers in the scan and case encoder.
         frozen: "tower": the tower is not trained, and the features of every slice are computed once. Or names of its
             modules that are not trained, such as the first blocks of a pretrained tower, which cost most.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
-        linear_start: Whether a ridge regression from the tower's features to the embeddings of the names initialises
-            what is between them, see `radfm.train.linear_start`. With `training.max_steps=0` nothing else is trained.
         architecture: Arguments of `RadFMConfig`, for a new model.
     """
 
     checkpoint: str | None = None
     head: Annotated[str, one_of(HEADS)] = "text"
-    level: Literal["case", "scan"] = "case"
     history: bool = False
     max_slices: PositiveInt | None = None
     text_encoder: str | None = None
@@ -116,7 +111,6 @@ class ModelSection:
     tower_patches: bool = False
     frozen: list[str] | Literal["tower"] = field(default_factory=list)
     freeze_batch_norm: bool = False
-    linear_start: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -186,19 +180,16 @@ class DiagnosisTraining:
 
     def __post_init__(self):
         model, objectives, augmentation = self.model, self.objectives, self.augmentation
-        reads_text, one_scan = HEADS[model.head].reads_text, model.level == "scan"
+        reads_text = HEADS[model.head].reads_text
         patch, per_scan = objectives.weight("patch") > 0, objectives.weight("per_scan") > 0
         texts = model.history or model.text_layers != 0 or model.text_whitening is not None
         for impossible, reason in (
             (texts and not reads_text, _NO_TEXT),
-            (one_scan and model.history, "model.history is read by the case encoder: set model.level=case"),
-            (one_scan and per_scan, "with model.level=scan each scan is a case: leave out objectives.weights.per_scan"),
-            (augmentation.add_normal > 0 and (per_scan or one_scan), _NORMAL_SCANS),
+            (augmentation.add_normal > 0 and per_scan, _NORMAL_SCANS),
             (model.tower_patches and model.tower_weights is None, "model.tower_patches needs model.tower_weights"),
-            (model.linear_start and (model.tower_patches or not reads_text), _LINEAR_START),
             (patch and model.frozen_tower, "objectives.weights.patch trains the tower: leave it out, or model.frozen"),
             (model.frozen_tower and augmentation.changes_pixels, _FROZEN_PIXELS),
-            (self.training.get("max_steps") == 0 and not model.linear_start, _NOTHING_TRAINED),
+            (self.training.get("max_steps") == 0, "training.max_steps=0 trains nothing: set it to at least 1"),
         ):
             if impossible:
                 raise ValueError(reason)
@@ -214,15 +205,10 @@ _NO_TEXT = (
     "model.head=text"
 )
 _NORMAL_SCANS = (
-    "augmentation.add_normal adds scans that show no disorder of their case, so no scan can be trained alone: leave it "
-    "out, or set model.level=case and objectives.weights.per_scan=0"
-)
-_LINEAR_START = (
-    "model.linear_start is a regression to the embeddings of the names: leave it out with an mlp head, which has none, "
-    "and with model.tower_patches, which starts from them"
+    "augmentation.add_normal adds scans that show no disorder of their case, so no scan has the labels of its case: "
+    "leave it out, or set objectives.weights.per_scan=0"
 )
 _FROZEN_PIXELS = (
     "model.frozen=tower reads each slice once: leave affine, elastic, noise, contrast and mirror out of augmentation, "
     "or leave out model.frozen"
 )
-_NOTHING_TRAINED = "training.max_steps=0 trains nothing: set model.linear_start=true, or max_steps to at least 1"

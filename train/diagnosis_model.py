@@ -172,8 +172,6 @@ def _loaded_model(settings: ModelSection) -> tuple[RadFMForDiagnosis, RadFMProce
 def _new_model(settings: ModelSection, seed: int) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     _refuse_unknown_arguments(settings.architecture)
     arguments: dict[str, Any] = {"head": settings.head, "use_history": settings.history} | settings.architecture
-    if settings.level == "scan":
-        arguments["case_config"] = {"num_hidden_layers": 0}
     if settings.tower_patches:
         vision = arguments.get("vision_config") or {}
         arguments["vision_config"] = vision | patch_arguments(resolve(settings.tower_weights))

@@ -131,8 +131,6 @@ class DiagnosisTrainer(Trainer):
         if resume_from_checkpoint and (state := state_at_end(resume_from_checkpoint, self.args)):
             self.state = state
             return None
-        if self.args.max_steps == 0:
-            return self._save_without_training()
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except (RuntimeError, MemoryError) as error:  # in reading, a step or a validation
@@ -212,8 +210,6 @@ class DiagnosisTrainer(Trainer):
         labels, scan_labels = batch["labels"], batch["labels"].repeat_interleave(counts[1], dim=0)
         if "masks" in batch:
             scan_labels = labels_of_scans(labels, batch["unlocated"], batch["mask_rows"], *counts)
-            sampling = self.train_dataset.sampling
-            labels = scan_labels if sampling is not None and sampling.sample_scans == 1 else labels
         if self.similarity is not None:
             similarity = self.similarity.to(labels.device)
             labels, scan_labels = smooth_labels(labels, similarity), smooth_labels(scan_labels, similarity)
@@ -264,16 +260,6 @@ class DiagnosisTrainer(Trainer):
                 f"{folder} could not be saved ({' '.join(str(error).split())[:200]}): make room and start again, to "
                 f"resume from {last.name if last else 'the beginning'}"
             ) from error
-
-    def _save_without_training(self) -> None:
-        """Measures and saves the model as it is, as the checkpoint of step 0."""
-        if self.args.eval_strategy != "no":
-            self.evaluate()
-        folder = Path(self.args.output_dir) / "checkpoint-0"
-        self.save_model(str(folder))
-        if self.args.should_save:
-            self.state.save_to_json(str(folder / "trainer_state.json"))
-            mark_complete(folder)
 
     def _print_summary(self, last: Path | None) -> None:
         if not self.is_world_process_zero():

@@ -37,14 +37,14 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EarlyStoppingCallback, set_seed
 
-from radfm.configuration_radfm import LabelKind, RadFMEncoderConfig
+from radfm.configuration_radfm import LabelKind
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.sampling import StepSampler
 from radfm.data_prep.data_summary import data_summary
@@ -62,7 +62,7 @@ from radfm.train.config import without_folders
 from radfm.train.diagnosis import embed_histories
 from radfm.train.diagnosis_model import set_trainable_text_layers
 from radfm.train.diagnosis_trainer import DiagnosisTrainer, TrainerSettings
-from radfm.train.feature_extraction import extract_features
+from radfm.train.feature_extraction import TokenFeatures, extract_features
 from radfm.train.finetune_config import FineTuning, label_kind_of, resolved
 from radfm.train.finetune_figures import validation_auc, validation_figures
 from radfm.train.lineage import effort, lineage
@@ -124,9 +124,8 @@ class _Run:
         if processor.use_history and config.model.text_layers == 0:
             histories = embed_histories(start, processor, stored.cases.rows)
             validation.history_embeds = embed_histories(start, processor, validation.cases.rows)
-        one_scan = 1 if _reads_single_scans(start) else None
         augmentation = None if config.method == "linear" else config.augmentation
-        sampling = Sampling(augmentation, one_scan, config.sampling.slices_per_scan, config.seed)
+        sampling = Sampling(augmentation, None, config.sampling.slices_per_scan, config.seed)
         masks = config.method != "linear" and config.objectives.weight("patch") > 0
         self.data = CaseDataset(stored.cases, processor, sampling, stored.rows, histories, masks=masks)
         self.data.skipped = stored.skipped
@@ -184,19 +183,21 @@ class _Run:
             write_text(self.work / "run.json", json.dumps(self.key, indent=1) + "\n")
         return None
 
-    def _probed(self, zero_shot_features: Tensor) -> tuple[RadFMForDiagnosis, Tensor, dict]:
+    def _probed(self, zero_shot_features: TokenFeatures) -> tuple[RadFMForDiagnosis, Tensor, dict]:
         """A model with a fitted linear map, the offsets (disorders,) of its logits, and how it was regularised."""
         model, file = copy.deepcopy(self.start), self.work / "probe.safetensors"
         too_many = self.config.method != "linear" and len(self.data) > MAX_PROBE_CASES
         if self.config.model.text_layers or too_many:
             return model, torch.zeros(self.truth.shape[1]), {}
         if not file.exists():
+            features = self._features("train")
             best, strength, aucs = probe.fit(
-                self._features("train"),
+                features.rows,
                 self.labels,
                 probe.LinearMap(*self.start.head.linear()),
                 loss_function(self.config.objectives.loss),
-                lambda linear: self._auc(linear(zero_shot_features)),
+                lambda linear: self._auc(zero_shot_features.logits(self.start, linear)),
+                lambda logits: self.start.pool(logits, features.counts.tolist()),
             )
             tensors = {"weight": best.weight, "bias": best.bias, "strengths": torch.tensor(list(aucs.items()))}
             _save_atomically(file, tensors | {"strength": torch.tensor(strength)})
@@ -260,7 +261,7 @@ class _Run:
         )
 
     def _best_share(
-        self, trained: RadFMForDiagnosis, offsets: Tensor, zero_shot_features: Tensor
+        self, trained: RadFMForDiagnosis, offsets: Tensor, zero_shot_features: TokenFeatures
     ) -> tuple[float, dict[str, float], Tensor]:
         """The share of the new weights, the AUC of each candidate, and the validation logits of the chosen one."""
         given = self.config.interpolate
@@ -286,15 +287,15 @@ class _Run:
         self.processor.save_pretrained(self.output)
         return sum(own)
 
-    def _features(self, split: str) -> Tensor:
-        """(cases, width) of the zero-shot model, stored in a file."""
+    def _features(self, split: str) -> TokenFeatures:
+        """Those of the zero-shot model, stored in a file."""
         file = self.work / f"{split}.safetensors"
         if not file.exists():
             data = self.data if split == "train" else self.validation
-            _save_atomically(file, {"features": self._extracted(self.start, data)})
-        return load_file(file)["features"]
+            _save_atomically(file, self._extracted(self.start, data)._asdict())
+        return TokenFeatures(**load_file(file))
 
-    def _extracted(self, model: RadFMForDiagnosis, data: CaseDataset) -> Tensor:
+    def _extracted(self, model: RadFMForDiagnosis, data: CaseDataset) -> TokenFeatures:
         arguments = self.config.training
         return extract_features(
             model,
@@ -330,13 +331,6 @@ def _refuse_uniform_labels(config: FineTuning, data: CaseDataset, validation: Ca
 def _refuse_combinations(config: FineTuning, start: RadFMForDiagnosis) -> None:
     if config.method == "linear" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("a linear probe is fitted by one process: start it without torchrun, or set method=lora")
-    if _reads_single_scans(start) and config.objectives.weight("per_scan"):
-        raise ValueError("each scan is a case of this checkpoint: leave out objectives.weights.per_scan")
-
-
-def _reads_single_scans(model: RadFMForDiagnosis) -> bool:
-    """Whether the model has no case encoder."""
-    return cast(RadFMEncoderConfig, model.config.case_config).num_hidden_layers == 0
 
 
 def _recorded(config: FineTuning) -> dict[str, Any]:
@@ -361,8 +355,8 @@ def _save_atomically(file: Path, tensors: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _logits(model: RadFMForDiagnosis, features: Tensor) -> Tensor:
-    return probe.LinearMap(*model.head.linear())(features)
+def _logits(model: RadFMForDiagnosis, features: TokenFeatures) -> Tensor:
+    return features.logits(model, probe.LinearMap(*model.head.linear()))
 
 
 def _is_main_process() -> bool:

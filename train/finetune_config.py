@@ -1,7 +1,7 @@
 """The configuration of `radfm finetune`, and what the checkpoint and the data determine of it.
 
 Decisions:
-- Fine-tuning has the sections of `radfm.train.diagnosis_config` that it uses. Head, level, history and, unless given,
+- Fine-tuning has the sections of `radfm.train.diagnosis_config` that it uses. Head, fusion, history and, unless given,
   `max_slices` are those of the checkpoint; its batch normalisation keeps its statistics, since a few cases give poor
   ones, which cannot be interpolated.
 - Where no case has two disorders they are mutually exclusive: the loss is a softmax, with normal cases as a class.

@@ -35,14 +35,16 @@ def fit(
     start: LinearMap,
     loss: Callable[[Tensor, Tensor], Tensor],
     quality: Callable[[LinearMap], float],
+    pool: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> tuple[LinearMap, float, dict[float, float]]:
     """The best map of all strengths, its strength, and the quality of each strength.
 
     Args:
-        features: (cases, width).
+        features: (tokens, width).
         labels: (cases, disorders) of 0 and 1.
         loss: (cases, disorders) logits and labels -> (), a mean over the cases.
         quality: of a map on the validation split; higher is better.
+        pool: (tokens, disorders) logits -> (cases, disorders).
     """
     trained = labels.sum(0) > 0
     centre = features.mean(0)
@@ -51,7 +53,7 @@ def fit(
     initial = LinearMap(start.weight * spread, start(centre))
     aucs, maps, current = {}, {}, initial
     for strength in STRENGTHS:
-        current = _penalised_fit(inputs, labels, initial, current, trained, loss, strength)
+        current = _penalised_fit(inputs, labels, initial, current, trained, loss, strength, pool)
         weight = current.weight / spread
         maps[strength] = LinearMap(weight, current.bias - weight @ centre)
         aucs[strength] = quality(maps[strength])
@@ -67,6 +69,7 @@ def _penalised_fit(
     trained: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     strength: float,
+    pool: Callable[[Tensor], Tensor],
 ) -> LinearMap:
     """The map with the minimal loss over all cases plus the penalty; the search starts from `current`."""
     mask = trained.float()
@@ -80,7 +83,7 @@ def _penalised_fit(
     def total_loss() -> Tensor:
         optimizer.zero_grad()
         penalty = strength * weight.square().sum() + 0.01 * bias.square().sum()
-        value = loss(fitted()(inputs), labels) + penalty / (2 * len(inputs))
+        value = loss(pool(fitted()(inputs)), labels) + penalty / (2 * len(labels))
         value.backward()
         return value
 

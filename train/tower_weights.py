@@ -75,8 +75,7 @@ def _patch_config(path: Path) -> RadFMConfig:
             return config
     raise ValueError(
         f"model.tower_patches: the tower in {path} was not trained with masks: train one with "
-        "objectives.weights.patch, model.head=text, model.level=scan and "
-        "model.architecture.scan_config.num_hidden_layers=0"
+        "objectives.weights.patch, model.head=text, and no layers in model.architecture.scan_config and case_config"
     )
 
 

@@ -47,6 +47,7 @@ def from_open_clip(name: str, pretrained: str | None = None, **config) -> tuple[
         },
         "scan_config": averaging,
         "case_config": averaging,
+        "fusion": "class_token",
         "hidden_size": clip_config["embed_dim"],
         "projection_dim": clip_config["embed_dim"],
         **_open_clip_text_config(clip_config["text_cfg"], args, clip.text),

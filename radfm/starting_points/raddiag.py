@@ -79,6 +79,7 @@ def config(
         vision_config={"family": "resnet", "tower": "resnet50", "image_size": 256, "num_features": 2048},
         scan_config={"num_hidden_layers": 1, "num_attention_heads": 1, "num_positions": 32, **layer},
         case_config={"num_hidden_layers": fusion_layers, "num_attention_heads": 4, **layer},
+        fusion="class_token",
         text_config=None,
         hidden_size=2048,
         head="mlp",

@@ -85,13 +85,32 @@ def test_the_order_of_scans_changes_nothing(model):
 
 
 @torch.no_grad()
-def test_per_scan_logits_are_those_of_each_scan_as_a_case_of_its_own(model):
+def test_the_logits_of_a_case_are_the_log_sum_exp_over_its_class_token_and_its_scans(model):
     inputs = batch([3, 1], [], [5])
-    context = {name: inputs[name] for name in ("modality_ids", "plane_ids", "days")}
-    slices = model.radfm.encode_slices(inputs["pixel_values"], inputs["slices_per_scan"])
-    per_scan = model.per_scan_logits(model.radfm.encode_scans(slices), **context)
-    alone = model(**inputs | {"scans_per_case": torch.ones(3, dtype=torch.int64)})
-    torch.testing.assert_close(per_scan, alone.logits, atol=1e-5, rtol=0)
+    model.sharpness.fill_(1.7)
+    output = model(**inputs)
+    assert output.tokens_per_case.tolist() == [3, 1, 2]  # each with the class token
+    token_logits = model.head(output.token_embeds)
+    parts = zip(token_logits.split([3, 1, 2]), output.logits, strict=True)
+    for of_tokens, of_case in parts:
+        expected = ((1.7 * of_tokens).exp().mean(0)).log() / 1.7
+        torch.testing.assert_close(of_case, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output.per_scan_logits, token_logits[[1, 2, 5]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("sharpness", "pooled"), [(1e-3, lambda x: x.mean(0)), (1e3, lambda x: x.amax(0))])
+def test_pooling_lies_between_the_mean_and_the_maximum_of_the_tokens(resnet, sharpness, pooled):
+    resnet.sharpness.fill_(sharpness)
+    logits = torch.tensor([[-30.0, 2.0], [10.0, 3.0], [20.0, -5.0]])
+    expected = torch.stack([pooled(logits[:2]), pooled(logits[2:])])
+    torch.testing.assert_close(resnet.pool(logits, [2, 1]), expected, atol=0.25, rtol=0)
+
+
+@torch.no_grad()
+def test_a_scan_is_scored_in_the_context_of_its_case(model):
+    together, alone = model(**batch([3, 2])), model(**batch([3], [2]))
+    assert not torch.allclose(together.per_scan_logits, alone.per_scan_logits, atol=1e-4)
 
 
 @torch.no_grad()
@@ -102,7 +121,8 @@ def test_the_stages_called_one_by_one_give_the_logits_of_forward(model):
     scans = model.radfm.encode_scans(slices)
     cases = model.radfm.encode_cases(scans, inputs["scans_per_case"], **context)
     outputs = model(**inputs)
-    torch.testing.assert_close(model.head(cases.embeds), outputs.logits, atol=0, rtol=0)
+    logits = model.pool(model.head(cases.token_embeds), cases.tokens_per_case)
+    torch.testing.assert_close(logits, outputs.logits, atol=0, rtol=0)
     torch.testing.assert_close(scans.slice_attentions, outputs.slice_attentions, atol=0, rtol=0)
     torch.testing.assert_close(cases.scan_attentions, outputs.scan_attentions, atol=0, rtol=0)
 
@@ -344,21 +364,6 @@ def test_encoders_without_layers_average(tiny_config):
     slices = model.radfm.slice_encoder(inputs["pixel_values"], [3, 2])[0]
     torch.testing.assert_close(output.scan_embeds, torch.stack([slices[:3].mean(0), slices[3:].mean(0)]))
     torch.testing.assert_close(output.slice_attentions, torch.tensor([1 / 3] * 3 + [1 / 2] * 2))
-
-
-@torch.no_grad()
-def test_an_encoder_of_residual_means_begins_by_averaging_and_learns_more(tiny_config):
-    residual = {part: tiny_config[part] | {"residual_mean": True} for part in ("scan_config", "case_config")}
-    config = RadFMConfig(**tiny_config | residual | {"disorders": DISORDERS})
-    fresh, learned = RadFMForDiagnosis(config).eval(), build(config)
-    inputs = batch([3, 2], [4])
-    slices = fresh.radfm.slice_encoder(inputs["pixel_values"], [3, 2, 4])[0]
-    means = torch.stack([part.mean(0) for part in slices.split([3, 2, 4])])
-    torch.testing.assert_close(fresh(**inputs).scan_embeds, means)
-    together = learned(**inputs)
-    assert not torch.allclose(together.case_embeds[1], fresh(**inputs).case_embeds[1])
-    torch.testing.assert_close(learned(**batch([4])).case_embeds[0], together.case_embeds[1])
-    assert learned(**batch([])).case_embeds.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,9 @@ def test_scores_of_a_calibrated_vocabulary_are_probabilities_with_thresholds(dia
     assert [answers[name].get("above_threshold") for name in DISORDERS[1:]] == [None, True, False]
     scores = {d["label"]: d["score"] for d in calibrated(case, candidate_labels=["meningioma", "Rib fracture"])}
     assert scores["meningioma"] == pytest.approx(answers["Meningioma"]["score"], rel=1e-5)
-    case_embed = calibrated(case, return_attentions=True)["case_embed"]
+    token_embeds = calibrated(case, return_attentions=True)["token_embeds"]
     names = ["Rib fracture", "Gallstones", "meningioma"]
-    again, at_once = calibrated.score(case_embed, names), calibrated(case, candidate_labels=names)
+    again, at_once = calibrated.score(token_embeds, names), calibrated(case, candidate_labels=names)
     assert [d["score"] for d in again] == pytest.approx([d["score"] for d in at_once], rel=1e-5)
     assert [d | {"score": 0} for d in again] == [d | {"score": 0} for d in at_once]
     calibrated.model.set_disorders(["Gout"], torch.ones(1, calibrated.model.config.projection_dim))
