@@ -214,7 +214,7 @@ class RadFMModel(RadFMPreTrainedModel):
 
         # fusion
         encoded = self.case_encoder(tokens, token_counts, with_tokens=self.scores_scans)
-        scan_attentions, in_context = encoded.attention, encoded.tokens
+        scan_attentions, in_context = encoded.attention, encoded.tokens if self.scores_scans else None
         if token_counts is not scan_counts:
             scan_attentions = _attentions_of_scans(encoded.attention, token_counts, scan_counts)
             in_context = None if in_context is None else _first_of_groups(in_context, token_counts, scan_counts)

@@ -185,6 +185,8 @@ class DiagnosisTraining:
         texts = model.history or model.text_layers != 0 or model.text_whitening is not None
         for impossible, reason in (
             (texts and not reads_text, _NO_TEXT),
+            (model.history and _is_without_layers(model), "model.history is read by the case encoder: give it layers"),
+            (per_scan and model.architecture.get("fusion") == "class_token", _NO_SCANS),
             (augmentation.add_normal > 0 and per_scan, _NORMAL_SCANS),
             (model.tower_patches and model.tower_weights is None, "model.tower_patches needs model.tower_weights"),
             (patch and model.frozen_tower, "objectives.weights.patch trains the tower: leave it out, or model.frozen"),
@@ -195,6 +197,10 @@ class DiagnosisTraining:
                 raise ValueError(reason)
 
 
+def _is_without_layers(model: ModelSection) -> bool:
+    return (model.architecture.get("case_config") or {}).get("num_hidden_layers") == 0
+
+
 def read_diagnosis_config(path: str | Path, changes: Sequence[str] = ()) -> DiagnosisTraining:
     """The configuration of an experiment, see `radfm.train.config.read_config`."""
     return read_config(DiagnosisTraining, path, changes)
@@ -203,6 +209,9 @@ def read_diagnosis_config(path: str | Path, changes: Sequence[str] = ()) -> Diag
 _NO_TEXT = (
     "model.head=mlp has no text encoder: leave out model.history, model.text_layers and model.text_whitening, or set "
     "model.head=text"
+)
+_NO_SCANS = (
+    "objectives.weights.per_scan needs the logits of scans: leave it out, or set model.architecture.fusion=logsumexp"
 )
 _NORMAL_SCANS = (
     "augmentation.add_normal adds scans that show no disorder of their case, so no scan has the labels of its case: "

@@ -1,7 +1,6 @@
 """The features of cases that the linear map at the end of a head reads: those of the tokens that the head scores."""
 
 import os
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,24 +9,9 @@ from tqdm import tqdm
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.modeling_radfm import RadFMForDiagnosis
-from radfm.train.probe import LinearMap
+from radfm.train.probe import TokenFeatures
 
 _NOT_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated")
-
-
-class TokenFeatures(NamedTuple):
-    """
-    Args:
-        rows: (tokens, width), case by case.
-        counts: (cases,) int64, tokens of each case.
-    """
-
-    rows: Tensor
-    counts: Tensor
-
-    def logits(self, model: RadFMForDiagnosis, linear: LinearMap) -> Tensor:
-        """(cases, disorders): the logits of the tokens, pooled as the model does."""
-        return model.pool(linear(self.rows), self.counts.tolist())
 
 
 @torch.no_grad()

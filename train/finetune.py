@@ -62,7 +62,7 @@ from radfm.train.config import without_folders
 from radfm.train.diagnosis import embed_histories
 from radfm.train.diagnosis_model import set_trainable_text_layers
 from radfm.train.diagnosis_trainer import DiagnosisTrainer, TrainerSettings
-from radfm.train.feature_extraction import TokenFeatures, extract_features
+from radfm.train.feature_extraction import extract_features
 from radfm.train.finetune_config import FineTuning, label_kind_of, resolved
 from radfm.train.finetune_figures import validation_auc, validation_figures
 from radfm.train.lineage import effort, lineage
@@ -183,21 +183,20 @@ class _Run:
             write_text(self.work / "run.json", json.dumps(self.key, indent=1) + "\n")
         return None
 
-    def _probed(self, zero_shot_features: TokenFeatures) -> tuple[RadFMForDiagnosis, Tensor, dict]:
+    def _probed(self, zero_shot_features: probe.TokenFeatures) -> tuple[RadFMForDiagnosis, Tensor, dict]:
         """A model with a fitted linear map, the offsets (disorders,) of its logits, and how it was regularised."""
         model, file = copy.deepcopy(self.start), self.work / "probe.safetensors"
         too_many = self.config.method != "linear" and len(self.data) > MAX_PROBE_CASES
         if self.config.model.text_layers or too_many:
             return model, torch.zeros(self.truth.shape[1]), {}
         if not file.exists():
-            features = self._features("train")
             best, strength, aucs = probe.fit(
-                features.rows,
+                self._features("train"),
                 self.labels,
                 probe.LinearMap(*self.start.head.linear()),
                 loss_function(self.config.objectives.loss),
-                lambda linear: self._auc(zero_shot_features.logits(self.start, linear)),
-                lambda logits: self.start.pool(logits, features.counts.tolist()),
+                lambda linear: self._auc(_pooled(self.start, zero_shot_features, linear)),
+                self.start.pool,
             )
             tensors = {"weight": best.weight, "bias": best.bias, "strengths": torch.tensor(list(aucs.items()))}
             _save_atomically(file, tensors | {"strength": torch.tensor(strength)})
@@ -261,7 +260,7 @@ class _Run:
         )
 
     def _best_share(
-        self, trained: RadFMForDiagnosis, offsets: Tensor, zero_shot_features: TokenFeatures
+        self, trained: RadFMForDiagnosis, offsets: Tensor, zero_shot_features: probe.TokenFeatures
     ) -> tuple[float, dict[str, float], Tensor]:
         """The share of the new weights, the AUC of each candidate, and the validation logits of the chosen one."""
         given = self.config.interpolate
@@ -287,15 +286,15 @@ class _Run:
         self.processor.save_pretrained(self.output)
         return sum(own)
 
-    def _features(self, split: str) -> TokenFeatures:
+    def _features(self, split: str) -> probe.TokenFeatures:
         """Those of the zero-shot model, stored in a file."""
         file = self.work / f"{split}.safetensors"
         if not file.exists():
             data = self.data if split == "train" else self.validation
             _save_atomically(file, self._extracted(self.start, data)._asdict())
-        return TokenFeatures(**load_file(file))
+        return probe.TokenFeatures(**load_file(file))
 
-    def _extracted(self, model: RadFMForDiagnosis, data: CaseDataset) -> TokenFeatures:
+    def _extracted(self, model: RadFMForDiagnosis, data: CaseDataset) -> probe.TokenFeatures:
         arguments = self.config.training
         return extract_features(
             model,
@@ -355,8 +354,13 @@ def _save_atomically(file: Path, tensors: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _logits(model: RadFMForDiagnosis, features: TokenFeatures) -> Tensor:
-    return features.logits(model, probe.LinearMap(*model.head.linear()))
+def _logits(model: RadFMForDiagnosis, features: probe.TokenFeatures) -> Tensor:
+    return _pooled(model, features, probe.LinearMap(*model.head.linear()))
+
+
+@torch.no_grad()
+def _pooled(model: RadFMForDiagnosis, features: probe.TokenFeatures, linear: probe.LinearMap) -> Tensor:
+    return model.pool(linear(features.rows), features.counts.tolist())
 
 
 def _is_main_process() -> bool:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from radfm.layers_radfm import mean_of_groups
+
 STRENGTHS = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2)  # of the penalty on the squared distance, for features of variance 1
 
 
@@ -29,27 +31,47 @@ class LinearMap(NamedTuple):
         return features @ self.weight.T + self.bias
 
 
+class TokenFeatures(NamedTuple):
+    """The features of the tokens that the head scores.
+
+    Args:
+        rows: (tokens, width), case by case.
+        counts: (cases,) int64, tokens of each case.
+    """
+
+    rows: Tensor
+    counts: Tensor
+
+    @property
+    def means(self) -> Tensor:
+        """(cases, width)."""
+        return mean_of_groups(self.rows, self.counts.tolist())
+
+
+# (tokens, disorders) logits and the tokens of each case -> (cases, disorders), as `RadFMForDiagnosis.pool`
+Pool = Callable[[Tensor, list[int]], Tensor]
+
+
 def fit(
-    features: Tensor,
+    features: TokenFeatures,
     labels: Tensor,
     start: LinearMap,
     loss: Callable[[Tensor, Tensor], Tensor],
     quality: Callable[[LinearMap], float],
-    pool: Callable[[Tensor], Tensor] = lambda logits: logits,
+    pool: Pool,
 ) -> tuple[LinearMap, float, dict[float, float]]:
     """The best map of all strengths, its strength, and the quality of each strength.
 
     Args:
-        features: (tokens, width).
         labels: (cases, disorders) of 0 and 1.
         loss: (cases, disorders) logits and labels -> (), a mean over the cases.
         quality: of a map on the validation split; higher is better.
-        pool: (tokens, disorders) logits -> (cases, disorders).
+        pool: of the model.
     """
     trained = labels.sum(0) > 0
-    centre = features.mean(0)
-    spread = (features - centre).std().clamp(min=1e-6)
-    inputs = (features - centre) / spread
+    centre = features.means.mean(0)
+    spread = (features.means - centre).std().clamp(min=1e-6)  # between cases, not between their tokens
+    inputs = TokenFeatures((features.rows - centre) / spread, features.counts)
     initial = LinearMap(start.weight * spread, start(centre))
     aucs, maps, current = {}, {}, initial
     for strength in STRENGTHS:
@@ -62,14 +84,14 @@ def fit(
 
 
 def _penalised_fit(
-    inputs: Tensor,
+    inputs: TokenFeatures,
     labels: Tensor,
     initial: LinearMap,
     current: LinearMap,
     trained: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     strength: float,
-    pool: Callable[[Tensor], Tensor],
+    pool: Pool,
 ) -> LinearMap:
     """The map with the minimal loss over all cases plus the penalty; the search starts from `current`."""
     mask = trained.float()
@@ -83,8 +105,8 @@ def _penalised_fit(
     def total_loss() -> Tensor:
         optimizer.zero_grad()
         penalty = strength * weight.square().sum() + 0.01 * bias.square().sum()
-        value = loss(pool(fitted()(inputs)), labels) + penalty / (2 * len(labels))
-        value.backward()
+        value = loss(pool(fitted()(inputs.rows), inputs.counts.tolist()), labels) + penalty / (2 * len(labels))
+        value.backward(inputs=[weight, bias])
         return value
 
     optimizer.step(total_loss)

@@ -79,7 +79,6 @@ def test_values_are_those_of_yaml_1_2(read):
         ("head=mlp", "head: no such key; there are augmentation, data, model, objectives, output"),
         ("model.hed=mlp", "model.hed: no such key; there are architecture, checkpoint"),
         ("model.head=svm", "model.head=svm: Input should be 'text', 'mlp'"),
-        ("model.level=slice", "model.level=slice: Input should be 'case' or 'scan'"),
         ("model.text_layers=some", "model.text_layers=some: Input should be a valid integer or 'all'"),
         ("model.text_layers=-1", "model.text_layers=-1: Input should be greater than or equal to 0 or 'all'"),
         ("model.text_whitening=0", "model.text_whitening=0: Input should be greater than 0"),
@@ -133,17 +132,12 @@ def test_a_wrong_file_is_refused_with_one_line(text, message, read):
     [
         (["model.head=mlp", "model.history=true"], "has no text encoder"),
         (["model.head=mlp", "model.text_whitening=0.3"], "has no text encoder"),
-        (["model.level=scan", "objectives.weights.per_scan=0", "model.history=true"], "read by the case encoder"),
-        (["augmentation.add_normal=0.1"], "no scan can be trained alone"),
-        (
-            ["model.level=scan", "objectives.weights.per_scan=0", "augmentation.add_normal=0.1"],
-            "no scan can be trained",
-        ),
-        (["model.level=scan"], "each scan is a case"),
+        (["model.architecture.case_config.num_hidden_layers=0", "model.history=true"], "read by the case encoder"),
+        (["model.architecture.fusion=class_token"], "needs the logits of scans"),
+        (["augmentation.add_normal=0.1"], "no scan has the labels of its case"),
         (["model.tower_patches=true"], "needs model.tower_weights"),
         (["objectives.weights.patch=1", "model.frozen=tower"], "trains the tower"),
         (["model.frozen=tower"], "reads each slice once"),
-        (["model.linear_start=true", "model.head=mlp"], "a regression to the embeddings of the names"),
         (["training.max_steps=0"], "trains nothing"),
     ],
 )

@@ -56,13 +56,19 @@ TOWER = {"tower": "test_resnet", "tower_args": {"norm_layer": "groupnorm1"}, "im
 ARCHITECTURE = {"vision_config": TOWER, "scan_config": LAYER, "case_config": LAYER, "hidden_size": 32}
 
 
+# A case is the mean of its scans.
+MEAN = ARCHITECTURE | {"case_config": {"num_hidden_layers": 0}, "fusion": "class_token"}
+
+
 def tiny(phantoms: Path, text_encoder: Path | None, output: Path, **changes: dict) -> DiagnosisTraining:
     """A small experiment, with changes of its sections."""
     training = {"max_steps": STEPS, "save_steps": 5, "eval_steps": 5, "logging_steps": 1, "learning_rate": 3e-4}
     training |= {"bf16": False, "warmup_steps": 0, "report_to": [], "disable_tqdm": True}
     model, objectives = changes.get("model", {}), changes.get("objectives", {})
-    of_cases = model.get("level", "case") == "case"
-    weights = {"key_slice": 0.001, "per_scan": 0.5 if of_cases else 0.0, "patch": 0.0 if "frozen" in model else 0.5}
+    architecture = model.get("architecture", ARCHITECTURE)
+    of_cases = architecture.get("case_config", LAYER)["num_hidden_layers"] > 0
+    per_scan = 0.5 if architecture.get("fusion") != "class_token" else 0.0
+    weights = {"key_slice": 0.001, "per_scan": per_scan, "patch": 0.0 if "frozen" in model else 0.5}
     sections = {
         "data": {"path": str(phantoms)} | changes.get("data", {}),
         "output": str(output),
@@ -296,7 +302,7 @@ def test_the_result_names_no_folder_of_the_machine(one_process, phantoms, text_e
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": {"head": "mlp", "level": "scan"}, "objectives": {"loss": {"name": "focal"}}},
+        {"model": {"head": "mlp", "architecture": MEAN}, "objectives": {"loss": {"name": "focal"}}},
         {"model": {"text_layers": 1}, "objectives": {"loss": {"name": "softmax"}}},
         {"objectives": {"weights": {"per_scan": 0}}, "augmentation": {"add_normal": 0.5}},
         {
@@ -390,8 +396,10 @@ def test_a_damaged_shard_is_left_out_and_listed(phantoms, text_encoder, tmp_path
 
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(python, phantoms, text_encoder, tmp_path, one_process):
     config = tiny(phantoms, text_encoder, tmp_path / "run")
-    largest = max(file.stat().st_size for file in (one_process / "checkpoint-5").iterdir())
-    shutil.copytree(one_process / "checkpoint-5", tmp_path / "run" / "checkpoint-5")
+    kept = min(int(folder.name.rpartition("-")[2]) for folder in one_process.glob("checkpoint-*"))
+    assert kept < STEPS
+    largest = max(file.stat().st_size for file in (one_process / f"checkpoint-{kept}").iterdir())
+    shutil.copytree(one_process / f"checkpoint-{kept}", tmp_path / "run" / f"checkpoint-{kept}")
 
     # No file may become as large as the weights: the error is then that of a full disk.
     limited = f"""
@@ -405,10 +413,10 @@ run_module(lambda given: diagnosis.train(diagnosis.read_diagnosis_config(given[0
     [[*_, file]] = commands(python, config, "one")
     done = subprocess.run([python, "-c", limited, file], env=environment(), **PIPED)
     assert done.returncode == 1
-    assert "checkpoint-10 could not be saved" in done.stderr
-    assert "resume from checkpoint-5" in done.stderr
-    assert not (tmp_path / "run" / "checkpoint-10").exists()
-    assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+    assert f"checkpoint-{kept + 5} could not be saved" in done.stderr
+    assert f"resume from checkpoint-{kept}" in done.stderr
+    assert not (tmp_path / "run" / f"checkpoint-{kept + 5}").exists()
+    assert (tmp_path / "run" / f"checkpoint-{kept}" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(("image_size", "stage"), [(224, "a step"), (4096, "reading")])
@@ -502,7 +510,7 @@ def test_a_tower_trained_with_masks_adds_the_logits_of_its_patches_to_the_vector
     phantoms, text_encoder, tmp_path
 ):
     brief = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
-    flat = {"level": "scan", "architecture": ARCHITECTURE | {"scan_config": {"num_hidden_layers": 0}}}
+    flat = {"architecture": ARCHITECTURE | {part: {"num_hidden_layers": 0} for part in ("scan_config", "case_config")}}
     teacher_folder = train(tiny(phantoms, text_encoder, tmp_path / "tower", model=flat, training=brief))
     reading = {"tower_weights": str(teacher_folder), "tower_patches": True}
     frozen = reading | {"frozen": "tower"}
@@ -521,7 +529,7 @@ def test_a_tower_trained_with_masks_adds_the_logits_of_its_patches_to_the_vector
     reading_again = reading | {"tower_weights": str(result)}
     again = train(tiny(phantoms, text_encoder, tmp_path / "again", model=reading_again, training=brief))
     assert RadFMForDiagnosis.from_pretrained(again).config.vision_config.patch_disorders == expected.shape[-1]
-    other = train(tiny(phantoms, text_encoder, tmp_path / "other", model={"level": "scan"}, training=brief))
+    other = train(tiny(phantoms, text_encoder, tmp_path / "other", model={"architecture": MEAN}, training=brief))
     with pytest.raises(ValueError, match="was not trained with masks"):
         train(tiny(phantoms, text_encoder, tmp_path / "refused", model=reading | {"tower_weights": str(other)}))
 
