@@ -88,9 +88,8 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         histories |= {"history_input_ids": history_input_ids, "history_attention_mask": history_attention_mask}
 
         # slices, scans and cases as vectors
-        slices = self.radfm.encode_slices(
-            pixel_values, slices_per_scan, with_patches=any(o.reads == "patch_logits" for o in objectives)
-        )
+        with_patches = any(objective.reads == "patch_logits" for objective in objectives)
+        slices = self.radfm.encode_slices(pixel_values, slices_per_scan, with_patches)
         scans = self.radfm.encode_scans(slices)
         cases = self.radfm.encode_cases(scans=scans, scans_per_case=scans_per_case, **histories, **context)
 
@@ -113,7 +112,6 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             text_embeds=text_embeds,
         )
 
-        # loss
         if objectives:
             batch = targets | {"slices_per_scan": slices_per_scan, "scans_per_case": scans_per_case}
             self._add_losses(outputs, objectives, batch, slices, context)

@@ -113,13 +113,11 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         """
         parameters = self._sanitize_parameters(candidate_labels, hypothesis_template)[1]
         labels, tokens = parameters["labels"], token_embeds.to(self.device)
-        logits = self.model.pool(self.model.head(tokens), [len(tokens)])
-        if self.model.head.reads_text:
-            texts = self._text_embeds(labels, parameters["template"])
-            of_labels = self.model.pool(self.model.head(tokens, texts), [len(tokens)])
-        else:
-            of_labels = logits[:, self.model.config.vocabulary.rows(labels)]
-        scores = self._calibrated(of_labels, logits, labels).float().sigmoid()[0]
+        texts = self._text_embeds(labels, parameters["template"]) if self.model.head.reads_text else None
+        logits = self.model.pool(self.model.head(tokens, texts), [len(tokens)])
+        if texts is None:
+            logits = logits[:, self.model.config.vocabulary.rows(labels)]
+        scores = self._calibrated(logits, tokens, [len(tokens)], labels).float().sigmoid()[0]
         return self._diagnoses(labels, scores, len(scores))
 
     def _sanitize_parameters(
@@ -207,10 +205,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             rows = config.vocabulary.rows(labels)
         output = self.model(**batch, text_embeds=text_embeds)
         tokens_per_case = output.tokens_per_case.tolist()
-        of_vocabulary = output.logits
-        if text_embeds is not None and config.calibration is not None:
-            of_vocabulary = self.model.pool(self.model.head(output.token_embeds), tokens_per_case)
-        scores = self._calibrated(output.logits[:, rows], of_vocabulary, names).float().sigmoid()
+        scores = self._calibrated(output.logits[:, rows], output.token_embeds, tokens_per_case, names).float().sigmoid()
         token_embeds = output.token_embeds.split(tokens_per_case)
         slices_per_scan, scans_per_case = batch["slices_per_scan"].tolist(), batch["scans_per_case"].tolist()
         slice_attentions = iter(output.slice_attentions.float().split(slices_per_scan))
@@ -301,16 +296,13 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             return vocabulary.codes(name)
         return codes(name) if codes is not None else []
 
-    def _calibrated(self, logits: torch.Tensor, of_vocabulary: torch.Tensor, names: list[str]) -> torch.Tensor:
-        """(cases, names) logits, those of names in the vocabulary calibrated.
-
-        Args:
-            of_vocabulary: (cases, disorders) logits of the whole vocabulary; not read without a calibration.
-        """
+    def _calibrated(self, logits: torch.Tensor, token_embeds: torch.Tensor, counts: list[int], names: list[str]):
+        """(cases, names) logits, those of the vocabulary calibrated."""
         if self.model.config.calibration is None:
             return logits
         vocabulary = self.model.config.vocabulary
-        log_odds, logits = self.model.log_odds(of_vocabulary), logits.float()
+        log_odds = self.model.log_odds(self.model.pool(self.model.head(token_embeds), counts))
+        logits = logits.float()
         rows = {column: row for column, name in enumerate(names) if (row := vocabulary.get(name)) is not None}
         logits[:, list(rows)] = log_odds[:, list(rows.values())]
         return logits

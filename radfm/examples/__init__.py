@@ -13,7 +13,7 @@ Decisions:
 - A study is a folder of DICOM files, so that `read_case`, `radfm diagnose` and the page read it as any other study.
 - The pictures are reduced copies, JPEG, and those of CT have no Hounsfield units. `radfm.examples.make` has put them
   into DICOM. Dates are invented; the days between them are true.
-- All are from the validation part of the collections that `radfm-open-mini` learned from, never from the training part.
+- All are from the validation part of openly licensed collections, never from the part that models are trained on.
 - Who shows or passes on a study gives its `credit`, as its licence asks.
 """
 
