@@ -294,12 +294,13 @@ def url(studies) -> str:
 
 
 @pytest.fixture
-def nothing_left(studies):
-    """Fails if a test leaves a file in the folder of the server, or another temporary folder of radfm."""
-    temporary = Path(tempfile.gettempdir())
-    before = set(temporary.glob("radfm*"))
+def nothing_left(studies, tmp_path_factory, monkeypatch):
+    """Fails if a test leaves a file in the folder of the server, or a temporary file elsewhere."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
     yield
-    wait_until(lambda: set(temporary.glob("radfm*")) == before)
+    wait_until(lambda: not files_in(temporary))
     wait_until(lambda: not files_in(studies.root))  # of a refused request once its connection is closed
 
 
