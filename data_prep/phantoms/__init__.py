@@ -1,6 +1,6 @@
 """Phantoms: synthetic patients with known masks, for the demo, tests and studies. See docs/phantoms.md."""
 
 from radfm.data_prep.phantoms.disorders import Disorder, disorders
-from radfm.data_prep.phantoms.phantom import ANATOMIES, Phantom, anatomy_of, make_case
+from radfm.data_prep.phantoms.phantom import Phantom, anatomy_of, make_case
 
-__all__ = ["ANATOMIES", "Disorder", "Phantom", "anatomy_of", "disorders", "make_case"]
+__all__ = ["Disorder", "Phantom", "anatomy_of", "disorders", "make_case"]

@@ -6,7 +6,7 @@ radfm prepare phantoms OUT --cases 2000 --seed 0
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from radfm.data_prep.phantoms import ANATOMIES, anatomy_of, make_case
+from radfm.data_prep.phantoms.phantom import ANATOMIES, anatomy_of, make_case
 from radfm.data_prep.plan import CasePlan, Listing, ReadCase, ScanOrigin
 
 
