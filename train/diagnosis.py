@@ -56,7 +56,7 @@ def train(config: DiagnosisTraining) -> Path:
     rows = few_shots(cases, config.data.shots, config.seed)
     model, processor = build(config, cases.vocabulary, _prevalence(cases, rows))
 
-    sampling = Sampling(config.augmentation, None, config.sampling.slices_per_scan, config.seed)
+    sampling = Sampling(config.augmentation, slices_per_scan=config.sampling.slices_per_scan, seed=config.seed)
     embed = config.model.history and config.model.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if embed else None for part in (cases, validation_cases)]
     masks = config.objectives.weight("patch") > 0

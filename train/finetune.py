@@ -125,7 +125,7 @@ class _Run:
             histories = embed_histories(start, processor, stored.cases.rows)
             validation.history_embeds = embed_histories(start, processor, validation.cases.rows)
         augmentation = None if config.method == "linear" else config.augmentation
-        sampling = Sampling(augmentation, None, config.sampling.slices_per_scan, config.seed)
+        sampling = Sampling(augmentation, slices_per_scan=config.sampling.slices_per_scan, seed=config.seed)
         masks = config.method != "linear" and config.objectives.weight("patch") > 0
         self.data = CaseDataset(stored.cases, processor, sampling, stored.rows, histories, masks=masks)
         self.data.skipped = stored.skipped
