@@ -5,6 +5,7 @@ Decisions:
   modality of a DICOM file is always that of its header.
 - Files are named as in the plan in everything that this module returns.
 - Days come from the plan, otherwise from the dates in DICOM headers, compared over all items of the case.
+- Of a picture that a case has twice, on the same day, the first is used.
 """
 
 import math
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from radfm.cases import Case, Scan
+from radfm.cases import Case, Scan, copy_among
 from radfm.data_prep.burned_in import header_says_text
 from radfm.data_prep.guess import guess_modality, guess_plane
 from radfm.data_prep.plan import CasePlan, Item, ReadCase, ScanOrigin
@@ -38,7 +39,12 @@ def read_files(plan: CasePlan) -> ReadCase:
         result.unread += unread
         case.skipped += skipped
         for scan, first in scans:
-            result.origins.append(_describe(scan, item, first))
+            origin = _describe(scan, item, first)
+            if not item.regions and (copied := copy_among(scan, case.scans)) is not None:
+                case.skipped.append((scan.source, f"is a copy of {copied.source}: read once"))
+                result.unread += 1
+                continue
+            result.origins.append(origin)
             masks.append(_masks(scan, item, len(scans) == 1))
             newest.append(days)
             case.scans.append(scan)

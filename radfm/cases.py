@@ -1,5 +1,6 @@
 """Scans and cases: the data that readers return and processors take."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,3 +58,15 @@ class Case:
     case_id: str | None = None
     patient_id: str | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def copy_among(scan: Scan, scans: Iterable[Scan]) -> Scan | None:
+    """The first of the scans that is the same picture: equal pixels, modality, plane and days; None if there is none."""
+    middle = len(scan.pixels) // 2  # most scans of one shape differ there, and the rest need not be compared
+    for other in scans:
+        same = all(getattr(other, name) == getattr(scan, name) for name in ("modality", "plane", "days"))
+        if not same or other.pixels.shape != scan.pixels.shape:
+            continue
+        if all(np.array_equal(other.pixels[part], scan.pixels[part]) for part in (middle, slice(None))):
+            return other
+    return None

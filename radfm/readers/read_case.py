@@ -6,6 +6,7 @@ Decisions:
 - Hidden files, and those that Windows and macOS create, are ignored. Every other file is read or listed.
 - Nothing that identifies the patient leaves the reader: no name, number, birth date or free text of a header. The names
   of files and folders are shown; bytes in them that are no UTF-8, and control characters, as replacement characters.
+- A picture that is there twice is read once, so that a copied file changes no answer.
 - What a scan holds is checked (`content_checks`); what a model would read as nonsense is said in `Scan.warnings`.
 - Only DICOM has dates, so `days` is None for all other formats. DICOM series come first, by date and number; the other
   files follow by name.
@@ -15,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from radfm.cases import Case
+from radfm.cases import Case, copy_among
 from radfm.modalities import modality_name
 from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
@@ -205,5 +206,8 @@ def _read_file(name: str, path: Path, format: str, within: list[Path], case: Cas
     for scan in scans:
         scan.source = name + shown(scan.source)
         scan.modality = scan.modality or modality
-    case.scans += scans
+        if (first := copy_among(scan, case.scans)) is None:
+            case.scans.append(scan)
+        else:
+            left_out.append((scan.source.removeprefix(name), f"is a copy of {first.source}: read once"))
     case.skipped += [(name + shown(part), reason) for part, reason in left_out]

@@ -153,3 +153,19 @@ def test_a_data_set_of_an_older_radfm_is_still_read(tmp_path):
     cases = load(out, "train", labelled=True, publishable=True)
     summary = data_summary(cases)
     assert (len(cases), summary["normal"], summary["attributions"], summary["licence"]) == (2, 1, [], None)
+
+
+def test_a_picture_that_a_case_has_twice_is_one_scan_unless_it_is_a_follow_up(tmp_path):
+    first, other = (picture(tmp_path / f"{seed}.png", seed) for seed in (0, 1))
+    (tmp_path / "again.png").write_bytes(first.read_bytes())
+    names = {"1": ("0.png", "1.png", "again.png"), "2": ("0.png", "again.png")}
+    days = {"1": ("", "", ""), "2": ("0", "9")}
+    rows = [
+        {"case": case, "disorders": "Gout", "path": name, "modality": "X-ray", "split": "train", "days": day}
+        for case in names
+        for name, day in zip(names[case], days[case], strict=True)
+    ]
+    out = prepared(tmp_path, rows)
+    assert [len(row["scan_rows"]) for row in load(out).rows] == [2, 2]
+    rejected = (out / "rejected.csv").read_text().splitlines()[1:]
+    assert len(rejected) == 1 and "again.png" in rejected[0] and "is a copy of 0.png: read once" in rejected[0]

@@ -86,6 +86,15 @@ def test_each_picture_of_a_folder_is_a_scan_in_natural_order(tmp_path):
     assert [scan.source for scan in scans] == [f"im{i}.png" for i in range(12)]
 
 
+def test_a_picture_that_is_there_twice_is_read_once_whatever_its_format(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    Image.fromarray(GREY).save(tmp_path / "b.bmp")
+    Image.fromarray(GREY[::-1]).save(tmp_path / "c.png")
+    case = read_case(tmp_path, modality="X-ray")
+    assert [scan.source for scan in case.scans] == ["a.png", "c.png"]
+    assert case.skipped == [("b.bmp", "is a copy of a.png: read once")]
+
+
 @pytest.mark.parametrize(
     ("shape", "slices"),
     [
@@ -134,11 +143,13 @@ def test_numbers_are_kept_in_the_smallest_exact_type(tmp_path, dtype, kept):
 
 def test_each_array_of_an_archive_is_a_scan_and_a_damaged_one_is_listed(tmp_path):
     np.savez(
-        tmp_path / "a.npz", ct=GREY, pet=GREY.astype(np.float32), odd=np.zeros((2, 2, 2, 2, 2)), text=np.array("x")
+        tmp_path / "a.npz", ct=GREY, pet=GREY / 2, odd=np.zeros((2, 2, 2, 2, 2)), text=np.array("x"), copy=GREY
     )
     case = read_case(tmp_path / "a.npz")
     assert [scan.source for scan in case.scans] == ["a.npz/ct", "a.npz/pet"]
-    assert {name for name, _ in case.skipped} == {"a.npz/odd", "a.npz/text"}
+    reasons = dict(case.skipped)
+    assert reasons.pop("a.npz/copy") == "is a copy of a.npz/ct: read once"
+    assert set(reasons) == {"a.npz/odd", "a.npz/text"}
 
 
 def test_pickled_objects_are_refused(tmp_path):
