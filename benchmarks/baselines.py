@@ -1,7 +1,7 @@
 """Tables of scores of baselines on real cases: what a user would do without radfm, on the same network.
 
-    python benchmarks/baselines.py frozen datasets/open efficientnet-lite0-57934424.pth evaluation/baselines
-    python benchmarks/baselines.py finetune datasets/open efficientnet-lite0-57934424.pth evaluation/baselines
+    python benchmarks/baselines.py frozen datasets/open imagenet evaluation/baselines
+    python benchmarks/baselines.py finetune datasets/open imagenet evaluation/baselines
     radfm evaluate datasets/open --split validation --within collection \\
         --model logistic=evaluation/baselines/logistic.parquet \\
         --model finetune=evaluation/baselines/finetune.parquet --model radfm=runs/open
@@ -36,7 +36,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from radfm.cases import Case
-from radfm.checkpoints import find
 from radfm.configuration_radfm import RadFMConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
@@ -58,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=("frozen", "finetune"))
     parser.add_argument("data", type=Path, help="a prepared data set")
-    parser.add_argument("weights", type=Path, help="weights of tf_efficientnet_lite0 (.pth), or a checkpoint with it")
+    parser.add_argument("weights", help="of tf_efficientnet_lite0: imagenet, a file or a checkpoint")
     parser.add_argument("out", type=Path, help="folder for the tables of scores")
     parser.add_argument("--split", default="validation", help="split that is scored (default: validation)")
     parser.add_argument("--folds", type=int, help="score each of so many folds, by models trained on the others")
@@ -94,11 +93,11 @@ def score_finetuned(arguments: argparse.Namespace) -> None:
         save(arguments, f"finetune{number}", test, mean_over_cases(network, test))
 
 
-def start(weights: Path) -> tuple[Tower, RadFMProcessor]:
+def start(weights: str) -> tuple[Tower, RadFMProcessor]:
     """The network without a classifier, and what makes its inputs."""
     config = RadFMConfig(vision_config={"family": "resnet", "tower": "tf_efficientnet_lite0", "image_size": SIZE})
     tower = build_tower(config.vision_config, config.hidden_size)
-    load_tower(tower, weights if weights.exists() else find(weights, local=True))
+    load_tower(tower, weights)
     processor = processor_for(config)
     processor.image_processor.max_slices = SLICES
     return tower.eval(), processor

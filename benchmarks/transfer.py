@@ -1,7 +1,7 @@
 """Few-shot learning from a checkpoint's slice encoder, compared with the start from ImageNet weights.
 
     python -m benchmarks.transfer datasets/cases --collection head_ct --collection mammography \\
-        --model ImageNet=efficientnet-lite0-57934424.pth --model open=runs/open
+        --model ImageNet=imagenet --model open=radfm-open-mini
 
 From each collection some cases of each class (a disorder, or none) are chosen by a seed, and all cases of other
 patients are scored. Both starts learn from the same cases in the same way, and only the weights of the network differ:
@@ -51,10 +51,10 @@ def main() -> None:
 def compare_starts(arguments: argparse.Namespace, collection: str, models: dict[str, str]) -> None:
     stored = load(arguments.data, labelled=True)
     rows = [number for number, row in enumerate(stored.rows) if row["collection"] == collection]
-    data = CaseDataset(stored, start(Path(next(iter(models.values()))))[1], rows=rows)
+    data = CaseDataset(stored, start(next(iter(models.values())))[1], rows=rows)
     patients = [patient_of(stored.rows[row]) for row in data.rows]
     weights = patient_weights(patients, arguments.bootstraps)
-    learners = {name: Learner(arguments, data, Path(path)) for name, path in models.items()}
+    learners = {name: Learner(arguments, data, path) for name, path in models.items()}
     print(f"{collection}: {len(data)} cases of {len(set(patients))} patients, {arguments.method}")
     for shots in arguments.shots:
         choices = [chosen_cases(data.labels, patients, shots, seed) for seed in range(arguments.seeds)]
@@ -71,7 +71,7 @@ def compare_starts(arguments: argparse.Namespace, collection: str, models: dict[
 class Learner:
     """Learns from some cases and scores all of them, from one start."""
 
-    def __init__(self, arguments: argparse.Namespace, data: CaseDataset, weights: Path):
+    def __init__(self, arguments: argparse.Namespace, data: CaseDataset, weights: str):
         self.data, self.weights, self.epochs = data, weights, arguments.epochs
         self.labels = data.label_matrix
         self.features = mean_over_cases(start(weights)[0], data) if arguments.method == "probe" else None

@@ -61,7 +61,7 @@ class Case:
 
 
 def copy_among(scan: Scan, scans: Iterable[Scan]) -> Scan | None:
-    """The first of the scans that is the same picture: equal pixels, modality, plane and days; None if there is none."""
+    """The first of the scans with the same pixels, modality, plane and days; None if there is none."""
     middle = len(scan.pixels) // 2  # most scans of one shape differ there, and the rest need not be compared
     for other in scans:
         same = all(getattr(other, name) == getattr(scan, name) for name in ("modality", "plane", "days"))

@@ -90,7 +90,8 @@ class ModelSection:
         text_whitening: Shrinkage of the whitening of the names' embeddings, for a new model, see
             `radfm.train.diagnosis_model.whiten_texts`; None: no whitening.
         text_layers: Number of the text encoder's last layers that are trained, or "all"; 0: none.
-        tower_weights: File of weights for the slice encoder's tower, or a checkpoint of radfm; for a new model.
+        tower_weights: File of weights for the slice encoder's tower, a checkpoint of radfm, or "imagenet" for
+            tf_efficientnet_lite0; for a new model.
         tower_patches: Whether the vector of a slice contains, for each disorder that the tower was trained on with
             masks, the highest logit of its patches. `tower_weights` was then trained with `objectives.weights.patch`, a
             text head and no layers in the scan and case encoder.

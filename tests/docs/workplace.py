@@ -227,7 +227,6 @@ def _small_files(folder: Path) -> None:
 
 def _large_files(folder: Path) -> None:
     """The files that slow blocks assume: an ontology, a table of cases, and weights in published shapes."""
-    import timm
     import torch
 
     sys.path.append(str(SHARED / "raddiag"))
@@ -237,7 +236,6 @@ def _large_files(folder: Path) -> None:
     shutil.copy(SHARED / "rp3d_demo" / "disorder_label_dict.json", folder)
     torch.save({name: torch.from_numpy(x) for name, x in state_dict().items()}, folder.parent / "pytorch_model.bin")
     (folder / "pytorch_model.bin").symlink_to(folder.parent / "pytorch_model.bin")
-    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "WEIGHTS")
     columns = "case,patient,path,modality,disorders,icd10cm,history,plane,body_part,days,date,key_slice,split,age,sex\n"
     (folder / "cases.csv").write_text(columns + (folder / short_radfm.FILLED_IN).read_text())
 

@@ -142,9 +142,7 @@ def test_numbers_are_kept_in_the_smallest_exact_type(tmp_path, dtype, kept):
 
 
 def test_each_array_of_an_archive_is_a_scan_and_a_damaged_one_is_listed(tmp_path):
-    np.savez(
-        tmp_path / "a.npz", ct=GREY, pet=GREY / 2, odd=np.zeros((2, 2, 2, 2, 2)), text=np.array("x"), copy=GREY
-    )
+    np.savez(tmp_path / "a.npz", ct=GREY, pet=GREY / 2, odd=np.zeros((2, 2, 2, 2, 2)), text=np.array("x"), copy=GREY)
     case = read_case(tmp_path / "a.npz")
     assert [scan.source for scan in case.scans] == ["a.npz/ct", "a.npz/pet"]
     reasons = dict(case.skipped)

