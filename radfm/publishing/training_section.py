@@ -71,7 +71,9 @@ def starting_points(recipe: dict, run: dict, config: dict) -> Iterator[str]:
     origins = {key: {"name": name} for key, name in names.items() if name} | (recipe.get("started_from") or {})
     for key, origin in origins.items():
         title = f"{_STARTING_POINTS.get(key, key)} `{markdown_cell(origin['name'])}`"
-        if "icd10cm" in origin:
+        if origin["name"] == "imagenet":  # see `radfm.train.tower_weights`
+            yield f"{title}: of a network trained on ImageNet-1k, from a package under Apache-2.0"
+        elif "icd10cm" in origin:
             sources = [f"ICD-10-CM ({origin['icd10cm']})", *(each["name"] for each in origin.get("ontologies", ()))]
             base = markdown_cell(origin.get("base", "all-MiniLM-L6-v2"))
             yield f"{title}, which is {base} trained on {enumeration(list(map(markdown_cell, sources)))}"

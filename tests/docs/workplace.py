@@ -42,7 +42,7 @@ CHECKPOINTS = (  # copies of radfm-phantom-mini
 )
 FINE_TUNED = ("runs/mine", "runs/mine0", "runs/mine1", "runs/mine2")  # fine-tuned on datasets/mine
 DEFAULT_DATA = "datasets/phantoms"  # data.path of the packaged configs
-IN_A_CLONE = re.compile(r"^(?:pip install \.|make (?:demo|checkpoints))", re.MULTILINE)
+IN_A_CLONE = re.compile(r"^(?:pip install \.|make (?:demo|checkpoints|open-checkpoint))", re.MULTILINE)
 SOME_TESTS = "tests/radfm/test_memory.py"  # `make test` in a document runs only this file
 
 
