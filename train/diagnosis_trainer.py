@@ -170,8 +170,8 @@ class DiagnosisTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The macro AUC of the whole validation split, see `radfm.eval.metrics`.
 
-        `auc_within` is the same with negatives of a part of the body in which the disorder occurs: the first can be
-        reached by telling knees from heads.
+        `auc_within` is the same with negatives of a collection in which the disorder occurs or, where the data states no
+        collections, of a part of the body: the first can be reached by telling knees from heads.
         """
         self.refresh_disorder_embeddings()
         scores = self.scores(self._validation_logits()).numpy()
@@ -182,7 +182,7 @@ class DiagnosisTrainer(Trainer):
             figures = macro_auc(scores, labels, counts)
         except ValueError as error:
             raise ValueError(f"validation: {error}: set training.eval_strategy=no") from error
-        negatives = same_groups([self.validation.body_parts(case) for case in range(len(labels))], labels)
+        negatives = same_groups([self.validation.groups(case) for case in range(len(labels))], labels)
         measurable = ((labels > 0) & negatives).any(0) & ((labels == 0) & negatives).any(0)
         within = macro_auc(scores, labels, counts, negatives) if measurable.any() else figures
         figures["auc_within"] = within["auc"]

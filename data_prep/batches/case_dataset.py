@@ -132,10 +132,12 @@ class CaseDataset(Dataset):
     def case_id(self, case: int) -> str:
         return self.cases.rows[self.rows[case]]["case_id"]
 
-    def body_parts(self, case: int) -> list[str]:
-        """The parts of the body that a case shows, as far as its scans are annotated."""
-        scans = self.cases.rows[self.rows[case]]["scan_rows"]
-        return sorted({part for scan in scans if (part := self.cases.scan_header(scan)["body_part"])})
+    def groups(self, case: int) -> list[str]:
+        """The collection of a case or, where none is stated, the parts of the body that its scans show."""
+        row = self.cases.rows[self.rows[case]]
+        if row["collection"]:
+            return [row["collection"]]
+        return sorted({part for scan in row["scan_rows"] if (part := self.cases.scan_header(scan)["body_part"])})
 
     def __getitems__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         generators = [self._generator(sample) for sample in samples]

@@ -99,7 +99,8 @@ def training_details(recipe: dict, run: dict, config: dict) -> Iterator[str]:
         yield f"Fine-tuned by method {recipe['method']}{interpolated}"
     if "steps" in recipe:
         frozen = "; the tower of the slice encoder was frozen" if run["model"].get("frozen") == "tower" else ""
-        yield f"{recipe['steps']:,} steps; step {recipe['step']:,} had the best validation result{frozen}"
+        best = f"; step {recipe['step']:,} had the best validation result" if recipe.get("validation") else ""
+        yield f"{recipe['steps']:,} steps{best}{frozen}"
     details = {
         "head": config["head"],
         "level": "case" if config["case_config"]["num_hidden_layers"] else "scan",

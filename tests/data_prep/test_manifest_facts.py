@@ -171,3 +171,14 @@ def test_a_picture_that_a_case_has_twice_is_one_scan_unless_it_is_a_follow_up(tm
     (rejected,) = (out / "rejected.csv").read_text().splitlines()[1:]
     assert "again.png" in rejected
     assert "is a copy of 0.png: read once" in rejected
+
+
+def test_cases_are_grouped_by_collection_or_else_by_the_parts_of_the_body(tmp_path):
+    rows = [
+        {"case": "1", "disorders": "Gout", "collection": "atlas", "body_part": "foot"},
+        {"case": "2", "disorders": "Gout", "body_part": "hand"},
+        {"case": "2", "disorders": "Gout", "body_part": "foot"},
+        {"case": "3", "disorders": "Gout"},
+    ]
+    data = CaseDataset(load(prepared(tmp_path, rows)), RadFMProcessor())
+    assert [data.groups(case) for case in range(3)] == [["atlas"], ["foot", "hand"], []]
