@@ -170,8 +170,8 @@ class DiagnosisTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The macro AUC of the whole validation split, see `radfm.eval.metrics`.
 
-        `auc_within` is the same with negatives of a collection in which the disorder occurs or, where the data states no
-        collections, of a part of the body: the first can be reached by telling knees from heads.
+        `auc_within` is the same with negatives of a collection in which the disorder occurs or, where none is stated,
+        of a part of the body: the first can be reached by telling knees from heads.
         """
         self.refresh_disorder_embeddings()
         scores = self.scores(self._validation_logits()).numpy()

@@ -2,18 +2,20 @@
 
     >>> from radfm import checkpoints
     >>> sorted(checkpoints.NAMES)
-    ['radfm-phantom-mini', 'radfm-text-mini']
-    >>> model = RadFMForDiagnosis.from_pretrained("radfm-phantom-mini")
+    ['radfm-open-mini', 'radfm-phantom-mini', 'radfm-text-mini']
+    >>> model = RadFMForDiagnosis.from_pretrained("radfm-open-mini")
 
+- `radfm-open-mini`: a whole model, trained on real patients of openly licensed collections
+  (`train/configs/open_mini.yaml`). It is the default of every command.
+- `radfm-phantom-mini`: a whole model, trained on synthetic patients only (`train/configs/diagnosis_ke.yaml`). It serves
+  tests and what needs a known truth, such as saliency maps; it is of no use for real studies.
 - `radfm-text-mini`: the knowledge text encoder, a SentenceTransformer: all-MiniLM-L6-v2 trained on ICD-10-CM and the
   Disease Ontology (`train/configs/text.yaml`).
-- `radfm-phantom-mini`: a whole model, trained on synthetic patients only (`train/configs/diagnosis_ke.yaml`). It serves
-  to learn the package, to test pipelines and as a starting point; it is of no use for real studies.
 
 Decisions:
 - Weights are stored in bfloat16, in which they were evaluated, and loaded in float32.
-- Both have the same text encoder and tokenizer, which are stored once. On first use of the model a complete checkpoint
-  is written to the cache folder.
+- All have the same text encoder and tokenizer, which are stored once. On first use of a model a complete checkpoint is
+  written to the cache folder.
 - A folder of the user's with such a name takes precedence, as with every name of transformers.
 """
 
@@ -33,12 +35,13 @@ __all__ = ["DEFAULT", "NAMES", "folder", "resolve"]
 # Written by `radfm calibrate` beside the weights. The names of recipes are in `radfm.recipes_radfm`.
 CONFIDENCE = "radfm_confidence.json"
 
-NAMES = ("radfm-text-mini", "radfm-phantom-mini")
-DEFAULT = "radfm-phantom-mini"  # of `radfm diagnose`, `radfm serve` and `radfm demo`
+NAMES = ("radfm-text-mini", "radfm-open-mini", "radfm-phantom-mini")
+DEFAULT = "radfm-open-mini"  # of `radfm diagnose`, `radfm serve` and `radfm demo`
 
 HOME = Path(__file__).parent
 TEXT_ENCODER = "radfm.text_encoder.encoder."  # prefix of its weights in a model
-_SHARING = {"radfm-phantom-mini": "radfm-text-mini"}  # model -> the checkpoint with the weights of its text encoder
+# Model -> the checkpoint with the weights of its text encoder.
+_SHARING = {name: "radfm-text-mini" for name in NAMES if name != "radfm-text-mini"}
 
 
 def resolve(model: Any) -> Any:

@@ -2,9 +2,11 @@
 
     python -m radfm.checkpoints.make halve runs/text checkpoints/radfm-text-mini
     python -m radfm.checkpoints.make install checkpoints/radfm-text-mini checkpoints/radfm-phantom-mini
+    python -m radfm.checkpoints.make install radfm-text-mini checkpoints/radfm-open-mini
 
 `halve` copies a checkpoint with its weights in bfloat16; the copy is calibrated, evaluated and installed. `install`
-copies the text encoder, and the model without it, into the package. All commands: `make checkpoints`.
+copies the text encoder, unless it is the one in the package, and the model without it into the package. All commands:
+`make checkpoints`, `make open-checkpoint`.
 """
 
 import shutil
@@ -44,8 +46,9 @@ def install(text: Path, model: Path) -> None:
         raise ValueError(f"{model} was not trained with {text}: its text encoder has other weights")
     for source in (text, model):
         target = checkpoints.HOME / source.name
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, ignore=_ignored)
+        if source.resolve() != target.resolve():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=_ignored)
     _save({name: t for name, t in weights.items() if not _of_text(name)}, target)
     for name in _SHARED:
         (target / name).unlink()
@@ -71,4 +74,4 @@ if __name__ == "__main__":
     commands = {"halve": halve, "install": install}
     if len(sys.argv) != 4 or sys.argv[1] not in commands:
         sys.exit(__doc__)
-    commands[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    commands[sys.argv[1]](Path(checkpoints.resolve(sys.argv[2])), Path(sys.argv[3]))

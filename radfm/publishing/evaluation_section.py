@@ -93,6 +93,7 @@ def _context(evaluation: dict) -> dict[str, Any]:
         if metric["in_card"] and evaluation["macro"].get(key, {}).get("all")
     }
     subgroups = {name: evaluation["subgroups"].get(name, {}) for name in _ATTRIBUTES}
+    subgroups |= {name: groups for name, groups in evaluation["subgroups"].items() if name == "collection"}
     return {
         "title": _title(evaluation),
         "cases": evaluation["cases"],
@@ -131,7 +132,7 @@ def _origin(evaluation: dict) -> str:
         )
     warnings = {
         "train": "**The model was trained on these cases, so these figures mean little.**",
-        "validation": "**The best step was chosen with these cases, so these figures are too high.**",
+        "validation": "**Steps, settings and calibration are chosen with them, so these figures are optimistic.**",
     }
     patients = warnings.get(split, "Their patients are in no other split.")
     return f"split {split} of the data set that the model was trained on. {patients}"

@@ -13,10 +13,12 @@ from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pipeline
 
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, read_case
+from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, checkpoints, examples, read_case
+from radfm.cases import Case, Scan
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import link
 from radfm.publishing.publish import Request, publish
+from radfm.recipes_radfm import load_recipe
 from radfm.starting_points import embed_texts, text_embedder, untrained
 from tests.radfm.untrained import STUDY
 
@@ -47,6 +49,30 @@ def test_a_study_is_diagnosed_in_three_lines():
     assert {answer["label"] for answer in answers} == {"Cerebral infarction", "Segond fracture"}
     assert diagnose.model.config.trained
     assert diagnose.model.dtype == torch.float32
+
+
+def test_the_default_has_seen_patients_and_warns_of_what_it_has_not_seen():
+    diagnose = pipeline("zero-shot-diagnosis", model=checkpoints.DEFAULT)
+    learned = diagnose.training_data
+    assert learned.patients > 3000
+    assert learned.collections > 20
+    assert not learned.synthetic_only
+    assert diagnose.model_alerts == []
+    known = diagnose(examples.load("pneumonia"), return_attentions=True)
+    assert known["alerts"] == []
+    assert known["diagnoses"][0]["score"] > known["diagnoses"][-1]["score"]
+    noise = Scan(np.random.default_rng(0).normal(100, 40, (1, 200, 200)), modality="fluoroscopy", body_part="hip")
+    alerts = diagnose(Case([noise]), return_attentions=True)["alerts"]
+    assert any("is out of distribution" in alert for alert in alerts)
+    assert any("body part: hip" in alert for alert in alerts)
+
+
+def test_the_default_was_trained_on_what_may_be_published():
+    recipe = load_recipe(str(checkpoints.folder(checkpoints.DEFAULT)))
+    assert recipe["config"]["data"]["publishable"]
+    assert recipe["data"]["unpublishable"] == 0
+    assert all(each["licence"] and each["attribution"] for each in recipe["data"]["attributions"])
+    assert not any("NC" in each["licence"] for each in recipe["data"]["attributions"])
 
 
 @pytest.mark.parametrize("first", ["radfm", "transformers"])
@@ -93,9 +119,9 @@ def test_radfm_embeds_texts_as_sentence_transformers_does():
     np.testing.assert_allclose(text_embedder(TEXT)(texts), theirs, atol=0.01)  # computed in bfloat16
 
 
-def test_together_they_are_under_40_megabytes_and_hold_no_pickle():
+def test_together_they_are_under_60_megabytes_and_hold_no_pickle():
     files = [file for name in checkpoints.NAMES for file in (Path(checkpoints.__file__).parent / name).rglob("*")]
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 40e6
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 60e6
     assert {file.suffix for file in files if file.is_file()} == {".json", ".safetensors"}
 
 
@@ -149,5 +175,5 @@ def test_a_folder_that_is_not_a_checkpoint_is_refused(model, local, message):
 
 def test_a_name_on_the_hub_is_left_to_transformers():
     assert checkpoints.find("some-owner/some-model") == "some-owner/some-model"
-    with pytest.raises(ValueError, match="there are radfm-text-mini, radfm-phantom-mini"):
+    with pytest.raises(ValueError, match="there are radfm-text-mini, radfm-open-mini, radfm-phantom-mini"):
         checkpoints.folder("radfm-maxi")
