@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -291,23 +291,14 @@ def _run(source_of: Callable[["Pseudonyms"], "Source"], values: dict) -> None:
 
 
 def _key_of(out: Path) -> bytes:
-    """The key of a run without --key: generated, and kept until the run is finished, so that it can be continued."""
-    from radfm.data_prep.pseudonyms import generate_key
+    """The key of a run without --key, see `kept_key`."""
+    from radfm.data_prep.pseudonyms import kept_key
     from radfm.data_prep.shard import WORK
     from radfm.data_prep.tables import RECORD
 
-    file = out / WORK / "key"
     if (out / RECORD).exists():
         raise ValueError(f"{out} holds a finished data set: choose another folder, or delete this one")
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f"key.{os.getpid()}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as target:
-            target.write(generate_key())
-        with suppress(FileExistsError):  # the first of several machines wins
-            os.link(draft, file)
-        draft.unlink()
-    return file.read_bytes()
+    return kept_key(out / WORK / "key")
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

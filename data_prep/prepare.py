@@ -9,19 +9,15 @@ Decisions:
 
 import hashlib
 import json
-import os
 import shutil
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 from radfm.data_prep.finish import finish
 from radfm.data_prep.plan import CasePlan, Listing, Source
+from radfm.data_prep.processes import run_in_processes
 from radfm.data_prep.shard import WORK, make_shard, record_file
 from radfm.data_prep.tables import FORMAT, RECORD, write_text
 from radfm.presentation import shown
@@ -93,9 +89,8 @@ def prepare(
         return _finished(out, fingerprint)
     shards = _write_plans(out, listing, settings, fingerprint)
     missing = [i for i in range(shards) if i % part[1] == part[0] and not record_file(out, i).exists()]
-    done = len(missing)
-    for made in _make(out, missing, source, settings, processes):
-        done = made
+    make = partial(_make_one, out, source=source, settings=asdict(settings))
+    for done in run_in_processes(make, missing, processes):
         progress(shards - len(missing) + done, shards)
     if (out / RECORD).exists():  # another run of the same shards has finished
         return _finished(out, fingerprint)
@@ -170,45 +165,8 @@ def _plan_file(out: Path, shard: int) -> Path:
     return out / WORK / f"plan-{shard:05d}.jsonl"
 
 
-def _make(out: Path, shards: list[int], source: Source, settings: Settings, processes: int):
-    """Writes shards, and yields the number of finished ones."""
-    if processes <= 1 or len(shards) <= 1:
-        for done, shard in enumerate(shards, 1):
-            _make_one(out, shard, source, asdict(settings))
-            yield done
-        return
-    try:
-        with ProcessPoolExecutor(
-            min(processes, len(shards)), get_context("spawn"), initializer=_end_with_parent, initargs=(os.getpid(),)
-        ) as pool:
-            made = [pool.submit(_make_one, out, shard, source, asdict(settings)) for shard in shards]
-            try:
-                for done, future in enumerate(as_completed(made), 1):
-                    future.result()
-                    yield done
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    except BrokenProcessPool:
-        raise ValueError(
-            "a process was killed, most likely because memory ran out: run the same command with fewer processes; "
-            "finished shards are kept"
-        ) from None
-
-
 def _make_one(out: Path, shard: int, source: Source, settings: dict) -> None:
     if (out / RECORD).exists():  # another run of the same shards has finished
         return
     lines = _plan_file(out, shard).read_text(encoding="utf-8").split("\n")
     make_shard(out, shard, [CasePlan.from_json(line) for line in lines], source, settings)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process when its parent was killed, so that it does not wait forever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -13,7 +13,9 @@ Decisions:
 
 import csv
 import hmac
+import os
 import secrets
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,6 +44,19 @@ def read_key(path: Path) -> bytes:
 def generate_key() -> bytes:
     """A random key."""
     return secrets.token_hex(32).encode()
+
+
+def kept_key(file: Path) -> bytes:
+    """The key in a file of a run's work folder, generated if it is not there, so that a killed run can continue."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"key.{os.getpid()}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as target:
+            target.write(generate_key())
+        with suppress(FileExistsError):  # the first of several machines wins
+            os.link(draft, file)
+        draft.unlink()
+    return file.read_bytes()
 
 
 class Pseudonyms:

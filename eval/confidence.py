@@ -33,9 +33,10 @@ from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.stored_cases import load
 from radfm.data_prep.tables import replacing, write_text
 from radfm.eval import calibration
+from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.conformal import Guarantee, SetRule, fit
 from radfm.eval.ood_detection import case_features, fit_reference
-from radfm.eval.predict import labelled_cases, load_checkpoint, outputs, require_unshared_patients
+from radfm.eval.predict import labelled_cases, outputs, require_unshared_patients
 from radfm.eval.score_tables import table_of
 from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMForDiagnosis

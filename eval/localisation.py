@@ -24,7 +24,8 @@ import torch
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.bands import bands
 from radfm.eval.bootstrap import interval, patient_weights
-from radfm.eval.predict import Evaluation, load_checkpoint, require_unshared_patients
+from radfm.eval.checkpoints import load_checkpoint
+from radfm.eval.predict import Evaluation, require_unshared_patients
 from radfm.eval.saliency import Explanation, explain
 from radfm.modeling_radfm import RadFMForDiagnosis
 

@@ -28,9 +28,10 @@ from radfm.checkpoints import find
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.bootstrap import patient_weights
+from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import measure
-from radfm.eval.predict import Evaluation, labelled_cases, load_checkpoint, outputs, require_unshared_patients
+from radfm.eval.predict import Evaluation, labelled_cases, outputs, require_unshared_patients
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress

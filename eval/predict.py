@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radfm.checkpoints import find
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling, step_loader
 from radfm.data_prep.batches.sampling import steps_in_order
 from radfm.data_prep.batches.slice_features import slice_features
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
+from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.score_tables import ALL, about_checkpoint, table_of
 from radfm.eval.scores import Scores
 from radfm.modeling_radfm import RadFMForDiagnosis
@@ -131,13 +131,6 @@ def labelled_cases(data: str | Path, split: str, publishable: bool = False, fold
     if not len(cases):
         raise ValueError(f"{data} has no labelled case in its split {split!r}")
     return cases
-
-
-def load_checkpoint(folder: str | Path, device: str | None = None) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
-    """Args: device: "cpu", "cuda", ...; None: a GPU if there is one. Raises: as `radfm.checkpoints.find`."""
-    folder = find(folder, local=True)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return RadFMForDiagnosis.from_pretrained(folder).eval().to(device), RadFMProcessor.from_pretrained(folder)
 
 
 @torch.inference_mode()

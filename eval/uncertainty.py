@@ -39,10 +39,11 @@ from torch import nn
 from radfm.encoder_radfm import RadFMEncoderLayer
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.calibration import calibration_error
+from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.comparisons import figure
 from radfm.eval.diagnosis import require_same_cases
 from radfm.eval.metrics import checked, measure
-from radfm.eval.predict import Evaluation, load_checkpoint, score_with
+from radfm.eval.predict import Evaluation, score_with
 from radfm.eval.scores import Scores
 from radfm.progress import part_of
 

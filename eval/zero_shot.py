@@ -29,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from radfm.data_prep.stored_cases import load
-from radfm.eval.predict import Evaluation, load_checkpoint, score_with
+from radfm.eval.checkpoints import load_checkpoint
+from radfm.eval.predict import Evaluation, score_with
 from radfm.eval.score_tables import about_checkpoint
 from radfm.eval.scores import OF_DISORDERS, Scores
 from radfm.modeling_radfm import RadFMForDiagnosis
