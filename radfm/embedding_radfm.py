@@ -271,6 +271,38 @@ class RadFMModel(RadFMPreTrainedModel):
         """A packed batch -> (cases, d), of unit length."""
         return F.normalize(self(**inputs).case_embeds, dim=-1)
 
+    def get_scan_features(
+        self,
+        pixel_values: Tensor,
+        slices_per_scan: Tensor,
+        modality_ids: Tensor,
+        plane_ids: Tensor | None = None,
+        days: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """A packed batch -> (scans, d), of unit length: each scan as a case of its own, without a history."""
+        scans = self.encode_scans(self.encode_slices(pixel_values, slices_per_scan))
+        return self._features_of_each(scans, modality_ids, plane_ids, days)
+
+    def get_slice_features(
+        self,
+        pixel_values: Tensor,
+        slices_per_scan: Tensor,
+        modality_ids: Tensor,
+        plane_ids: Tensor | None = None,
+        days: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """A packed batch -> (slabs, d), of unit length: each slab as a case of its own, without a history."""
+        slices = self.encode_slices(pixel_values, slices_per_scan)
+        ones = [1] * sum(slices.slabs_per_scan)
+        scans = self.encode_scans(slices._replace(slices_per_scan=ones, slabs_per_scan=ones))
+        slabs_per_scan = torch.tensor(slices.slabs_per_scan, dtype=torch.int64, device=modality_ids.device)
+        context = (modality_ids, plane_ids, days)
+        return self._features_of_each(
+            scans, *(ids if ids is None else ids.repeat_interleave(slabs_per_scan) for ids in context)
+        )
+
     def get_input_embeddings(self) -> nn.Module | None:
         return None if self.text_encoder is None else self.text_encoder.get_input_embeddings()
 
@@ -278,6 +310,13 @@ class RadFMModel(RadFMPreTrainedModel):
         if self.text_encoder is None:
             raise ValueError("this checkpoint has no text encoder: it knows its own list of disorders only")
         self.text_encoder.set_input_embeddings(value)
+
+    def _features_of_each(
+        self, scans: ScanEncoding, modality_ids: Tensor, plane_ids: Tensor | None, days: Tensor | None
+    ) -> Tensor:
+        """(scans, d), of unit length: each scan as a case of its own."""
+        cases = self.encode_cases(scans, torch.ones_like(modality_ids), modality_ids, plane_ids, days)
+        return F.normalize(cases.embeds, dim=-1)
 
     def _project(self, embeds: Tensor, patch_logits: Tensor | None, scan_counts: list[int]) -> Tensor:
         """(groups, hidden_size) -> (groups, d), with the highest patch logits of the scans of each group.

@@ -168,8 +168,25 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         return self.radfm.get_text_features(input_ids, attention_mask)
 
     def get_case_features(self, **inputs) -> Tensor:
-        """A packed batch -> (cases, d), of unit length."""
+        """A packed batch -> (cases, d), of unit length.
+
+        ```python
+        with torch.inference_mode():
+            embedding = model.get_case_features(**processor(cases=[radfm.read_case("study/")]))  # (1, d)
+        ```
+        """
         return self.radfm.get_case_features(**inputs)
+
+    def get_scan_features(self, **inputs) -> Tensor:
+        """A packed batch -> (scans, d), of unit length: each scan as a case of its own, without a history."""
+        return self.radfm.get_scan_features(**inputs)
+
+    def get_slice_features(self, **inputs) -> Tensor:
+        """A packed batch -> (slabs, d), of unit length: each slab as a case of its own, without a history.
+
+        A slab is one slice, unless `vision_config.slice_depth` is above 1.
+        """
+        return self.radfm.get_slice_features(**inputs)
 
     def get_input_embeddings(self) -> nn.Module | None:
         return self.radfm.get_input_embeddings()

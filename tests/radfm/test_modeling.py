@@ -192,6 +192,24 @@ def test_the_embedding_model_loads_from_a_diagnosis_checkpoint(resnet, tmp_path)
         assert base.get_case_features(**inputs).norm().item() == pytest.approx(1, abs=1e-5)
 
 
+@torch.no_grad()
+def test_the_features_of_a_scan_and_of_a_slab_are_those_of_a_case_of_its_own(model):
+    counts, depth = [5, 1, 2], model.config.vision_config.slice_depth
+    inputs = batch(counts[:2], counts[2:])
+    pixels = inputs["pixel_values"].split(counts)
+
+    def alone(scan: int, slices: slice) -> torch.Tensor:
+        context = {name: inputs[name][scan : scan + 1] for name in ("modality_ids", "plane_ids", "days")}
+        values = pixels[scan][slices]
+        return model.get_case_features(**batch([len(values)]) | context | {"pixel_values": values})
+
+    scans = torch.cat([alone(scan, slice(None)) for scan in range(3)])
+    torch.testing.assert_close(model.get_scan_features(**inputs), scans, atol=1e-5, rtol=0)
+    starts = [(scan, start) for scan, count in enumerate(counts) for start in range(0, count, depth)]
+    slabs = torch.cat([alone(scan, slice(start, start + depth)) for scan, start in starts])
+    torch.testing.assert_close(model.get_slice_features(**inputs), slabs, atol=1e-5, rtol=0)
+
+
 def test_a_pickle_in_place_of_safetensors_is_not_opened(resnet, tmp_path):
     resnet.save_pretrained(tmp_path)
     torch.save(resnet.state_dict(), tmp_path / "pytorch_model.bin")
