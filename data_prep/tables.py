@@ -103,7 +103,10 @@ class StoredScans(Sequence[Scan]):
             raise IndexError(f"there is no scan {row} of {len(self)}")
         shard = int(np.searchsorted(self._ends, row, side="right"))
         file, positions = self._look_up(shard)
-        file.seek(int(positions[row - int(self._ends[shard])]))  # a negative index, counted from the end of the file
+        from_end = int(self._ends[shard]) - row
+        if from_end > len(positions):  # the file was cut short between two scans, or holds zeros
+            raise _damaged(_shard_file(self._folder, "scans", shard))
+        file.seek(int(positions[-from_end]))
         return pa.ipc.read_record_batch(pa.ipc.read_message(file), _SCHEMAS["scans"])
 
     def _look_up(self, shard: int) -> tuple[pa.MemoryMappedFile, np.ndarray]:
