@@ -37,6 +37,13 @@ class Command:
 COMMANDS = (
     Command("diagnose", "Name the disorders of a case.", "radfm.cli.diagnose:diagnose", computes=True),
     Command(
+        "embed",
+        "Write the embeddings of cases, scans or slices into a table.",
+        "radfm.cli.embed:embed",
+        "data",
+        computes=True,
+    ),
+    Command(
         "examples",
         "List the example studies that come with radfm, or write them into a folder.",
         "radfm.cli.examples:examples",

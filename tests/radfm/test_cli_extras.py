@@ -16,6 +16,7 @@ ASKING = {
     "demo": "train",
     "prepare phantoms out": "data",
     "diagnose scan.npy --model radfm-phantom-mini --report case.html": "data",
+    "embed scan.npy --out table.parquet": "data",
     "train text text.yaml": "train",
     "train diagnosis diagnosis.yaml": "train",
     "finetune data --model radfm-phantom-mini --output out": "train",
