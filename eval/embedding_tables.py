@@ -14,7 +14,7 @@ Every level has case_id and patient_id, and, where the data set states them, spl
 icd10cm, age and sex. `scan` is the index of the scan in its case, `slice` that of the slice in its scan, from 0.
 
 Decisions:
-- An embedding is a list of fixed size of float32, which pandas, polars, DuckDB and `datasets` read without radfm.
+- An embedding is a list of fixed size of float32, which pandas, polars and `datasets` read without radfm.
 - What made the table is JSON in the metadata of the schema. Nothing in it names a patient or a path.
 - A Parquet file cannot be continued, because its index comes last. So a run writes parts, and joins them at the end.
 - Parts are joined one after the other, in groups of rows that do not depend on how often the run was killed.

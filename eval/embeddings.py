@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from transformers.utils.logging import disable_progress_bar
 
 from radfm.cases import Case
@@ -202,7 +203,9 @@ def _features(model: RadFMForDiagnosis, processor: RadFMProcessor, case: Case, l
     batch = {key: value.to(model.device) for key, value in processor(cases=[case]).items()}
     features = {"case": model.get_case_features, "scan": model.get_scan_features, "slice": model.get_slice_features}
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-        vectors = features[level](**batch).float().cpu()
+        vectors = features[level](**batch).cpu()
+    if vectors.dtype != torch.float32:
+        vectors = F.normalize(vectors.float(), dim=-1)  # in bfloat16 a length is right to two digits
     if not vectors.isfinite().all():
         raise ValueError("its embedding is not finite")
     return vectors.numpy()

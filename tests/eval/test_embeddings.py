@@ -160,6 +160,14 @@ def test_several_processes_write_the_same_table(whole, phantoms, small, tmp_path
     pd.testing.assert_frame_equal(table.drop(columns="embedding"), expected.drop(columns="embedding"))
 
 
+def test_embeddings_in_bfloat16_are_of_unit_length_and_about_the_same(whole, phantoms, small, tmp_path):
+    out = tmp_path / "table.parquet"
+    assert write_embeddings(DataSetCases(phantoms), small, out, bf16=True)["dtype"] == "bfloat16"
+    embeddings, expected = (np.stack(pd.read_parquet(file)["embedding"]) for file in (out, whole))
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    assert (embeddings * expected).sum(1).min() > 0.99
+
+
 def test_groups_of_rows_do_not_follow_the_parts(monkeypatch, whole, phantoms, small, tmp_path):
     monkeypatch.setattr(embedding_tables, "_ROWS_PER_GROUP", 10)
     out = tmp_path / "table.parquet"
