@@ -58,6 +58,7 @@ checkpoints: .venv/installed
 	$(BIN)/radfm train diagnosis train/configs/diagnosis_ke.yaml model.text_encoder=$(TEXT)
 	$(BIN)/python -m radfm.checkpoints.make halve runs/diagnosis_ke $(MODEL)
 	$(BIN)/radfm calibrate $(PHANTOMS) --model $(MODEL)
+	$(BIN)/radfm check $(MODEL) --write
 	$(BIN)/python -m radfm.checkpoints.make install $(TEXT) $(MODEL)
 	@mkdir -p evaluation
 	$(BIN)/radfm evaluate text radfm-text-mini --ontology $(ONTOLOGY) --json > evaluation/text.json

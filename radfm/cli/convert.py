@@ -23,6 +23,7 @@ def raddiag(
     Example: radfm convert raddiag pytorch_model.bin checkpoints/raddiag --disorders disorder_label_dict.json
     """
     from radfm import raddiag
+    from radfm.checkpoints.reproduction import write_expected
 
     folder = src if src.is_dir() else src.parent
     names = raddiag.read_disorders(disorders or folder / "disorder_label_dict.json")
@@ -35,6 +36,7 @@ def raddiag(
         model = raddiag.from_checkpoint(src, names, icd10cm)
         model.save_pretrained(dst)
         raddiag.processor().save_pretrained(dst)
+        write_expected(dst)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     level = "case level" if model.config.case_config.num_hidden_layers else "one scan"
     coded = sum(map(bool, icd10cm))

@@ -128,6 +128,12 @@ COMMANDS = (
         "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"
     ),
     Command(
+        "check",
+        "Check whether this machine reproduces what a checkpoint answers.",
+        "radfm.cli.check:check",
+        computes=True,
+    ),
+    Command(
         "demo",
         "Diagnose real studies, and fine-tune to a small synthetic hospital, in minutes.",
         "radfm.cli.demo_command:demo",

@@ -24,7 +24,7 @@ _SENTENCES = ("modules.json", "config.json", "config_sentence_transformers.json"
 
 
 def write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str, Any]:
-    """Writes configuration, processor, code and weights of a `RadFMForDiagnosis`.
+    """Writes configuration, processor, code and weights of a `RadFMForDiagnosis`, and what `radfm check` expects of it.
 
     Returns:
         Number of parameters and their dtype: `parameters`, `dtype`.
@@ -33,6 +33,7 @@ def write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str,
     """
     from transformers.dynamic_module_utils import custom_object_save
 
+    from radfm.checkpoints.reproduction import write_expected
     from radfm.modeling_radfm import RadFMForDiagnosis
     from radfm.processing_radfm import RadFMProcessor
 
@@ -56,6 +57,7 @@ def write_model(folder: Path, out: Path, max_shard_size: str | int) -> dict[str,
     if (reference := TrainingReference.load(folder)) is not None:
         reference.metadata["weights"] = weights_sha256(out)
         (out / REFERENCE).write_bytes(reference.to_bytes())
+    write_expected(out)
     return {"parameters": sum(p.numel() for p in model.parameters()), "dtype": _dtypes(files)}
 
 

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor
+from radfm.checkpoints.reproduction import check
 from radfm.eval.diagnosis import compare
 from radfm.eval.scores import Scores
 from radfm.eval.text_tasks import METRICS
@@ -190,6 +191,8 @@ def test_the_weights_are_the_evaluated_ones_and_other_files_are_left_out(checkpo
     code = {file.name for file in Path(__file__).parents[2].glob("radfm/*_radfm.py")} - not_of_the_model
     settings = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     records = {"README.md", "evaluation.json", "radfm_card.json", "radfm_diagnosis.json", FILE, "model.safetensors"}
+    records.add("radfm_check.json")
+    assert check(published, "cpu").reproduced
     files = {file.relative_to(published).as_posix() for file in published.rglob("*")}
     assert files == code | settings | records
     contents = [file.read_text() for file in published.glob("*.json") if file.name != "tokenizer.json"]

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from radfm import RadFMForDiagnosis, RadFMProcessor, raddiag
+from radfm.checkpoints.reproduction import check
 from radfm.cli import main
 
 
@@ -89,6 +90,7 @@ def test_the_command_converts_either_file_into_an_ordinary_checkpoint(
     close(model(**batch).logits, golden["logits"])
     processor = RadFMProcessor.from_pretrained(tmp_path / "checkpoint")
     assert processor.image_processor.max_slices == 32
+    assert check(tmp_path / "checkpoint", "cpu").reproduced
 
     save_file(weights, tmp_path / "model.safetensors")
     close(raddiag.from_checkpoint(tmp_path / "model.safetensors")(**batch).logits, golden["logits"])
