@@ -74,6 +74,7 @@ open-checkpoint: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m radfm.train.diagnosis train/configs/open_mini.yaml data=$(CASES)
 	$(BIN)/python -m radfm.checkpoints.make halve runs/open_mini $(OPEN_MODEL)
 	$(BIN)/radfm calibrate $(CASES) --model $(OPEN_MODEL)
+	$(BIN)/radfm check $(OPEN_MODEL) --write
 	$(BIN)/python -m radfm.checkpoints.make install radfm-text-mini $(OPEN_MODEL)
 	$(BIN)/radfm evaluate $(CASES) --split validation --within collection --min-cases 3 --model radfm-open-mini \
 		--out evaluation/open_mini
