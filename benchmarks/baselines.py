@@ -35,6 +35,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from radfm.base_tower_radfm import Tower
 from radfm.cases import Case
 from radfm.configuration_radfm import RadFMConfig
 from radfm.data_prep.batches.case_dataset import CaseDataset, step_loader
@@ -43,7 +44,7 @@ from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.eval.score_tables import table_of
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import minilm_folder, processor_for
-from radfm.towers_radfm import Tower, build_tower
+from radfm.towers_radfm import build_tower
 from radfm.train.tower_weights import load_tower
 
 SIZE = 224

@@ -35,13 +35,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radfm.base_tower_radfm import Tower
 from radfm.cases import Case, Scan
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.slice_encoder_radfm import slab_sizes
 from radfm.starting_points import embed_texts
-from radfm.towers_radfm import Tower
 
 _FINE = 8  # points a side of a patch, among which the maximum is searched
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from radfm.base_tower_radfm import Tower
 from radfm.checkpoints import resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMVisionConfig
 from radfm.heads_radfm import HEADS
-from radfm.towers_radfm import PatchTower, Tower
+from radfm.towers_radfm import PatchTower
 
 IMAGENET = "imagenet"  # in place of a file of weights
 

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from radfm.base_tower_radfm import FastTower
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.data_prep.tables import replacing
 from radfm.knowledge.cache import cache_folder
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.slice_encoder_radfm import RadFMSliceEncoder
-from radfm.towers_radfm import FastTower
 
 SCANS_PER_FILE = 64
 _SLICES_AT_ONCE = 64

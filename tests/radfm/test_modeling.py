@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMModel
-from radfm.towers_radfm import FastTower
+from radfm.base_tower_radfm import FastTower
 
 FAMILIES = {
     "resnet": {"family": "resnet", "tower": "test_resnet"},
