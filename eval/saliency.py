@@ -83,7 +83,7 @@ class Explanation:
         pixels, coarse = self.scans[scan].pixels, torch.from_numpy(self.coarse[scan])
         fine = F.interpolate(coarse[:, None], scale_factor=_FINE, mode="bicubic")[:, 0]
         index, *position = np.unravel_index(int(fine.argmax()), fine.shape)
-        fit = _fit(self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
+        fit = self._images.placement(pixels.shape[1:3], self.scans[scan].spacing_mm)
         point = []
         for at, cells, (start, length), size in zip(position, fine.shape[1:], fit, pixels.shape[1:3], strict=True):
             in_the_fit = ((at + 0.5) / cells * self._images.size - start) / length
@@ -91,9 +91,12 @@ class Explanation:
         return (self.taken[scan][int(index)], *point)
 
     def part_of_square(self, scan: int) -> tuple[float, float, float, float]:
-        """Where the pixels of a scan are in the square that the tower gets: top, left, height, width, as shares."""
+        """Where the pixels of a scan are in the square that the tower gets: top, left, height, width, as shares.
+
+        A scan that was cropped starts before the square and ends behind it.
+        """
         size, pixels = self._images.size, self.scans[scan].pixels
-        (top, height), (left, width) = _fit(self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
+        (top, height), (left, width) = self._images.placement(pixels.shape[1:3], self.scans[scan].spacing_mm)
         return top / size, left / size, height / size, width / size
 
     def scan_map(self, scan: int, slices: Sequence[int] | None = None) -> np.ndarray:
@@ -155,9 +158,10 @@ def in_the_scan(
     maps: np.ndarray, images: RadFMImageProcessor, shape: tuple[int, int], spacing_mm: tuple | None
 ) -> np.ndarray:
     """(n, h, w) over the square that a tower gets -> (n, H, W) over the pixels that were fitted into it."""
-    (top, height), (left, width) = _fit(images, shape, spacing_mm)
+    (top, height), (left, width) = images.placement(shape, spacing_mm)
     square = F.interpolate(torch.from_numpy(maps)[:, None], size=(images.size, images.size), mode="bilinear")
-    fitted = square[:, :, top : top + height, left : left + width]
+    # Padding is cut off, and what was cropped is dark.
+    fitted = F.pad(square, (-left, left + width - images.size, -top, top + height - images.size))
     return F.interpolate(fitted, size=tuple(shape), mode="bilinear", antialias=True)[:, 0].clamp(0, 1).numpy()
 
 
@@ -204,11 +208,6 @@ def to_nifti(scan: Scan, saliency_map: np.ndarray, path: str | Path) -> None:
     sheared = not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4)  # a tilted gantry: no qform can say so
     image.set_qform(None if sheared or not code else affine, code=0 if sheared else code)
     nibabel.save(image, path)
-
-
-def _fit(images: RadFMImageProcessor, shape: tuple[int, int], spacing_mm: tuple | None) -> list[tuple[int, int]]:
-    """Where the rows and columns of a scan are in the square that a tower gets: (start, length) of each."""
-    return [((images.size - length) // 2, length) for length in images._shape(shape, spacing_mm)]
 
 
 def _queries(model: RadFMForDiagnosis, processor, disorders: Sequence[str]) -> tuple[list[int], Tensor | None]:

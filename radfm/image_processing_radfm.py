@@ -5,11 +5,14 @@ Decisions:
   bone) are the three channels. Other modalities have no units: each scan is scaled between two of its percentiles.
 - The aspect ratio of the anatomy is kept: slices are resampled to square pixels, and the shorter side is padded with
   black.
+- Published models were trained on other squares and other scales of intensity. What they need is a setting each:
+  stretching, cropping, bicubic resampling, bytes as they are, slices standardised one by one.
 - A grey slice is stored once; its three channels are views of it (`Tensor.expand`). So mean and standard deviation are
   one number each, the mean of ImageNet's over its channels, unless a tower needs one per channel.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from .configuration_radfm import DEFAULT_MODALITIES, PLANES
 
 _CHUNK = 16  # slices that are prepared at once: more are not faster, and take more memory
+_LEAST_STD = 1e-6  # of a slice, so that an empty one is zero
 # (level, width) in Hounsfield units: lung, soft tissue, bone. A list, since the keys of a saved JSON object are sorted.
 CT_WINDOWS = ((-600, 1500), (40, 400), (400, 1800))
 
@@ -34,6 +38,12 @@ class RadFMImageProcessor(BaseImageProcessor):
             modalities.
         image_mean, image_std: for normalisation, one number or one per channel; None: slices stay in [0, 1].
         keep_aspect_ratio: False stretches slices to a square.
+        shortest_edge: the length of the shorter side, pixels, of which the middle `size` x `size` are taken, as in most
+            image processors of transformers; None: nothing is cropped.
+        resample: how slices are resized, "bilinear" or "bicubic", both with antialiasing.
+        rescale_bytes: whether pixels of 8 bits, CT apart, are divided by 255, and not scaled by their percentiles.
+        standardize_slices: whether each slice gets a mean of 0 and a standard deviation of 1 after it was resized;
+            `image_mean` and `image_std` are then unused.
         max_slices: number of evenly spaced slices that are taken of a scan with more; None: all are taken.
         modalities, planes: names of the ids in the packed batch; as in the model's configuration.
     """
@@ -48,6 +58,10 @@ class RadFMImageProcessor(BaseImageProcessor):
         image_mean: float | list[float] | None = 0.449,
         image_std: float | list[float] | None = 0.226,
         keep_aspect_ratio: bool = True,
+        shortest_edge: int | None = None,
+        resample: Literal["bilinear", "bicubic"] = "bilinear",
+        rescale_bytes: bool = False,
+        standardize_slices: bool = False,
         max_slices: int | None = None,
         modalities: Sequence[str] = DEFAULT_MODALITIES,
         planes: Sequence[str] = PLANES,
@@ -56,12 +70,18 @@ class RadFMImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         if ct_windows and len(ct_windows) not in (1, 3):
             raise ValueError(f"a slice has three channels: give one CT window or three, not {len(ct_windows)}")
+        if shortest_edge is not None and shortest_edge < size:
+            raise ValueError(f"shortest_edge is at least size: nothing of {size} pixels is in {shortest_edge}")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
         self.ct_windows: Sequence[Sequence[float]] | None = ct_windows and [list(window) for window in ct_windows]
         self.image_mean = image_mean
         self.image_std = image_std
         self.keep_aspect_ratio = keep_aspect_ratio
+        self.shortest_edge = shortest_edge
+        self.resample = resample
+        self.rescale_bytes = rescale_bytes
+        self.standardize_slices = standardize_slices
         self.max_slices = max_slices
         self.modalities = list(modalities)
         self.planes = list(planes)
@@ -108,16 +128,25 @@ class RadFMImageProcessor(BaseImageProcessor):
             values[some] = self._slices(pixels[chosen[some]], windows, spacing_mm)
 
     def fit(self, pictures: Tensor, spacing_mm: tuple[float, float, float] | None) -> Tensor:
-        """Resizes to the square that the model takes, with zeros around.
+        """Resizes to the square that the model takes, with zeros around, or cropped to it.
 
-        (n, channels, H, W) -> (n, channels, size, size)
+        (n, channels, H, W) in [0, 1] -> (n, channels, size, size) in [0, 1]
         """
         shape = tuple(pictures.shape[2:])
-        height, width = self._shape(shape, spacing_mm)
+        (top, height), (left, width) = self.placement(shape, spacing_mm)
         if (height, width) != shape:
-            pictures = F.interpolate(pictures, size=(height, width), mode="bilinear", antialias=True)
-        top, left = (self.size - height) // 2, (self.size - width) // 2
+            pictures = F.interpolate(pictures, size=(height, width), mode=self.resample, antialias=True)
+            pictures = pictures.clamp(0, 1)  # bicubic resampling leaves the range
         return F.pad(pictures, (left, self.size - width - left, top, self.size - height - top))
+
+    def placement(self, shape: tuple[int, int], spacing_mm: tuple | None) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where a slice of (H, W) is in the square after resizing: (top, height), (left, width).
+
+        What is cropped starts before the square and ends behind it.
+        """
+        height, width = self._resized(shape, spacing_mm)
+        # int() and not //, so that an odd number of pixels is cropped as by transformers' image processors
+        return (int((self.size - height) / 2), height), (int((self.size - width) / 2), width)
 
     def choose_slices(self, slices: int) -> list[int]:
         """Indices of the slices that are taken of a scan with so many, evenly spaced and in order."""
@@ -128,7 +157,7 @@ class RadFMImageProcessor(BaseImageProcessor):
     def channels(self, pixels: np.ndarray, modality: str | None) -> int:
         """The number of different channels of a scan: 1 or 3."""
         windows = len(self.ct_windows or ()) if self._is_windowed(pixels, modality) else 1
-        means = 1 if self.image_mean is None else np.size(self.image_mean)
+        means = 1 if self.image_mean is None or self.standardize_slices else np.size(self.image_mean)
         return max(3 if pixels.ndim == 4 else windows, means)
 
     def _is_windowed(self, pixels: np.ndarray, modality: str | None) -> bool:
@@ -137,6 +166,8 @@ class RadFMImageProcessor(BaseImageProcessor):
     def _intensity_range(self, pixels: np.ndarray) -> tuple[float, float]:
         if not pixels.size:
             return 0.0, 1.0
+        if self.rescale_bytes and pixels.dtype == np.uint8:
+            return 0.0, 255.0
         low, high = self.intensity_percentiles
         if (low, high) == (0, 100):
             return float(pixels.min()), float(pixels.max())
@@ -154,16 +185,22 @@ class RadFMImageProcessor(BaseImageProcessor):
         channels = values[:, None] if values.ndim == 3 else values.permute(0, 3, 1, 2)
         scaled = torch.cat([((channels - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
         scaled = self.fit(scaled, spacing_mm)
+        if self.standardize_slices:
+            std, mean = torch.std_mean(scaled, dim=(2, 3), keepdim=True)
+            return (scaled - mean) / std.clamp(min=_LEAST_STD)
         if self.image_mean is None:
             return scaled
         mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.image_mean, self.image_std))
         return (scaled - mean) / std
 
-    def _shape(self, shape: tuple[int, int], spacing_mm: tuple | None) -> tuple[int, int]:
+    def _resized(self, shape: tuple[int, int], spacing_mm: tuple | None) -> tuple[int, int]:
         if not self.keep_aspect_ratio:
-            return self.size, self.size
+            return (self.shortest_edge or self.size,) * 2
         row_mm, column_mm = spacing_mm[1:] if spacing_mm is not None else (1.0, 1.0)
         height, width = shape[0] * row_mm, shape[1] * column_mm
+        if self.shortest_edge is not None:
+            shorter = min(height, width)
+            return int(self.shortest_edge * height / shorter), int(self.shortest_edge * width / shorter)
         scale = self.size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 

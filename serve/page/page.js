@@ -470,10 +470,11 @@ class Viewer {
     this.small.width = this.small.height = GRID;
     const context = this.small.getContext("2d"), image = context.createImageData(GRID, GRID);
     for (let i = 0, at = 0; i < GRID; i++) {
-      const [r0, r1, rs] = cell((top + ((i + 0.5) / GRID) * height) * rows, rows);
+      const y = top + ((i + 0.5) / GRID) * height, [r0, r1, rs] = cell(y * rows, rows);
       for (let j = 0; j < GRID; j++, at += 4) {
-        const [c0, c1, cs] = cell((left + ((j + 0.5) / GRID) * width) * columns, columns);
-        const v = (value(r0, c0) * (1 - cs) + value(r0, c1) * cs) * (1 - rs) + (value(r1, c0) * (1 - cs) + value(r1, c1) * cs) * rs;
+        const x = left + ((j + 0.5) / GRID) * width, [c0, c1, cs] = cell(x * columns, columns);
+        const cropped = Math.min(x, y) < 0 || Math.max(x, y) > 1;
+        const v = cropped ? 0 : (value(r0, c0) * (1 - cs) + value(r0, c1) * cs) * (1 - rs) + (value(r1, c0) * (1 - cs) + value(r1, c1) * cs) * rs;
         colour(v, image.data, at);
       }
     }

@@ -135,6 +135,14 @@ def test_a_position_of_the_tower_is_mapped_to_its_position_in_the_scan():
     assert ((back[0] > 0.5) == (pixels[0] > 0)).mean() > 0.98
 
 
+def test_what_was_cropped_is_dark_in_a_map_over_the_scan():
+    images = RadFMImageProcessor(size=40, shortest_edge=48, image_mean=None, rescale_bytes=True)
+    square = images.preprocess(np.full((1, 48, 96), 255, np.uint8))["pixel_values"][:, 0]
+    expected = np.zeros((1, 48, 96), np.float32)
+    expected[:, 4:44, 28:68] = 1
+    np.testing.assert_allclose(in_the_scan(square.numpy(), images, (48, 96), None), expected, atol=1e-6)
+
+
 def test_only_the_region_that_the_logit_comes_from_is_bright_in_the_map(linear_model):
     explanation = explain(*linear_model, case_with_a_square(), ["bright"])[0]
     dark, bright = saliency(*linear_model, case_with_a_square(), "bright")

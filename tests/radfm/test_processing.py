@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
 from radfm import Case, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.configuration_radfm import DEFAULT_MODALITIES, PLANES
@@ -96,6 +98,46 @@ def test_the_shape_of_the_anatomy_is_kept():
     assert images(pixels, spacing_mm=(1, 2, 1))["pixel_values"][0, 0, 2:, 2:].min() > 0.9
     stretched = RadFMImageProcessor(size=40, image_mean=None, keep_aspect_ratio=False, intensity_percentiles=(0, 100))
     assert stretched(pixels)["pixel_values"][0, 0, 5:].min() == 1
+
+
+def test_the_middle_is_cropped_where_the_shorter_side_has_a_length():
+    pixels = np.zeros((1, 20, 40), np.uint8)
+    pixels[0, 2:18, 12:28] = 255
+    images = RadFMImageProcessor(size=16, shortest_edge=20, image_mean=None, intensity_percentiles=(0, 100))
+    assert images(pixels)["pixel_values"].min() == 1
+    assert images.placement((20, 40), None) == ((-2, 20), (-12, 40))
+    assert images.placement((40, 20), (1, 0.5, 1)) == ((-2, 20), (-2, 20))  # the anatomy is square
+    with pytest.raises(ValueError, match="shortest_edge is at least size"):
+        RadFMImageProcessor(size=16, shortest_edge=12)
+
+
+def test_bytes_can_be_rescaled_as_they_are_and_other_pixels_keep_their_percentiles():
+    images = RadFMImageProcessor(size=8, rescale_bytes=True, image_mean=None, intensity_percentiles=(0, 100))
+    pixels = np.linspace(51, 102, 64).reshape(1, 8, 8)
+    np.testing.assert_allclose(images(pixels.astype(np.uint8))["pixel_values"][0, 0], pixels[0].astype(np.uint8) / 255)
+    values = images(pixels.astype(np.uint16))["pixel_values"]
+    assert (values.min(), values.max()) == (0, 1)
+
+
+def test_slices_can_be_standardised_one_by_one_whatever_their_units():
+    pixels = np.random.default_rng(0).normal(0, 300, (3, 8, 8)).astype(np.float32)
+    pixels[2] = 7
+    images = RadFMImageProcessor(size=8, standardize_slices=True, intensity_percentiles=(0, 100))
+    values = images(pixels, modality="MRI")["pixel_values"][:, 0]
+    expected = (pixels[:2] - pixels[:2].mean((1, 2), keepdims=True)) / pixels[:2].std((1, 2), ddof=1, keepdims=True)
+    np.testing.assert_allclose(values[:2], expected, atol=1e-4)
+    assert values[2].abs().max() < 1e-3  # an empty slice
+    torch.testing.assert_close(images(pixels * 3 - 8)["pixel_values"][:2, 0], values[:2], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+def test_slices_are_resampled_as_torchvision_resamples_pictures(resample):
+    pixels = np.random.default_rng(0).integers(0, 2, (1, 9, 9)).astype(np.uint8)
+    options = {"image_mean": None, "intensity_percentiles": (0, 100), "resample": resample}
+    values = RadFMImageProcessor(size=20, **options)(pixels)["pixel_values"]
+    mode = InterpolationMode(resample)
+    expected = resize(torch.from_numpy(pixels).float(), [20, 20], mode, antialias=True).clamp(0, 1)
+    torch.testing.assert_close(values[:, 0], expected)
 
 
 def test_colour_stays_colour():
