@@ -231,6 +231,8 @@ class RadFMConfig(PreTrainedConfig):
         icd10cm: ICD-10-CM codes of each disorder; an empty list where none is known.
         logit_scale_init_value, logit_bias_init_value: initial value of the learned scale (its logarithm) and bias of
             the text head (SigLIP).
+        zero_shot_scores: without a calibration, "sigmoid", each name by itself; or "softmax" over the names that are
+            asked for, as in CLIP. These then compete, and a name that is alone has a score of 1.
         calibration: what turns the logits of the vocabulary into probabilities, see `RadFMForDiagnosis.log_odds`:
             "slopes" and "shifts", one for each disorder; "exclusive", groups of mutually exclusive disorders, by their
             "rows" and their "label_kind", a [`LabelKind`]. None: logits are used as they are.
@@ -268,6 +270,7 @@ class RadFMConfig(PreTrainedConfig):
     use_history: bool = False
     disorders: list[str] | tuple[str, ...] = ()
     icd10cm: list[list[str]] | tuple[list[str], ...] = ()
+    zero_shot_scores: Literal["sigmoid", "softmax"] = "sigmoid"
     calibration: dict[str, Any] | None = None
     thresholds: list[float | None] | None = None
     prediction_sets: dict[str, Any] | None = None

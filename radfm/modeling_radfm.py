@@ -163,6 +163,12 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             odds[:, group["rows"]] = competing_log_odds(odds[:, group["rows"]], LabelKind(group["label_kind"]))
         return odds
 
+    def zero_shot_log_odds(self, logits: Tensor) -> Tensor:
+        """(cases, names) logits -> what has the scores of these names as its sigmoid, by `config.zero_shot_scores`."""
+        if self.config.zero_shot_scores == "sigmoid":
+            return logits
+        return competing_log_odds(logits, LabelKind.EXACTLY_ONE)
+
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
         """(texts, tokens) int64 -> (texts, d), of unit length."""
         return self.radfm.get_text_features(input_ids, attention_mask)

@@ -6,7 +6,8 @@ Decisions:
 - A name of the checkpoint's vocabulary is scored with the embedding that is saved there; any other name is embedded
   once and cached.
 - In a calibrated checkpoint (`radfm calibrate`, `radfm finetune`) the scores of the vocabulary are probabilities, and a
-  name with a threshold says whether it is reached. A score does not depend on the other names.
+  name with a threshold says whether it is reached. A score does not depend on the other names, unless the model was
+  trained with a softmax over them (`config.zero_shot_scores`).
 - The weights of scans and slices come on demand (`return_attentions`): they are the model's, not a disorder's.
 - What is uncertain about a scan (`Scan.warnings`) is in the answer where that lists the scans, else a Python warning.
 - A case that is unlike the training data is an alert (`training_data_radfm`): in the answer where that lists the scans,
@@ -297,9 +298,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return codes(name) if codes is not None else []
 
     def _calibrated(self, logits: torch.Tensor, token_embeds: torch.Tensor, counts: list[int], names: list[str]):
-        """(cases, names) logits, those of the vocabulary calibrated."""
+        """(cases, names) log odds, those of the vocabulary calibrated."""
         if self.model.config.calibration is None:
-            return logits
+            return self.model.zero_shot_log_odds(logits)
         vocabulary = self.model.config.vocabulary
         log_odds = self.model.log_odds(self.model.pool(self.model.head(token_embeds), counts))
         logits = logits.float()

@@ -55,7 +55,7 @@ def build(
         model.head.set_bias(float(torch.tensor(prevalence).clamp(1e-4, 0.5).logit()))
         if model.radfm.patch_projection is not None:
             start_from_patches(model, processor, patch_disorders(resolve(settings.tower_weights)))
-    model.config.trained = True
+    model.config.trained, model.config.zero_shot_scores = True, "sigmoid"
     remove_folder_names(model, processor)
     set_trainable_text_layers(model, settings.text_layers)
     freeze_modules(model.radfm.slice_encoder.tower.network, settings.frozen_modules)
