@@ -119,10 +119,10 @@ class RadFMVisionConfig(PreTrainedConfig):
             and the largest patch logit of each disorder on whose masks the CNN was trained. "vit": a vision
             transformer; with `slice_depth` above 1 its patches are 3D. "resnet-vit": the feature map of a CNN as tokens
             of a transformer, whose class token is the vector of the slice. "open_clip": the visual tower of an
-            open_clip model.
-        tower: a timm architecture by name; unused for "open_clip".
+            open_clip model. "transformers": a vision model of transformers.
+        tower: a timm architecture by name; not read for "open_clip" and "transformers".
         tower_args: further arguments of `timm.create_model`; for "open_clip" its own `embed_dim`, `vision_cfg` and
-            `quick_gelu`.
+            `quick_gelu`; for "transformers" those of `radfm.transformers_tower_radfm.PooledVisionModel`.
         image_size: height and width of a slice, pixels.
         num_features: length of the tower's vector of a slice; set when the model is built.
         slice_depth: number of neighbouring slices in a slab, which goes through the tower as one; the last slab of a
@@ -212,7 +212,9 @@ class RadFMConfig(PreTrainedConfig):
             scans.
         text_config: configuration of any text encoder of transformers, [`RadFMOpenCLIPTextConfig`], or None for a
             model with a fixed list of disorders. Unset: that of all-MiniLM-L6-v2.
-        text_pooling: how token vectors become the vector of a text: "mean" over the tokens, or "cls", the first token.
+        text_pooling: how token vectors become the vector of a text: "mean" over the tokens; "cls", the first token;
+            "pooler", the encoder's own pooled vector; or "padded_pooler", the same of a text that is padded to the
+            longest that the encoder can read, as in SigLIP.
         text_projection: "linear", left out where the widths agree; "affine", with a bias and never left out; or "mlp",
             as in open_clip's BERT-based models.
         hidden_size: width of slices, scans and cases.
@@ -255,7 +257,7 @@ class RadFMConfig(PreTrainedConfig):
     scan_config: dict | PreTrainedConfig | None = None
     case_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = field(default_factory=MINILM.copy)
-    text_pooling: Literal["mean", "cls"] = "mean"
+    text_pooling: Literal["mean", "cls", "pooler", "padded_pooler"] = "mean"
     text_projection: Literal["linear", "affine", "mlp"] = "linear"
     fusion: Literal["logsumexp", "class_token"] = "logsumexp"
     hidden_size: int = 512

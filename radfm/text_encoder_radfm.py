@@ -1,16 +1,22 @@
-"""The text encoder: any text encoder of transformers, or the text tower of an open_clip model, and a projection."""
+"""The text encoder: any text encoder of transformers, or the text tower of an open_clip model, and a projection.
+
+Decisions:
+- SigLIP reads the last token of a text that is padded to its full length, without a mask. So texts are padded here,
+  however a processor padded them.
+"""
 
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_radfm import RadFMConfig, RadFMOpenCLIPTextConfig
 from .layers_radfm import projection_layer
 from .towers_radfm import open_clip_text_tower
+from .transformers_tower_radfm import build_transformers_model
 
 
 class RadFMTextEncoder(nn.Module):
@@ -23,8 +29,11 @@ class RadFMTextEncoder(nn.Module):
         if isinstance(text, RadFMOpenCLIPTextConfig):
             self.encoder, width = open_clip_text_tower(text), text.embed_dim
         else:
-            self.encoder, width = AutoModel.from_config(text), cast(PreTrainedConfig, text).hidden_size
-            if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder = build_transformers_model(cast(PreTrainedConfig, text))
+            width = cast(PreTrainedConfig, text).hidden_size
+            if self.pooling == "padded_pooler":
+                width = getattr(text, "projection_size", width)
+            elif self.pooling != "pooler" and getattr(self.encoder, "pooler", None) is not None:
                 self.encoder.pooler = None  # not used
         if config.text_projection == "affine":
             self.projection = nn.Linear(width, config.projection_dim)
@@ -46,9 +55,16 @@ class RadFMTextEncoder(nn.Module):
         if not isinstance(self.encoder, PreTrainedModel):
             missing = self.encoder.context_length - input_ids.shape[1]  # open_clip's mask has one length only
             return self.projection(self.encoder(F.pad(input_ids, (0, missing))))
+        if self.pooling == "padded_pooler":
+            text = self.encoder.config
+            missing = text.max_position_embeddings - input_ids.shape[1]
+            return self.projection(self.encoder(F.pad(input_ids, (0, missing), value=text.pad_token_id)).pooler_output)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden_states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        if self.pooling == "pooler":
+            return self.projection(output.pooler_output)
+        hidden_states = output.last_hidden_state
         if self.pooling == "cls":
             return self.projection(hidden_states[:, 0])
         mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)

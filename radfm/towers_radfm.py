@@ -31,6 +31,7 @@ from .base_tower_radfm import (
 from .configuration_radfm import RadFMEncoderConfig, RadFMOpenCLIPTextConfig, RadFMVisionConfig
 from .encoder_radfm import RadFMEncoder
 from .layers_radfm import projection_layer
+from .transformers_tower_radfm import TransformersTower
 
 
 class CNNTower(Tower):
@@ -161,6 +162,7 @@ TOWERS: dict[str, type[Tower]] = {
     "vit": ViTTower,
     "resnet-vit": TokenTower,
     "open_clip": OpenCLIPTower,
+    "transformers": TransformersTower,
 }
 
 

@@ -1,14 +1,16 @@
-"""Models to start from: untrained ones with a pretrained text encoder, open_clip's, RadDiag's."""
+"""Models to start from: untrained ones with a pretrained text encoder, open_clip's, transformers', RadDiag's."""
 
 from radfm.starting_points.minilm import MINILM_SHA256, minilm_folder, minilm_weights
 from radfm.starting_points.new_model import processor_for, untrained
 from radfm.starting_points.open_clip_models import from_open_clip
 from radfm.starting_points.text_embedding import embed_texts, text_embedder
+from radfm.starting_points.transformers_models import from_transformers
 
 __all__ = [
     "MINILM_SHA256",
     "embed_texts",
     "from_open_clip",
+    "from_transformers",
     "minilm_folder",
     "minilm_weights",
     "processor_for",
