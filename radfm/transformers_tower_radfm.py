@@ -52,6 +52,9 @@ class PooledVisionModel(nn.Module):
         self.model = build_transformers_model(settings)
         if pooling != "pooler" and getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # not used
+        for name, parameter in self.model.named_parameters():
+            if name.endswith("mask_token"):  # of masked training alone: DDP waits for the gradients of all others
+                parameter.requires_grad_(False)
         self.pooling, self.num_features = pooling, num_features
         self.num_channels = getattr(settings, "num_channels", 3)
         self.projection = nn.Linear(settings.hidden_size, num_features, bias=False) if projection else nn.Identity()

@@ -1,4 +1,4 @@
-"""The command `radfm convert raddiag`."""
+"""The commands `radfm convert raddiag` and `radfm convert transformers`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,3 +41,26 @@ def raddiag(
     level = "case level" if model.config.case_config.num_hidden_layers else "one scan"
     coded = sum(map(bool, icd10cm))
     print(f"{dst}: {level}, {parameters:,} parameters, {len(names):,} disorders, {coded:,} with ICD-10-CM codes")
+
+
+def transformers(
+    src: Annotated[
+        str, typer.Argument(metavar="SRC", help="Folder of the model, or its name on the Hugging Face Hub.")
+    ],
+    dst: Annotated[Path, typer.Argument(metavar="DST", help="Folder for the radfm checkpoint.")],
+) -> None:
+    """Convert a vision model of transformers: SigLIP, CLIP, DINO, ViT, ConvNeXt, Swin.
+
+    Example: radfm convert transformers google/medsiglip-448 checkpoints/medsiglip
+    """
+    from radfm.starting_points import from_transformers
+
+    with step(f"Converting {src}"):
+        quiet_transformers()
+        model, processor = from_transformers(src)
+        model.save_pretrained(dst)
+        processor.save_pretrained(dst)
+    vision = model.config.vision_config
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    use = "names disorders zero-shot" if model.config.trained else "has to be fine-tuned before it names disorders"
+    print(f"{dst}: {vision.tower}, {parameters:,} parameters, slices of {vision.image_size} pixels; it {use}")

@@ -142,4 +142,9 @@ COMMANDS = (
     ),
     Command("convert", "Convert checkpoints of other projects."),
     Command("convert raddiag", "Convert a published RadDiag checkpoint.", "radfm.cli.convert:raddiag"),
+    Command(
+        "convert transformers",
+        "Convert a vision model of transformers: SigLIP, CLIP, DINO, ViT, ConvNeXt, Swin.",
+        "radfm.cli.convert:transformers",
+    ),
 )

