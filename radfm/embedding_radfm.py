@@ -41,6 +41,13 @@ class RadFMPreTrainedModel(PreTrainedModel):
         """As in transformers, from safetensors only: a pickle is never opened."""
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs | {"use_safetensors": True})
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, with the names of `state_dict()`: a training that is resumed reads weights by these.
+
+        transformers would save parts of its own, such as a ViT, with the names that they had in earlier versions.
+        """
+        return super().save_pretrained(save_directory, *args, **{"save_original_format": False} | kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range

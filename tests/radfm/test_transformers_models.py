@@ -140,6 +140,7 @@ def test_a_vision_model_has_the_features_that_transformers_gives(image_tower, tm
         theirs = features_of(image_tower, batch["pixel_values"])
         torch.testing.assert_close(ours(**batch).scan_features, theirs.mean(0, keepdim=True), atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.get_case_features(**batch), normalize(theirs.mean(0)[None]), atol=1e-5, rtol=0)
+    assert load_file(tmp_path / "ours" / "model.safetensors").keys() == model.state_dict().keys()
     assert not model.config.trained
     assert str(tmp_path) not in (tmp_path / "ours" / "config.json").read_text()
 
