@@ -32,8 +32,10 @@ from radfm.slice_encoder_radfm import RadFMSliceEncoder
 SCANS_PER_FILE = 64
 _SLICES_AT_ONCE = 64
 # What decides how a slice becomes an input of the tower.
-_SETTINGS = ("size", "intensity_percentiles", "ct_windows", "image_mean", "image_std", "keep_aspect_ratio")
-_SETTINGS += ("shortest_edge", "resample", "rescale_bytes", "standardize_slices")
+_SETTINGS = (
+    *("size", "intensity_percentiles", "ct_windows", "image_mean", "image_std", "keep_aspect_ratio"),
+    *("shortest_edge", "resample", "rescale_bytes", "standardize_slices"),
+)
 
 
 class SliceFeatures:

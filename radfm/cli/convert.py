@@ -1,7 +1,7 @@
 """The commands `radfm convert raddiag` and `radfm convert transformers`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -53,6 +53,7 @@ def transformers(
 
     Example: radfm convert transformers google/medsiglip-448 checkpoints/medsiglip
     """
+    from radfm.configuration_radfm import RadFMVisionConfig
     from radfm.starting_points import from_transformers
 
     with step(f"Converting {src}"):
@@ -60,7 +61,7 @@ def transformers(
         model, processor = from_transformers(src)
         model.save_pretrained(dst)
         processor.save_pretrained(dst)
-    vision = model.config.vision_config
+    vision = cast(RadFMVisionConfig, model.config.vision_config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     use = "names disorders zero-shot" if model.config.trained else "has to be fine-tuned before it names disorders"
     print(f"{dst}: {vision.tower}, {parameters:,} parameters, slices of {vision.image_size} pixels; it {use}")

@@ -43,8 +43,10 @@ TWO_TOWERS = {
     "vision-text-dual-encoder": "pooler",
 }
 # Settings of a configuration that say nothing of the network.
-_NOT_OF_THE_NETWORK = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type")
-_NOT_OF_THE_NETWORK += ("return_dict", "output_hidden_states", "output_attentions", "transformers_version")
+_NOT_OF_THE_NETWORK = (
+    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "problem_type"),
+    *("return_dict", "output_hidden_states", "output_attentions", "transformers_version"),
+)
 _MOST_OTHER_TOKENS = 16  # class and register tokens of a transformer
 
 
@@ -205,6 +207,7 @@ def _text_arguments(theirs: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def _load_text_tower(model: RadFMForDiagnosis, theirs: PreTrainedModel) -> None:
     """The text model, its projection, and the scale and bias of the logits."""
     text = model.radfm.text_encoder
+    assert text is not None
     text.encoder.load_state_dict(theirs.text_model.state_dict())
     if hasattr(theirs, "text_projection"):  # it has no bias
         text.projection.weight.copy_(theirs.text_projection.weight)
