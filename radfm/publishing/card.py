@@ -18,7 +18,12 @@ from radfm.cli.console import DISCLAIMER
 from radfm.presentation import duration, markdown_cell, number, plural, tidy_markdown
 
 _WATTS = {"CPU": 65, "GPU": 400}  # assumed for each process
-_LICENCES = {"apache-2.0": "Apache-2.0", "cc0-1.0": "CC0 1.0", "mit": "MIT"}  # name on the Hub -> usual name
+_LICENCES = {
+    "apache-2.0": "Apache-2.0",
+    "cc-by-sa-4.0": "CC BY-SA 4.0",
+    "cc0-1.0": "CC0 1.0",
+    "mit": "MIT",
+}  # name on the Hub -> usual name
 _CITATION = """@software{radfm,
   title  = {radfm: a knowledge-enhanced, multimodal foundation model for radiology},
   author = {The radfm contributors},

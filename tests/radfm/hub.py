@@ -17,7 +17,7 @@ from threading import Thread
 import yaml
 
 TOKEN = "hf_stand_in"
-LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc0-1.0", "unknown", "other")  # a few of the Hub's
+LICENCES = ("apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0", "unknown", "other")  # a few of the Hub's
 
 
 class Hub(ThreadingHTTPServer):

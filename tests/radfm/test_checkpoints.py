@@ -141,7 +141,8 @@ def test_the_whole_folder_is_made_once(cache):
     checkpoints.folder.cache_clear()
     assert checkpoints.folder(MODEL) == whole
     assert (whole / "model.safetensors").stat().st_mtime_ns == before
-    assert [kept.name for kept in whole.parent.parent.iterdir()] == [whole.parent.name]  # nothing half done is left
+    kept = {folder.name.rpartition("-")[0] for folder in whole.parent.parent.iterdir()}
+    assert kept <= set(checkpoints.NAMES)  # nothing half done is left
 
 
 def test_a_checkpoint_loads_without_a_writable_home(monkeypatch, tmp_path):

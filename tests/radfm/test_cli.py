@@ -69,16 +69,16 @@ def test_each_path_is_a_case_of_its_own_and_a_bad_one_does_not_stop_the_rest(rad
 
 
 def test_files_of_one_case_are_read_together(radfm, checkpoint, tmp_path):
-    for name in ("a", "b"):
-        np.save(tmp_path / f"{name}.npy", np.arange(32 * 32, dtype=np.uint16).reshape(32, 32))
+    for shift, name in enumerate(("a", "b")):
+        np.save(tmp_path / f"{name}.npy", np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) + shift)
     paths = (tmp_path / "a.npy", tmp_path / "b.npy")
     _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "xray", "--json")
     assert [scan["modality"] for scan in json.loads(out)["scans"]] == ["X-ray", "X-ray"]
 
 
 def test_warnings_of_scans_are_printed_once_each_and_are_in_the_json(radfm, checkpoint, tmp_path):
-    for name in ("a", "b"):
-        np.save(tmp_path / f"{name}.npy", np.arange(64 * 64, dtype=np.uint8).reshape(64, 64))
+    for step, name in enumerate(("a", "b"), 1):
+        np.save(tmp_path / f"{name}.npy", (step * np.arange(64 * 64)).astype(np.uint8).reshape(64, 64))
     paths = (tmp_path / "a.npy", tmp_path / "b.npy")
     _, out, _ = radfm("diagnose", *paths, "--model", checkpoint, "--modality", "CT")
     text = " ".join(out.split())
