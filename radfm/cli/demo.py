@@ -28,7 +28,7 @@ from radfm.eval.predict import Evaluation, score
 from radfm.train.finetune import finetune
 from radfm.train.finetune_config import finetune_config
 
-PATIENTS, ANATOMY, SEED = 800, "knee", 20  # of the 800, about a hundred have scans of a knee
+PATIENTS, ANATOMY, SEED = 1600, "knee", 20  # of the 1,600, some two hundred have scans of a knee
 MAX_SLICES = 8  # of a scan, evenly spaced
 _LEAST = (10, 4)  # training cases of head and body: a set of this size has no disorder with a hundred
 NEW_NAMES = ("Hoffa's fat pad impingement", "Rickets", "Hemarthrosis of the knee", "Chikungunya arthritis")
