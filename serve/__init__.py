@@ -1,7 +1,7 @@
 """`radfm serve`: the model as a page in the browser.
 
     >>> from radfm.serve import serve
-    >>> serve("radfm-phantom-mini")  # http://127.0.0.1:7860
+    >>> serve("radfm-open-mini")  # http://127.0.0.1:7860
 
 Decisions:
 - The server is FastAPI with uvicorn, and the page is our own HTML and JavaScript. The page communicates with this

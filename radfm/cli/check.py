@@ -22,7 +22,7 @@ def check(
     A small synthetic case goes through the model, and its outputs are compared with those that the checkpoint carries.
     The status is 0 if all agree.
 
-    Example: radfm check radfm-phantom-mini
+    Example: radfm check radfm-open-mini
     """
     from radfm.checkpoints.reproduction import TOLERANCE, write_expected
     from radfm.checkpoints.reproduction import check as run
