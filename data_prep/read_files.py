@@ -5,7 +5,7 @@ Decisions:
   modality of a DICOM file is always that of its header.
 - Files are named as in the plan in everything that this module returns.
 - Days come from the plan, otherwise from the dates in DICOM headers, compared over all items of the case.
-- Of a picture that a case has twice, on the same day, the first is used.
+- Of a picture that two items of a case have, on the same day, the first is used. Within an item it may be two slices.
 """
 
 import math
@@ -38,9 +38,10 @@ def read_files(plan: CasePlan) -> ReadCase:
         result.files += len(item.paths)
         result.unread += unread
         case.skipped += skipped
+        of_other_items = list(case.scans)
         for scan, first in scans:
             origin = _describe(scan, item, first)
-            if not item.regions and (copied := copy_among(scan, case.scans)) is not None:
+            if not item.regions and (copied := copy_among(scan, of_other_items)) is not None:
                 case.skipped.append((scan.source, f"is a copy of {copied.source}: read once"))
                 result.unread += 1
                 continue
@@ -64,7 +65,9 @@ def _read_item(item: Item):
     shared = os.path.commonpath([os.path.dirname(path) for path in item.paths])
     own = {shown(os.path.relpath(path, shared)): i for i, path in enumerate(item.paths)}  # as `read_case` names them
     try:
-        case = read_case(item.paths[0] if len(item.paths) == 1 else item.paths, modality=item.modality)
+        case = read_case(
+            item.paths[0] if len(item.paths) == 1 else item.paths, modality=item.modality, keep_copies=True
+        )
     except (OSError, ValueError) as error:
         reason = reason_for(error, "an image") if isinstance(error, OSError) else str(error)
         return [], [(name, reason) for name in item.names], len(item.paths), None

@@ -61,7 +61,12 @@ class Case:
 
 
 def copy_among(scan: Scan, scans: Iterable[Scan]) -> Scan | None:
-    """The first of the scans with the same pixels, modality, plane and days; None if there is none."""
+    """The first of the scans with the same pixels, modality, plane and days; None if there is none.
+
+    Pixels of a single value, such as an empty slice, are no copy of others.
+    """
+    if not len(scan.pixels) or scan.pixels.min() == scan.pixels.max():
+        return None
     middle = len(scan.pixels) // 2  # most scans of one shape differ there, and the rest need not be compared
     for other in scans:
         same = all(getattr(other, name) == getattr(scan, name) for name in ("modality", "plane", "days"))

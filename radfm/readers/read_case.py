@@ -34,6 +34,7 @@ def read_case(
     disorders: Iterable[str] = (),
     case_id: str | None = None,
     patient_key: str | bytes | None = None,
+    keep_copies: bool = False,
     progress: Progress = no_progress,
 ) -> Case:
     """Read all scans of one patient.
@@ -46,6 +47,8 @@ def read_case(
         patient_key: a secret, with which `patient_id` becomes a pseudonym: the first 16 hexadecimal digits of the
             HMAC-SHA256 of the DICOM PatientID. A patient has the same pseudonym in every case that is read with the
             same key. Without a key, `patient_id` is None.
+        keep_copies: whether a picture, volume or array that is there twice is two scans, as slices of a volume may be.
+            Copies of DICOM files are never read twice.
         progress: called after each image file with the number of files done and of all image files.
     Returns:
         The case. Files that were not read are in `skipped`; where none could be read, the case has no scans.
@@ -71,7 +74,7 @@ def read_case(
     paths = _paths(path)
     files = _files(paths, case.skipped)
     within = [top for top in paths if os.path.isdir(top)]
-    _read_files(files, within, case, modality, patient_key, progress)
+    _read_files(files, within, case, modality, patient_key, keep_copies, progress)
     for scan in case.scans:
         scan.warnings += content_warnings(scan)
     return case
@@ -164,6 +167,7 @@ def _read_files(
     case: Case,
     modality: str | None,
     patient_key: bytes | None,
+    keep_copies: bool,
     progress: Progress,
 ) -> None:
     """Read all files into the case: DICOM files together, all others one by one."""
@@ -189,14 +193,16 @@ def _read_files(
         case.scans, case.patient_id, images = study.scans, study.patient_id, study.images
         case.skipped += study.skipped
     for done, (_, name, path, format) in enumerate(others, images + 1):
-        _read_file(name, path, format, within, case, modality)
+        _read_file(name, path, format, within, case, modality, keep_copies)
         progress(done, images + len(others))
 
 
 _GONE_LINK = "is a link to a file that is not there: copy the file itself"
 
 
-def _read_file(name: str, path: Path, format: str, within: list[Path], case: Case, modality: str | None) -> None:
+def _read_file(
+    name: str, path: Path, format: str, within: list[Path], case: Case, modality: str | None, keep_copies: bool
+) -> None:
     """Read a file that holds whole scans, of any format but DICOM."""
     try:
         scans, left_out = read_scans(path, format, within)
@@ -206,7 +212,7 @@ def _read_file(name: str, path: Path, format: str, within: list[Path], case: Cas
     for scan in scans:
         scan.source = name + shown(scan.source)
         scan.modality = scan.modality or modality
-        if (first := copy_among(scan, case.scans)) is None:
+        if keep_copies or (first := copy_among(scan, case.scans)) is None:
             case.scans.append(scan)
         else:
             left_out.append((scan.source.removeprefix(name), f"is a copy of {first.source}: read once"))

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -25,9 +26,14 @@ SIZE = 24
 DOC = Path(__file__).parents[2] / "docs" / "external_sets.md"
 
 
+def number(path) -> int:
+    """For pixels that no other file of a set has."""
+    return zlib.crc32("/".join(path.parts[-2:]).encode()) % 1000
+
+
 def picture(path, size=SIZE):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(number(path)).integers(0, 255, (size, size), dtype=np.uint8)).save(path)
 
 
 def nifti(path):
@@ -48,7 +54,7 @@ def dicom(path, modality, place=0, series="1.2.3"):
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 5.0 * place], [1, 0, 0, 0, 1, 0]
     dataset.PixelSpacing, dataset.InstanceNumber = [1, 1], place + 1
-    dataset.PixelData = np.arange(SIZE * SIZE, dtype=np.uint16).tobytes()
+    dataset.PixelData = (np.arange(SIZE * SIZE, dtype=np.uint16) + number(path)).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
 

@@ -33,6 +33,6 @@ def test_the_notebooks_run_one_after_the_other(shell, tmp_path, monkeypatch):
         cell.id = f"cell-{number}"
     NotebookClient(book, timeout=TIMEOUT, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(output.get("text", "") for cell in book.cells for output in cell.outputs)
-    assert "Pleural effusion" in printed
+    assert "Bacterial pneumonia" in printed
     assert "S83.51" in printed
     assert (tmp_path / "case.html").exists()

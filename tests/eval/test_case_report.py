@@ -243,8 +243,8 @@ def test_the_command_writes_a_report_of_the_files_it_read(checkpoint, tmp_path, 
 def test_the_command_writes_maps_of_every_scan(checkpoint, tmp_path, monkeypatch):
     affine = np.array([[0, 0, 2.0, 5], [0, 3.0, 0, 6], [1.0, 0, 0, 7], [0, 0, 0, 1]])
     volume = np.random.default_rng(0).integers(0, 900, (32, 24, 5)).astype(np.int16)
-    for name in "ab":
-        nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / f"{name}.nii.gz")
+    for shift, name in enumerate("ab"):
+        nibabel.save(nibabel.Nifti1Image(volume + np.int16(shift), affine), tmp_path / f"{name}.nii.gz")
     scans = [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
     arguments = ["diagnose", *scans, "--model", str(checkpoint), "--labels", "Gout; Brain abscess"]
     monkeypatch.setattr(sys, "argv", ["radfm", *arguments, "--modality", "MRI", "--maps", str(tmp_path / "maps")])
