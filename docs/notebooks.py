@@ -12,12 +12,22 @@ import jupytext
 import nbformat
 
 GUIDES = tuple((Path(__file__).parent / "guides").glob("[12]_*.md"))
+# Without it, jupytext takes the most frequent language of the blocks for that of the notebook.
+_HEADER = """---
+jupyter:
+  kernelspec:
+    display_name: Python 3
+    language: python
+    name: python3
+---
+
+"""
 _SHOWN = re.compile(r"(?<=\n```\n)\n(<!-- output depends on [^>]*-->\n)?```text\n.*?\n```\n", re.DOTALL)
 
 
 def notebook(guide: Path) -> nbformat.NotebookNode:
     """The notebook of a guide. Its blocks of Python and bash become code cells."""
-    book = jupytext.reads(_SHOWN.sub("", guide.read_text(encoding="utf-8")), "md")
+    book = jupytext.reads(_HEADER + _SHOWN.sub("", guide.read_text(encoding="utf-8")), "md")
     for number, cell in enumerate(book.cells):
         cell.id = f"cell-{number}"  # jupytext would choose a random id each time
     book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
