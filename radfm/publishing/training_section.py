@@ -117,7 +117,7 @@ def training_details(recipe: dict, run: dict, config: dict) -> Iterator[str]:
 
 def validation_cases(recipe: dict) -> str:
     """A sentence on the cases that the best step was chosen with; "" where they are not recorded."""
-    if recipe.get("validations") == []:
-        return "The last step is the result: none was chosen by validation."
+    if "validation" in recipe and recipe["validation"] is None:
+        return "The last step is the result."
     cases = recipe.get("cases", {}).get("validation")
     return f"The best step was chosen with {plural(cases, 'other case')} of the data set." if cases else ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
@@ -76,8 +77,8 @@ def elsewhere(python: str, script: str, folder, *arguments) -> list:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_the_model_that_comes_with_radfm_loads_elsewhere_as_published(python_without_radfm, tmp_path):
-    name = "radfm-phantom-mini"
+@pytest.mark.parametrize("name", ["radfm-open-mini", "radfm-phantom-mini"])
+def test_a_model_that_comes_with_radfm_loads_elsewhere_as_published(name, python_without_radfm, tmp_path):
     publish(Request(checkpoints.folder(name), f"me/{name}"), tmp_path / "out", upload=False)
     _, logits, texts = elsewhere(python_without_radfm, SCRIPT, tmp_path / "out")
     model, processor = RadFMForDiagnosis.from_pretrained(name).eval(), RadFMProcessor.from_pretrained(name)
