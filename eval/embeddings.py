@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from transformers.utils.logging import disable_progress_bar
 
-from radfm.cases import Case
+from radfm.cases import Case, Scan
 from radfm.checkpoints import find
 from radfm.data_prep.processes import run_in_processes
 from radfm.data_prep.tables import write_text
@@ -186,8 +186,7 @@ def _embed_part(part: _Part, folder: str, level: str, bf16: bool, device: str | 
         except ValueError as error:
             left_out[part.cases.case_id(position)] = " ".join(str(error).split())
             continue
-        depth = model.radfm.slice_encoder.config.slice_depth
-        slices = [processor.image_processor.choose_slices(len(scan.pixels))[::depth] for scan in case.scans]
+        slices = [_first_slices(model, processor, scan) for scan in case.scans]
         rows += rows_of(level, facts, case, slices)
         embeddings.append(vectors)
         digests.append(_pixels_sha256(case))
@@ -195,6 +194,15 @@ def _embed_part(part: _Part, folder: str, level: str, bf16: bool, device: str | 
     matrix = np.concatenate(embeddings) if embeddings else np.zeros((0, size), np.float32)
     about = {"rows": len(rows), "size": size, "left_out": left_out, "pixels": digests}
     write_part(part.file, level, rows, matrix, about)
+
+
+def _first_slices(model: RadFMForDiagnosis, processor: RadFMProcessor, scan: Scan) -> list[int]:
+    """The first slice of each slab of a scan."""
+    images, radfm = processor.image_processor, model.radfm
+    encoder = radfm.volume_encoder if images.reads_volume(scan) and radfm.volume_encoder else radfm.slice_encoder
+    taken = images.source_slices(scan)
+    (sizes,) = encoder.slab_sizes([len(taken)])
+    return [taken[sum(sizes[:slab])] for slab in range(len(sizes))]
 
 
 @torch.inference_mode()

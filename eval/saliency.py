@@ -20,13 +20,14 @@ Decisions:
   that of a scan in its case. All maps of a case are divided by one maximum, so that scans and slices are comparable; a
   scan can be dark.
 - Only positive contributions are kept. A dark map does not mean that the disorder is absent.
+- The map of a volume has a depth of its own, and goes back to the scan's voxels by the way they came.
 - Below that layer the tower keeps no gradients and takes slices in chunks, so the memory is that of a diagnosis.
 - A map shows what the logit was computed from, which need not be the lesion. `radfm.eval.localisation` measures how
   often it is, beside random weights, as Adebayo et al. 2018 ("Sanity checks for saliency maps") propose.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +41,13 @@ from radfm.cases import Case, Scan
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
-from radfm.slice_encoder_radfm import slab_sizes
 from radfm.starting_points import embed_texts
+from radfm.volume_processing_radfm import VolumeGrid
 
 _FINE = 8  # points a side of a patch, among which the maximum is searched
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes of the patient, and NIfTI's
+_TINY = float(torch.finfo(torch.float32).tiny)
 _OPACITY = 0.62  # of the brightest colour
 
 
@@ -58,9 +60,9 @@ class Explanation:
         logit: before calibration; it is what the maps explain.
         scans: those of the case.
         coarse: per scan (slices taken, h, w) float32 in [0, 1], at the resolution of the tower's feature map and in the
-            square that the tower gets; 1 is the maximum of the case.
+            square that the tower gets; of a volume (windows * d, h, w). 1 is the maximum of the case.
         attentions: per scan (slices taken,), the scan encoder's over its slices; the same for all disorders.
-        taken: per scan, the indices of the slices that the model got.
+        taken: per scan, the indices of the slices that the model got; of a volume, the nearest ones.
     """
 
     disorder: str
@@ -73,6 +75,8 @@ class Explanation:
 
     def key_slice(self, scan: int) -> int:
         """The slice with the highest attention; if all have the same, the one with the largest sum of its map."""
+        if self._grid(scan):
+            return self.peak(scan)[0]
         weights = self.attentions[scan]
         if np.ptp(weights) < 1e-6 * weights.max():
             weights = self.coarse[scan].sum((1, 2))
@@ -80,6 +84,9 @@ class Explanation:
 
     def peak(self, scan: int) -> tuple[int, int, int]:
         """Slice, row and column of the maximum of the scan's map, by bicubic interpolation between patches."""
+        if self._grid(scan):
+            whole = self.scan_map(scan)
+            return tuple(map(int, np.unravel_index(whole.argmax(), whole.shape)))
         pixels, coarse = self.scans[scan].pixels, torch.from_numpy(self.coarse[scan])
         fine = F.interpolate(coarse[:, None], scale_factor=_FINE, mode="bicubic")[:, 0]
         index, *position = np.unravel_index(int(fine.argmax()), fine.shape)
@@ -106,11 +113,17 @@ class Explanation:
         """
         pixels, taken, coarse = self.scans[scan].pixels, self.taken[scan], self.coarse[scan]
         indices = np.arange(len(pixels)) if slices is None else np.asarray(slices)
+        if grid := self._grid(scan):
+            return grid.back(coarse)[indices]
         positions = np.interp(indices, taken, np.arange(len(taken)))
         below = np.floor(positions).astype(int)
         above, share = np.ceil(positions).astype(int), (positions - below)[:, None, None]
         between = coarse[below] * (1 - share) + coarse[above] * share
         return in_the_scan(between.astype(np.float32), self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
+
+    def _grid(self, scan: int) -> VolumeGrid | None:
+        """Where the voxels of a scan's volume come from; None for a scan that was read slice by slice."""
+        return self._images.grid(self.scans[scan]) if self._images.reads_volume(self.scans[scan]) else None
 
 
 def saliency(model: RadFMForDiagnosis, processor: RadFMProcessor, case: Case, disorder: str) -> list[np.ndarray]:
@@ -143,13 +156,11 @@ def explain(
         output, all_maps = (_patch_maps if from_patches else _gradient_maps)(model, batch, rows, embeds)
     counts, images = batch["slices_per_scan"].tolist(), processor.image_processor
     attentions = [part.cpu().numpy() for part in output.slice_attentions.detach().float().split(counts)]
-    taken = [images.choose_slices(len(scan.pixels)) for scan in case.scans]
-    depth = model.radfm.slice_encoder.config.slice_depth
+    taken = [images.source_slices(scan) for scan in case.scans]
     explanations = []
     for name, logit, maps in zip(disorders, output.logits[0, rows].tolist(), all_maps, strict=True):
-        maps = _of_slices(maps, counts, depth).clamp(min=0)  # (slices, h, w)
-        maps = maps / maps.max().clamp(min=torch.finfo(torch.float32).tiny)
-        coarse = [part.cpu().numpy() for part in maps.split(counts)]
+        highest = max(float(part.max()) for part in maps if part.numel())
+        coarse = [(part.clamp(min=0) / max(highest, _TINY)).cpu().numpy() for part in maps]
         explanations.append(Explanation(name, logit, case.scans, coarse, attentions, taken, images))
     return explanations
 
@@ -228,26 +239,38 @@ def _queries(model: RadFMForDiagnosis, processor, disorders: Sequence[str]) -> t
 
 @torch.no_grad()
 def _patch_maps(model: RadFMForDiagnosis, batch, rows: list[int], embeds: Tensor):
-    """The output, and (disorders, slabs, h, w): the patch logits that the case embedding is computed from."""
+    """The output, and for each disorder and scan (slices, h, w): the patch logits that the case embedding is of."""
     projection = model.radfm.patch_projection
     assert projection is not None
     output = model(**batch, text_embeds=embeds)
     counts = batch["slices_per_scan"].tolist()
     patches = model.radfm.slice_encoder(batch["pixel_values"], counts, with_patches=True).patches
-    return output, (projection(patches.patch_logits) @ embeds.T).movedim(-1, 0).float()
+    maps = (projection(patches.patch_logits) @ embeds.T).movedim(-1, 0).float()
+    return output, [of_disorder.split(counts) for of_disorder in maps]
 
 
 @torch.enable_grad()
 def _gradient_maps(model: RadFMForDiagnosis, batch, rows: list[int], embeds: Tensor | None):
-    """The output, and for each disorder (slabs, h, w): gradient times activation, summed over channels."""
-    tower = model.radfm.slice_encoder.tower
-    with _recorded(tower) as activations:
+    """The output, and for each disorder and scan (slices, h, w), or of a volume (windows * d, h, w): gradient times
+    activation, summed over channels."""
+    radfm, counts = model.radfm, batch["slices_per_scan"].tolist()
+    volumes = batch["volumes"].tolist() if "volumes" in batch else [False] * len(counts)
+    encoders = [encoder for encoder in (radfm.slice_encoder, radfm.volume_encoder) if encoder is not None]
+    with ExitStack() as stack:
+        recorded = [stack.enter_context(_recorded(encoder.tower)) for encoder in encoders]
         output = model(**batch, text_embeds=embeds)
+        activations = [one for of_tower in recorded for one in of_tower]
         gradients = [torch.autograd.grad(logit, activations, retain_graph=True) for logit in output.logits[0, rows]]
-    return output, [
-        torch.cat([_product(tower, *pair) for pair in zip(activations, of_logit, strict=True)])
-        for of_logit in gradients
-    ]
+    all_maps = []
+    for of_logit in gradients:
+        remaining, of_scans = iter(of_logit), {}
+        for encoder, of_tower, is_volume in zip(encoders, recorded, (False, True), strict=False):
+            chosen = [scan for scan, volume in enumerate(volumes) if volume == is_volume]
+            slabs = [slab for act in of_tower for slab in _product(encoder.tower, act, next(remaining))]
+            sizes = encoder.slab_sizes([counts[scan] for scan in chosen])
+            of_scans |= dict(zip(chosen, _of_scans(slabs, sizes), strict=True))
+        all_maps.append([of_scans[scan] for scan in range(len(counts))])
+    return output, all_maps
 
 
 @contextmanager
@@ -257,7 +280,9 @@ def _frozen(model: RadFMForDiagnosis) -> Iterator[None]:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval().requires_grad_(False)
     try:
-        with model.radfm.slice_encoder.tower.unoptimized():  # an optimised tower keeps no gradients
+        with ExitStack() as stack:
+            for tower in model.radfm.towers:
+                stack.enter_context(tower.unoptimized())  # an optimised tower keeps no gradients
             yield
     finally:
         for parameter in trainable:
@@ -282,10 +307,18 @@ def _recorded(tower: Tower) -> Iterator[list[Tensor]]:
 
 
 def _product(tower: Tower, activations: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient times activation, summed over channels: (slabs, h, w)."""
+    """Gradient times activation, summed over channels: (slabs, h, w), or of volumes (slabs, d, h, w)."""
     return tower.sum_channels(activations.detach().float() * gradient.float())
 
 
-def _of_slices(maps: Tensor, counts: Sequence[int], depth: int) -> Tensor:
-    """(slabs, h, w) -> (slices, h, w): the slices of a slab have the same map."""
-    return maps if depth == 1 else maps.repeat_interleave(slab_sizes(counts, depth, maps.device), dim=0)
+def _of_scans(slabs: list[Tensor], sizes: list[list[int]]) -> list[Tensor]:
+    """The maps of slabs, (h, w) or (d, h, w) each -> of scans: (slices, h, w), or one slab behind the other.
+
+    Args:
+        sizes: for each scan the slices in each of its slabs, which have the same map.
+    """
+    remaining, maps = iter(slabs), []
+    for of_scan in sizes:
+        parts = [(next(remaining), size) for size in of_scan]
+        maps.append(torch.cat([part if part.ndim == 3 else part.expand(size, -1, -1) for part, size in parts]))
+    return maps

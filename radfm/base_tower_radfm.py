@@ -1,4 +1,4 @@
-"""The protocol of towers, networks that turn slices into features, and their fast form for inference.
+"""The protocol of towers, networks that turn slices or volumes into features, and their fast form for inference.
 
 Decisions:
 - A tower is any subclass of [`Tower`]. Its registry is `radfm.towers_radfm.TOWERS`.
@@ -33,10 +33,14 @@ class Tower(nn.Module):
 
     Attributes:
         num_features: f, the length of the vector.
+        in_channels: of a slice, of which the tower reads the first ones.
+        reads_volumes: whether it reads (n, in_channels, D, H, W), all slices of a slab at once.
         patch_disorders: on the masks of how many disorders the tower was trained; 0: of none.
-        features_can_be_cached: whether the features of a slice depend on that slice and on the network alone.
+        features_can_be_cached: whether the features of a slice, or of a volume, depend on it and on the network alone.
     """
 
+    in_channels: int = 3
+    reads_volumes = False
     patch_disorders = 0
 
     def __init__(self, config: RadFMVisionConfig, hidden_size: int, network: nn.Module | None = None):
@@ -91,7 +95,8 @@ class Tower(nn.Module):
 
     def optimize_for_inference(self, dtype: torch.dtype, compile: bool) -> None:
         """Replaces the network in `forward` by a [`FastTower`]; the weights stay."""
-        self._fast = FastTower(self.network, dtype, self.config.slices_per_chunk if compile else None)
+        chunk = 1 if self.reads_volumes else self.config.slices_per_chunk
+        self._fast = FastTower(self.network, dtype, chunk if compile else None, self.reads_volumes)
 
     @contextmanager
     def unoptimized(self) -> Iterator[None]:
@@ -118,7 +123,7 @@ class Tower(nn.Module):
 
 
 class FastTower:
-    """A tower in eval mode for many slices: channels-last, batch norms folded where possible, compiled if requested.
+    """A tower in eval mode: channels-last, batch norms folded where possible, compiled if requested.
 
     What is compiled is compared once with what is not, on the first slices: torch.compile has returned NaN on some
     processors (torch 2.14 with AVX2). Where it differs, a warning says so, and the tower is used as it is.
@@ -127,18 +132,20 @@ class FastTower:
         tower: is not changed.
         dtype: of the computation; batch norms are folded before, in the tower's own.
         chunk: number of slices that `torch.compile` compiles for; fewer slices are padded to it. None: not compiled.
+        volumes: whether it reads volumes.
     """
 
-    def __init__(self, tower: nn.Module, dtype: torch.dtype, chunk: int | None = None):
+    def __init__(self, tower: nn.Module, dtype: torch.dtype, chunk: int | None = None, volumes: bool = False):
         from torch.fx.experimental.optimization import fuse
         from torch.fx.proxy import TraceError
 
-        has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
+        has_batch_norm = any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in tower.modules())
         try:
             tower = fuse(tower) if has_batch_norm else copy.deepcopy(tower)
         except TraceError:  # its control flow depends on tensors, as the padding of TensorFlow's networks does
             tower = copy.deepcopy(tower)
-        self.tower = tower.to(dtype=dtype, memory_format=torch.channels_last)
+        self.memory_format = channels_last(volumes)
+        self.tower = tower.to(dtype=dtype, memory_format=self.memory_format)
         self.chunk = chunk
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._unchecked = chunk is not None
@@ -150,8 +157,8 @@ class FastTower:
     def __call__(self, slices: Tensor) -> Tensor:
         n = len(slices)
         if self.chunk is not None and n < self.chunk:
-            slices = F.pad(slices, (0, 0, 0, 0, 0, 0, 0, self.chunk - n))
-        slices = slices.contiguous(memory_format=torch.channels_last)
+            slices = torch.cat([slices, slices.new_zeros(self.chunk - n, *slices.shape[1:])])
+        slices = slices.contiguous(memory_format=self.memory_format)
         if self._compiled is None:
             return self.tower(slices)[:n]
         features = self._compiled(slices)
@@ -166,6 +173,11 @@ class FastTower:
                 )
                 self._compiled, features = None, expected
         return features[:n]
+
+
+def channels_last(volumes: bool) -> torch.memory_format:
+    """The memory format in which convolutions of slices, or of volumes, are fastest."""
+    return torch.channels_last_3d if volumes else torch.channels_last
 
 
 def timm_network(config: RadFMVisionConfig, arguments: dict[str, Any]) -> nn.Module:
@@ -199,7 +211,7 @@ def has_channels_last(network: nn.Module) -> bool:
 
 def replace_feature_map(network: nn.Module, image_size: int, replace: Callable[[Tensor], Tensor]) -> Callable[[], None]:
     """At the deepest stage that is fine enough, or at the input of a network that has no stages."""
-    if stage := _fine_stage(network, image_size):
+    if stage := fine_stage(network, image_size):
         return network.get_submodule(stage).register_forward_hook(lambda module, args, output: replace(output)).remove
     if hasattr(network, "forward_features"):  # every timm network
         features = network.forward_features
@@ -208,6 +220,14 @@ def replace_feature_map(network: nn.Module, image_size: int, replace: Callable[[
     if hasattr(network, "layer4"):  # open_clip's ResNet
         return network.layer4.register_forward_hook(lambda module, args, output: replace(output)).remove
     return network.register_forward_pre_hook(lambda module, args: (replace(args[0]), *args[1:])).remove
+
+
+def replace_tokens(network: nn.Module, replace: Callable[[Tensor], Tensor]) -> Callable[[], None] | None:
+    """At the last block of a transformer; None where there are no blocks."""
+    blocks = getattr(network, "blocks", None) or getattr(getattr(network, "transformer", None), "resblocks", None)
+    if blocks is None:
+        return None
+    return blocks[-1].register_forward_pre_hook(lambda module, args: (replace(args[0]), *args[1:])).remove
 
 
 def sum_over_channels(network: nn.Module, activations: Tensor) -> Tensor:
@@ -219,7 +239,7 @@ def sum_over_channels(network: nn.Module, activations: Tensor) -> Tensor:
     return F.avg_pool2d(maps[:, None], _INPUT_PATCH)[:, 0] if min(maps.shape[1:]) > 8 * _INPUT_PATCH else maps
 
 
-def _fine_stage(network: nn.Module, image_size: int) -> str | None:
+def fine_stage(network: nn.Module, image_size: int) -> str | None:
     """The deepest stage of a timm CNN with at least 6 patches a side, where the last has fewer; else None."""
     stages = list(getattr(network, "feature_info", ()))
     if not stages or image_size / stages[-1]["reduction"] >= LEAST_GRID:

@@ -13,7 +13,7 @@ from dataclasses import field
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -119,14 +119,17 @@ class RadFMVisionConfig(PreTrainedConfig):
             and the largest patch logit of each disorder on whose masks the CNN was trained. "vit": a vision
             transformer; with `slice_depth` above 1 its patches are 3D. "resnet-vit": the feature map of a CNN as tokens
             of a transformer, whose class token is the vector of the slice. "open_clip": the visual tower of an
-            open_clip model. "transformers": a vision model of transformers.
-        tower: a timm architecture by name; not read for "open_clip" and "transformers".
+            open_clip model. "transformers": a vision model of transformers. Of volumes: "resnet3d", a ResNet inflated
+            to 3D; "vit3d", a vision transformer with 3D patches; "monai", a network of MONAI.
+        tower: a timm architecture by name; for "monai" a class of `monai.networks.nets`; not read for "open_clip" and
+            "transformers".
         tower_args: further arguments of `timm.create_model`; for "open_clip" its own `embed_dim`, `vision_cfg` and
-            `quick_gelu`; for "transformers" those of `radfm.transformers_tower_radfm.PooledVisionModel`.
+            `quick_gelu`; for "transformers" those of `radfm.transformers_tower_radfm.PooledVisionModel`; for those of
+            volumes see `radfm.volume_tower_radfm`.
         image_size: height and width of a slice, pixels.
         num_features: length of the tower's vector of a slice; set when the model is built.
         slice_depth: number of neighbouring slices in a slab, which goes through the tower as one; the last slab of a
-            scan repeats its last slice.
+            scan repeats its last slice. 0: all slices of a scan, for a tower that reads volumes.
         slices_per_chunk: slabs that go through the tower at once when no gradient is kept; bounds the memory of a scan
             of a thousand slices.
         num_hidden_layers, num_attention_heads, intermediate_size: the transformer of "resnet-vit".
@@ -204,6 +207,8 @@ class RadFMConfig(PreTrainedConfig):
 
     Args:
         vision_config: [`RadFMVisionConfig`].
+        volume_config: [`RadFMVisionConfig`] of a second tower, which reads the scans that the image processor prepares
+            as volumes; None: one tower reads all scans.
         scan_config: [`RadFMScanConfig`] over the slices of a scan.
         case_config: [`RadFMEncoderConfig`] over the scans of a case; with zero layers scans are not put in context.
         fusion: which tokens of the case encoder are scored. "logsumexp": the class token and each scan in the context
@@ -248,12 +253,14 @@ class RadFMConfig(PreTrainedConfig):
     model_type = "radfm"
     sub_configs_defaults: ClassVar = {
         "vision_config": RadFMVisionConfig,
+        "volume_config": SubConfigSpec(config_class=RadFMVisionConfig, optional=True),
         "scan_config": RadFMScanConfig,
         "case_config": RadFMEncoderConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
+    volume_config: dict | PreTrainedConfig | None = None
     scan_config: dict | PreTrainedConfig | None = None
     case_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = field(default_factory=MINILM.copy)
@@ -288,6 +295,9 @@ class RadFMConfig(PreTrainedConfig):
         if self.icd10cm and len(self.icd10cm) != len(self.disorders):
             raise ValueError(f"{len(self.icd10cm)} lists of ICD-10-CM codes for {len(self.disorders)} disorders")
         super().__post_init__(**kwargs)
+        volumes = cast(RadFMVisionConfig | None, self.volume_config)
+        if volumes is not None and cast(RadFMVisionConfig, self.vision_config).patch_disorders:
+            raise ValueError('with volume_config the family "resnet-patch" is not supported')
 
     @property
     def vocabulary(self) -> VocabularyIndex:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
+from .base_tower_radfm import Tower
 from .configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
 from .encoder_radfm import RadFMEncoder
 from .heads_radfm import Head, head_class
-from .layers_radfm import RadFMDaysEmbedding, max_of_groups, mean_of_groups, projection_layer
+from .layers_radfm import RadFMDaysEmbedding, first_of_groups, max_of_groups, mean_of_groups, projection_layer
 from .outputs_radfm import CaseEncoding, RadFMModelOutput, ScanEncoding, SliceEncoding
-from .slice_encoder_radfm import RadFMSliceEncoder
+from .slice_encoder_radfm import RadFMSliceEncoder, encode_with_both
 from .text_encoder_radfm import RadFMTextEncoder
 
 
@@ -78,6 +79,8 @@ class RadFMModel(RadFMPreTrainedModel):
         self.head_reads_text = head.reads_text
         self.scores_scans = config.fusion == "logsumexp"
         self.slice_encoder = RadFMSliceEncoder(vision, width)
+        volumes = cast(RadFMVisionConfig | None, config.volume_config)
+        self.volume_encoder = None if volumes is None else RadFMSliceEncoder(volumes, width)
         self.scan_encoder = RadFMEncoder(scans, width)
         self.case_encoder = RadFMEncoder(cases, width)
         # Without a fusion module nothing reads the modality, the plane or the days of a scan.
@@ -103,6 +106,7 @@ class RadFMModel(RadFMPreTrainedModel):
         modality_ids: Tensor,
         plane_ids: Tensor | None = None,
         days: Tensor | None = None,
+        volumes: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         histories_per_case: Tensor | None = None,
@@ -127,6 +131,7 @@ class RadFMModel(RadFMPreTrainedModel):
             modality_ids: (scans,) int64, index into `config.modalities`.
             plane_ids: (scans,) int64, index into `config.planes`.
             days: (scans,). Days before the newest scan of the case; NaN where unknown.
+            volumes: (scans,) bool, the scans that the tower of volumes reads; for a model with `volume_config`.
             input_ids, attention_mask: (texts, tokens) int64.
             histories_per_case: (cases,) int64, 0 or 1, sums to histories.
             history_input_ids, history_attention_mask: (histories, tokens) int64.
@@ -134,7 +139,7 @@ class RadFMModel(RadFMPreTrainedModel):
         Raises:
             ValueError: the counts do not add up, or there are texts and no text encoder.
         """
-        slices = self.encode_slices(pixel_values, slices_per_scan)
+        slices = self.encode_slices(pixel_values, slices_per_scan, volumes=volumes)
         scans = self.encode_scans(slices)
         cases = self.encode_cases(
             scans=scans,
@@ -159,11 +164,23 @@ class RadFMModel(RadFMPreTrainedModel):
         )
         return output if return_dict is not False else output.to_tuple()
 
-    def encode_slices(self, pixel_values: Tensor, slices_per_scan: Tensor, with_patches: bool = False) -> SliceEncoding:
+    @property
+    def towers(self) -> list[Tower]:
+        """That of slices and, where there is one, that of volumes."""
+        encoders = (self.slice_encoder, self.volume_encoder)
+        return [encoder.tower for encoder in encoders if encoder is not None]
+
+    def encode_slices(
+        self,
+        pixel_values: Tensor,
+        slices_per_scan: Tensor,
+        with_patches: bool = False,
+        volumes: Tensor | None = None,
+    ) -> SliceEncoding:
         """The first stage.
 
         Args:
-            pixel_values, slices_per_scan: as in `forward`.
+            pixel_values, slices_per_scan, volumes: as in `forward`.
             with_patches: whether to encode also each patch of the tower's last feature map.
         Raises:
             ValueError: the counts do not add up, or the tower cannot show its patches.
@@ -173,7 +190,12 @@ class RadFMModel(RadFMPreTrainedModel):
             raise ValueError(
                 f"slices_per_scan sums to {sum(slice_counts)}, pixel_values holds {len(pixel_values)} slices"
             )
-        return self.slice_encoder(pixel_values, slice_counts, with_patches=with_patches)
+        if self.volume_encoder is None:
+            return self.slice_encoder(pixel_values, slice_counts, with_patches=with_patches)
+        if with_patches or pixel_values.ndim != 4:
+            raise ValueError("a model with two towers encodes neither patches nor features that were computed before")
+        chosen = [False] * len(slice_counts) if volumes is None else volumes.tolist()
+        return encode_with_both(self.slice_encoder, self.volume_encoder, pixel_values, slice_counts, chosen)
 
     def encode_scans(self, slices: SliceEncoding) -> ScanEncoding:
         """The second stage: attention over the slices of each scan."""
@@ -184,7 +206,7 @@ class RadFMModel(RadFMPreTrainedModel):
         return ScanEncoding(
             embeds=encoded.embeds,
             features=mean_of_groups(slices.features, slices.slabs_per_scan),
-            slice_attentions=self.slice_encoder.attention_of_slices(encoded.attention, slices.slices_per_scan),
+            slice_attentions=slices.attention_of_slices(encoded.attention),
             patch_logits=patch_logits,
         )
 
@@ -224,7 +246,7 @@ class RadFMModel(RadFMPreTrainedModel):
         scan_attentions, in_context = encoded.attention, encoded.tokens if self.scores_scans else None
         if token_counts is not scan_counts:
             scan_attentions = _attentions_of_scans(encoded.attention, token_counts, scan_counts)
-            in_context = None if in_context is None else _first_of_groups(in_context, token_counts, scan_counts)
+            in_context = None if in_context is None else first_of_groups(in_context, token_counts, scan_counts)
 
         # the tokens that are scored, projected and normalized, (tokens, d)
         token_embeds = self._project(encoded.embeds, scans.patch_logits, scan_counts)
@@ -285,10 +307,11 @@ class RadFMModel(RadFMPreTrainedModel):
         modality_ids: Tensor,
         plane_ids: Tensor | None = None,
         days: Tensor | None = None,
+        volumes: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """A packed batch -> (scans, d), of unit length: each scan as a case of its own, without a history."""
-        scans = self.encode_scans(self.encode_slices(pixel_values, slices_per_scan))
+        scans = self.encode_scans(self.encode_slices(pixel_values, slices_per_scan, volumes=volumes))
         return self._features_of_each(scans, modality_ids, plane_ids, days)
 
     def get_slice_features(
@@ -298,12 +321,13 @@ class RadFMModel(RadFMPreTrainedModel):
         modality_ids: Tensor,
         plane_ids: Tensor | None = None,
         days: Tensor | None = None,
+        volumes: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """A packed batch -> (slabs, d), of unit length: each slab as a case of its own, without a history."""
-        slices = self.encode_slices(pixel_values, slices_per_scan)
+        slices = self.encode_slices(pixel_values, slices_per_scan, volumes=volumes)
         ones = [1] * sum(slices.slabs_per_scan)
-        scans = self.encode_scans(slices._replace(slices_per_scan=ones, slabs_per_scan=ones))
+        scans = self.encode_scans(slices._replace(slices_per_scan=ones, slabs_per_scan=ones, slices_per_slab=None))
         slabs_per_scan = torch.tensor(slices.slabs_per_scan, dtype=torch.int64, device=modality_ids.device)
         context = (modality_ids, plane_ids, days)
         return self._features_of_each(
@@ -358,11 +382,6 @@ def _append_histories(
     pairs = zip(scans.split(scan_counts), histories.to(scans.dtype).split(history_counts), strict=True)
     counts = [a + b for a, b in zip(scan_counts, history_counts, strict=True)]
     return torch.cat([part for pair in pairs for part in pair]), counts
-
-
-def _first_of_groups(rows: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
-    """(rows, f) -> the first rows of each group, as many as its count."""
-    return torch.cat([part[:n] for part, n in zip(rows.split(sizes), counts, strict=True)])
 
 
 def _attentions_of_scans(attentions: Tensor, token_counts: list[int], scan_counts: list[int]) -> Tensor:

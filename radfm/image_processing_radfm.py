@@ -7,12 +7,14 @@ Decisions:
   black.
 - Published models were trained on other squares and other scales of intensity. What they need is a setting each:
   stretching, cropping, bicubic resampling, bytes as they are, slices standardised one by one.
+- Towers that read volumes have a section of settings of their own (`volume`). A volume is packed as slices, too.
 - A grey slice is stored once; its three channels are views of it (`Tensor.expand`). So mean and standard deviation are
   one number each, the mean of ImageNet's over its channels, unless a tower needs one per channel.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +24,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .configuration_radfm import DEFAULT_MODALITIES, PLANES
+from .volume_processing_radfm import VolumeGrid, VolumeSettings, volume_grid, volume_warnings
 
 _CHUNK = 16  # slices that are prepared at once: more are not faster, and take more memory
+_PLACE = ("spacing_mm", "affine", "plane")  # of a scan
 _LEAST_STD = 1e-6  # of a slice, so that an empty one is zero
 # (level, width) in Hounsfield units: lung, soft tissue, bone. A list, since the keys of a saved JSON object are sorted.
 CT_WINDOWS = ((-600, 1500), (40, 400), (400, 1800))
@@ -45,6 +49,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         standardize_slices: whether each slice gets a mean of 0 and a standard deviation of 1 after it was resized;
             `image_mean` and `image_std` are then unused.
         max_slices: number of evenly spaced slices that are taken of a scan with more; None: all are taken.
+        volume: [`VolumeSettings`] as a dict, for a model with a tower that reads volumes; None: scans are read slice by
+            slice. Height and width of a volume are `size`.
         modalities, planes: names of the ids in the packed batch; as in the model's configuration.
     """
 
@@ -63,6 +69,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         rescale_bytes: bool = False,
         standardize_slices: bool = False,
         max_slices: int | None = None,
+        volume: dict[str, Any] | None = None,
         modalities: Sequence[str] = DEFAULT_MODALITIES,
         planes: Sequence[str] = PLANES,
         **kwargs,
@@ -72,6 +79,8 @@ class RadFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"a slice has three channels: give one CT window or three, not {len(ct_windows)}")
         if shortest_edge is not None and shortest_edge < size:
             raise ValueError(f"shortest_edge is at least size: nothing of {size} pixels is in {shortest_edge}")
+        if volume and list(volume["size"][1:]) != [size, size]:
+            raise ValueError(f"height and width of a volume are those of a slice, {size}, not {volume['size'][1:]}")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
         self.ct_windows: Sequence[Sequence[float]] | None = ct_windows and [list(window) for window in ct_windows]
@@ -83,6 +92,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         self.rescale_bytes = rescale_bytes
         self.standardize_slices = standardize_slices
         self.max_slices = max_slices
+        self.volume = volume
         self.modalities = list(modalities)
         self.planes = list(planes)
 
@@ -100,32 +110,66 @@ class RadFMImageProcessor(BaseImageProcessor):
             images: (slices, H, W) or (slices, H, W, 3); Hounsfield units for CT.
             modality: "CT" and the like; determines how intensities are scaled.
             spacing_mm: distance between slices, rows and columns.
+            kwargs: `plane` and `affine` as in `radfm.cases.Scan`, for volumes.
         Returns:
             `pixel_values` (slices, 3, size, size) float32 and `slices_per_scan` (1,) int64.
         Raises:
             ValueError: the pixels have another shape, or there is no slice.
         """
-        pixels = np.asarray(images)
-        count = len(self.choose_slices(len(pixels))) if pixels.ndim else 0
-        values = torch.empty(count, self.channels(pixels, modality), self.size, self.size)
-        self.fill(values, pixels, modality, spacing_mm)
+        place = {"plane": kwargs.get("plane"), "affine": kwargs.get("affine")}
+        scan = SimpleNamespace(pixels=np.asarray(images), modality=modality, spacing_mm=spacing_mm, **place)
+        count = self.slices_of(scan) if scan.pixels.ndim else 0
+        values = torch.empty(count, self.channels(scan), self.size, self.size)
+        self.fill(values, scan)
         data = {"pixel_values": values.expand(-1, 3, -1, -1), "slices_per_scan": torch.tensor([count])}
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def fill(
-        self, values: Tensor, pixels: np.ndarray, modality: str | None, spacing_mm: tuple[float, float, float] | None
-    ) -> None:
-        """Writes a scan's slices into `values` (slices taken, 1 or 3, size, size); arguments as in `preprocess`."""
+    def fill(self, values: Tensor, scan: Any) -> None:
+        """Writes a scan's slices into `values` (slices taken, 1 or 3, size, size).
+
+        Args:
+            scan: has `pixels`, `modality` and `spacing_mm`; for volumes also `affine` and `plane`.
+        """
+        pixels = scan.pixels
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
             raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
-        if self._is_windowed(pixels, modality):
+        if self.reads_volume(scan):
+            values[:] = self._volume(scan)[:, None]
+            return
+        if self._is_windowed(pixels, scan.modality):
             windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows or ()]
         else:
             windows = [self._intensity_range(pixels)]
         chosen = self.choose_slices(len(pixels))
         for start in range(0, len(chosen), _CHUNK):
             some = slice(start, start + _CHUNK)
-            values[some] = self._slices(pixels[chosen[some]], windows, spacing_mm)
+            values[some] = self._slices(pixels[chosen[some]], windows, scan.spacing_mm)
+
+    def reads_volume(self, scan: Any) -> bool:
+        """Whether a scan is prepared as a volume."""
+        if self.volume is None or scan.pixels.ndim < 3:  # cached features take the place of pixels
+            return False
+        least = VolumeSettings(**self.volume).least_slices
+        if least <= 1:
+            return len(scan.pixels) > 0
+        distance = (scan.spacing_mm or (0,))[0]
+        return scan.pixels.ndim == 3 and len(scan.pixels) >= least and bool(distance)
+
+    def slices_of(self, scan: Any) -> int:
+        """The number of prepared slices of a scan."""
+        return len(self.source_slices(scan))
+
+    def source_slices(self, scan: Any) -> list[int]:
+        """For each prepared slice of a scan, the index of its own slice that was taken, or that is nearest."""
+        return self.grid(scan).source_slices if self.reads_volume(scan) else self.choose_slices(len(scan.pixels))
+
+    def grid(self, scan: Any) -> VolumeGrid:
+        """Where the voxels of a scan's volume come from."""
+        return volume_grid(scan, VolumeSettings(**self.volume or {}))
+
+    def warnings_of(self, scan: Any) -> list[str]:
+        """What is assumed of a scan that is prepared as a volume, or left out of it, one sentence each."""
+        return volume_warnings(scan, VolumeSettings(**self.volume or {})) if self.reads_volume(scan) else []
 
     def fit(self, pictures: Tensor, spacing_mm: tuple[float, float, float] | None) -> Tensor:
         """Resizes to the square that the model takes, with zeros around, or cropped to it.
@@ -154,11 +198,13 @@ class RadFMImageProcessor(BaseImageProcessor):
             return list(range(slices))
         return [int(i * slices / self.max_slices) for i in range(self.max_slices)]
 
-    def channels(self, pixels: np.ndarray, modality: str | None) -> int:
-        """The number of different channels of a scan: 1 or 3."""
-        windows = len(self.ct_windows or ()) if self._is_windowed(pixels, modality) else 1
+    def channels(self, scan: Any) -> int:
+        """The number of different channels of a prepared scan: 1 or 3."""
+        if self.reads_volume(scan):
+            return 1
+        windows = len(self.ct_windows or ()) if self._is_windowed(scan.pixels, scan.modality) else 1
         means = 1 if self.image_mean is None or self.standardize_slices else np.size(self.image_mean)
-        return max(3 if pixels.ndim == 4 else windows, means)
+        return max(3 if scan.pixels.ndim == 4 else windows, means)
 
     def _is_windowed(self, pixels: np.ndarray, modality: str | None) -> bool:
         return modality == "CT" and bool(self.ct_windows) and pixels.ndim == 3
@@ -176,12 +222,20 @@ class RadFMImageProcessor(BaseImageProcessor):
         low, high = np.percentile(sample, (low, high))
         return float(low), float(high)
 
+    def _volume(self, scan: Any) -> Tensor:
+        """(windows * depth, size, size), normalised; padding is as dark as air."""
+        settings = VolumeSettings(**self.volume or {})
+        pixels = scan.pixels.mean(-1) if scan.pixels.ndim == 4 else scan.pixels
+        _refuse_not_finite(pixels)
+        low, high = settings.intensity_range if scan.modality == "CT" else self._intensity_range(pixels)
+        scan = SimpleNamespace(**{name: getattr(scan, name, None) for name in _PLACE}, pixels=pixels)
+        scaled = volume_grid(scan, settings).sample(pixels).sub_(low).div_(max(high - low, 1e-6)).clamp_(0, 1)
+        return scaled.nan_to_num_(0).sub_(settings.mean).div_(settings.std)
+
     def _slices(self, pixels: np.ndarray, windows: list[tuple[float, float]], spacing_mm: tuple | None) -> Tensor:
         """(n, H, W) or (n, H, W, 3) -> (n, channels, size, size), one channel for each window or colour."""
-        integer = pixels.dtype.kind in "biu"  # always finite
+        _refuse_not_finite(pixels)
         values = torch.from_numpy(pixels.astype(np.float32))
-        if not integer and not values.isfinite().all():
-            raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
         channels = values[:, None] if values.ndim == 3 else values.permute(0, 3, 1, 2)
         scaled = torch.cat([((channels - low) / max(high - low, 1e-6)).clamp(0, 1) for low, high in windows], dim=1)
         scaled = self.fit(scaled, spacing_mm)
@@ -203,6 +257,11 @@ class RadFMImageProcessor(BaseImageProcessor):
             return int(self.shortest_edge * height / shorter), int(self.shortest_edge * width / shorter)
         scale = self.size / max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _refuse_not_finite(pixels: np.ndarray) -> None:
+    if pixels.dtype.kind not in "biu" and not np.isfinite(pixels).all():
+        raise ValueError("a scan's pixels hold NaN or infinite values: replace them first, as read_case does")
 
 
 RadFMImageProcessor.register_for_auto_class()

@@ -60,3 +60,8 @@ def max_of_groups(rows: Tensor, sizes: list[int]) -> Tensor:
     group = torch.arange(len(sizes), device=rows.device).repeat_interleave(counts)
     index = group.unsqueeze(-1).expand_as(rows)
     return rows.new_full((len(sizes), rows.shape[-1]), -torch.inf).scatter_reduce(0, index, rows, "amax")
+
+
+def first_of_groups(rows: Tensor, sizes: list[int], counts: list[int]) -> Tensor:
+    """(rows, f) -> the first rows of each group, as many as its count."""
+    return torch.cat([part[:n] for part, n in zip(rows.split(sizes), counts, strict=True)])

@@ -44,6 +44,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         modality_ids: Tensor,
         plane_ids: Tensor | None = None,
         days: Tensor | None = None,
+        volumes: Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         histories_per_case: Tensor | None = None,
@@ -89,7 +90,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
 
         # slices, scans and cases as vectors
         with_patches = any(objective.reads == "patch_logits" for objective in objectives)
-        slices = self.radfm.encode_slices(pixel_values, slices_per_scan, with_patches)
+        slices = self.radfm.encode_slices(pixel_values, slices_per_scan, with_patches, volumes)
         scans = self.radfm.encode_scans(slices)
         cases = self.radfm.encode_cases(scans=scans, scans_per_case=scans_per_case, **histories, **context)
 
@@ -232,7 +233,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
 
     @torch.no_grad()
     def optimize_for_inference(self, dtype: torch.dtype | None = None, compile: bool = False) -> "RadFMForDiagnosis":
-        """Makes the tower fast for a batch of cases, for inference only; returns the model.
+        """Makes the towers fast for a batch of cases, for inference only; returns the model.
 
         Batch normalisation is folded into the convolutions and slices lie channels-last. `compile` adds
         `torch.compile` with frozen weights: half a minute, once, and slices then go in chunks of one fixed size.
@@ -242,7 +243,8 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         """
         dtype = dtype or self.dtype
         self.eval().requires_grad_(False)
-        self.radfm.slice_encoder.tower.optimize_for_inference(dtype, compile)
+        for tower in self.radfm.towers:
+            tower.optimize_for_inference(dtype, compile)
         return self.to(dtype)
 
     def _add_losses(

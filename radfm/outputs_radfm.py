@@ -1,7 +1,7 @@
 """What the stages of the model return, and the outputs of its two `forward` methods.
 
-A slab is a group of `vision_config.slice_depth` neighbouring slices that go through the tower together; with the usual
-depth of 1 every slab is one slice.
+A slab is a group of `vision_config.slice_depth` neighbouring slices that go through the tower together. With the usual
+depth of 1 every slab is one slice; for a tower that reads volumes a slab is a volume.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ class SliceEncoding(NamedTuple):
         patch_logits: (slabs, patch disorders). For each disorder on whose masks the tower was trained, the largest
             logit over the patches; None for a tower that was not trained on masks.
         patches: [`PatchEncoding`], where requested.
+        slices_per_slab: slices of each slab; None where every slab is one slice.
     """
 
     embeds: Tensor
@@ -45,6 +46,14 @@ class SliceEncoding(NamedTuple):
     features: Tensor
     patch_logits: Tensor | None = None
     patches: PatchEncoding | None = None
+    slices_per_slab: list[int] | None = None
+
+    def attention_of_slices(self, attention: Tensor) -> Tensor:
+        """The attention of each slab, divided among its slices: (slabs,) -> (slices,)."""
+        if self.slices_per_slab is None:
+            return attention
+        sizes = torch.tensor(self.slices_per_slab, dtype=torch.int64, device=attention.device)
+        return (attention / sizes).repeat_interleave(sizes)
 
 
 class ScanEncoding(NamedTuple):

@@ -151,7 +151,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return {}, forward, after
 
     def preprocess(self, case) -> dict:
-        """A packed batch of one case: {"cases": [[facts of a scan, ...]], "batch"}."""
+        """A packed batch of one case: {"cases": [[facts of a scan, ...]], "taken": [[its slices, ...]], "batch"}."""
         case = _read(case)
         if not case.scans:
             reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
@@ -167,7 +167,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             }
             for scan in case.scans
         ]
-        return {"cases": [facts], "batch": self.processor(cases=[case])}
+        taken = [self.processor.image_processor.source_slices(scan) for scan in case.scans]
+        return {"cases": [facts], "taken": [taken], "batch": self.processor(cases=[case])}
 
     def collate(self, items: Sequence[dict]) -> dict:
         """Joins packed batches of `preprocess` into one."""
@@ -175,7 +176,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             return items[0]
         batches = [item["batch"] for item in items]
         joined = {key: _join([batch[key] for batch in batches], self._padding(key)) for key in batches[0]}
-        return {"cases": [case for item in items for case in item["cases"]], "batch": BatchFeature(joined)}
+        lists = {key: [case for item in items for case in item[key]] for key in ("cases", "taken")}
+        return lists | {"batch": BatchFeature(joined)}
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         """As transformers' own, with `collate` for packed cases, which need no padding of images."""
@@ -223,8 +225,9 @@ class ZeroShotDiagnosisPipeline(Pipeline):
                 "scan_attentions": scan_attentions[i],
                 "slice_attentions": [next(slice_attentions) for _ in scans],
                 "ood_features": features[i],
+                "taken": taken,
             }
-            for i, scans in enumerate(inputs["cases"])
+            for i, (scans, taken) in enumerate(zip(inputs["cases"], inputs["taken"], strict=True))
         ]
         return {"cases": cases}
 
@@ -239,7 +242,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             for message in [*alerts, *_scan_messages(output["scans"])]:
                 warnings.warn(message, stacklevel=_stacklevel_of_caller())
             return diagnoses
-        weights = zip(output["scans"], output["scan_attentions"].tolist(), output["slice_attentions"], strict=True)
+        weights = zip(
+            *(output["scans"], output["taken"], output["scan_attentions"].tolist(), output["slice_attentions"]),
+            strict=True,
+        )
         return {
             "diagnoses": diagnoses,
             "scans": [self._with_weights(*scan) for scan in weights],
@@ -341,8 +347,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     def _padding(self, key: str) -> int:
         return (self.processor.tokenizer.pad_token_id or 0) if key.endswith("input_ids") else 0
 
-    def _with_weights(self, scan: dict, weight: float, attentions: torch.Tensor) -> dict:
-        slices = self.processor.image_processor.choose_slices(scan["slices"])
+    def _with_weights(self, scan: dict, slices: list[int], weight: float, attentions: torch.Tensor) -> dict:
         key = int(attentions.argmax()) if len(attentions) else None
         return scan | {
             "weight": weight,

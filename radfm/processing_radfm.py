@@ -56,7 +56,8 @@ class RadFMProcessor(ProcessorMixin):
             text_kwargs: for the tokenizer.
         Returns:
             The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
-            `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,); with `use_history` also
+            `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,); for a model with a second tower also
+            `volumes` (scans,); with `use_history` also
             `histories_per_case` (cases,), `history_input_ids` and `history_attention_mask` (histories, tokens). For
             text: `input_ids` and `attention_mask` (texts, tokens).
         Raises:
@@ -72,23 +73,28 @@ class RadFMProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def warnings_of(self, scan) -> list[str]:
-        """What may make the model misread a scan, one sentence each: `scan.warnings`, and a modality without a row."""
+        """What may make the model misread a scan, one sentence each.
+
+        These are `scan.warnings`, a modality without a row, and what is assumed of a volume.
+        """
         warnings = list(getattr(scan, "warnings", []))
         if scan.modality is None:
             warnings.append(UNKNOWN_MODALITY)
         elif (row := self._row_name(scan.modality)) != scan.modality:
             warnings.append(f'the model was not made for {scan.modality}, and takes the scan for "{row}"')
+        warnings += self.image_processor.warnings_of(scan)
         return list(dict.fromkeys(warnings))
 
     @property
     def model_input_names(self) -> list[str]:
         scans = ["slices_per_scan", "scans_per_case", "modality_ids", "plane_ids", "days", "key_slices"]
+        scans += ["volumes"] if (self.image_processor.volume or {}).get("least_slices", 1) > 1 else []
         histories = ["histories_per_case", "history_input_ids", "history_attention_mask"] if self.use_history else []
         return ["pixel_values", *scans, *histories, "input_ids", "attention_mask"]
 
     def _pack(self, cases: list, pixels: bool) -> dict[str, torch.Tensor]:
         scans = [scan for case in cases for scan in case.scans]
-        counts = [len(self.image_processor.choose_slices(len(scan.pixels))) for scan in scans]
+        counts = [self.image_processor.slices_of(scan) for scan in scans]
         planes = {name: i for i, name in enumerate(self.image_processor.planes)}
         days = [np.nan if scan.days is None else scan.days for scan in scans]
         return (
@@ -103,8 +109,17 @@ class RadFMProcessor(ProcessorMixin):
                 "days": torch.tensor(days, dtype=torch.float32),
                 "key_slices": torch.tensor([self._key_slice(scan) for scan in scans], dtype=torch.int64),
             }
+            | self._volumes(scans)
             | (self._histories(cases) if self.use_history else {})
         )
+
+    def _volumes(self, scans: list) -> dict[str, torch.Tensor]:
+        """Which scans the tower of volumes reads, for a model that has another one for slices."""
+        settings = self.image_processor.volume
+        if settings is None or settings.get("least_slices", 1) <= 1:
+            return {}
+        chosen = [self.image_processor.reads_volume(scan) for scan in scans]
+        return {"volumes": torch.tensor(chosen, dtype=torch.bool)}
 
     def _histories(self, cases: list) -> dict[str, torch.Tensor]:
         histories = [getattr(case, "history", None) or "" for case in cases]
@@ -122,10 +137,10 @@ class RadFMProcessor(ProcessorMixin):
     def _slices(self, scans: list, counts: list[int]) -> torch.Tensor:
         """Every slice of the batch, (slices, 3, size, size); memory is allocated once."""
         images = self.image_processor
-        channels = max((images.channels(scan.pixels, scan.modality) for scan in scans), default=1)
+        channels = max((images.channels(scan) for scan in scans), default=1)
         values = torch.empty(sum(counts), channels, images.size, images.size)
         for scan, part in zip(scans, values.split(counts), strict=True):
-            images.fill(part, scan.pixels, scan.modality, scan.spacing_mm)
+            images.fill(part, scan)
         return values.expand(-1, 3, -1, -1)
 
     def _modality_ids(self, case) -> list[int]:
@@ -152,7 +167,7 @@ class RadFMProcessor(ProcessorMixin):
         """The index of the annotated slice among the slices that are taken, or of the nearest one; -1 where unknown."""
         if scan.key_slice is None:
             return -1
-        chosen = self.image_processor.choose_slices(len(scan.pixels))
+        chosen = self.image_processor.source_slices(scan)
         return int(np.abs(np.array(chosen) - scan.key_slice).argmin())
 
     def _max_tokens(self) -> int:

@@ -24,6 +24,7 @@ from .base_tower_radfm import (
     has_channels_last,
     keep_initialization,
     replace_feature_map,
+    replace_tokens,
     single_patches,
     sum_over_channels,
     timm_network,
@@ -32,6 +33,7 @@ from .configuration_radfm import RadFMEncoderConfig, RadFMOpenCLIPTextConfig, Ra
 from .encoder_radfm import RadFMEncoder
 from .layers_radfm import projection_layer
 from .transformers_tower_radfm import TransformersTower
+from .volume_tower_radfm import MONAITower, ResNet3dTower, ViT3dTower
 
 
 class CNNTower(Tower):
@@ -96,7 +98,7 @@ class ViTTower(Tower):
 
         Those that leave it will not do: where only the class token is read, patches have no gradient there.
         """
-        return _replace_tokens(self.network, replace) or super().replace_activations(replace)
+        return replace_tokens(self.network, replace) or super().replace_activations(replace)
 
 
 class TokenTower(Tower):
@@ -144,9 +146,7 @@ class OpenCLIPTower(Tower):
         return (self.config.tower_args or {})["embed_dim"]
 
     def replace_activations(self, replace: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-        return _replace_tokens(self._trunk, replace) or replace_feature_map(
-            self._trunk, self.config.image_size, replace
-        )
+        return replace_tokens(self._trunk, replace) or replace_feature_map(self._trunk, self.config.image_size, replace)
 
     def sum_channels(self, activations: Tensor) -> Tensor:
         return sum_over_channels(self._trunk, activations)
@@ -163,6 +163,9 @@ TOWERS: dict[str, type[Tower]] = {
     "resnet-vit": TokenTower,
     "open_clip": OpenCLIPTower,
     "transformers": TransformersTower,
+    "resnet3d": ResNet3dTower,
+    "vit3d": ViT3dTower,
+    "monai": MONAITower,
 }
 
 
@@ -185,11 +188,3 @@ def _open_clip_network(build: str, **config) -> nn.Module:
     except ImportError as error:
         raise ImportError("this checkpoint has an open_clip tower: pip install open_clip_torch") from error
     return getattr(module, build)(**config)
-
-
-def _replace_tokens(network: nn.Module, replace: Callable[[Tensor], Tensor]) -> Callable[[], None] | None:
-    """At the last block of a transformer; None where there are no blocks."""
-    blocks = getattr(network, "blocks", None) or getattr(getattr(network, "transformer", None), "resblocks", None)
-    if blocks is None:
-        return None
-    return blocks[-1].register_forward_pre_hook(lambda module, args: (replace(args[0]), *args[1:])).remove

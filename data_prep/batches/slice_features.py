@@ -1,4 +1,4 @@
-"""The features of every slice by a frozen tower, computed once and cached between runs.
+"""The features of every slice, or volume, by a frozen tower, computed once and cached between runs.
 
 Decisions:
 - The features are stored in half precision, in files of some scans each in the user's cache folder, and memory-mapped:
@@ -30,16 +30,15 @@ from radfm.processing_radfm import RadFMProcessor
 from radfm.slice_encoder_radfm import RadFMSliceEncoder
 
 SCANS_PER_FILE = 64
-_SLICES_AT_ONCE = 64
 # What decides how a slice becomes an input of the tower.
 _SETTINGS = (
     *("size", "intensity_percentiles", "ct_windows", "image_mean", "image_std", "keep_aspect_ratio"),
-    *("shortest_edge", "resample", "rescale_bytes", "standardize_slices"),
+    *("shortest_edge", "resample", "rescale_bytes", "standardize_slices", "volume"),
 )
 
 
 class SliceFeatures:
-    """The features of a data set: `features.of(scan_row)` is (slices, f) float16, mapped from a file."""
+    """The features of a data set: `features.of(scan_row)` is (slices or volumes, f) float16, mapped from a file."""
 
     def __init__(self, folder: Path, scan_rows: list[int]):
         self._folder = folder
@@ -78,42 +77,44 @@ def slice_features(
     """
     encoder, images = model.radfm.slice_encoder, copy(processor.image_processor)
     images.max_slices = None
-    refuse_without_features(encoder)
+    refuse_without_features(model)
     scan_rows = sorted(scan for row in rows for scan in cases.rows[row]["scan_rows"])
     root = cache_folder() or Path(tempfile.gettempdir()) / "radfm"
     folder = root / "slices" / _key(cases, encoder, images, scan_rows, dtype)
     home = device = model.device
     if device.type == "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    tower = FastTower(encoder.tower.eval().to(device), dtype)
+    tower = FastTower(encoder.tower.eval().to(device), dtype, volumes=encoder.tower.reads_volumes)
     numbers = list(range(-(-len(scan_rows) // SCANS_PER_FILE)))
     first = len(numbers) * int(os.environ.get("RANK", 0)) // int(os.environ.get("WORLD_SIZE", 1))
     missing = [n for n in numbers[first:] + numbers[:first] if not _file(folder, n).exists()]
     for number in tqdm(missing, "Features of slices by the frozen tower", unit="file", disable=not sys.stderr.isatty()):
         if not _file(folder, number).exists():
-            _compute(folder, number, cases, scan_rows, tower, images, device, dtype)
+            _compute(folder, number, cases, scan_rows, tower, encoder, images, device, dtype)
     encoder.tower.to(home)
     return SliceFeatures(folder, scan_rows)
 
 
-def refuse_without_features(encoder: RadFMSliceEncoder) -> None:
-    if not encoder.tower.features_can_be_cached:
+def refuse_without_features(model: RadFMForDiagnosis) -> None:
+    if model.radfm.volume_encoder is not None:
+        raise ValueError("a frozen tower gives vectors of one kind, and this model has a second tower, for volumes")
+    if not model.radfm.slice_encoder.tower.features_can_be_cached:
         raise ValueError(
             "a frozen tower gives one vector per slice, which towers with slice_depth above 1 and resnet-vit do not"
         )
 
 
 @torch.inference_mode()
-def _compute(folder: Path, number: int, cases: StoredCases, scan_rows, tower, images, device, dtype) -> None:
+def _compute(folder: Path, number: int, cases: StoredCases, scan_rows, tower, encoder, images, device, dtype) -> None:
     features, ends = [], []
     for row in scan_rows[number * SCANS_PER_FILE : (number + 1) * SCANS_PER_FILE]:
         scan = cases.scan(row)
-        channels = images.channels(scan.pixels, scan.modality)
-        values = torch.empty(len(scan.pixels), channels, images.size, images.size)
-        images.fill(values, scan.pixels, scan.modality, scan.spacing_mm)
-        for some in values.to(device, dtype).expand(-1, 3, -1, -1).split(_SLICES_AT_ONCE):
-            features.append(tower(some).to("cpu", torch.float16).numpy())
-        ends.append(len(values) + (ends[-1] if ends else 0))
+        values = torch.empty(images.slices_of(scan), images.channels(scan), images.size, images.size)
+        images.fill(values, scan)
+        slabs = encoder.slabs(values.to(device, dtype).expand(-1, 3, -1, -1), [len(values)])
+        of_scan = [tower(some).to("cpu", torch.float16).numpy() for some in slabs]
+        features += of_scan
+        ends.append(sum(map(len, of_scan)) + (ends[-1] if ends else 0))
     for file, array in ((_ends(folder, number), np.array(ends)), (_file(folder, number), np.concatenate(features))):
         with replacing(file) as draft, open(draft, "wb") as written:
             np.save(written, array, allow_pickle=False)
@@ -129,7 +130,7 @@ def _ends(folder: Path, number: int) -> Path:
 
 def _key(cases: StoredCases, encoder: RadFMSliceEncoder, images, scan_rows: list[int], dtype) -> str:
     settings = [getattr(images, name) for name in _SETTINGS]
-    tower = [encoder.config.tower, encoder.config.tower_args, str(dtype)]
+    tower = [encoder.config.tower, encoder.config.tower_args, encoder.config.slice_depth, str(dtype)]
     digest = hashlib.sha256(json.dumps([cases.record["fingerprint"], settings, tower, scan_rows]).encode())
     for name, tensor in sorted(encoder.tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
