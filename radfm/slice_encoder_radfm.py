@@ -190,7 +190,7 @@ def _in_order(slices: SliceEncoding, volumes: SliceEncoding, chosen: list[bool])
 
     def rows(of_slices: Tensor, of_volumes: Tensor) -> Tensor:
         pairs = (of_slices.split(slices.slabs_per_scan), of_volumes.split(volumes.slabs_per_scan))
-        return torch.cat(merged(*pairs)) if chosen else of_slices
+        return torch.cat([*merged(*pairs), of_slices[:0], of_volumes[:0]])  # of both, for their gradients
 
     def sizes(encoding: SliceEncoding) -> list[list[int]]:
         ones = [1] * sum(encoding.slabs_per_scan)

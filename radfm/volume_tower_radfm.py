@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from .base_tower_radfm import Tower, fine_stage, replace_tokens
 from .configuration_radfm import RadFMVisionConfig
@@ -99,7 +100,7 @@ class MONAITower(VolumeTower):
 
     def __init__(self, config: RadFMVisionConfig, hidden_size: int, network: nn.Module | None = None):
         super().__init__(config, hidden_size, network)
-        self._width = self._returned_width()
+        self._width = self._dry_run()
 
     @classmethod
     def build(cls, config: RadFMVisionConfig) -> nn.Module:
@@ -123,12 +124,18 @@ class MONAITower(VolumeTower):
     def replace_activations(self, replace: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         return self.network.register_forward_pre_hook(lambda module, args: (replace(args[0]), *args[1:])).remove
 
-    def _returned_width(self) -> int:
+    @torch.enable_grad()
+    def _dry_run(self) -> int:
+        """The width of what the network returns. Weights that have no part in it are frozen, as DDP requires."""
         arguments = self.config.tower_args or {}
         size = arguments.get("img_size", _DRY_RUN)
         size = [size] * 3 if isinstance(size, int) else list(size)
         network = copy.deepcopy(self.network).to("meta").eval()
-        return network(torch.zeros(1, self.in_channels, *size, device="meta")).shape[1]
+        output = network(torch.zeros(1, self.in_channels, *size, device="meta"))
+        output.sum().backward()
+        for parameter, tried in zip(self.network.parameters(), network.parameters(), strict=True):
+            parameter.requires_grad_(tried.grad is not None)
+        return output.shape[1]
 
 
 class PatchEmbed3d(nn.Module):
@@ -154,6 +161,18 @@ class PatchEmbed3d(nn.Module):
         if positions.shape[2:] != self.last_grid:
             positions = F.interpolate(positions.float(), self.last_grid, mode="trilinear").to(positions.dtype)
         return (patches + positions).flatten(2).transpose(1, 2)
+
+
+class _PlanarAveragePool(nn.Module):
+    """An average pool of each slice, for every second slice where its stride is 2: for volumes of one slice, too."""
+
+    def __init__(self, pool: nn.AvgPool2d):
+        super().__init__()
+        self.pool, self.step = pool, _pair(pool.stride)[0]
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        slices = volumes[:, :, :: self.step].transpose(1, 2)  # (n, d, c, h, w)
+        return self.pool(slices.flatten(0, 1)).unflatten(0, slices.shape[:2]).transpose(1, 2)
 
 
 class _PooledOutput(nn.Module):
@@ -189,9 +208,7 @@ def inflated(network: nn.Module) -> nn.Module:
         elif isinstance(module, nn.MaxPool2d):
             replacement = nn.MaxPool3d(module.kernel_size, module.stride, module.padding)
         elif isinstance(module, nn.AvgPool2d):
-            replacement = nn.AvgPool3d(
-                module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad
-            )
+            replacement = _PlanarAveragePool(module)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{type(module).__name__} of {name!r} reads slices only: take a ResNet as the tower")
         if replacement is not None:
