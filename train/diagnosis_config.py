@@ -92,6 +92,7 @@ class ModelSection:
         text_layers: Number of the text encoder's last layers that are trained, or "all"; 0: none.
         tower_weights: File of weights for the slice encoder's tower, a checkpoint of radfm, or "imagenet" for
             tf_efficientnet_lite0; for a new model.
+        volume_weights: The same for the second tower, which reads volumes (`architecture.volume_config`).
         tower_patches: Whether the vector of a slice contains, for each disorder that the tower was trained on with
             masks, the highest logit of its patches. `tower_weights` was then trained with `objectives.weights.patch`, a
             text head and no layers in the scan and case encoder.
@@ -99,6 +100,8 @@ class ModelSection:
             modules that are not trained, such as the first blocks of a pretrained tower, which cost most.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
         architecture: Arguments of `RadFMConfig`, for a new model.
+        images: Arguments of `RadFMImageProcessor`, for a new model. A tower that reads volumes needs `volume`; unset,
+            it is that of the checkpoint whose weights the tower has.
     """
 
     checkpoint: str | None = None
@@ -109,10 +112,12 @@ class ModelSection:
     text_whitening: Positive | None = None
     text_layers: Trainable = 0
     tower_weights: str | None = None
+    volume_weights: str | None = None
     tower_patches: bool = False
     frozen: list[str] | Literal["tower"] = field(default_factory=list)
     freeze_batch_norm: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
 
     @property
     def frozen_tower(self) -> bool:

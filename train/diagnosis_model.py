@@ -9,6 +9,8 @@ Decisions:
 """
 
 from dataclasses import fields
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from radfm.checkpoints import find, resolve
 from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig, RadFMScanConfig, RadFMVisionConfig
 from radfm.data_prep.batches.slice_features import refuse_without_features
 from radfm.heads_radfm import HEADS
+from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.knowledge.disorders import Vocabulary
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
@@ -27,7 +30,12 @@ from radfm.train.tower_weights import load_tower, patch_arguments, patch_disorde
 
 _TEXTS_AT_ONCE = 256
 _MIN_SINGULAR_VALUE = 0.05  # of the largest one: directions in which the names differ less are left out
-_PARTS = {"vision_config": RadFMVisionConfig, "scan_config": RadFMScanConfig, "case_config": RadFMEncoderConfig}
+_PARTS = {
+    "vision_config": RadFMVisionConfig,
+    "volume_config": RadFMVisionConfig,
+    "scan_config": RadFMScanConfig,
+    "case_config": RadFMEncoderConfig,
+}
 
 
 def build(
@@ -181,9 +189,39 @@ def _new_model(settings: ModelSection, seed: int) -> tuple[RadFMForDiagnosis, Ra
     else:
         model = RadFMForDiagnosis(RadFMConfig(**arguments | {"text_config": None}))
         processor = processor_for(model.config)
-    if settings.tower_weights is not None:
-        load_tower(model.radfm.slice_encoder.tower, settings.tower_weights)
+    towers = dict(zip(("tower_weights", "volume_weights"), model.radfm.towers, strict=False))
+    for name in ("tower_weights", "volume_weights"):
+        if (weights := getattr(settings, name)) is not None:
+            if name not in towers:
+                raise ValueError(f"model.{name} needs a second tower: model.architecture.volume_config")
+            load_tower(towers[name], weights)
+    processor.image_processor = _image_processor(processor.image_processor, model, settings)
     return model, processor
+
+
+def _image_processor(
+    default: RadFMImageProcessor, model: RadFMForDiagnosis, settings: ModelSection
+) -> RadFMImageProcessor:
+    """How pixels are prepared. Raises: ValueError: there is no such setting, or volumes have none."""
+    if unknown := sorted(set(settings.images) - set(signature(RadFMImageProcessor).parameters)):
+        raise ValueError(f"model.images.{unknown[0]}: no such key; see radfm/image_processing_radfm.py")
+    given = {name: getattr(default, name) for name in ("size", "modalities", "planes")} | settings.images
+    if model.radfm.towers[-1].reads_volumes and given.get("volume") is None:
+        two_towers = model.radfm.volume_encoder is not None
+        weights = settings.volume_weights if two_towers else settings.tower_weights
+        volume = _volume_settings(weights)
+        if volume is None:
+            raise ValueError("model.images.volume: a tower that reads volumes needs their size and spacing_mm")
+        given["volume"] = volume | {"least_slices": 2 if two_towers else volume.get("least_slices", 1)}
+    return RadFMImageProcessor(**given)
+
+
+def _volume_settings(weights: str | None) -> dict[str, Any] | None:
+    """How the model of these weights prepares volumes; None for a file, or a model that reads none."""
+    folder = Path(resolve(weights)) if weights else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return RadFMProcessor.from_pretrained(folder).image_processor.volume
 
 
 def _refuse_unknown_arguments(architecture: dict[str, Any]) -> None:

@@ -507,6 +507,57 @@ def test_a_frozen_tower_reads_each_slice_once_and_its_result_reads_pixels(
     assert all(torch.equal(tensor, weights(tmp_path / "again")[name]) for name, tensor in weights(result).items())
 
 
+VOLUMES = {"size": [8, 64, 64], "spacing_mm": [5.0, 4.0, 4.0]}
+RESNET3D = {"family": "resnet3d", "tower": "test_resnet", "slice_depth": 0, "image_size": 64}
+
+
+def test_a_frozen_tower_of_volumes_reads_each_volume_once(phantoms, text_encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    volumes = {"architecture": ARCHITECTURE | {"vision_config": RESNET3D}, "images": {"volume": VOLUMES}}
+    model = volumes | {"frozen": "tower"}
+    given = {"augmentation": {"drop_scans": 0.2}, "objectives": {"weights": {"patch": 0}}}
+    given["training"] = {"max_steps": 2, "save_steps": 2, "eval_steps": 2}
+    result = train(tiny(phantoms, text_encoder, tmp_path / "run", model=model, **given))
+    files = sorted((tmp_path / "cache").rglob("*.npy"))
+    stored = [load(phantoms, split) for split in ("train", "validation")]
+    scans = sum(len(row["scan_rows"]) for cases in stored for row in cases.rows)
+    assert sum(len(np.load(file)) for file in files if ".ends" not in file.name) == scans
+
+    trained, processor = RadFMForDiagnosis.from_pretrained(result), RadFMProcessor.from_pretrained(result)
+    data, logits = CaseDataset(load(phantoms, "validation", labelled=True), processor), []
+    for features in (None, slice_features(data.cases, data.rows, trained, processor)):
+        data.features = features
+        batch = data.__getitems__([Sample(case) for case in range(len(data))])
+        with torch.no_grad():
+            inputs = {key: value for key, value in batch.items() if key not in NO_INPUTS}
+            logits.append(trained(**inputs).logits)
+    assert torch.allclose(*logits, atol=0.05)
+
+
+def test_a_second_tower_learns_from_the_volumes_of_a_case(phantoms, text_encoder, tmp_path):
+    two = ARCHITECTURE | {"volume_config": RESNET3D, "vision_config": ARCHITECTURE["vision_config"]}
+    images = {"volume": VOLUMES | {"least_slices": 2}, "size": 64}
+    given = {"objectives": {"weights": {"patch": 0}}, "training": {"max_steps": 2, "save_steps": 2, "eval_steps": 2}}
+    result = train(
+        tiny(phantoms, text_encoder, tmp_path / "run", model={"architecture": two, "images": images}, **given)
+    )
+    learned = {name: value for name, value in weights(result).items() if "volume_encoder" in name}
+    untouched = RadFMForDiagnosis(RadFMForDiagnosis.from_pretrained(result).config).state_dict()
+    assert learned["radfm.volume_encoder.tower.network.layer1.0.conv1.weight"].ndim == 5
+    assert not torch.equal(
+        learned["radfm.volume_encoder.tower.network.bn1.running_mean"],
+        untouched["radfm.volume_encoder.tower.network.bn1.running_mean"],
+    )
+    assert RadFMProcessor.from_pretrained(result).image_processor.volume == images["volume"]
+    with pytest.raises(ValueError, match=r"model\.images\.volume"):
+        train(tiny(phantoms, text_encoder, tmp_path / "no", model={"architecture": two}, **given))
+    with pytest.raises(ValueError, match="second tower"):
+        train(tiny(phantoms, text_encoder, tmp_path / "no", model={"volume_weights": str(result)}, **given))
+    one = {"architecture": ARCHITECTURE | {"vision_config": RESNET3D}, "tower_weights": str(result)}
+    with pytest.raises(ValueError, match="another tower"):
+        train(tiny(phantoms, text_encoder, tmp_path / "no", model=one, **given))
+
+
 def test_a_tower_trained_with_masks_adds_the_logits_of_its_patches_to_the_vector_of_a_slice(
     phantoms, text_encoder, tmp_path
 ):
