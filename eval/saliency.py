@@ -86,7 +86,8 @@ class Explanation:
         """Slice, row and column of the maximum of the scan's map, by bicubic interpolation between patches."""
         if self._grid(scan):
             whole = self.scan_map(scan)
-            return tuple(map(int, np.unravel_index(whole.argmax(), whole.shape)))
+            slice_, row, column = np.unravel_index(int(whole.argmax()), whole.shape)
+            return int(slice_), int(row), int(column)
         pixels, coarse = self.scans[scan].pixels, torch.from_numpy(self.coarse[scan])
         fine = F.interpolate(coarse[:, None], scale_factor=_FINE, mode="bicubic")[:, 0]
         index, *position = np.unravel_index(int(fine.argmax()), fine.shape)

@@ -39,7 +39,6 @@ class Tower(nn.Module):
         features_can_be_cached: whether the features of a slice, or of a volume, depend on it and on the network alone.
     """
 
-    in_channels: int = 3
     reads_volumes = False
     patch_disorders = 0
 
@@ -53,6 +52,10 @@ class Tower(nn.Module):
     def build(cls, config: RadFMVisionConfig) -> nn.Module:
         """The network, with random weights."""
         return timm_network(config, config.tower_args or {})
+
+    @property
+    def in_channels(self) -> int:
+        return 3
 
     @property
     def num_features(self) -> int:

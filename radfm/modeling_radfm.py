@@ -94,11 +94,9 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         scans = self.radfm.encode_scans(slices)
         cases = self.radfm.encode_cases(scans=scans, scans_per_case=scans_per_case, **histories, **context)
 
-        # texts, where they take the place of the vocabulary
+        # texts, where they take the place of the vocabulary; logits of the tokens, pooled for each case
         if text_embeds is None and input_ids is not None:
             text_embeds = self.radfm.get_text_features(input_ids, attention_mask)
-
-        # logits of the tokens, pooled for each case
         token_logits = self.head(cases.token_embeds, text_embeds)
         outputs = RadFMDiagnosisOutput(
             logits=self.pool(token_logits, cases.tokens_per_case),

@@ -87,7 +87,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             for a data set or generator an iterator. With `return_attentions` a dictionary:
             "diagnoses", this list;
             "scans", in the order of the case, a list of {"source", "modality", "plane", "body_part", "slices",
-            "warnings", "weight", "key_slice", "key_slice_weight"};
+            "warnings", "weight", "key_slice", "key_slice_weight"}, the last two None where all slices weigh the same;
             "alerts", why the answer may mean nothing, one sentence each, empty for a case like the training data;
             "training_data", what the model was trained on, see `TrainingData`: a dictionary with its "summary";
             "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
@@ -151,7 +151,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return {}, forward, after
 
     def preprocess(self, case) -> dict:
-        """A packed batch of one case: {"cases": [[facts of a scan, ...]], "taken": [[its slices, ...]], "batch"}."""
+        """A packed batch of a case: {"cases": [[facts of a scan, ...]], "taken": [[its slices, ...]], "batch"}."""
         case = _read(case)
         if not case.scans:
             reasons = "; ".join(f"{file}: {reason}" for file, reason in getattr(case, "skipped", [])[:3])
@@ -176,8 +176,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             return items[0]
         batches = [item["batch"] for item in items]
         joined = {key: _join([batch[key] for batch in batches], self._padding(key)) for key in batches[0]}
-        lists = {key: [case for item in items for case in item[key]] for key in ("cases", "taken")}
-        return lists | {"batch": BatchFeature(joined)}
+        of_cases = {key: [case for item in items for case in item[key]] for key in ("cases", "taken")}
+        return of_cases | {"batch": BatchFeature(joined)}
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         """As transformers' own, with `collate` for packed cases, which need no padding of images."""
@@ -242,13 +242,10 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             for message in [*alerts, *_scan_messages(output["scans"])]:
                 warnings.warn(message, stacklevel=_stacklevel_of_caller())
             return diagnoses
-        weights = zip(
-            *(output["scans"], output["taken"], output["scan_attentions"].tolist(), output["slice_attentions"]),
-            strict=True,
-        )
+        parts = (output["scans"], output["taken"], output["scan_attentions"].tolist(), output["slice_attentions"])
         return {
             "diagnoses": diagnoses,
-            "scans": [self._with_weights(*scan) for scan in weights],
+            "scans": [self._with_weights(*scan) for scan in zip(*parts, strict=True)],
             "alerts": self.model_alerts + alerts,
             "training_data": {"summary": self.training_data.summary, **asdict(self.training_data)},
             "out_of_distribution": judgement,
@@ -335,12 +332,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             texts = new[start : start + _TEXTS_AT_ONCE]
             embeds = self.model.get_text_features(**self.processor(text=texts).to(self.device))
             self._embeds |= dict(zip(texts, embeds, strict=True))
-        embeds = torch.stack(
-            [
-                self._embeds[prompt] if row is None else self.model.head.disorder_embeds[row]
-                for prompt, row in zip(prompts, rows, strict=True)
-            ]
-        )
+        known, pairs = self.model.head.disorder_embeds, zip(prompts, rows, strict=True)
+        embeds = torch.stack([self._embeds[prompt] if row is None else known[row] for prompt, row in pairs])
         self._last = disorders, prompts, embeds
         return embeds
 
@@ -348,7 +341,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return (self.processor.tokenizer.pad_token_id or 0) if key.endswith("input_ids") else 0
 
     def _with_weights(self, scan: dict, slices: list[int], weight: float, attentions: torch.Tensor) -> dict:
-        key = int(attentions.argmax()) if len(attentions) else None
+        is_told = len(attentions) == 1 or len(set(attentions.tolist())) > 1  # slices of a volume have the same weight
+        key = int(attentions.argmax()) if is_told else None
         return scan | {
             "weight": weight,
             "key_slice": None if key is None else slices[key],

@@ -144,14 +144,14 @@ def encode_with_both(
         volumes: for each scan, whether the encoder of volumes reads it.
     """
     scans = list(zip(pixel_values.split(slices_per_scan), slices_per_scan, volumes, strict=True))
-    encodings = []
+    encodings: list[SliceEncoding] = []
     for encoder, is_volume in ((slice_encoder, False), (volume_encoder, True)):
         some = [(pixels, count) for pixels, count, volume in scans if volume == is_volume]
         if some:
             encodings.append(encoder(torch.cat([pixels for pixels, _ in some]), [count for _, count in some]))
         else:
             encodings.append(_of_no_scan(encoder, pixel_values))
-    return _in_order(*encodings, volumes)
+    return _in_order(encodings[0], encodings[1], volumes)
 
 
 def slab_sizes(slices: int, depth: int) -> list[int]:

@@ -125,9 +125,11 @@ def volume_grid(scan: Any, settings: VolumeSettings) -> VolumeGrid:
     Args:
         scan: has `pixels` (slices, H, W) and, as far as known, `spacing_mm`, `affine` and `plane`.
     """
-    shape = tuple(scan.pixels.shape[:3])
+    shape: tuple[int, int, int] = scan.pixels.shape[:3]
     directions, spacing_mm = _directions(scan), _spacing_mm(scan)
-    axes, positions, windows = [], [], 1
+    axes: list[int] = []
+    positions: list[np.ndarray] = []
+    windows = 1
     for target in range(3):
         letters = next(axis for axis in _AXES if settings.axes[target] in axis)
         source = next(i for i, direction in enumerate(directions) if direction in letters)
@@ -144,7 +146,8 @@ def volume_grid(scan: Any, settings: VolumeSettings) -> VolumeGrid:
         along[(index < 0) | (index >= resampled)] = np.nan
         axes.append(source)
         positions.append(along if directions[source] == settings.axes[target] else shape[source] - 1 - along)
-    return VolumeGrid(tuple(axes), tuple(positions), windows, shape)
+    depth, height, width = positions
+    return VolumeGrid((axes[0], axes[1], axes[2]), (depth, height, width), windows, shape)
 
 
 def volume_warnings(scan: Any, settings: VolumeSettings) -> list[str]:
@@ -219,8 +222,8 @@ def _directions(scan: Any) -> str:
 
 def _spacing_mm(scan: Any) -> tuple[float, float, float]:
     """Between slices, rows and columns; 0 where unknown."""
-    spacing_mm = getattr(scan, "spacing_mm", None) or (0.0, 0.0, 0.0)
-    return tuple(float(mm or 0) for mm in spacing_mm)
+    slices, rows, columns = getattr(scan, "spacing_mm", None) or (0.0, 0.0, 0.0)
+    return float(slices or 0), float(rows or 0), float(columns or 0)
 
 
 def _indices_at(voxels: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -207,8 +207,8 @@ def _print_scans(case: "Case", scans: list[dict]) -> None:
     shown = sorted(by_weight[:MOST_ROWS])
     for number in shown:
         scan, weights = case.scans[number], scans[number]
-        key_slice = "1"
-        if len(scan.pixels) > 1:
+        key_slice = "1" if len(scan.pixels) == 1 else ""
+        if len(scan.pixels) > 1 and weights["key_slice"] is not None:
             key_slice = f"{weights['key_slice'] + 1} ({weights['key_slice_weight']:.0%})"
         rows.add_row(
             str(number + 1),
