@@ -128,6 +128,8 @@ class RadFMVisionConfig(PreTrainedConfig):
             volumes see `radfm.volume_tower_radfm`.
         image_size: height and width of a slice, pixels.
         num_features: length of the tower's vector of a slice; set when the model is built.
+        projection: from the tower's vector to `hidden_size`: "linear", left out where the widths agree; or "affine",
+            with a bias and never left out.
         slice_depth: number of neighbouring slices in a slab, which goes through the tower as one; the last slab of a
             scan repeats its last slice. 0: all slices of a scan, for a tower that reads volumes.
         slices_per_chunk: slabs that go through the tower at once when no gradient is kept; bounds the memory of a scan
@@ -145,6 +147,7 @@ class RadFMVisionConfig(PreTrainedConfig):
     tower_args: dict[str, Any] | None = None
     image_size: int = 256
     num_features: int | None = None
+    projection: Literal["linear", "affine"] = "linear"
     slice_depth: int = 1
     slices_per_chunk: int = 16
     num_hidden_layers: int = 2
@@ -225,7 +228,7 @@ class RadFMConfig(PreTrainedConfig):
         hidden_size: width of slices, scans and cases.
         projection_dim: d, the length of the embeddings that cases and disorders share.
         head: name in `radfm.heads_radfm.HEADS`. "text": cosine with disorder embeddings (knowledge enhancement);
-            "mlp": two layers over a fixed list.
+            "linear": one layer over a fixed list; "mlp": two.
         loss: "name" in `radfm.losses_radfm.LOSSES`, and the arguments of that loss. Unset: the default of the head.
         objectives: name in `radfm.objectives_radfm.OBJECTIVES` -> its "weight" in the loss. The objective "diagnosis"
             has a weight of 1 unless another is given.

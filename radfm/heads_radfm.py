@@ -135,21 +135,16 @@ class TextHead(Head):
         init.zeros_(self.disorder_embeds)
 
 
-class MLPHead(Head):
-    """Two layers over a fixed list of disorders, as in RadDiag.
+class FixedListHead(Head):
+    """A head that ends in a linear map over a fixed list of disorders, and scores nothing else.
 
-    ```python
-    logits = model.head(case_embeds)  # over the vocabulary, and nothing else
-    ```
+    Attributes:
+        last_layer: name of that linear map.
     """
 
     reads_text = False
     default_loss = "bce"
-
-    def __init__(self, config: RadFMConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.hidden_size)
-        self.fc2 = _linear(config.hidden_size, len(config.disorders))
+    last_layer: ClassVar[str]
 
     @staticmethod
     def embed_dim(config: RadFMConfig) -> int:
@@ -157,39 +152,77 @@ class MLPHead(Head):
 
     def forward(self, case_embeds: Tensor, text_embeds: Tensor | None = None) -> Tensor:
         if text_embeds is not None:
-            raise ValueError("an mlp head scores its own list of disorders only: leave out the texts")
-        return self.fc2(self.features(case_embeds))
+            raise ValueError("this head scores its own list of disorders only: leave out the texts")
+        return self._last(self.features(case_embeds))
 
     @torch.no_grad()
     def set_disorders(self, kept_rows: Sequence[int | None], embeds: Tensor | None = None) -> None:
         """As [`Head.set_disorders`]; new disorders start with random weights."""
-        old, new = self.fc2, _linear(self.fc2.in_features, len(kept_rows))
+        old, new = self._last, _linear(self._last.in_features, len(kept_rows))
         new = new.to(device=old.weight.device, dtype=old.weight.dtype)
         for i, row in enumerate(kept_rows):
             if row is not None:
                 new.weight[i], new.bias[i] = old.weight[row], old.bias[row]
-        self.fc2 = new
+        setattr(self, self.last_layer, new)
 
     def disorder_tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.fc2.weight.detach(), "bias": self.fc2.bias.detach()}
+        return {"weight": self._last.weight.detach(), "bias": self._last.bias.detach()}
+
+    def linear(self) -> tuple[Tensor, Tensor]:
+        return self._last.weight.detach(), self._last.bias.detach()
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        self._last.weight.copy_(weight)
+        self._last.bias.copy_(bias)
+        return torch.zeros_like(bias)
+
+    def set_bias(self, value: float) -> None:
+        nn.init.constant_(self._last.bias, value)
+
+    @property
+    def _last(self) -> nn.Linear:
+        return getattr(self, self.last_layer)
+
+
+class LinearHead(FixedListHead):
+    """One linear map, as in Merlin.
+
+    ```python
+    logits = model.head(case_embeds)  # over the vocabulary
+    ```
+    """
+
+    last_layer = "fc"
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__()
+        self.fc = _linear(config.hidden_size, len(config.disorders))
+
+    def features(self, case_embeds: Tensor) -> Tensor:
+        return case_embeds
+
+
+class MLPHead(FixedListHead):
+    """Two layers, as in RadDiag.
+
+    ```python
+    logits = model.head(case_embeds)  # over the vocabulary
+    ```
+    """
+
+    last_layer = "fc2"
+
+    def __init__(self, config: RadFMConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.fc2 = _linear(config.hidden_size, len(config.disorders))
 
     def features(self, case_embeds: Tensor) -> Tensor:
         return F.gelu(self.fc1(case_embeds))
 
-    def linear(self) -> tuple[Tensor, Tensor]:
-        return self.fc2.weight.detach(), self.fc2.bias.detach()
 
-    @torch.no_grad()
-    def set_linear(self, weight: Tensor, bias: Tensor) -> Tensor:
-        self.fc2.weight.copy_(weight)
-        self.fc2.bias.copy_(bias)
-        return torch.zeros_like(bias)
-
-    def set_bias(self, value: float) -> None:
-        nn.init.constant_(self.fc2.bias, value)
-
-
-HEADS: dict[str, type[Head]] = {"text": TextHead, "mlp": MLPHead}
+HEADS: dict[str, type[Head]] = {"text": TextHead, "linear": LinearHead, "mlp": MLPHead}
 
 
 def head_class(config: RadFMConfig) -> type[Head]:

@@ -21,9 +21,16 @@ class RadFMDaysEmbedding(nn.Module):
         return features.to(self.weight.dtype) @ self.weight
 
 
-def projection_layer(inputs: int, outputs: int, mlp: bool = False) -> nn.Module:
-    """A linear map without bias, left out where the widths agree; or the two-layer projection of open_clip."""
-    if mlp:
+def projection_layer(inputs: int, outputs: int, kind: str = "linear") -> nn.Module:
+    """From vectors of one width to vectors of another.
+
+    Args:
+        kind: "linear", without bias, left out where the widths agree; "affine", with a bias and never left out; or
+            "mlp", the two layers of open_clip.
+    """
+    if kind == "affine":
+        return nn.Linear(inputs, outputs)
+    if kind == "mlp":
         hidden = (inputs + outputs) // 2
         return nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.GELU(), nn.Linear(hidden, outputs, bias=False))
     return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs, bias=False)

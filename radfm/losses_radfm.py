@@ -5,7 +5,7 @@
 | [`SigmoidContrastiveLoss`] | for every pair: does the case have the disorder? Default with a text head | sigmoid |
 | [`SoftmaxContrastiveLoss`] | which disorder does a case have, and which case of the step has a disorder? | softmax |
 | [`CrossEntropyLoss`] | which disorder does a case have, if it has at most one? | cross_entropy |
-| [`BCELoss`] | as sigmoid, the mean over all pairs: the loss of RadDiag; default with an mlp head | bce |
+| [`BCELoss`] | as sigmoid, the mean over all pairs: the loss of RadDiag; default with a fixed list | bce |
 | [`FocalLoss`] | as bce; easy pairs count less | focal |
 | [`AsymmetricLoss`] | as focal, for negatives only; the easiest do not count at all | asymmetric |
 

@@ -210,7 +210,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
 
         Args:
             disorders: n names.
-            embeds: (n, d), from `get_text_features`, for a head that reads text. The mlp head needs none: it keeps the
+            embeds: (n, d), from `get_text_features`, for a head that reads text. A fixed list needs none: it keeps the
                 rows of the names that stay, and new names start with random weights.
             icd10cm: n lists of codes.
         Raises:

@@ -35,7 +35,7 @@ class RadFMSliceEncoder(nn.Module):
         if config.slice_depth < 1 and not self.tower.reads_volumes:
             raise ValueError(f"the family {config.family!r} reads slices: slice_depth has to be at least 1")
         config.num_features = self.tower.num_features
-        self.projection = projection_layer(self.tower.num_features, hidden_size)
+        self.projection = projection_layer(self.tower.num_features, hidden_size, config.projection)
         self.embed_dim = hidden_size
 
     def forward(self, pixel_values: Tensor, slices_per_scan: list[int], with_patches: bool = False) -> SliceEncoding:

@@ -35,10 +35,7 @@ class RadFMTextEncoder(nn.Module):
                 width = getattr(text, "projection_size", width)
             elif self.pooling != "pooler" and getattr(self.encoder, "pooler", None) is not None:
                 self.encoder.pooler = None  # not used
-        if config.text_projection == "affine":
-            self.projection = nn.Linear(width, config.projection_dim)
-        else:
-            self.projection = projection_layer(width, config.projection_dim, mlp=config.text_projection == "mlp")
+        self.projection = projection_layer(width, config.projection_dim, config.text_projection)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """

@@ -82,8 +82,8 @@ class ModelSection:
 
     Attributes:
         checkpoint: Folder of a checkpoint whose training is continued; None: a new model.
-        head: Name in `radfm.heads_radfm.HEADS`: "text" (KE: the classifier of a disorder is the embedding of its name)
-            or "mlp".
+        head: Name in `radfm.heads_radfm.HEADS`: "text" (KE: the classifier of a disorder is the embedding of its name),
+            or one or two layers over a fixed list, "linear" or "mlp".
         history: Whether the case encoder reads the history, without words that name the case's own disorders.
         max_slices: Of a scan with more slices, the validation and the resulting model read so many; None: all.
         text_encoder: Folder that `radfm train text` wrote, for a new model; None: all-MiniLM-L6-v2 as packaged.

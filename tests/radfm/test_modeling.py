@@ -357,8 +357,9 @@ def test_set_disorders_swaps_the_vocabulary_and_is_saved(resnet, tmp_path):
 
 
 @torch.no_grad()
-def test_an_mlp_head_keeps_the_rows_of_names_that_stay(tiny_config):
-    model = build(RadFMConfig(**tiny_config | {"text_config": None, "head": "mlp", "disorders": DISORDERS}))
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_fixed_list_keeps_the_rows_of_names_that_stay(tiny_config, head):
+    model = build(RadFMConfig(**tiny_config | {"text_config": None, "head": head, "disorders": DISORDERS}))
     inputs = batch([3, 2])
     before = model(**inputs).logits
     model.set_disorders(["Meningioma", "Cirrhosis", "Pneumothorax"])
@@ -366,6 +367,31 @@ def test_an_mlp_head_keeps_the_rows_of_names_that_stay(tiny_config):
     torch.testing.assert_close(after[:, [2, 0]], before[:, [0, 2]])
     with pytest.raises(ValueError, match="no text encoder"):
         model.get_text_features(torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="its own list of disorders only"):
+        model(**inputs, text_embeds=torch.zeros(1, 48))
+
+
+@torch.no_grad()
+def test_a_linear_head_is_one_map_of_the_case_embeddings(tiny_config):
+    model = build(RadFMConfig(**tiny_config | {"text_config": None, "head": "linear", "disorders": DISORDERS}))
+    output = model(**batch([3, 2]))
+    weight, bias = (part.clone() for part in model.head.linear())
+    logits = model.pool(output.token_embeds @ weight.T + bias, output.tokens_per_case.tolist())
+    torch.testing.assert_close(output.logits, logits)
+    assert not model.head.set_linear(weight * 2, bias * 2).any()
+    torch.testing.assert_close(model.head(output.token_embeds), 2 * (output.token_embeds @ weight.T + bias))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden_size", [48, 64])
+def test_a_projection_with_a_bias_is_never_left_out(tiny_config, hidden_size):
+    tower = tiny_config["vision_config"] | {"projection": "affine"}
+    model = build(RadFMConfig(**tiny_config | {"vision_config": tower, "hidden_size": hidden_size}))
+    encoder, inputs = model.radfm.slice_encoder, batch([3])
+    encoder.projection.bias.normal_()
+    slices = encoder(inputs["pixel_values"], [3])
+    expected = slices.features @ encoder.projection.weight.T + encoder.projection.bias
+    torch.testing.assert_close(slices.embeds, expected)
 
 
 @torch.no_grad()
