@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radfm.cli.console import A_CHECKPOINT, step
+from radfm.cli.name_files import read_names
 
 if TYPE_CHECKING:
     from radfm.data_prep.stored_cases import StoredCases
@@ -126,14 +127,6 @@ def _load_scores(path: Path, everything: "StoredCases", split: str, fold: str | 
         if scores.about.get(key) != value:
             raise ValueError(f"{path} holds scores of other data: its {key} is {scores.about.get(key)}, not {value}")
     return scores
-
-
-def read_names(file: Path) -> list[str]:
-    """The disorder names in a file, one per line; lines that begin with # are comments. Raises: ValueError if none."""
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    if not (names := [line.strip() for line in lines if line.strip() and not line.startswith("#")]):
-        raise ValueError(f"{file} holds no disorder name: write one per line")
-    return names
 
 
 def names_of_option(only: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.name_files import read_names
 from radfm.eval.command_inputs import (
     NAMED_MODEL,
     Bfloat16,
@@ -24,7 +25,6 @@ from radfm.eval.command_inputs import (
     load_or_compute_scores,
     named_models,
     names_of_option,
-    read_names,
 )
 from radfm.eval.comparison_tables import show_comparison
 from radfm.eval.results_folder import save_tables

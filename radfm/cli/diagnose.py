@@ -25,6 +25,7 @@ from radfm.cli.console import (
     table,
     table_without_lines,
 )
+from radfm.cli.name_files import read_names
 from radfm.presentation import plural, scan_warnings, shown
 
 if TYPE_CHECKING:
@@ -119,14 +120,7 @@ def _read_labels(labels: str | None, file: Path | None) -> list[str] | None:
     if labels is not None and file is not None:
         raise ValueError("give --labels or --labels-file, not both")
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise ValueError(f"{file} is not UTF-8: save it as text in UTF-8") from None
-        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not names:
-            raise ValueError(f"{file} holds no disorder name: write one per line")
-        return names
+        return read_names(file)
     if labels is None:
         return None
     names = [name.strip() for name in labels.split(";") if name.strip()]
