@@ -11,19 +11,17 @@ Decisions:
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from radfm.configuration_radfm import RadFMConfig, RadFMEncoderConfig
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
+from radfm.starting_points.weight_files import read_weights
 
 # RadDiag's modality ids, in its order: CT, MRI and X-ray have a row for each plane or view of the case.
 MODALITIES = [
@@ -156,12 +154,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         path = next((file for file in files if file.exists()), files[-1])
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. RadDiag publishes one pytorch_model.bin per folder")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"{path}: not a file of weights ({type(error).__name__}): download it again") from error
+    return read_weights(path)
 
 
 def _layers(weights: Mapping[str, Tensor], theirs: str) -> int:

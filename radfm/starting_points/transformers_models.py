@@ -18,14 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from radfm.configuration_radfm import RadFMConfig
@@ -33,6 +26,7 @@ from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points.minilm import minilm_weights
 from radfm.starting_points.new_model import processor_for
+from radfm.starting_points.tokenizers import first_line, load_tokenizer
 from radfm.starting_points.transformers_images import image_settings
 
 # Models with a vision and a text tower -> how the text model's vector is pooled.
@@ -90,7 +84,7 @@ def from_transformers(name_or_folder: str | Path, **config) -> tuple[RadFMForDia
     }
     tokenizer = None
     if has_text:
-        tokenizer = _tokenizer(name, theirs.text_model.config)
+        tokenizer = load_tokenizer(name, theirs.text_model.config)
         arguments |= _text_arguments(theirs, tokenizer)
         arguments["trained"] = config.keys().isdisjoint(("scan_config", "case_config"))  # else not all of it is
     model = RadFMForDiagnosis(RadFMConfig(**arguments | config)).eval()
@@ -113,7 +107,7 @@ def _model_type(name: str) -> str:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} is no model of transformers: {_first_line(error)}") from error
+        raise ValueError(f"{name} is no model of transformers: {first_line(error)}") from error
     kind = config.model_type
     if kind in TWO_TOWERS:
         return kind
@@ -139,7 +133,7 @@ def _load(name: str) -> tuple[PreTrainedModel, list[str]]:
     except UnpicklingError as error:
         raise ValueError(f"{name}: its weights are a pickle with more than tensors, which is not opened") from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{name}: its weights cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{name}: its weights cannot be read: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if others := [key for key in missing if "pooler." not in key]:
         raise ValueError(f"{name}: {len(others)} weights are missing, the first is {others[0]}: download it again")
@@ -159,7 +153,7 @@ def _tower_args(
     try:
         output = vision(torch.zeros(1, getattr(config, "num_channels", 3), size, size))
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{config.model_type} cannot read {size} x {size} pixels: {_first_line(error)}"
+        reason = f"{config.model_type} cannot read {size} x {size} pixels: {first_line(error)}"
         raise ValueError(f"{name}: {reason}") from error
     pooled = None if missing else getattr(output, "pooler_output", None)
     if pooled is not None:
@@ -174,22 +168,6 @@ def _tower_args(
     settings = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_THE_NETWORK}
     width = width if projection is None else projection.out_features
     return {"config": settings, "pooling": pooling, "num_features": width, "projection": projection is not None}
-
-
-def _tokenizer(name: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """Raises: ValueError where the model has none."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: it has no tokenizer that can be read: {_first_line(error)}") from error
-    if not config.vocab_size / 2 <= len(tokenizer) <= config.vocab_size:  # transformers makes an empty one of no files
-        tokens = f"{len(tokenizer):,} tokens, and its text model {config.vocab_size:,}"
-        raise ValueError(
-            f"{name}: its tokenizer has {tokens}: the files of the tokenizer are missing or another model's"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    tokenizer.name_or_path = ""  # a checkpoint tells no path of this machine
-    return tokenizer
 
 
 def _text_arguments(theirs: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -220,7 +198,3 @@ def _load_text_tower(model: RadFMForDiagnosis, theirs: PreTrainedModel) -> None:
 def _state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Parameters and all buffers: radfm's towers also hold those that transformers does not save."""
     return dict(model.named_parameters()) | dict(model.named_buffers())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
