@@ -147,4 +147,9 @@ COMMANDS = (
         "Convert a vision model of transformers: SigLIP, CLIP, DINO, ViT, ConvNeXt, Swin.",
         "radfm.cli.convert:transformers",
     ),
+    Command(
+        "convert merlin",
+        "Convert a checkpoint of Merlin: contrastive, phenotypes, five-year risk, or its image encoder.",
+        "radfm.cli.convert:merlin",
+    ),
 )

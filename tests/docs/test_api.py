@@ -19,7 +19,7 @@ CONTRACT = {  # page -> names that it documents
     ],
     "radfm/starting_points/raddiag": ["from_checkpoint"],
     "radfm/checkpoints": ["folder"],
-    "radfm/starting_points": ["untrained", "from_open_clip", "from_transformers", "embed_texts"],
+    "radfm/starting_points": ["untrained", "from_open_clip", "from_transformers", "from_merlin", "embed_texts"],
     "radfm/knowledge/icd10cm": ["get"],
     "radfm/knowledge/ontology": ["read"],
     "radfm/knowledge/disorders": ["link", "codes"],

@@ -237,6 +237,8 @@ def _large_files(folder: Path) -> None:
     shutil.copy(SHARED / "rp3d_demo" / "disorder_label_dict.json", folder)
     torch.save({name: torch.from_numpy(x) for name, x in state_dict().items()}, folder.parent / "pytorch_model.bin")
     (folder / "pytorch_model.bin").symlink_to(folder.parent / "pytorch_model.bin")
+    _merlin(folder.parent / "merlin")
+    (folder / "merlin").symlink_to(folder.parent / "merlin")
     columns = "case,patient,path,modality,disorders,icd10cm,history,plane,body_part,days,date,key_slice,split,age,sex\n"
     (folder / "cases.csv").write_text(columns + (folder / short_radfm.FILLED_IN).read_text())
 
@@ -279,6 +281,21 @@ def _siglip(folder: Path) -> None:
     SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
     SiglipImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _merlin(folder: Path) -> None:
+    """A checkpoint of Merlin's layout with random weights, its table of phenotypes, and a tokenizer of words."""
+    import torch
+
+    sys.path.append(str(ROOT / "tests" / "radfm"))
+    from test_merlin import image_weights, prefixed, save_tokenizer, text_weights
+
+    folder.mkdir()
+    weights = prefixed(image_weights(1692, blocks=(3, 8, 36, 3))) | text_weights()
+    torch.save(weights, folder / "best_clip.pt")
+    rows = "".join(f"{i / 100},Disorder {i}\n" for i in range(1692))
+    (folder / "phenotypes.csv").write_text(f"phecode,phecode_str\n{rows}")
+    save_tokenizer(folder / "Clinical-Longformer")
 
 
 def _chest_cts(folder: Path) -> None:

@@ -114,6 +114,8 @@ def test_icd_prints_codes_or_that_there_are_none(radfm):
         (["diagnose", STUDY, "--model", "CHECKPOINT", "--top", "0"], 2, "--top"),
         (["convert", "raddiag", "nowhere.bin", "out"], 1, "disorder_label_dict.json: no such file"),
         (["convert", "transformers", STUDY, "out"], 1, f"{STUDY} is no model of transformers"),
+        (["convert", "merlin", "nowhere.pt", "out"], 1, "nowhere.pt: no such file"),
+        (["convert", "merlin", "a.pt", "out", "--phenotypes", "a.csv", "--disorders", "b.txt"], 1, "not both"),
         (["icd", " "], 1, "empty"),
         (["train", "text", "nowhere.yaml"], 1, "nowhere.yaml: no such file; radfm comes with diagnosis.yaml, "),
         (["train", "text", "elsewhere/text.yaml"], 1, "elsewhere/text.yaml: no such file"),
