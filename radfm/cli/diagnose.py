@@ -184,7 +184,8 @@ def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, 
     _print_diagnoses(answer, config)
     number = _by_weight(answer["scans"])[0]
     scan = answer["scans"][number]
-    key_slice = f", key slice {scan['key_slice'] + 1}" if scan["slices"] > 1 else ""
+    known = scan["slices"] > 1 and scan["key_slice"] is not None
+    key_slice = f", key slice {scan['key_slice'] + 1}" if known else ""
     show(f"Most weight: scan {number + 1} ({scan['weight']:.0%}){key_slice}.")
     _print_scan_warnings(answer["scans"])
     _print_skipped(case)

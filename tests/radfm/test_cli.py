@@ -12,10 +12,11 @@ import pytest
 import typer
 from untrained import STUDY, build
 
-from radfm import cli
+from radfm import RadFMConfig, RadFMForDiagnosis, cli
 from radfm.checkpoints import DEFAULT
 from radfm.cli.registry import COMMANDS
 from radfm.examples import folder
+from radfm.starting_points import processor_for
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_json_feeds_a_program(radfm, checkpoint, tmp_path):
     assert len(answer["scans"]) == 17
     assert answer["trained"] is False
     assert "Doe" not in out  # the study's patient
+
+
+def test_no_key_slice_is_named_where_slices_are_averaged(radfm, tiny_config, tmp_path):
+    """As in models of other projects and in those that read volumes, where all slices weigh the same."""
+    averaging = {"num_hidden_layers": 0}
+    arguments = {"scan_config": averaging, "case_config": averaging, "fusion": "class_token", "head": "mlp"}
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config | arguments | {"disorders": ["Gout"], "text_config": None}))
+    model.save_pretrained(tmp_path / "model")
+    processor_for(model.config).save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "volume.npy", np.arange(3 * 32 * 32, dtype=np.uint16).reshape(3, 32, 32))
+    status, out, _ = radfm("diagnose", tmp_path / "volume.npy", "--model", tmp_path / "model")
+    assert status == 0
+    assert "Most weight: scan 1 (100%)." in out
 
 
 def test_each_path_is_a_case_of_its_own_and_a_bad_one_does_not_stop_the_rest(radfm, checkpoint, tmp_path):
