@@ -221,9 +221,14 @@ def _directions(scan: Any) -> str:
 
 
 def _spacing_mm(scan: Any) -> tuple[float, float, float]:
-    """Between slices, rows and columns; 0 where unknown."""
-    slices, rows, columns = getattr(scan, "spacing_mm", None) or (0.0, 0.0, 0.0)
-    return float(slices or 0), float(rows or 0), float(columns or 0)
+    """Between slices, rows and columns; 0 where unknown. It is rounded in a scan, and not in its affine."""
+    slices, rows, columns = (float(mm or 0) for mm in getattr(scan, "spacing_mm", None) or (0, 0, 0))
+    affine = getattr(scan, "affine", None)
+    if affine is not None:
+        exact = np.linalg.norm(affine[:3, :3], axis=0)
+        if np.allclose(exact, (slices, rows, columns), rtol=1e-3):
+            slices, rows, columns = exact.tolist()
+    return slices, rows, columns
 
 
 def _indices_at(voxels: np.ndarray, positions: np.ndarray) -> np.ndarray:

@@ -79,6 +79,15 @@ def test_volumes_are_prepared_as_by_monai(axes, shape):
     torch.testing.assert_close(values, image[0].permute(2, 0, 1).as_tensor(), atol=5e-3, rtol=0)
 
 
+def test_the_voxel_size_is_that_of_the_affine_where_a_reader_rounded_it():
+    exact, shape = (2.5, 0.796875, 0.796875), (10, 200, 200)
+    rounded = replace(ct(shape, spacing_mm=exact), spacing_mm=(2.5, 0.7969, 0.7969))
+    expected, ours = (
+        processor()(cases=[Case([scan])])["pixel_values"] for scan in (ct(shape, spacing_mm=exact), rounded)
+    )
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("axes", ["SPL", "LIP", "IRA"])
 def test_a_map_goes_back_to_the_voxels_that_it_came_from(axes):
     settings = VolumeSettings(size=[64, 64, 64], spacing_mm=[2.0, 2.0, 2.0])
