@@ -11,7 +11,7 @@ Decisions:
 - The weights of scans and slices come on demand (`return_attentions`): they are the model's, not a disorder's.
 - What is uncertain about a scan (`Scan.warnings`) is in the answer where that lists the scans, else a Python warning.
 - A case that is unlike the training data is an alert (`training_data_radfm`): in the answer where that lists the scans,
-  else a Python warning. A checkpoint with a reference (`radfm calibrate`) can refuse out-of-distribution cases.
+  else a Python warning. A checkpoint with a reference (`radfm calibrate`) can refuse it, others a new modality alone.
 """
 
 import sys
@@ -87,7 +87,7 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             for a data set or generator an iterator. With `return_attentions` a dictionary:
             "diagnoses", this list;
             "scans", in the order of the case, a list of {"source", "modality", "plane", "body_part", "slices",
-            "warnings", "weight", "key_slice", "key_slice_weight"}, the last two None where all slices weigh the same;
+            "warnings", "weight", "key_slice", "key_slice_weight"}, the last two None for volumes and equal weights;
             "alerts", why the answer may mean nothing, one sentence each, empty for a case like the training data;
             "training_data", what the model was trained on, see `TrainingData`: a dictionary with its "summary";
             "out_of_distribution", see `TrainingReference.judge`, None if the checkpoint has no reference;
@@ -167,7 +167,8 @@ class ZeroShotDiagnosisPipeline(Pipeline):
             }
             for scan in case.scans
         ]
-        taken = [self.processor.image_processor.source_slices(scan) for scan in case.scans]
+        images = self.processor.image_processor  # no slices are told of volumes, of which none is a key slice
+        taken = [None if images.reads_volume(scan) else images.source_slices(scan) for scan in case.scans]
         return {"cases": [facts], "taken": [taken], "batch": self.processor(cases=[case])}
 
     def collate(self, items: Sequence[dict]) -> dict:
@@ -312,11 +313,14 @@ class ZeroShotDiagnosisPipeline(Pipeline):
         return logits
 
     def _judge(self, output: dict, if_ood: str) -> dict | None:
+        modalities = [scan["modality"] for scan in output["scans"]]
+        if if_ood == "refuse" and self.reference is None:
+            self.training_data.refuse_new(modalities, self.processor.is_made_for)
         if if_ood == "ignore" or self.reference is None:
             return None
-        judgement = self.reference.judge(output["ood_features"], [scan["modality"] for scan in output["scans"]])
+        judgement = self.reference.judge(output["ood_features"], modalities)
         if judgement["is_ood"] and if_ood == "refuse":
-            raise ValueError(f"{_ood_message(judgement)}, and it is refused")
+            raise ValueError(f"the case is out of distribution ({ood_reason(judgement)}): it is refused")
         return judgement
 
     def _text_embeds(self, labels: list[str], template: str) -> torch.Tensor:
@@ -340,18 +344,14 @@ class ZeroShotDiagnosisPipeline(Pipeline):
     def _padding(self, key: str) -> int:
         return (self.processor.tokenizer.pad_token_id or 0) if key.endswith("input_ids") else 0
 
-    def _with_weights(self, scan: dict, slices: list[int], weight: float, attentions: torch.Tensor) -> dict:
-        is_told = len(attentions) == 1 or len(set(attentions.tolist())) > 1  # slices of a volume have the same weight
-        key = int(attentions.argmax()) if is_told else None
+    def _with_weights(self, scan: dict, slices: list[int] | None, weight: float, attentions: torch.Tensor) -> dict:
+        is_told = len(attentions) == 1 or len(set(attentions.tolist())) > 1  # slices of one slab have the same weight
+        key = int(attentions.argmax()) if slices and is_told else None
         return scan | {
             "weight": weight,
-            "key_slice": None if key is None else slices[key],
+            "key_slice": slices[key] if slices and key is not None else None,
             "key_slice_weight": None if key is None else float(attentions[key]),
         }
-
-
-def _ood_message(judgement: dict) -> str:
-    return f"the case is out of distribution ({ood_reason(judgement)}): its scores are unreliable"
 
 
 def _scan_messages(scans: Sequence[dict]) -> list[str]:

@@ -5,7 +5,8 @@ Decisions:
   can carry this file.
 - Where a modality owns several rows ("CT", "CT 2", "CT 3", as in RadDiag), the planes or views of the case take them in
   the order in which the case lists them; all further ones share the last row.
-- A modality that the model has no row for is the broader one (a dental X-ray is an X-ray), else "other".
+- A modality that the model has no row for is the broader one (a dental X-ray is an X-ray), else "other", else that of
+  the first row: a model for CT alone takes everything for CT. That it does so is a warning.
 - Texts are prepared as the text encoder was trained: its rule is a setting, so that names, prompts and histories all
   go through it.
 - The processor of a model that reads histories tokenizes them; all others ignore them.
@@ -98,10 +99,19 @@ class RadFMProcessor(ProcessorMixin):
         warnings = list(getattr(scan, "warnings", []))
         if scan.modality is None:
             warnings.append(UNKNOWN_MODALITY)
-        elif (row := self._row_name(scan.modality)) != scan.modality:
+        elif (row := self.row_name(scan.modality)) != scan.modality:
             warnings.append(f'the model was not made for {scan.modality}, and takes the scan for "{row}"')
         warnings += self.image_processor.warnings_of(scan)
         return list(dict.fromkeys(warnings))
+
+    def row_name(self, modality: str | None) -> str:
+        """The modality that the model takes a scan for."""
+        names = [_unnumbered(name) for name in self.image_processor.modalities]
+        return next((name for name in (modality, BROADER.get(modality or ""), "other") if name in names), names[0])
+
+    def is_made_for(self, modality: str) -> bool:
+        """Whether the model has a row for a modality, or for the broader one."""
+        return self.row_name(modality) in (modality, BROADER.get(modality))
 
     @property
     def model_input_names(self) -> list[str]:
@@ -175,13 +185,8 @@ class RadFMProcessor(ProcessorMixin):
         return ids
 
     def _rows(self, modality: str | None) -> list[int]:
-        row_name = self._row_name(modality)
+        row_name = self.row_name(modality)
         return [i for i, name in enumerate(self.image_processor.modalities) if _unnumbered(name) == row_name]
-
-    def _row_name(self, modality: str | None) -> str:
-        """The modality that the model takes a scan for."""
-        names = {_unnumbered(name) for name in self.image_processor.modalities}
-        return next((name for name in (modality, BROADER.get(modality or "")) if name in names), "other")
 
     def _key_slice(self, scan) -> int:
         """The index of the annotated slice among the slices that are taken, or of the nearest one; -1 where unknown."""

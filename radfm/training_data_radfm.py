@@ -11,7 +11,7 @@ Decisions:
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,22 @@ class TrainingData:
             if part and _is_new(part, self.body_parts):
                 alerts.append(f"No training scan was of this body part: {part}.")
         return alerts
+
+    def refuse_new(self, modalities: Iterable[str | None], is_made_for: Callable[[str], bool]) -> None:
+        """Refuses a case of a modality that the model does not know, as far as can be said without a reference.
+
+        Args:
+            is_made_for: Whether the model has a row for a modality. It counts where the recipe lists none.
+        Raises:
+            ValueError: The model never saw a modality, or was not made for it.
+        """
+        for modality in dict.fromkeys(modalities):
+            if not modality or modality in _UNSTATED:
+                continue
+            if self.modalities and modality not in self.modalities:
+                raise ValueError(f"the case is out of distribution (no training scan was of {modality}): it is refused")
+            if not self.modalities and not is_made_for(modality):
+                raise ValueError(f"the model was not made for {modality}, and the case is refused")
 
 
 def ood_reason(judgement: Mapping[str, Any]) -> str:

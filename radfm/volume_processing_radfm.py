@@ -9,7 +9,7 @@ Decisions:
 - What is not stated is assumed, and said: axes as in DICOM's usual axial slices, and the voxel size of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 _AXES = ("LR", "PA", "SI")  # the two directions of each axis of the patient, that of growing coordinates (LPS) first
+_AXIS_NAMES = {"LR": "side to side", "PA": "front to back", "SI": "head to foot"}
 # The directions in which slices, rows and columns of a plane usually grow.
 _USUAL_DIRECTIONS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 _SLICES_AT_ONCE = 16
+# Shares of depth, height and width: what is cropped at the sides of a slice is mostly air around the patient.
+_MOST_PADDED, _MOST_CROPPED = 0.5, (0.05, 0.5, 0.5)
 _SPARSE = 2  # times the distance between the model's slices
 
 
@@ -73,12 +76,16 @@ class VolumeGrid:
         positions: for depth, height and width, the position of each voxel along that axis; NaN for padding.
         windows: number of windows that lie behind one another in the depth.
         shape: slices, rows and columns of the scan.
+        directions: in which they grow, as `VolumeSettings.axes`; stated or assumed.
+        spacing_mm: between them; stated or assumed.
     """
 
     source_axes: tuple[int, int, int]
     positions: tuple[np.ndarray, np.ndarray, np.ndarray]
     windows: int
     shape: tuple[int, int, int]
+    directions: str
+    spacing_mm: tuple[float, float, float]
 
     def sample(self, pixels: np.ndarray) -> Tensor:
         """(slices, H, W) of the scan -> (windows * depth, height, width) float32, with NaN for padding."""
@@ -90,24 +97,47 @@ class VolumeGrid:
         ]
         return torch.cat(parts)
 
-    def back(self, values: np.ndarray) -> np.ndarray:
+    def back(self, values: np.ndarray, at: Mapping[int, Sequence[float] | np.ndarray] | None = None) -> np.ndarray:
         """(windows * d, h, w) over the whole prepared volume, of any resolution -> (slices, H, W) over the scan.
 
         It is 0 where the scan was cropped, and the largest where windows overlap.
+
+        Args:
+            at: axis of the scan -> the positions along it, in voxels, that are wanted; of other axes all voxels.
         """
-        prepared = [len(positions) for positions in self.positions]
-        depth = prepared[0] // self.windows
-        merged = np.zeros(self.shape, np.float32)
-        for window, coarse in enumerate(np.split(values, self.windows)):
+        wanted = [np.asarray((at or {}).get(axis, np.arange(size))) for axis, size in enumerate(self.shape)]
+        merged = np.zeros([len(voxels) for voxels in wanted], np.float32)
+        for coarse, of_window in zip(np.split(values, self.windows), self.positions_of_windows, strict=True):
             volume = torch.from_numpy(coarse)
-            for axis, positions in enumerate(self.positions):
-                some = positions[window * depth : (window + 1) * depth] if axis == 0 else positions
-                voxels = _indices_at(np.arange(self.shape[self.source_axes[axis]]), some)
-                cells = (voxels + 0.5) * coarse.shape[axis] / len(some) - 0.5
+            for axis, positions in enumerate(of_window):
+                voxels = _indices_at(wanted[self.source_axes[axis]], positions)
+                cells = (voxels + 0.5) * coarse.shape[axis] / len(positions) - 0.5
                 volume = interpolated(volume, axis, cells)
             volume = volume.permute(*np.argsort(self.source_axes)).nan_to_num(0)
-            merged = np.maximum(merged, volume.numpy())
+            np.maximum(merged, volume.numpy(), out=merged)
         return merged
+
+    @property
+    def positions_of_windows(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """`positions` of each window."""
+        _, height, width = self.positions
+        return [(depth, height, width) for depth in np.split(self.positions[0], self.windows)]
+
+    @property
+    def extents(self) -> list[tuple[tuple[float, float], ...]]:
+        """Of each window where its first and last voxel end: (from, to) along slices, rows and columns, in voxels.
+
+        It lies within the scan: 0 is where the first voxel begins, and padding is left out.
+        """
+        extents = []
+        for window in self.positions_of_windows:
+            of_axes: list[tuple[float, float]] = [(0.0, 0.0)] * 3
+            for source, positions in zip(self.source_axes, window, strict=True):
+                low, high, half = np.nanmin(positions), np.nanmax(positions), _half_step(positions)
+                size = self.shape[source]
+                of_axes[source] = max(0.0, float(low - half + 0.5)), min(float(size), float(high + half + 0.5))
+            extents.append(tuple(of_axes))
+        return extents
 
     @property
     def source_slices(self) -> list[int]:
@@ -147,7 +177,10 @@ def volume_grid(scan: Any, settings: VolumeSettings) -> VolumeGrid:
         axes.append(source)
         positions.append(along if directions[source] == settings.axes[target] else shape[source] - 1 - along)
     depth, height, width = positions
-    return VolumeGrid((axes[0], axes[1], axes[2]), (depth, height, width), windows, shape)
+    assumed = dict(zip(axes, settings.spacing_mm, strict=True))
+    slices_mm, rows_mm, columns_mm = (float(mm or assumed[axis]) for axis, mm in enumerate(spacing_mm))
+    source_axes, positions_ = (axes[0], axes[1], axes[2]), (depth, height, width)
+    return VolumeGrid(source_axes, positions_, windows, shape, directions, (slices_mm, rows_mm, columns_mm))
 
 
 def volume_warnings(scan: Any, settings: VolumeSettings) -> list[str]:
@@ -158,19 +191,29 @@ def volume_warnings(scan: Any, settings: VolumeSettings) -> list[str]:
         usual = "as usual for its plane" if scan.plane in _USUAL_DIRECTIONS else "as in axial slices from feet to head"
         warnings.append(f"the directions of its axes are not stated: they are taken {usual}")
     if not all(spacing_mm):
-        mm = " x ".join(f"{mm:g}" for mm in settings.spacing_mm)
-        warnings.append(f"its voxel size is not known in full: the model's ({mm} mm) is taken in its place")
-    depth, source = grid.positions[0], grid.source_axes[0]
-    padded = float(np.isnan(depth).mean())
-    if padded > 0.5:
-        warnings.append(f"it is smaller than the volume that the model reads: {padded:.0%} of the depth is padding")
-    seen = np.ptp(depth[~np.isnan(depth)]) + 1
-    if (lost := 1 - seen / grid.shape[source]) > 0.05:
-        warnings.append(f"it is larger than the volume that the model reads: {lost:.0%} of the depth is cropped")
-    if spacing_mm[source] > _SPARSE * settings.spacing_mm[0]:
-        distance, model = spacing_mm[source], settings.spacing_mm[0]
-        warnings.append(f"{distance:.1f} mm lie between its slices, {model:g} mm between the model's: interpolated")
-    return warnings
+        assumed = " x ".join(f"{mm:g}" for mm in settings.spacing_mm)
+        warnings.append(f"its voxel size is not known in full: the model's ({assumed} mm) is taken in its place")
+    padded, cropped, sparse = [], [], []
+    for axis, (positions, source) in enumerate(zip(grid.positions, grid.source_axes, strict=True)):
+        name, model_mm, mm = axis_name(settings.axes[axis]), settings.spacing_mm[axis], spacing_mm[source]
+        known = positions[~np.isnan(positions)]
+        if (padding := 1 - len(known) / len(positions)) > _MOST_PADDED:
+            padded.append(f"{padding:.0%} from {name}")
+        if (lost := 1 - (np.ptp(known) + 1) / grid.shape[source]) > _MOST_CROPPED[axis]:
+            cropped.append(f"{lost:.0%} from {name}")
+        if round(mm, 1) > _SPARSE * model_mm:
+            between = ("slices", "rows", "columns")[source]
+            sparse.append(f"{mm:.1f} mm lie between its {between}, {model_mm:g} mm between the model's: interpolated")
+    if padded:
+        warnings.append(f"it is smaller than the volume that the model reads: {' and '.join(padded)} is padding")
+    if cropped:
+        warnings.append(f"it is larger than the volume that the model reads: {' and '.join(cropped)} is cropped")
+    return warnings + sparse
+
+
+def axis_name(direction: str) -> str:
+    """The axis of the patient with this direction, in words: "head to foot", "front to back" or "side to side"."""
+    return _AXIS_NAMES[next(axis for axis in _AXES if direction in axis)]
 
 
 def interpolated(volume: Tensor, axis: int, positions: np.ndarray | Tensor) -> Tensor:
@@ -241,6 +284,12 @@ def _indices_at(voxels: np.ndarray, positions: np.ndarray) -> np.ndarray:
     at, index = positions[known], known.astype(float)
     order = np.argsort(at, kind="stable")
     found = np.interp(voxels, at[order], index[order])
-    half = 0.5 * abs(at[-1] - at[0]) / max(len(at) - 1, 1)
-    outside = (voxels < at[order][0] - half - 0.5) | (voxels > at[order][-1] + half + 0.5)
+    half = _half_step(positions)
+    outside = (voxels <= at[order][0] - half - 0.5) | (voxels >= at[order][-1] + half + 0.5)
     return np.where(outside, np.nan, found)
+
+
+def _half_step(positions: np.ndarray) -> float:
+    """Half of the distance between prepared voxels, in voxels of the scan."""
+    known = positions[~np.isnan(positions)]
+    return 0.5 * float(np.ptp(known)) / max(len(known) - 1, 1)

@@ -26,6 +26,7 @@ from radfm.cli.console import (
     table_without_lines,
 )
 from radfm.cli.name_files import read_names
+from radfm.modalities import DEFAULT_MODALITIES
 from radfm.presentation import plural, scan_warnings, shown
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def diagnose(
     with step(f"Loading {model}"):
         pipe = _load_pipeline(model, device, fast)
     if refuse_ood and pipe.reference is None:
-        raise ValueError(f"{model} has no reference of its training data for --refuse-ood: run radfm calibrate")
+        _check_modalities_are_known(pipe, model)
     ask = partial(pipe, candidate_labels=names, top_k=top, return_attentions=True)
     ask = partial(ask, if_ood="refuse" if refuse_ood else "warn")
     failed = 0
@@ -156,6 +157,14 @@ def _load_pipeline(model: str, device: str | None, fast: bool):
         has_bfloat16 = pipe.device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         pipe.model.optimize_for_inference(torch.bfloat16 if has_bfloat16 else None, compile=True)
     return pipe
+
+
+def _check_modalities_are_known(pipe, model: str) -> None:
+    """For a model without a reference: refusing needs one, unless the model is for some modalities only."""
+    reason = f"{model} has no reference of its training data for --refuse-ood"
+    if all(map(pipe.processor.is_made_for, DEFAULT_MODALITIES)):
+        raise ValueError(f"{reason}: run radfm calibrate")
+    print(f"{reason}: only modalities that it was not made for are refused. radfm calibrate makes one", file=sys.stderr)
 
 
 def _as_json(case: "Case", answer: dict, config) -> dict:

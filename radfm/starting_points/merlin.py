@@ -92,6 +92,8 @@ def from_merlin(
         raise ValueError(f"names are for a classifier: the {head} head has none, set_disorders gives it any")
     words = _tokenizer(tokenizer, arguments["text_config"]) if head == "contrastive" else None
     trained = head != "backbone" and config.keys().isdisjoint(("scan_config", "case_config"))
+    if trained:
+        arguments["modalities"] = ["CT"]  # so that others are warned of; a training may bring more
     model = RadFMForDiagnosis(RadFMConfig(**arguments | {"trained": trained} | config)).eval()
     _load_weights(model, weights, head, own_text="text_config" in config)
     processor = processor_for(model.config, words)

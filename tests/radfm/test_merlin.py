@@ -365,6 +365,15 @@ def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(
     torch.testing.assert_close(torch.tensor(texts), expected_texts, atol=1e-5, rtol=1e-4)
 
 
+def test_a_scan_that_is_no_ct_is_warned_of(five_year):
+    names = ["a", "b", "c", "d", "e", "f"]
+    _, processor = from_merlin(five_year, disorders=names, **SMALL)
+    scan = Scan(np.zeros((2, 4, 4), np.float32), modality="MRI", spacing_mm=(3.0, 1.5, 1.5), affine=np.eye(4))
+    assert 'the model was not made for MRI, and takes the scan for "CT"' in processor.warnings_of(scan)
+    _, processor = from_merlin(five_year, disorders=names, case_config={"num_hidden_layers": 0}, **SMALL)
+    assert not any("not made for" in warning for warning in processor.warnings_of(scan))  # it will be trained
+
+
 def test_encoders_with_layers_on_top_have_to_be_trained(five_year, small_batch):
     layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model, _ = from_merlin(five_year, disorders=["a", "b", "c", "d", "e", "f"], case_config=layers, **SMALL)

@@ -1,11 +1,15 @@
 """Scans that are read as volumes: their preparation, the towers that read them, and two towers in one model."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from transformers import pipeline
 
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.embedding_radfm import RadFMModel
@@ -119,9 +123,10 @@ def test_what_is_assumed_of_a_volume_is_said():
     (unknown,) = warnings(replace(ct((8, 40, 36), spacing_mm=(1.0, 1.0, 1.0)), spacing_mm=None))
     assert "voxel size is not known" in unknown
     assert "directions of its axes are not stated" in " ".join(warnings(ct(affine=None)))
-    assert "75% of the depth is padding" in " ".join(warnings(ct((2, 40, 36), spacing_mm=(3.0, 1.5, 1.5))))
-    assert "50% of the depth is cropped" in " ".join(warnings(ct((16, 40, 36), spacing_mm=(3.0, 1.5, 1.5))))
+    assert "75% from head to foot is padding" in " ".join(warnings(ct((2, 40, 36), spacing_mm=(3.0, 1.5, 1.5))))
+    assert "50% from head to foot is cropped" in " ".join(warnings(ct((16, 40, 36), spacing_mm=(3.0, 1.5, 1.5))))
     assert "10.0 mm lie between its slices" in " ".join(warnings(ct((3, 40, 36), spacing_mm=(10.0, 1.5, 1.5))))
+    assert "5.0 mm lie between its rows" in " ".join(warnings(ct((8, 12, 36), spacing_mm=(3.0, 5.0, 1.5))))
 
 
 def test_wrong_settings_are_refused():
@@ -246,3 +251,92 @@ def test_scans_without_radfm_are_enough_for_the_processor():
     batch = processor()(cases=[SimpleNamespace(scans=[scan])])
     assert batch["pixel_values"].shape == (8, 3, 32, 32)
     assert batch["key_slices"].tolist() == [2]
+
+
+@pytest.fixture
+def ct_model(tiny_config, tmp_path) -> Path:
+    """A checkpoint that reads volumes, in windows that overlap, and has a row for CT alone."""
+    model = model_of(tiny_config, vision_config=RESNET3D, modalities=["CT"])
+    model.save_pretrained(tmp_path / "model")
+    images = RadFMImageProcessor(size=32, volume=SETTINGS | {"overlap": 0.25}, modalities=["CT"])
+    RadFMProcessor(images).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def volume_file(folder: Path, shape: tuple = (36, 40, 12), spacing_mm: tuple = (1.5, 1.5, 3.0)) -> Path:
+    """A NIfTI file of axial slices."""
+    voxels = np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing_mm, 1.0])), folder / "volume.nii.gz")
+    return folder / "volume.nii.gz"
+
+
+def test_the_command_states_no_key_slice_of_a_volume(radfm, ct_model, tmp_path):
+    arguments = ("diagnose", volume_file(tmp_path), "--model", ct_model, "--modality", "CT")
+    status, out, _ = radfm(*arguments)
+    assert status == 0
+    assert "Most weight: scan 1 (100%).\n" in out
+    assert "Check the scans" not in out
+    (scan,) = json.loads(radfm(*arguments, "--json")[1])["scans"]
+    assert (scan["key_slice"], scan["key_slice_weight"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "warning"),
+    [
+        (
+            (36, 40, 2),
+            (1.5, 1.5, 3.0),
+            "smaller than the volume that the model reads: 75% from head to foot is padding",
+        ),
+        (
+            (10, 40, 8),
+            (1.5, 1.5, 3.0),
+            "smaller than the volume that the model reads: 75% from side to side is padding",
+        ),
+        (
+            (36, 90, 8),
+            (2.0, 2.0, 3.0),
+            "larger than the volume that the model reads: 64% from front to back is cropped",
+        ),
+        ((36, 40, 6), (1.5, 1.5, 8.0), "8.0 mm lie between its slices, 3 mm between the model's: interpolated"),
+    ],
+)
+def test_the_command_says_what_is_unusual_about_a_volume(radfm, ct_model, tmp_path, shape, spacing_mm, warning):
+    file = volume_file(tmp_path, shape, spacing_mm)
+    status, out, _ = radfm("diagnose", file, "--model", ct_model, "--modality", "CT")
+    assert status == 0
+    assert "Check the scans: the answer may mean nothing." in out
+    assert warning in " ".join(out.split())
+
+
+def test_the_command_says_what_is_assumed_of_a_volume_without_a_voxel_size(radfm, ct_model, tmp_path):
+    np.save(tmp_path / "volume.npy", np.random.default_rng(0).integers(-1000, 1000, (8, 36, 40)).astype(np.int16))
+    status, out, _ = radfm("diagnose", tmp_path / "volume.npy", "--model", ct_model, "--modality", "CT")
+    assert status == 0
+    out = " ".join(out.split())
+    assert "its voxel size is not known in full: the model's (3 x 2 x 2 mm) is taken in its place" in out
+    assert "the directions of its axes are not stated: they are taken as in axial slices from feet to head" in out
+
+
+def test_a_model_for_ct_warns_of_another_modality_and_refuses_it_on_demand(radfm, ct_model, tmp_path):
+    file = volume_file(tmp_path)
+    status, out, _ = radfm("diagnose", file, "--model", ct_model, "--modality", "MRI")
+    assert status == 0
+    assert 'the model was not made for MRI, and takes the scan for "CT"' in " ".join(out.split())
+    status, out, err = radfm("diagnose", file, "--model", ct_model, "--modality", "MRI", "--refuse-unlike")
+    assert (status, out) == (1, "")
+    assert "the model was not made for MRI, and the case is refused" in err
+    status, out, err = radfm("diagnose", file, "--model", ct_model, "--modality", "CT", "--refuse-unlike")
+    assert status == 0
+    assert "only modalities that it was not made for are refused" in err
+    assert "Most weight" in out
+
+
+def test_a_modality_that_the_recipe_does_not_list_is_refused_without_a_reference(ct_model):
+    diagnose = pipeline("zero-shot-diagnosis", model=str(ct_model))
+    recipe = {"config": {}, "data": {"source": "rp3d", "modalities": {"MRI": 5}}}
+    (ct_model / "radfm_diagnosis.json").write_text(json.dumps(recipe))
+    assert diagnose(Case([replace(ct(), modality="MRI")]), if_ood="refuse")  # though it has no row of its own
+    with pytest.raises(ValueError, match=r"no training scan was of CT\): it is refused"):
+        diagnose(Case([ct()]), if_ood="refuse")
+    assert diagnose(Case([ct()]), if_ood="ignore")
