@@ -5,8 +5,8 @@
 
 Decisions:
 - One file that loads nothing and has no script: pictures are in it, and switching between disorders is CSS.
-- Each scan has two pictures side by side of its key slice, without and with the map in colour. Their pixels are square,
-  so that the proportions are those of the anatomy.
+- Each scan has two pictures side by side of its key slice, without and with the map in colour. A scan that was read as
+  a volume has three planes through the maximum of each map, since it has no key slice.
 - Maps of a disorder have one scale over the case, so a grey scan does not contribute to its logit.
 - Probabilities, thresholds and prediction sets hold for cases like the training data. For a case that is out of
   distribution the report has none of them.
@@ -20,16 +20,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from transformers.utils import CONFIG_NAME, cached_file
 
 from radfm.cases import Case, Scan
 from radfm.checkpoints import resolve
 from radfm.cli.console import DISCLAIMER
 from radfm.data_prep.pages import environment
-from radfm.data_prep.pictures import ct_window, data_uri, to_uint8
+from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
-from radfm.eval.saliency import Explanation, explain, overlay, to_nifti
+from radfm.eval.saliency import Explanation, explain, to_nifti
+from radfm.eval.scan_views import View, views
+from radfm.eval.volume_facts import volume_facts
 from radfm.knowledge import definitions, icd10cm, wording
 from radfm.presentation import scan_warnings, shown
 from radfm.reference_radfm import weights_sha256
@@ -37,7 +38,6 @@ from radfm.training_data_radfm import ood_reason
 
 _EXPLAINED = 3  # disorders with maps, from the best
 _SCANS = 12  # with pictures, those of the largest weight
-_SIDE = 448  # pixels of a picture
 _SYNONYMS = 8  # of a code
 _BARS = 64  # of the curve over the slices
 
@@ -66,9 +66,9 @@ def write_case(
         for explanation in explanations:
             name = re.sub(r"[^a-z0-9]+", "_", explanation.disorder.lower()).strip("_")
             for number, scan in enumerate(case.scans):
-                file, brightest = maps / f"scan{number + 1}_{name}", explanation.peak(number)[0]
+                file, peak = maps / f"scan{number + 1}_{name}", explanation.peak(number)
                 to_nifti(scan, explanation.scan_map(number), f"{file}.nii.gz")
-                _overlaid(_picture(scan, brightest), explanation, number, brightest).save(f"{file}.png")
+                views(explanation, number, peak)[0].overlaid.save(f"{file}.png")
 
 
 def explained(answer: dict) -> list[str]:
@@ -172,27 +172,67 @@ def _code(code: str) -> dict:
 
 
 def _scan(number: int, scan: Scan, weight: float, explanations: Sequence[Explanation]) -> dict:
-    """The values of a scan: of its key slice a picture, and one for each explained disorder."""
+    """The values of a scan: for each explained disorder pictures of its key slice, or of three planes of a volume."""
     first = explanations[0]
-    key = first.key_slice(number)
-    plain = _picture(scan, key)
-    attention = first.attentions[number]
-    return _facts(number, scan, weight) | {
-        "taken": len(first.taken[number]),
-        "key": key + 1,
-        "key_weight": float(attention[first.taken[number].index(key)]),
-        "window": ct_window(scan),
-        "plain": data_uri(plain),
-        "overlays": [
-            {
-                "disorder": explanation.disorder,
-                "uri": data_uri(_overlaid(plain, explanation, number, key)),
-                "peak": explanation.peak(number)[0] + 1,
-                "dark": float(explanation.coarse[number].max()) < 0.05,
-            }
-            for explanation in explanations
-        ],
-        "bars": _bars(attention, first.taken[number].index(key)) if len(attention) > 1 else [],
+    grid, settings, key = first.grid(number), first.volume_settings, first.key_slice(number)
+    uris: dict[tuple[str, int], str] = {}  # of slices without a map, which several disorders may share
+    overlays = [
+        {
+            "disorder": explanation.disorder,
+            "peak": explanation.peak(number)[0] + 1,
+            "dark": explanation.is_dark(number),
+            "views": [_view(view, uris) for view in views(explanation, number, point)],
+        }
+        for explanation, point in zip(explanations, _points(number, explanations), strict=True)
+    ]
+    values = _facts(number, scan, weight) | {"key": key + 1, "window": ct_window(scan), "overlays": overlays}
+    if grid and settings:  # neither a key slice nor weights of slices
+        return values | {"volume": volume_facts(grid, settings), "bars": []}
+    attention, taken = first.attentions[number], first.taken[number]
+    index = taken.index(key)
+    return values | {
+        "volume": None,
+        "taken": len(taken),
+        "key_weight": float(attention[index]),
+        "bars": _bars(attention, index) if len(attention) > 1 else [],
+    }
+
+
+def _points(number: int, explanations: Sequence[Explanation]) -> list[tuple[int, int, int]]:
+    """The voxel of a scan through which each disorder is shown: the peak of its map, or the key slice.
+
+    Where the map of a disorder is dark, it is that of the first one whose map is not, else the middle of the volume.
+    """
+    first = explanations[0]
+    grid = first.grid(number)
+    if grid is None:
+        return [(first.key_slice(number), 0, 0)] * len(explanations)
+    peaks = [None if one.is_dark(number) else one.peak(number) for one in explanations]
+    slices, rows, columns = (int((low + high) / 2) for low, high in grid.extents[grid.windows // 2])
+    other = next((peak for peak in peaks if peak is not None), (slices, rows, columns))
+    return [other if peak is None else peak for peak in peaks]
+
+
+def _view(view: View, uris: dict[tuple[str, int], str]) -> dict:
+    """A picture and its outlines in pixels, for the template and the page."""
+    width, height = view.plain.size
+    plane = view.plane
+    shown = plane.name, view.index
+    if shown not in uris:
+        uris[shown] = data_uri(view.plain)
+    down, across = (axis == 0 for axis in plane.axes[1:])
+    return {
+        "plane": plane.name,
+        "slice": view.index + 1,
+        "of": view.count,
+        "width": width,
+        "height": height,
+        "edges": view.edges,
+        "point": view.point,
+        "plain": uris[shown],
+        "overlaid": data_uri(view.overlaid),
+        "windows": view.windows,
+        "slices": {"down": down, "flipped": plane.flipped[0 if down else 1]} if down or across else None,
     }
 
 
@@ -208,23 +248,6 @@ def _facts(number: int, scan: Scan, weight: float) -> dict:
         "slices": len(scan.pixels),
         "spacing": _spacing(scan),
     }
-
-
-def _picture(scan: Scan, index: int) -> Image.Image:
-    """A slice in its window, with square pixels."""
-    pixels = scan.pixels[index]
-    if pixels.dtype != np.uint8:
-        pixels = to_uint8(pixels, *(ct_window(scan) or np.percentile(pixels.astype(np.float32), (0.5, 99.5))))
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    rows_mm, columns_mm = scan.spacing_mm[1:] if scan.spacing_mm is not None else (1.0, 1.0)
-    width, height = image.width * columns_mm, image.height * rows_mm
-    scale = _SIDE / max(width, height)
-    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
-
-
-def _overlaid(plain: Image.Image, explanation: Explanation, scan: int, index: int) -> Image.Image:
-    saliency_map = Image.fromarray(explanation.scan_map(scan, [index])[0]).resize(plain.size, Image.Resampling.BICUBIC)
-    return Image.fromarray(overlay(np.asarray(plain), np.clip(np.asarray(saliency_map), 0, 1)))
 
 
 def _bars(attention: np.ndarray, key: int) -> list[tuple[float, bool]]:

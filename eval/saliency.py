@@ -28,7 +28,7 @@ Decisions:
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,13 @@ from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.starting_points import embed_texts
-from radfm.volume_processing_radfm import VolumeGrid
+from radfm.volume_processing_radfm import VolumeGrid, VolumeSettings
 
+_SLICES = 16  # of a volume's map, at once
 _FINE = 8  # points a side of a patch, among which the maximum is searched
 _COLOURS = ((0.0, (88, 24, 130)), (0.4, (212, 62, 80)), (0.7, (250, 150, 40)), (1.0, (252, 240, 130)))  # of a map
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes of the patient, and NIfTI's
+_DARK = 0.05  # of the maximum of the case
 _TINY = float(torch.finfo(torch.float32).tiny)
 _OPACITY = 0.62  # of the brightest colour
 
@@ -72,10 +74,11 @@ class Explanation:
     attentions: list[np.ndarray]
     taken: list[list[int]]
     _images: RadFMImageProcessor
+    _peaks: dict[int, tuple[int, int, int]] = field(default_factory=dict, repr=False)  # of volumes, once found
 
     def key_slice(self, scan: int) -> int:
         """The slice with the highest attention; if all have the same, the one with the largest sum of its map."""
-        if self._grid(scan):
+        if self.grid(scan):
             return self.peak(scan)[0]
         weights = self.attentions[scan]
         if np.ptp(weights) < 1e-6 * weights.max():
@@ -84,10 +87,10 @@ class Explanation:
 
     def peak(self, scan: int) -> tuple[int, int, int]:
         """Slice, row and column of the maximum of the scan's map, by bicubic interpolation between patches."""
-        if self._grid(scan):
-            whole = self.scan_map(scan)
-            slice_, row, column = np.unravel_index(int(whole.argmax()), whole.shape)
-            return int(slice_), int(row), int(column)
+        if grid := self.grid(scan):
+            if scan not in self._peaks:
+                self._peaks[scan] = self._peak_of_volume(scan, grid)
+            return self._peaks[scan]
         pixels, coarse = self.scans[scan].pixels, torch.from_numpy(self.coarse[scan])
         fine = F.interpolate(coarse[:, None], scale_factor=_FINE, mode="bicubic")[:, 0]
         index, *position = np.unravel_index(int(fine.argmax()), fine.shape)
@@ -114,17 +117,44 @@ class Explanation:
         """
         pixels, taken, coarse = self.scans[scan].pixels, self.taken[scan], self.coarse[scan]
         indices = np.arange(len(pixels)) if slices is None else np.asarray(slices)
-        if grid := self._grid(scan):
-            return grid.back(coarse)[indices]
+        if grid := self.grid(scan):
+            return grid.back(coarse, {0: indices})
         positions = np.interp(indices, taken, np.arange(len(taken)))
         below = np.floor(positions).astype(int)
         above, share = np.ceil(positions).astype(int), (positions - below)[:, None, None]
         between = coarse[below] * (1 - share) + coarse[above] * share
         return in_the_scan(between.astype(np.float32), self._images, pixels.shape[1:3], self.scans[scan].spacing_mm)
 
-    def _grid(self, scan: int) -> VolumeGrid | None:
+    def cut(self, scan: int, axis: int, index: int) -> np.ndarray:
+        """`scan_map` at one position along an axis of the scan's pixels, of which the map has length 1 there."""
+        if grid := self.grid(scan):
+            return grid.back(self.coarse[scan], {axis: [index]})
+        return self.scan_map(scan, [index]) if axis == 0 else self.scan_map(scan).take([index], axis)
+
+    def is_dark(self, scan: int) -> bool:
+        """Whether the map of a scan is near zero everywhere, so that its peak means nothing."""
+        brightest = self.cut(scan, 0, self.peak(scan)[0]) if self.grid(scan) else self.coarse[scan]
+        return float(brightest.max()) < _DARK  # that of a volume also lies over its padding
+
+    @property
+    def volume_settings(self) -> VolumeSettings | None:
+        """How the model takes scans that it reads as volumes; None for a model that reads none."""
+        return VolumeSettings(**self._images.volume) if self._images.volume else None
+
+    def grid(self, scan: int) -> VolumeGrid | None:
         """Where the voxels of a scan's volume come from; None for a scan that was read slice by slice."""
         return self._images.grid(self.scans[scan]) if self._images.reads_volume(self.scans[scan]) else None
+
+    def _peak_of_volume(self, scan: int, grid: VolumeGrid) -> tuple[int, int, int]:
+        """The maximum over the voxels, of which a few slices at a time are in memory."""
+        best, peak = -1.0, (0, 0, 0)
+        for start in range(0, grid.shape[0], _SLICES):
+            some = np.arange(start, min(start + _SLICES, grid.shape[0]))
+            values = grid.back(self.coarse[scan], {0: some})
+            if (highest := float(values.max())) > best:
+                slice_, row, column = np.unravel_index(int(values.argmax()), values.shape)
+                best, peak = highest, (start + int(slice_), int(row), int(column))
+        return peak
 
 
 def saliency(model: RadFMForDiagnosis, processor: RadFMProcessor, case: Case, disorder: str) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, Scan
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.cli import main
 from radfm.eval.case_report import write_case
 from radfm.recipes_radfm import SYNTHETIC_ONLY
@@ -64,6 +65,36 @@ def page(checkpoint, tmp_path):
         answer = pipe(case(), return_attentions=True)
         write_case(pipe, case(), answer, str(checkpoint), tmp_path / "case.html")
         return (tmp_path / "case.html").read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def page_of_volumes(tiny_config, tmp_path):
+    """As `page`, of a model with a second tower, for volumes. Settings of the volume and the CT can change."""
+
+    def write(volume: dict | None = None, **facts) -> str:
+        torch.manual_seed(0)
+        vision = {"family": "resnet", "tower": "test_resnet", "image_size": 32}
+        of_volumes = {"family": "resnet3d", "tower": "test_resnet", "slice_depth": 0, "image_size": 32}
+        model = RadFMForDiagnosis(RadFMConfig(**tiny_config | {"vision_config": vision, "volume_config": of_volumes}))
+        model.set_disorders(["Pneumothorax", "Rib fracture"], torch.randn(2, 32), [["J93.9"], ["S22.3"]])
+        settings = {"size": [8, 32, 32], "spacing_mm": [3.0, 2.0, 2.0], "axes": "SRA", "least_slices": 2} | (
+            volume or {}
+        )
+        model.save_pretrained(tmp_path / "volumes")
+        RadFMProcessor(RadFMImageProcessor(size=32, volume=settings)).save_pretrained(tmp_path / "volumes")
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(-1000, 1000, (20, 40, 60)).astype(np.int16)
+        affine = np.array([[0, 0, 1.5, 0], [0, 1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
+        place = {"spacing_mm": (3.0, 1.0, 1.5), "affine": affine, "plane": "axial"}
+        ct = Scan(pixels, "CT", **place | facts)
+        radiograph = Scan(rng.integers(0, 255, (1, 40, 30), dtype=np.uint8), "X-ray", "PA", (0.0, 1.0, 1.0))
+        pipe = pipeline("zero-shot-diagnosis", model=str(tmp_path / "volumes"))
+        both = Case([ct, radiograph])
+        answer = pipe(both, return_attentions=True)
+        write_case(pipe, both, answer, str(tmp_path / "volumes"), tmp_path / "volumes.html", tmp_path / "maps")
+        return (tmp_path / "volumes.html").read_text(encoding="utf-8")
 
     return write
 
@@ -198,6 +229,85 @@ def test_pictures_have_the_shape_of_the_anatomy_and_differ_by_disorder(page):
     assert len(pictures) == 2 * (1 + 3)  # of each scan the plain slice, and one for each disorder
     assert {picture.size for picture in pictures[:4]} == {(168, 448)}  # 30 mm by 80 mm
     assert max(len(set(of_scan)) for of_scan in (images[:4], images[4:])) == 4  # one may be dark for several
+
+
+def text_of(html: str) -> str:
+    return " ".join(unescape(re.sub("<[^>]+>", " ", html)).split())
+
+
+def test_a_volume_is_shown_in_three_planes_beside_scans_that_are_read_by_slices(page_of_volumes):
+    html = page_of_volumes()
+    parsed = Tags(html)
+    assert not parsed.open
+    shown = [attributes for tag, attributes in parsed.tags if tag == "svg"]
+    assert len(shown) == 2 * 2 * 3  # disorders, without and with the map, planes
+    sizes = [tuple(map(int, attributes["viewbox"].split()[2:])) for attributes in shown[:6]]
+    assert sizes == [(448, 199), (448, 299), (199, 299)] * 2  # 90 mm by 40 mm by 60 mm
+    names = [attributes["aria-label"] for attributes in shown]
+    assert [re.match(r"(\w+) slice \d+ of scan 1$", name)[1] for name in names[:3]] == ["Axial", "Coronal", "Sagittal"]
+    assert names[3] == "The same slice with the saliency map of " + re.search("map of ([A-Z][a-z ]+)", html)[1]
+    images = [attributes["href"] for tag, attributes in parsed.tags if tag == "image"]
+    pictures = [Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in images]
+    assert [picture.size for picture in pictures[:6]] == sizes
+    assert all(a != b for a, b in zip(images[:3], images[3:6], strict=True))
+    text = text_of(html)
+    assert "Of each scan the key slice or three planes through the maximum, without and with" in text
+    assert sum(tag == "img" for tag, _ in parsed.tags) == 1 + 2  # of the radiograph
+    assert "key slice: " not in text
+    assert "One slice ." in text
+    assert 'class="curve"' not in html
+    assert "https:" not in html
+
+
+def test_the_maps_of_a_volume_are_files_over_its_voxels_and_pictures_of_its_slices(page_of_volumes, tmp_path):
+    page_of_volumes()
+    written = {file.name for file in (tmp_path / "maps").iterdir()}
+    names = {f"scan{i}_{name}" for i in (1, 2) for name in ("pneumothorax", "rib_fracture")}
+    assert written == {name + suffix for name in names for suffix in (".nii.gz", ".png")}
+    for name in ("pneumothorax", "rib_fracture"):
+        image = nibabel.load(tmp_path / "maps" / f"scan1_{name}.nii.gz")
+        assert image.shape == (60, 40, 20)
+        np.testing.assert_allclose(image.affine, np.diag([-1.5, -1.0, 3.0, 1.0]))
+        assert Image.open(tmp_path / "maps" / f"scan1_{name}.png").size == (448, 199)
+
+
+def test_a_report_says_which_volume_the_model_read_and_outlines_it(page_of_volumes):
+    html = page_of_volumes()
+    text = text_of(html)
+    assert (
+        "Read as a volume of 24 mm (head to foot) × 64 mm (side to side) × 64 mm (front to back): "
+        "8 × 32 × 32 voxels of 3 × 2 × 2 mm. Resampled from 3 × 1.5 × 1 mm. "
+        "Cropped: 36 of 60 mm (head to foot) and 26 of 90 mm (side to side). Padded: 24 mm (front to back)." in text
+    )
+    rectangles = [attributes for tag, attributes in Tags(html).tags if tag == "rect"]
+    assert len(rectangles) == 12  # in each picture
+    assert float(rectangles[0]["height"]) == pytest.approx(199, abs=3)  # the axial slice was read from front to back
+    assert float(rectangles[0]["width"]) == pytest.approx(448 * 64 / 90, abs=6)
+    assert float(rectangles[1]["height"]) == pytest.approx(299 * 24 / 60, abs=1)
+    assert "Dashed: the edge of what was read." in text
+
+
+def test_the_windows_of_a_volume_are_counted_and_outlined(page_of_volumes):
+    html = page_of_volumes({"overlap": 0.25})
+    assert "Read as 3 overlapping windows of 24 mm (head to foot)" in text_of(html)
+    pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert [picture.count("<rect") for picture in pictures[:3]] == [1, 3, 3]
+    whole = page_of_volumes({"size": [None, 32, 32], "spacing_mm": [3.0, 3.0, 3.0]})
+    assert "<rect" not in whole
+    assert "Dashed" not in whole
+    assert "Cropped" not in whole
+
+
+def test_a_volume_of_unknown_voxel_size_is_shown_as_it_was_read(page_of_volumes):
+    html = page_of_volumes(spacing_mm=(3.0, 0.0, 0.0), affine=None)
+    text = text_of(html)
+    assert "its voxel size is not known in full: the model's (3 x 2 x 2 mm) is taken in its place" in text
+    assert "the directions of its axes are not stated" in text
+    assert "Not resampled." in text
+    assert "<text" not in html  # no letter where left and right are assumed
+    assert page_of_volumes().count("<text") == 2 * 12
+    sizes = [a["viewbox"] for tag, a in Tags(html).tags if tag == "svg"]
+    assert sizes[:3] == ["0 0 448 299", "0 0 448 224", "0 0 299 224"]  # 120 mm by 80 mm by 60 mm
 
 
 def test_the_same_case_gives_the_same_bytes(page):

@@ -18,9 +18,11 @@ from radfm.eval.command import saliency as saliency_command
 from radfm.eval.localisation import localise, with_random_vision
 from radfm.eval.predict import Evaluation
 from radfm.eval.saliency import explain, in_the_scan, overlay, saliency, to_nifti
+from radfm.eval.scan_views import views
 from radfm.image_processing_radfm import RadFMImageProcessor
 from radfm.starting_points import processor_for
 from radfm.towers_radfm import CNNTower, PatchTower
+from radfm.volume_tower_radfm import VolumeTower
 
 SPACING_MM = (3.0, 2.0, 1.0)
 SQUARE = (slice(6, 14), slice(64, 80))  # off the centre of a slice of 48 x 96
@@ -64,6 +66,53 @@ def linear_model() -> tuple[RadFMForDiagnosis, RadFMProcessor]:
         model.head.fc2.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 16))
     images = RadFMImageProcessor(size=96, image_mean=None, intensity_percentiles=(0, 100))
     return model.eval(), RadFMProcessor(images)
+
+
+class LinearVolumes(VolumeTower):
+    """Brightness above 0.5, in blocks of 4 voxels, the same in all features."""
+
+    num_features = 16
+
+    @classmethod
+    def build(cls, config) -> torch.nn.Module:
+        network = torch.nn.Sequential(
+            torch.nn.Threshold(0.5, 0.0), torch.nn.AvgPool3d(4), torch.nn.Conv3d(1, 16, 1, bias=False)
+        )
+        torch.nn.init.ones_(network[2].weight)
+        return network
+
+    def replace_activations(self, replace):
+        return self.network.register_forward_hook(lambda module, args, output: replace(output)).remove
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        return self.network(volumes).mean((2, 3, 4))
+
+
+@pytest.fixture
+def linear_volumes(linear_model) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
+    """As `linear_model`, for volumes: windows of 24 slices of 96 x 96 mm, in the directions in which Merlin reads."""
+    model, _ = linear_model
+    model.config.vision_config.slice_depth = 0
+    model.radfm.slice_encoder.tower = LinearVolumes(model.config.vision_config, 16)
+    volume = {"size": [24, 48, 48], "spacing_mm": [2.0, 2.0, 2.0], "axes": "SRA", "overlap": 0.25}
+    return model.eval(), RadFMProcessor(RadFMImageProcessor(size=48, volume=volume))
+
+
+LESION_MM = (20.0, -24.0, 30.0)  # to the right, to the front and up from the middle of the file; RAS
+
+
+def ct_with_a_lesion(axes: str) -> nibabel.Nifti1Image:
+    """120 mm a side, with a bright block of 16 mm, stored along these axes of the patient."""
+    voxels = np.full((60, 80, 40), -500, np.int16)
+    millimetres = np.diag([2.0, 1.5, 3.0, 1.0])
+    millimetres[:3, 3] = -0.5 * (np.array(voxels.shape) - 1) * millimetres.diagonal()[:3]
+    coordinates = np.moveaxis(np.indices(voxels.shape), 0, -1) * millimetres.diagonal()[:3] + millimetres[:3, 3]
+    voxels[(np.abs(coordinates - LESION_MM) < 8).all(-1)] = 900
+    image = nibabel.Nifti1Image(voxels, millimetres)
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt(tuple("RAS")), nibabel.orientations.axcodes2ornt(tuple(axes))
+    )
+    return image.as_reoriented(turn)
 
 
 @pytest.fixture
@@ -159,6 +208,52 @@ def test_only_the_region_that_the_logit_comes_from_is_bright_in_the_map(linear_m
 
 def test_what_speaks_against_a_disorder_is_dark(linear_model):
     assert all(one.max() == 0 for one in saliency(*linear_model, case_with_a_square(), "Dark"))
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "PIL", "ASR", "LIA", "RSP"])
+def test_the_map_of_a_volume_lies_over_the_lesion_in_the_file(linear_volumes, axes, tmp_path):
+    nibabel.save(ct_with_a_lesion(axes), tmp_path / "ct.nii.gz")
+    case = read_case(tmp_path / "ct.nii.gz", modality="CT")
+    explanation = explain(*linear_volumes, case, ["Bright"])[0]
+    to_nifti(case.scans[0], explanation.scan_map(0), tmp_path / "map.nii.gz")
+    seen = nibabel.load(tmp_path / "map.nii.gz")
+    values = seen.get_fdata()
+    indices = np.argwhere(values > 0.5 * values.max())
+    bright = nibabel.affines.apply_affine(seen.affine, indices)
+    np.testing.assert_allclose(bright.mean(0), LESION_MM, atol=4)  # half of a block
+    assert np.abs(bright - LESION_MM).max() < 8 + 8  # half of the lesion, and a block
+    assert values.max() > 0.9
+    far = nibabel.affines.apply_affine(np.linalg.inv(seen.affine), -np.array(LESION_MM)).round().astype(int)
+    assert values[tuple(far)] == 0
+    peak = nibabel.affines.apply_affine(
+        np.array([[-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ case.scans[0].affine, explanation.peak(0)
+    )
+    np.testing.assert_allclose(peak, LESION_MM, atol=8)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "PIL", "ASR", "RSP"])
+def test_three_planes_of_a_volume_are_shown_as_radiologists_look_at_them(linear_volumes, axes, tmp_path):
+    nibabel.save(ct_with_a_lesion(axes), tmp_path / "ct.nii.gz")
+    case = read_case(tmp_path / "ct.nii.gz", modality="CT")
+    explanation = explain(*linear_volumes, case, ["Bright"])[0]
+    shown = views(explanation, 0, explanation.peak(0))
+    assert shown[0].plane.axes[0] == 0  # the plane of the slices comes first
+    assert {view.plane.name for view in shown} == {"axial", "coronal", "sagittal"}
+    right, front, up = (offset / 120 for offset in LESION_MM)
+    expected = {"axial": (0.5 - right, 0.5 - front), "coronal": (0.5 - right, 0.5 - up)}
+    expected["sagittal"] = (0.5 - front, 0.5 - up)
+    for view in shown:
+        assert view.plain.size == (448, 448)  # 120 mm by 120 mm
+        grey = np.asarray(view.plain).astype(int)
+        row, column = np.argwhere(grey > 128).mean(0) / 448
+        np.testing.assert_allclose((column, row), expected[view.plane.name], atol=0.02)
+        change = np.abs(np.asarray(view.overlaid).astype(int) - grey[..., None]).max(2)
+        row, column = np.argwhere(change > change.max() / 2).mean(0) / 448
+        np.testing.assert_allclose((column, row), expected[view.plane.name], atol=0.06)
+        np.testing.assert_allclose(np.array(view.point) / 448, expected[view.plane.name], atol=0.07)
+        widths = {width for _, _, width, _ in view.windows}
+        np.testing.assert_allclose(list(widths), 448 * 96 / 120, atol=10)  # of 120 mm, 96 were read
+        assert len(view.windows) == (1 if view.plane.name == "axial" else 3)  # one behind the other from foot to head
 
 
 def test_between_the_slices_that_were_shown_a_map_is_interpolated(linear_model):
