@@ -13,7 +13,7 @@ from radfm.eval.saliency import Explanation
 from radfm.serve.sheets import PER_SHEET, Sheets
 
 _FACTS = ("number", "modality", "plane", "body_part", "days", "weight", "slices", "spacing", "source")
-_LEAST_PEAK = 0.05  # of the largest value of a map; below it a scan has no peak that is worth showing
+_VOLUME_SLICES, _VOLUME_CELLS = 64, 48  # of the map of a volume, at most: slices, and cells a side
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Answer:
     Attributes:
         shown: What the page shows, as for JSON.
         sheets: Of each scan.
-        maps: Of each explained disorder, the coarse maps of all scans one after another, one byte per patch.
+        maps: Of each explained disorder, the maps of all scans one after another, see `maps_as_bytes`.
         report: The content of the study's report.
         token_embeds: (tokens, d), with which other names are scored.
         typed: Names that the visitor typed -> their scores.
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def bytes(self) -> int:
-        pictures = sum(len(uri) for scan in self.report["scans"] for uri in _data_uris(scan))
+        pictures = sum(map(len, {uri for scan in self.report["scans"] for uri in _data_uris(scan)}))
         return sum(sheets.bytes for sheets in self.sheets) + sum(map(len, self.maps)) + pictures
 
     @property
@@ -69,6 +69,7 @@ def content_of_page(
     """
     config, judgement, sets = report["config"], report["judged"], report["sets"]
     facts = {scan["number"]: scan for scan in [*report["scans"], *report["other_scans"]]}
+    numbered = [(number, facts[number + 1]) for number in range(len(case.scans))]
     copied = (
         "model",
         "alerts",
@@ -89,20 +90,25 @@ def content_of_page(
         "p_value": judgement and judgement["p_value"],
         "brightest": [_brightest_scan(explanation) for explanation in explanations],
         "scans": [
-            {key: facts[number + 1][key] for key in _FACTS} | _viewer_of_scan(number, explanations, sheets[number])
-            for number in range(len(case.scans))
+            {key: scan[key] for key in _FACTS}
+            | _viewer_of_scan(number, explanations, sheets[number])
+            | _planes_of_volume(scan)
+            for number, scan in numbered
         ],
         "seconds": seconds,
     }
 
 
 def maps_as_bytes(explanation: Explanation) -> bytes:
-    """The coarse maps of all scans one after another, one byte per patch."""
-    return b"".join(np.uint8(np.rint(255 * coarse)).tobytes() for coarse in explanation.coarse)
+    """The maps of all scans over their slices one after another, one byte per cell: coarse, the page interpolates."""
+    maps = [_map_over_slices(explanation, number)[1] for number in range(len(explanation.scans))]
+    return b"".join(np.uint8(np.rint(255 * one)).tobytes() for one in maps)
 
 
 def _viewer_of_scan(number: int, explanations: Sequence[Explanation], sheets: Sheets) -> dict:
     first = explanations[0]
+    grid = first.grid(number)
+    taken, cells = _map_over_slices(first, number)
     return {
         "width": sheets.width,
         "height": sheets.height,
@@ -110,12 +116,44 @@ def _viewer_of_scan(number: int, explanations: Sequence[Explanation], sheets: Sh
         "per_sheet": PER_SHEET,
         "windows": [{"name": name, "range": limits} for name, limits in sheets.windows.items()],
         "key": first.key_slice(number),
-        "taken": first.taken[number],
-        "attention": [round(float(weight), 5) for weight in first.attentions[number]],
-        "map": first.coarse[number].shape,  # (slices that the model read, rows, columns)
-        "part": first.part_of_square(number),
+        "taken": taken,
+        "attention": [] if grid else [round(float(weight), 5) for weight in first.attentions[number]],
+        "map": cells.shape,  # (slices, rows, columns)
+        "part": (0, 0, 1, 1) if grid else first.part_of_square(number),
+        "read": [_shares(extent, grid.shape) for extent in grid.extents] if grid else [],
         "peaks": [_peak(explanation, number) for explanation in explanations],
     }
+
+
+def _shares(extent: Sequence[tuple[float, float]], shape: Sequence[int]) -> list[tuple[float, float]]:
+    """Where a window begins and ends along slices, rows and columns, as shares of the scan."""
+    return [(low / size, high / size) for (low, high), size in zip(extent, shape, strict=True)]
+
+
+def _planes_of_volume(scan: dict) -> dict:
+    """What the model read of a volume, and for each disorder the planes across its slices; none of other scans.
+
+    Args:
+        scan: of the report.
+    """
+    overlays = scan.get("overlays", []) if scan.get("volume") else []
+    return {"volume": scan.get("volume"), "planes": [overlay["views"][1:] for overlay in overlays]}
+
+
+def _map_over_slices(explanation: Explanation, number: int) -> tuple[list[int], np.ndarray]:
+    """Slices of a scan, and the map (slices, h, w) over them that the page interpolates.
+
+    For a scan that was read slice by slice they are those that the model got, and the map lies over the square that it
+    got. The map of a volume is resampled, so that it lies over the scan's own slices.
+    """
+    grid = explanation.grid(number)
+    if grid is None:
+        return explanation.taken[number], explanation.coarse[number]
+    count = min(grid.shape[0], _VOLUME_SLICES)
+    slices = np.linspace(0, grid.shape[0] - 1, count).round().astype(int)
+    cells = [min(side, _VOLUME_CELLS) for side in grid.shape[1:]]
+    middles = [(np.arange(n) + 0.5) * side / n - 0.5 for n, side in zip(cells, grid.shape[1:], strict=True)]
+    return slices.tolist(), grid.back(explanation.coarse[number], {0: slices, 1: middles[0], 2: middles[1]})
 
 
 def _brightest_scan(explanation: Explanation) -> int:
@@ -124,7 +162,7 @@ def _brightest_scan(explanation: Explanation) -> int:
 
 def _peak(explanation: Explanation, number: int) -> int | None:
     """The slice with the largest value of the map; None where the whole map of the scan is near zero."""
-    return explanation.peak(number)[0] if explanation.coarse[number].max() >= _LEAST_PEAK else None
+    return None if explanation.is_dark(number) else explanation.peak(number)[0]
 
 
 def _by_score(diagnosis: dict) -> float:
@@ -132,4 +170,5 @@ def _by_score(diagnosis: dict) -> float:
 
 
 def _data_uris(scan: dict) -> list[str]:
-    return [scan["plain"], *(overlay["uri"] for overlay in scan["overlays"])]
+    views = [view for overlay in scan["overlays"] for view in overlay["views"]]
+    return [view[kind] for view in views for kind in ("plain", "overlaid")]

@@ -25,7 +25,7 @@ _HEADER_SECONDS = 30.0  # in which the header of a request has to arrive
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self' https://huggingface.co",
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self' https://huggingface.co",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }

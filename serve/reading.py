@@ -30,7 +30,7 @@ from radfm.serve.limits import Limits, Refused
 
 _SLICE, _LARGE_SLICE = 512 * 512, 2048 * 2048  # pixels
 _AT_ONCE = 16  # slices that the model's processor prepares at a time, in full size
-_FIELDS = ("modality", "plane", "spacing_mm", "days", "body_part", "source", "warnings")
+_FIELDS = ("modality", "plane", "spacing_mm", "affine", "days", "body_part", "source", "warnings")
 
 
 def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> Iterator[tuple[int, int] | Case]:
@@ -69,7 +69,8 @@ def read_study(folder: Path, header: dict, limits: Limits, deadline: float) -> I
     case = Case(history=content["history"], skipped=[tuple(pair) for pair in content["skipped"]])
     for number, scan in enumerate(content["scans"]):
         scan["spacing_mm"] = scan["spacing_mm"] and tuple(scan["spacing_mm"])
-        case.scans.append(Scan(np.load(folder / f"{number}.npy", mmap_mode="r"), **scan))
+        scan["affine"] = scan["affine"] and np.array(scan["affine"])
+        case.scans.append(Scan(np.load(folder / f"{number}.npy", mmap_mode="c"), **scan))
     yield case
 
 
@@ -114,7 +115,11 @@ def main(folder: Path) -> None:
         content = {"refused": f"reading takes more than {limit}: drop one series, or fewer"}
     except ValueError as error:  # Refused, and the errors of `read_case`
         content = {"refused": " ".join(str(error).replace(str(folder / "in"), "the study").split())}
-    (folder / "case.json").write_text(json.dumps(content, default=float))
+    (folder / "case.json").write_text(json.dumps(content, default=_as_json))
+
+
+def _as_json(value: np.ndarray | np.generic) -> list | float:
+    return value.tolist()
 
 
 def _check(case: Case, limits: Limits) -> None:

@@ -3,8 +3,10 @@
 // - Only the extension of a file name is sent. Files that belong together (.hdr and .img) share a number. Of a header that
 //   names the files of its pixels (.mhd, .nhdr), the names that stand in it are sent with their numbers.
 // - Slices are loaded as sheets, those near the shown slice first. Sheets are kept as JPEG; the few in use are decoded.
-// - A map is a coarse grid for each slice that the model read. It is interpolated and coloured here, as
-//   `radfm.eval.saliency` does, so that choosing another disorder or slice does not wait for the server.
+// - A map is a coarse grid for each slice that the model read; the map of a volume is resampled over slices. It is
+//   interpolated and coloured here, as `radfm.eval.saliency` does, so that choosing another disorder or slice does not
+//   wait for the server.
+// - Of a volume, the planes across its slices are pictures: they show the peak of the map, and where the slice lies.
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
 const $ = (id) => document.getElementById(id);
@@ -19,11 +21,13 @@ let token = null, study = null, viewer = null, running = null;
 
 // --- making elements -------------------------------------------------------------------------------------------------
 
+const SVG = new Set(["svg", "image", "rect", "line", "text"]);
+
 function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
+  const element = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "width") element.style.width = value;
+    else if (name === "width" && !SVG.has(tag)) element.style.width = value;
     else if (name === "left") element.style.left = value;
     else if (value !== null && value !== false) element.setAttribute(name, value);
   }
@@ -384,11 +388,45 @@ class Viewer {
     $("scans").children[i].scrollIntoView({ block: "nearest", inline: "nearest" });
     const { slices, windows } = this.scan;
     $("position").max = slices - 1;
-    $("scrub").hidden = $("key").hidden = slices === 1;
+    $("scrub").hidden = slices === 1;
+    $("key").hidden = $("curve").hidden = slices === 1 || Boolean(this.scan.volume);
     $("viewport").classList.toggle("single", slices === 1);
     $("windows").replaceChildren(...windows.map(({ name, range }, j) =>
       make("button", { type: "button", title: `${range[0]} to ${range[1]} HU`, onclick: () => this.window(j) }, name)));
     this.window(this.windows[i]);
+    this.across();
+  }
+
+  // The two planes across the slices of a volume, through the peak of the map. A click goes to the slice at that place.
+  across() {
+    const views = this.scan?.planes[this.disorder] ?? [];
+    $("across").hidden = !views.length;
+    $("across").replaceChildren(...views.map((view) => {
+      const { width, height, windows, edges } = view, line = make("line");
+      const picture = make("svg", { viewBox: `0 0 ${width} ${height}` },
+        make("image", { href: this.shows_map ? view.overlaid : view.plain, width, height }),
+        ...windows.map(([x, y, w, h]) => make("rect", { x, y, width: w, height: h })), line,
+        ...(edges ? [make("text", { x: width / 2, y: 20 }, edges[0]), make("text", { x: 14, y: height / 2 + 7 }, edges[1])] : []));
+      const move = (event) => {
+        if (event.type === "pointermove" && !event.buttons) return;
+        const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(picture.getScreenCTM().inverse());
+        const share = view.slices.down ? y / height : x / width;
+        this.go(this.scan.slices * (view.slices.flipped ? 1 - share : share) - 0.5);
+      };
+      const name = `${view.plane[0].toUpperCase()}${view.plane.slice(1)}, ${view.slice} of ${view.of}`;
+      return make("figure", { "aria-label": name, onpointerdown: move, onpointermove: move }, picture, make("figcaption", {}, name));
+    }));
+    this.draw();
+  }
+
+  // Marks the shown slice in the planes across.
+  mark(scan, slice) {
+    for (const [i, figure] of [...$("across").children].entries()) {
+      const { width, height, slices } = scan.planes[this.disorder][i], share = (slice + 0.5) / scan.slices;
+      const at = (slices.flipped ? 1 - share : share) * (slices.down ? height : width);
+      const ends = slices.down ? { x1: 0, x2: width, y1: at, y2: at } : { x1: at, x2: at, y1: 0, y2: height };
+      for (const [name, value] of Object.entries(ends)) figure.querySelector("line").setAttribute(name, value);
+    }
   }
 
   window(j) {
@@ -428,6 +466,7 @@ class Viewer {
 
   toggle(shows = !this.shows_map) {
     this.shows_map = shows;
+    this.across();
     $("map").setAttribute("aria-pressed", shows);
     $("legend").hidden = !shows;
     this.draw();
@@ -445,6 +484,7 @@ class Viewer {
     const bitmap = this.sheets.get(this.chosen, window, sheet);
     for (const near of [sheet + 1, sheet - 1]) if (this.sheets.blobs.get(`${this.chosen}/${window}/${near}`)) this.sheets.get(this.chosen, window, near);
     this.label(scan, slice, window);
+    this.mark(scan, slice);
     this.curve(scan, slice);
     const shown = `${this.chosen}/${window}`;
     if (!bitmap && this.last === shown) return; // keep the previous slice until this one is loaded
@@ -458,7 +498,19 @@ class Viewer {
     context.drawImage(bitmap, (within % scan.columns) * scan.width, Math.floor(within / scan.columns) * scan.height, scan.width, scan.height, x, y, w, h);
     const map = this.maps.get(this.disorder);
     if (this.shows_map && map) context.drawImage(this.coloured(map, scan, slice), x, y, w, h);
+    this.outline(context, scan, slice, [x, y, w, h]);
     $("slice").dataset.shown = `${this.chosen}/${slice}`;
+  }
+
+  // The windows of a volume that the model read of a slice, as in the planes across.
+  outline(context, scan, slice, [x, y, w, h]) {
+    context.strokeStyle = "#6fd3ea";
+    context.lineWidth = h / context.canvas.clientHeight > 1 ? 3 : 1.5;
+    context.setLineDash([7, 5].map((length) => length * (context.lineWidth / 1.5)));
+    for (const [[first, last], [top, bottom], [left, right]] of scan.read) {
+      const whole = Math.min(bottom - top, right - left) > 0.97;
+      if (first * scan.slices < slice + 1 && slice < last * scan.slices && !whole) context.strokeRect(x + left * w, y + top * h, (right - left) * w, (bottom - top) * h);
+    }
   }
 
   // The map of one slice in colour, over the scan's part of the square that the model read.
@@ -484,7 +536,7 @@ class Viewer {
 
   label(scan, slice, window) {
     $("scan-label").textContent = [`Scan ${scan.number}: ${scan.modality}`, scan.plane, scan.body_part].filter(Boolean).join(", ");
-    $("slice-label").textContent = scan.slices === 1 ? "one slice" : `slice ${slice + 1} of ${scan.slices}${slice === scan.key ? ", key slice" : ""}`;
+    $("slice-label").textContent = scan.slices === 1 ? "one slice" : `slice ${slice + 1} of ${scan.slices}${slice === scan.key && !scan.volume ? ", key slice" : ""}`;
     const { name, range } = scan.windows[window];
     $("window-label").textContent = [name && `${name}, ${range[0]} to ${range[1]} HU`.replaceAll("-", "−"), scan.spacing].filter(Boolean).join(" · ");
     const peak = scan.peaks[this.disorder], disorder = study.explained[this.disorder], words = [];
@@ -492,15 +544,17 @@ class Viewer {
     else if (this.shows_map && scan.slices > 1) {
       words.push(`The strongest evidence for ${disorder} in this scan is on`, make("button", { type: "button", onclick: () => this.go(peak) }, `slice ${peak + 1}`), "·");
     }
-    if (scan.taken.length < scan.slices) words.push(`The model read ${scan.taken.length} of its slices, evenly spaced.`);
+    if (scan.volume) words.push(...scan.volume);
+    else if (scan.taken.length < scan.slices) words.push(`The model read ${scan.taken.length} of its slices, evenly spaced.`);
     if (scan.days) words.push(`${scan.days} days before the newest scan.`);
     words.push("A saliency map shows what the model used, which is not necessarily the lesion.");
+    $("note").classList.toggle("long", Boolean(scan.volume));
     $("note").replaceChildren(...words.flatMap((word) => [word, " "]));
   }
 
   // The weight of each slice in its scan.
   curve(scan, slice) {
-    if (scan.slices === 1) return;
+    if (scan.slices === 1 || scan.volume) return;
     const [context, width, height] = fitted($("curve"));
     context.clearRect(0, 0, width, height);
     const most = Math.max(...scan.attention), step = width / scan.slices;

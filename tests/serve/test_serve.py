@@ -34,6 +34,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, examples, read_case
+from radfm.data_prep.pictures import data_uri
+from radfm.eval.saliency import explain
+from radfm.eval.scan_views import views
+from radfm.eval.volume_facts import volume_facts
 from radfm.recipes_radfm import SYNTHETIC_ONLY
 from radfm.serve import Limits
 from radfm.serve.intake import unpack, write_files
@@ -226,6 +230,7 @@ def test_a_study_read_in_its_own_process_equals_that_of_read_case(tmp_path):
     for scan, same in zip(case.scans, expected, strict=False):
         np.testing.assert_array_equal(scan.pixels, same.pixels)
         assert (scan.modality, scan.spacing_mm, scan.days) == (same.modality, same.spacing_mm, same.days)
+        np.testing.assert_array_equal(scan.affine, same.affine)
     assert (case.scans[-1].modality, case.scans[-1].pixels.shape) == ("CT", (1, 96, 96))
     assert [file for file, _ in case.skipped] == ["3.txt"]
 
@@ -261,13 +266,11 @@ def test_a_reader_that_dies_is_reported_as_one_line(tmp_path, monkeypatch):
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small")
+def write_small_model(folder: Path, vision: dict, images: RadFMImageProcessor) -> None:
     torch.manual_seed(0)
     parts = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
     config = RadFMConfig(
-        vision_config={"family": "resnet", "tower": "test_resnet", "image_size": 64},
+        vision_config={"tower": "test_resnet", "image_size": images.size} | vision,
         scan_config=parts | {"num_positions": 64},
         case_config=parts,
         text_config={"model_type": "bert", "hidden_size": 32} | parts,
@@ -281,7 +284,13 @@ def studies(tmp_path_factory):
     model.config.calibration = {"slopes": [1.0] * 5, "shifts": [0.0] * 5, "exclusive": []}
     model.config.thresholds = [0.5, None, 0.5, 0.5, 0.5]
     model.save_pretrained(folder)
-    RadFMProcessor(RadFMImageProcessor(size=64)).save_pretrained(folder)
+    RadFMProcessor(images).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    write_small_model(folder, {"family": "resnet"}, RadFMImageProcessor(size=64))
     studies = server.open_studies(str(folder), Limits(megabytes=4, seconds=1200, files=50), device="cpu")
     yield studies
     studies.close()
@@ -290,6 +299,24 @@ def studies(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(studies) -> str:
     running = server.launch(studies, "127.0.0.1", free_port())
+    yield running.url
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def studies_of_volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    volume = {"size": [16, 32, 32], "spacing_mm": [3.0, 2.0, 2.0], "axes": "SRA", "overlap": 0.25}
+    images = RadFMImageProcessor(size=32, volume=volume)
+    write_small_model(folder, {"family": "resnet3d", "slice_depth": 0}, images)
+    studies = server.open_studies(str(folder), Limits(megabytes=4, seconds=1200, files=50), device="cpu")
+    yield studies
+    studies.close()
+
+
+@pytest.fixture(scope="module")
+def url_of_volumes(studies_of_volumes) -> str:
+    running = server.launch(studies_of_volumes, "127.0.0.1", free_port())
     yield running.url
     running.close()
 
@@ -369,6 +396,35 @@ def test_a_study_is_answered_as_the_pipeline_does_and_nothing_is_left(studies, u
     assert SECRET.encode() not in content + report
     call(url + "forget", token.encode())
     assert call(url + "answer", token=token)[0] == 410
+
+
+def test_the_maps_of_a_volume_lie_over_its_slices(studies_of_volumes, url_of_volumes, tmp_path):
+    (file := tmp_path / "1.nii").write_bytes(ct())
+    token, _ = ask(url_of_volumes, packed({"1.nii": file.read_bytes()}, modality="CT"))
+    shown = json.loads(call(url_of_volumes + "answer", token=token)[1])
+    (scan,), case = shown["scans"], read_case(file, modality="CT")
+    pipe = studies_of_volumes.pipe
+    assert shown["diagnoses"][0]["label"] == pipe(case)[0]["label"]
+    explanation = explain(pipe.model, pipe.processor, case, shown["explained"])[0]
+    assert scan["volume"] == volume_facts(explanation.grid(0), explanation.volume_settings)
+    assert scan["volume"][0].startswith("Read as 3 overlapping windows of 48 mm (head to foot) × 64 mm (side to side)")
+    assert scan["attention"] == []
+    maps = np.frombuffer(call(url_of_volumes + "maps/0", token=token)[1], np.uint8).reshape(scan["map"])
+    whole = explanation.scan_map(0)
+    assert (maps.shape, whole.shape) == ((40, 48, 48), (40, 48, 64))
+    assert scan["taken"] == list(range(40))
+    smaller = F.interpolate(torch.from_numpy(whole)[:, None], (48, 48), mode="bilinear")[:, 0]
+    assert (np.abs(maps / 255 - smaller.numpy()) < 0.02).mean() > 0.99  # all but the edge of what was read
+    assert scan["peaks"][0] == scan["key"] == explanation.peak(0)[0]
+    of_disorder = scan["planes"][0]
+    acquired, *across = views(explanation, 0, explanation.peak(0))
+    assert [plane["plane"] for plane in of_disorder] == [view.plane.name for view in across]
+    assert [(plane["slice"] - 1, plane["of"]) for plane in of_disorder] == [(view.index, view.count) for view in across]
+    assert [plane["plain"] for plane in of_disorder] == [data_uri(view.plain) for view in across]
+    assert acquired.plane.name == case.scans[0].plane
+    read = np.array(scan["read"])
+    assert read.shape == (3, 3, 2)  # windows, axes, from and to
+    assert (read[:, 0].min(), read.max()) == (explanation.grid(0).extents[0][0][0] / whole.shape[0], 1)
 
 
 def test_an_example_study_is_diagnosed_as_one_that_was_sent(url, studies, nothing_left):
@@ -837,6 +893,33 @@ def test_the_page_shows_a_study_its_diagnoses_maps_and_report(browser, studies, 
     report = wait_until(written)[0].read_text()
     assert "Segond fracture" in report
     assert SECRET not in report + browser.page_source
+
+
+def test_the_page_shows_a_volume_in_three_planes(browser, url_of_volumes, tmp_path):
+    (tmp_path / "a.nii").write_bytes(ct())
+    assert drop(browser, url_of_volumes, tmp_path / "a.nii") == "study"
+    element = lambda name: browser.find_element("id", name)  # noqa: E731
+    shown = lambda: element("slice").get_attribute("data-shown")  # noqa: E731
+    wait_until(shown)
+    planes = browser.find_elements("css selector", "#across figcaption")
+    assert [plane.text.split(",")[0] for plane in planes] == ["Coronal", "Sagittal"]
+    assert "Read as 3 overlapping windows of 48 mm (head to foot)" in element("note").text
+    assert not element("curve").is_displayed()
+    assert not element("key").is_displayed()
+    picture = lambda: browser.find_element("css selector", "#across image").get_attribute("href")  # noqa: E731
+    with_map = picture()
+    element("map").click()
+    assert picture() != with_map
+    line = lambda: float(browser.find_element("css selector", "#across line").get_attribute("y1"))  # noqa: E731
+    height = float(browser.find_element("css selector", "#across image").get_attribute("height"))
+    element("viewport").send_keys("\ue010")  # End, the slice at the top
+    wait_until(lambda: shown() == "0/39")
+    wait_until(lambda: line() == pytest.approx(height / 80))
+    figure = browser.find_element("css selector", "#across figure")
+    figure.click()  # in the middle
+    wait_until(lambda: shown() in ("0/19", "0/20"))
+    assert line() == pytest.approx(height / 2, abs=height / 40)
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 def test_the_page_takes_a_zip_of_a_dicom_study_and_a_nifti_together(browser, url, tmp_path):
