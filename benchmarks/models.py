@@ -3,10 +3,11 @@
     python benchmarks/models.py                 # all of them, some minutes on two cores
     python benchmarks/models.py "RAD-DINO"
 
-The cases are a radiograph of 1,024 x 1,024 pixels and a CT of 60 slices of 512 x 512, each as `read_case` returns it.
-Prepared and diagnosed in float32, each model in a process of its own, by the second of two runs. Models that do not come
-with radfm have random weights of their published architecture: that changes neither speed nor memory. Memory is the peak of
-the process, libraries and weights included, read from /proc, so on Linux only.
+The cases are a radiograph of 1,024 x 1,024 pixels and a CT of 60 slices of 512 x 512, as `read_case` returns them. They
+are prepared and diagnosed in float32, each model in a process of its own. The faster of two runs counts, unless the
+first takes over 10 s. Models that do not come with radfm have random weights of their published architecture: that
+changes neither speed nor memory. Memory is the peak of the process, libraries and weights included. It is read from
+/proc, so on Linux only.
 """
 
 import argparse
@@ -53,15 +54,19 @@ def measured(name: str) -> str:
     rng = np.random.default_rng(0)
     radiograph = Scan(rng.integers(0, 4096, (1, 1024, 1024)).astype(np.uint16), "X-ray", "PA", (0.0, 0.3, 0.3))
     ct = Scan(rng.integers(-1000, 1000, (60, 512, 512)).astype(np.int16), "CT", "axial", (5.0, 0.8, 0.8))
-    seconds = [min(seconds_of(model, processor, Case([scan])) for _ in range(2)) for scan in (radiograph, ct)]
+    seconds = [seconds_of(model, processor, Case([scan])) for scan in (radiograph, ct)]
     peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
     return f"{name:20}{parameters / 1e6:10.1f} M{seconds[0]:10.2f} s{seconds[1]:13.1f} s{peak:6.1f} GiB"
 
 
 def seconds_of(model: RadFMForDiagnosis, processor: RadFMProcessor, case: Case) -> float:
-    start = time.perf_counter()
-    model(**processor(cases=[case]))
-    return time.perf_counter() - start
+    def run() -> float:
+        start = time.perf_counter()
+        model(**processor(cases=[case]))
+        return time.perf_counter() - start
+
+    first = run()
+    return first if first > 10 else min(first, run())
 
 
 def shipped(name: str) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
