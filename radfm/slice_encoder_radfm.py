@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -162,15 +163,16 @@ def slab_sizes(slices: int, depth: int) -> list[int]:
 
 
 def _of_no_scan(encoder: RadFMSliceEncoder, pixel_values: Tensor) -> SliceEncoding:
-    """The encoding of no scan. In training a black one goes through the tower and is dropped: processes call all layers
-    equally often then, and all weights have a gradient."""
-    if not encoder.training:
+    """The encoding of no scan. In training and among processes a black one goes through the tower and is dropped: all
+    weights have a gradient then, and all processes call all layers."""
+    training = encoder.training
+    if not training and not (dist.is_available() and dist.is_initialized()):
         return encoder(pixel_values[:0], [])
     encoder.tower.eval()  # a black scan counts in no statistics
     try:
         black = encoder(pixel_values.new_zeros(_BLACK_SLICES, *pixel_values.shape[1:]), [_BLACK_SLICES])
     finally:
-        encoder.tower.train()
+        encoder.tower.train(training)
     return SliceEncoding(black.embeds[:0], [], [], black.features[:0], slices_per_slab=[])
 
 

@@ -202,6 +202,20 @@ def test_both_towers_get_a_gradient_from_a_batch_without_volumes(two_towers):
     assert all(torch.equal(before[name], value) for name, value in two_towers.radfm.volume_encoder.named_buffers())
 
 
+def test_processes_call_both_towers_equally_often(two_towers, monkeypatch):
+    calls = []
+    two_towers.radfm.volume_encoder.tower.register_forward_hook(lambda *_: calls.append(1))
+    batch = processor(least_slices=2)(cases=[Case([radiograph()])])
+    with torch.no_grad():
+        alone = two_towers(**batch).logits
+        assert not calls
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        torch.testing.assert_close(two_towers.radfm(**batch).case_embeds, two_towers.radfm(**batch).case_embeds)
+        assert len(calls) == 2
+    assert alone.shape == (1, 2)
+    assert not two_towers.radfm.volume_encoder.tower.training
+
+
 def test_a_model_with_two_towers_is_the_same_after_saving(two_towers, tmp_path):
     read = processor(least_slices=2)
     two_towers.save_pretrained(tmp_path)
