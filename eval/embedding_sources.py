@@ -171,7 +171,7 @@ class FileCases:
         except ValueError as error:
             raise ValueError(str(error).replace(shown(str(path)), "it")) from error
         if not case.scans:
-            raise ValueError(f"has no readable scan: {_reasons(case.skipped)}")
+            raise ValueError(f"has no readable scan: {reasons(case.skipped)}")
         return {"case_id": self.case_id(position), "patient_id": case.patient_id}, case
 
     @cached_property
@@ -194,8 +194,8 @@ def _entries(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _reasons(skipped: Sequence[tuple[str, str]]) -> str:
+def reasons(skipped: Sequence[tuple[str, str]]) -> str:
     """The different reasons, without those that name another file."""
-    reasons = list(dict.fromkeys(reason for _, reason in skipped if not reason.endswith("read once")))
-    more = "; ..." if len(reasons) > _MOST_REASONS else ""
-    return "; ".join(f"a file {reason}" for reason in reasons[:_MOST_REASONS]) + more
+    different = list(dict.fromkeys(reason for _, reason in skipped if not reason.endswith("read once")))
+    more = "; ..." if len(different) > _MOST_REASONS else ""
+    return "; ".join(f"a file {reason}" for reason in different[:_MOST_REASONS]) + more

@@ -35,16 +35,17 @@ from radfm.checkpoints import find
 from radfm.data_prep.processes import run_in_processes
 from radfm.data_prep.tables import write_text
 from radfm.eval.checkpoints import load_checkpoint
-from radfm.eval.embedding_sources import CaseSource
+from radfm.eval.embedding_sources import CaseSource, reasons
 from radfm.eval.embedding_tables import LEVELS, join_parts, read_about, rows_of, write_part
 from radfm.modeling_radfm import RadFMForDiagnosis
+from radfm.presentation import plural
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
 from radfm.reference_radfm import weights_sha256
 
 CASES_PER_PART = 16
 
-_FORMAT = 1
+_FORMAT = 2
 _RUN = "run.json"
 
 
@@ -77,9 +78,9 @@ def write_embeddings(
         processes: number of processes, each with the model.
         progress: called with the number of cases done, and of all cases.
     Returns:
-        The metadata of the table: `level`, `rows`, `cases`, `size` (d), `left_out` (case_id -> reason), `model`,
-        `checkpoint` (SHA-256 of the weights), `pixels` (SHA-256 of the pixels), `data` (fingerprint of the data set)
-        and more.
+        The metadata of the table: `level`, `rows`, `cases`, `size` (d), `left_out` (case_id -> reason), `not_read`
+        (case_id -> how many of its files were not read, and why), `model`, `checkpoint` (SHA-256 of the weights),
+        `pixels` (SHA-256 of the pixels), `data` (fingerprint of the data set) and more.
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: there is no case, none can be read, or `out` holds something else.
@@ -172,13 +173,14 @@ def _summary(files: Sequence[Path], cases: int) -> dict[str, Any]:
         "rows": sum(part["rows"] for part in parts),
         "size": parts[0]["size"],
         "left_out": left_out,
+        "not_read": {case_id: files for part in parts for case_id, files in part["not_read"].items()},
     }
 
 
 def _embed_part(part: _Part, folder: str, level: str, bf16: bool, device: str | None, threads: int) -> None:
     torch.set_num_threads(threads)
     model, processor = _load(folder, device)
-    rows, embeddings, left_out, digests = [], [], {}, []
+    rows, embeddings, left_out, not_read, digests = [], [], {}, {}, []
     for position in range(len(part.cases)):
         try:
             facts, case = part.cases.read(position)
@@ -186,13 +188,15 @@ def _embed_part(part: _Part, folder: str, level: str, bf16: bool, device: str | 
         except ValueError as error:
             left_out[part.cases.case_id(position)] = " ".join(str(error).split())
             continue
+        if why := reasons(case.skipped):
+            not_read[part.cases.case_id(position)] = f"{plural(len(case.skipped), 'file')}: {why}"
         slices = [_first_slices(model, processor, scan) for scan in case.scans]
         rows += rows_of(level, facts, case, slices)
         embeddings.append(vectors)
         digests.append(_pixels_sha256(case))
     size = model.config.projection_dim
     matrix = np.concatenate(embeddings) if embeddings else np.zeros((0, size), np.float32)
-    about = {"rows": len(rows), "size": size, "left_out": left_out, "pixels": digests}
+    about = {"rows": len(rows), "size": size, "left_out": left_out, "not_read": not_read, "pixels": digests}
     write_part(part.file, level, rows, matrix, about)
 
 

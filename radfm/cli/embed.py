@@ -61,12 +61,13 @@ def embed(
         about = write_embeddings(
             cases, model, out, level, bf16=bf16, device=device, processes=processes, progress=progress
         )
-    if left_out := about["left_out"]:
-        print(f"radfm: {plural(len(left_out), 'case')} could not be embedded:", file=sys.stderr)
-        for case_id in list(left_out)[:MOST_ROWS]:
-            print(f"  {shown(names.get(case_id, case_id))}: {left_out[case_id]}", file=sys.stderr)
-        if len(left_out) > MOST_ROWS:
-            print(f"  and {len(left_out) - MOST_ROWS:,} more: --json lists all", file=sys.stderr)
+    for sentence, listed in (("could not be embedded", about["left_out"]), ("with files not read", about["not_read"])):
+        if listed:
+            print(f"radfm: {plural(len(listed), 'case')} {sentence}:", file=sys.stderr)
+        for case_id in list(listed)[:MOST_ROWS]:
+            print(f"  {shown(names.get(case_id, case_id))}: {listed[case_id]}", file=sys.stderr)
+        if len(listed) > MOST_ROWS:
+            print(f"  and {len(listed) - MOST_ROWS:,} more: --json lists all", file=sys.stderr)
     if as_json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
         return

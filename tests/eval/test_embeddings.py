@@ -205,16 +205,21 @@ def test_what_a_run_with_other_settings_has_begun_is_not_continued(phantoms, sma
 
 def test_the_cases_of_an_archive_have_pseudonyms_and_a_bad_one_stops_nothing(radfm, archive, small, tmp_path):
     out, links = tmp_path / "table.parquet", tmp_path / "links.csv"
+    stranger = examples.folder("lung")
+    for file in stranger.iterdir():
+        shutil.copy(file, archive / "Doe^Jane knees" / f"Roe^{file.name}")
     command = ("embed", archive, "--archive", "--model", small, "--out", out, "--links", links)
     status, printed, error = radfm(*command)
     assert status == 0
     assert "2 cases, 2 rows of 32 numbers" in " ".join(printed.split())
     assert "Doe^Jane.txt: has no readable scan: a file is not an image format" in error
+    assert "Doe^Jane knees: 1 file: a file belongs to another patient" in error
 
     table, about = pd.read_parquet(out), read_about(out)
     names = {row["pseudonym"]: row["name"] for row in csv.DictReader(links.open())}
     assert [names[case_id] for case_id in table["case_id"]] == ["Doe^Jane gallbladder", "Doe^Jane knees"]
     assert [names[case_id] for case_id in about["left_out"]] == ["Doe^Jane.txt"]
+    assert [names[case_id] for case_id in about["not_read"]] == ["Doe^Jane knees"]
     model, processor = RadFMForDiagnosis.from_pretrained(small).eval(), RadFMProcessor.from_pretrained(small)
     with torch.inference_mode():
         for case_id, embedding in zip(table["case_id"], table["embedding"], strict=True):
@@ -222,7 +227,7 @@ def test_the_cases_of_an_archive_have_pseudonyms_and_a_bad_one_stops_nothing(rad
             np.testing.assert_array_equal(embedding, model.get_case_features(**batch)[0].numpy())
 
     everything = table.drop(columns="embedding").to_json() + json.dumps(about)
-    for private in ("Doe", "Jane", "hospital", str(tmp_path)):
+    for private in ("Doe", "Jane", "Roe", "hospital", str(tmp_path)):
         assert private not in everything
     assert not list(tmp_path.glob(".*"))  # the key of the pseudonyms is gone
     status, _, error = radfm(*command)
