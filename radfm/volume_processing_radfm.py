@@ -62,10 +62,6 @@ class VolumeSettings:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise ValueError(f"overlap is a share of a window, at least 0 and below 1, not {self.overlap}")
 
-    @property
-    def channels(self) -> int:
-        return 1
-
 
 @dataclass(frozen=True)
 class VolumeGrid:

@@ -25,6 +25,7 @@ from radfm.publishing.training_section import (
     validation_cases,
 )
 from radfm.recipes_radfm import synthetic_only
+from radfm.towers_radfm import TOWERS
 
 _COUNTS = {  # row of the card -> key of `radfm.data_prep.data_summary`
     "scans by modality": "modalities",
@@ -96,11 +97,18 @@ def _model_table(facts: Facts) -> dict[str, str]:
     coded = sum(map(bool, config["icd10cm"]))
     return {
         "parameters": f"{facts.weights['parameters']:,}",
-        "slice encoder": f"{vision['tower']} (family {vision['family']}), {vision['image_size']} pixels",
+        "slice encoder": _tower(vision),
+        **({"volume encoder": _tower(config["volume_config"])} if config.get("volume_config") else {}),
         "scan and case encoder": _encoder_layers(config),
         "head": f"{config['head']}: {classifiers}",
         "disorders": f"{len(config['disorders']):,}, of them {coded:,} with ICD-10-CM codes",
     }
+
+
+def _tower(vision: dict) -> str:
+    """In words: its network and what it reads."""
+    of_volumes = "volumes of " if TOWERS[vision["family"]].reads_volumes else ""
+    return f"{vision['tower']} (family {vision['family']}), {of_volumes}{vision['image_size']} pixels"
 
 
 def _encoder_layers(config: dict) -> str:

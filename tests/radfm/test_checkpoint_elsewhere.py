@@ -10,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMProcessor, Scan, checkpoints
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan, checkpoints
 from radfm.publishing.publish import Request, publish
 
 SCRIPT = """
@@ -25,7 +25,7 @@ folder = sys.argv[1]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
-scan = SimpleNamespace(pixels=pixels, modality="MRI", plane="axial", spacing_mm=None, days=None, key_slice=None)
+scan = SimpleNamespace(pixels=pixels, modality="MRI", plane="axial", spacing_mm=(4, 1, 1), days=None, key_slice=None)
 with torch.no_grad():
     logits = model(**processor(cases=[SimpleNamespace(scans=[scan])])).logits
     texts = model.get_text_features(**processor(text=["Glioma"]))
@@ -33,12 +33,19 @@ print(json.dumps([type(model).__module__, logits.tolist(), texts.tolist()]))
 """
 
 
-def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_without_radfm, tiny_config, tmp_path):
+VOLUMES = {"family": "resnet3d", "tower": "test_resnet", "slice_depth": 0, "image_size": 64}
+
+
+@pytest.mark.parametrize("volume_config", [None, VOLUMES], ids=["one tower", "two towers"])
+def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(
+    python_without_radfm, tiny_config, tmp_path, volume_config
+):
     torch.manual_seed(0)
-    model = RadFMForDiagnosis(RadFMConfig(**tiny_config, disorders=["Glioma", "Meningioma"])).eval()
+    config = RadFMConfig(**tiny_config, volume_config=volume_config, disorders=["Glioma", "Meningioma"])
+    model = RadFMForDiagnosis(config).eval()
     model.head.disorder_embeds = torch.nn.functional.normalize(torch.randn_like(model.head.disorder_embeds), dim=-1)
-    processor = RadFMProcessor()
-    processor.image_processor.size = 64
+    volume = volume_config and {"size": [8, 64, 64], "spacing_mm": [2.0, 1.0, 1.0], "least_slices": 2}
+    processor = RadFMProcessor(RadFMImageProcessor(size=64, volume=volume))
     model.save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
 
@@ -46,7 +53,7 @@ def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(python_witho
 
     assert module.startswith("transformers_modules")
     pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
-    case = Case(scans=[Scan(pixels, modality="MRI", plane="axial")])
+    case = Case(scans=[Scan(pixels, modality="MRI", plane="axial", spacing_mm=(4, 1, 1))])
     with torch.no_grad():
         expected = model(**processor(cases=[case]))
         expected_texts = model.get_text_features(**processor(text=["Glioma"]))
@@ -84,7 +91,9 @@ def test_a_model_that_comes_with_radfm_loads_elsewhere_as_published(name, python
     model, processor = RadFMForDiagnosis.from_pretrained(name).eval(), RadFMProcessor.from_pretrained(name)
     pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
     with torch.no_grad():
-        expected = model(**processor(cases=[Case(scans=[Scan(pixels, modality="MRI", plane="axial")])])).logits
+        expected = model(
+            **processor(cases=[Case(scans=[Scan(pixels, modality="MRI", plane="axial", spacing_mm=(4, 1, 1))])])
+        ).logits
         expected_texts = model.get_text_features(**processor(text=["Glioma"]))
     torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(torch.tensor(texts), expected_texts, atol=1e-5, rtol=1e-4)
