@@ -85,7 +85,7 @@ class VolumeGrid:
 
     def sample(self, pixels: np.ndarray) -> Tensor:
         """(slices, H, W) of the scan -> (windows * depth, height, width) float32, with NaN for padding."""
-        volume = torch.from_numpy(pixels).permute(self.source_axes)
+        volume = torch.from_numpy(np.require(pixels, requirements="W")).permute(self.source_axes)  # stored ones are not
         depth = torch.from_numpy(self.positions[0])
         parts = [
             interpolated(interpolated(interpolated(volume, 0, some), 1, self.positions[1]), 2, self.positions[2])

@@ -78,7 +78,7 @@ def test_values_are_those_of_yaml_1_2(read):
         ("dat=here", "dat: no such key; there are augmentation, data, model, objectives, output"),
         ("head=mlp", "head: no such key; there are augmentation, data, model, objectives, output"),
         ("model.hed=mlp", "model.hed: no such key; there are architecture, checkpoint"),
-        ("model.head=svm", "model.head=svm: Input should be 'text', 'mlp'"),
+        ("model.head=svm", "model.head=svm: Input should be 'text', 'linear', 'mlp'"),
         ("model.text_layers=some", "model.text_layers=some: Input should be a valid integer or 'all'"),
         ("model.text_layers=-1", "model.text_layers=-1: Input should be greater than or equal to 0 or 'all'"),
         ("model.text_whitening=0", "model.text_whitening=0: Input should be greater than 0"),
