@@ -14,6 +14,7 @@ from transformers import pipeline
 from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.embedding_radfm import RadFMModel
 from radfm.eval.saliency import explain
+from radfm.train.adapters import with_adapters
 from radfm.volume_processing_radfm import VolumeSettings, volume_grid
 from radfm.volume_tower_radfm import inflated_weights
 
@@ -251,6 +252,21 @@ def test_maps_of_volumes_lie_over_the_voxels_of_the_file(tiny_config, two_towers
     assert explanation.peak(0) == tuple(np.unravel_index(maps[0].argmax(), maps[0].shape))
     assert 0 <= explanation.key_slice(0) < 30
     np.testing.assert_array_equal(explanation.scan_map(0, [3, 4]), maps[0][3:5])
+
+
+def test_low_rank_changes_of_a_tower_of_volumes_can_be_merged(two_towers):
+    adapters = with_adapters(two_towers, rank=2).eval()
+    changed = [name for name, _ in two_towers.named_parameters() if "volume_encoder.tower" in name and "lora_B" in name]
+    assert changed
+    torch.manual_seed(0)
+    for name, parameter in two_towers.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.02 * torch.randn_like(parameter)
+    batch = processor(least_slices=2)(cases=[Case([radiograph(), ct()])])
+    with torch.no_grad():
+        expected = two_towers(**batch).logits
+        merged = adapters.merge_and_unload()
+        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_tower_of_slices_needs_a_depth(tiny_config):
