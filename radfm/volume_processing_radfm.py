@@ -3,7 +3,7 @@
 Decisions:
 - Reorienting, resampling with linear interpolation, cropping and padding work on each axis by itself. So where a
   prepared voxel comes from is three lists of positions ([`VolumeGrid`]), and only the voxels that are needed are ever
-  computed. The same lists carry masks there, and maps back.
+  computed. The same lists carry maps back.
 - The voxels are those of MONAI's Orientation, Spacing, SpatialPad and CenterSpatialCrop: the centre of the first voxel
   stays where it is, and beyond the last one its value is repeated.
 - What is not stated is assumed, and said: axes as in DICOM's usual axial slices, and the voxel size of the model.

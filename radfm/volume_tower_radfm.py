@@ -10,7 +10,6 @@ Decisions:
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -203,7 +202,7 @@ def inflated(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d):
             replacement, first = _inflated_convolution(module, first), False
         elif type(module) is nn.BatchNorm2d:
-            replacement = nn.BatchNorm3d(module.num_features, module.eps, module.momentum or 0.0, module.affine)
+            replacement = nn.BatchNorm3d(module.num_features, module.eps, module.momentum, module.affine)
             replacement.load_state_dict(module.state_dict())
         elif isinstance(module, nn.MaxPool2d):
             replacement = nn.MaxPool3d(module.kernel_size, module.stride, module.padding)
@@ -242,7 +241,6 @@ def inflated_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 def _inflated_convolution(layer: nn.Conv2d, first: bool) -> nn.Conv3d:
     depth = 1 if layer.kernel_size == (1, 1) else _STEM_DEPTH
-    settings: dict[str, Any] = {"groups": layer.groups, "bias": layer.bias is not None}
     (height, width), (row, column) = layer.kernel_size, layer.stride
     rows, columns = layer.padding if not isinstance(layer.padding, str) else (height // 2, width // 2)
     new = nn.Conv3d(
@@ -252,8 +250,9 @@ def _inflated_convolution(layer: nn.Conv2d, first: bool) -> nn.Conv3d:
         stride=(1 if first else row, row, column),
         padding=(depth // 2, rows, columns),
         dilation=(1, *layer.dilation),
+        groups=layer.groups,
+        bias=layer.bias is not None,
         device=layer.weight.device,
-        **settings,
     )
     new.weight = nn.Parameter(inflated_weight(layer.weight.detach(), depth))
     if layer.bias is not None:

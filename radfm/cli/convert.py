@@ -53,6 +53,7 @@ def transformers(
 
     Example: radfm convert transformers google/medsiglip-448 checkpoints/medsiglip
     """
+    from radfm.checkpoints.reproduction import write_expected
     from radfm.configuration_radfm import RadFMVisionConfig
     from radfm.starting_points import from_transformers
 
@@ -61,6 +62,7 @@ def transformers(
         model, processor = from_transformers(src)
         model.save_pretrained(dst)
         processor.save_pretrained(dst)
+        write_expected(dst)
     vision = cast(RadFMVisionConfig, model.config.vision_config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     use = "names disorders zero-shot" if model.config.trained else "has to be fine-tuned before it names disorders"

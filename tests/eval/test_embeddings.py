@@ -205,8 +205,7 @@ def test_what_a_run_with_other_settings_has_begun_is_not_continued(phantoms, sma
 
 def test_the_cases_of_an_archive_have_pseudonyms_and_a_bad_one_stops_nothing(radfm, archive, small, tmp_path):
     out, links = tmp_path / "table.parquet", tmp_path / "links.csv"
-    stranger = examples.folder("lung")
-    for file in stranger.iterdir():
+    for file in examples.folder("lung").iterdir():  # of another patient
         shutil.copy(file, archive / "Doe^Jane knees" / f"Roe^{file.name}")
     command = ("embed", archive, "--archive", "--model", small, "--out", out, "--links", links)
     status, printed, error = radfm(*command)

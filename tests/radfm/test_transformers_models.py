@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from radfm import Case, RadFMForDiagnosis, Scan, starting_points
+from radfm.checkpoints.reproduction import check
 from radfm.cli import main
 from radfm.eval.saliency import explain
 from radfm.train.adapters import with_adapters
@@ -456,6 +457,7 @@ def test_the_command_converts_a_folder(tmp_path, monkeypatch, capsys):
         main()
     assert not stop.value.code
     assert "siglip_vision_model" in capsys.readouterr().out
+    assert check(tmp_path / "ours").reproduced
     diagnose = pipeline("zero-shot-diagnosis", model=str(tmp_path / "ours"))
     answer = diagnose(case_of(picture()), candidate_labels=NAMES, return_attentions=True)
     assert len(answer["diagnoses"]) == len(NAMES)
