@@ -358,8 +358,9 @@ def test_a_checkpoint_loads_without_radfm_and_gives_the_same_answer(
     module, logits, texts = elsewhere(python_without_radfm, SCRIPT, tmp_path / "ours")
     assert module.startswith("transformers_modules")
     pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
+    scan = Scan(pixels, modality="MRI", plane="axial", spacing_mm=(4, 1, 1))  # that of the script
     with torch.no_grad():
-        expected = model(**processor(cases=[Case(scans=[Scan(pixels, modality="MRI", plane="axial")])])).logits
+        expected = model(**processor(cases=[Case(scans=[scan])])).logits
         expected_texts = model.get_text_features(**processor(text=["Glioma"]))
     torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.tensor(texts), expected_texts, atol=1e-5, rtol=1e-4)
