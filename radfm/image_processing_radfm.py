@@ -124,11 +124,12 @@ class RadFMImageProcessor(BaseImageProcessor):
         data = {"pixel_values": values.expand(-1, 3, -1, -1), "slices_per_scan": torch.tensor([count])}
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def fill(self, values: Tensor, scan: Any) -> None:
+    def fill(self, values: Tensor, scan: Any, slices: Sequence[int] | None = None) -> None:
         """Writes a scan's slices into `values` (slices taken, 1 or 3, size, size).
 
         Args:
             scan: has `pixels`, `modality` and `spacing_mm`; for volumes also `affine` and `plane`.
+            slices: indices of the slices that are taken, scaled as in the whole scan; None: see `choose_slices`.
         """
         pixels = scan.pixels
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
@@ -140,7 +141,7 @@ class RadFMImageProcessor(BaseImageProcessor):
             windows = [(level - width / 2, level + width / 2) for level, width in self.ct_windows or ()]
         else:
             windows = [self._intensity_range(pixels)]
-        chosen = self.choose_slices(len(pixels))
+        chosen = self.choose_slices(len(pixels)) if slices is None else list(slices)
         for start in range(0, len(chosen), _CHUNK):
             some = slice(start, start + _CHUNK)
             values[some] = self._slices(pixels[chosen[some]], windows, scan.spacing_mm)
