@@ -6,11 +6,11 @@
 Decisions:
 - A latent is a picture with other channels. So a data set of latents is a data set whose scans have the pixels
   (slices, channels, height, width) in float16, and all that reads data sets reads it: training, evaluation, tables.
-- Its cases, splits, vocabulary and row numbers are those of its source. Masks are left behind, as they have other pixels.
+- Its cases, splits, vocabulary and row numbers are those of its source. Masks are left out.
 - A file of scans is written for each of the source, complete or not at all: a killed run continues with the missing
   ones, and the result has the same bytes.
-- Latents are only of use with the autoencoder that made them: dataset.json states its fingerprint, and mean and standard
-  deviation of the channels, by which they are normalised.
+- Latents are only of use with the autoencoder that made them: dataset.json states its fingerprint, and mean and
+  standard deviation of the channels, by which they are normalised.
 """
 
 import json
@@ -23,8 +23,16 @@ import numpy as np
 import torch
 
 from radfm.data_prep.stored_cases import StoredCases, load
-from radfm.data_prep.tables import FORMAT, RECORD, describe, read_rows, remove_abandoned_drafts, write_rows
-from radfm.data_prep.tables import write_scans, write_text
+from radfm.data_prep.tables import (
+    FORMAT,
+    RECORD,
+    describe,
+    read_rows,
+    remove_abandoned_drafts,
+    write_rows,
+    write_scans,
+    write_text,
+)
 from radfm.latents.autoencoders import Autoencoder
 from radfm.progress import Progress, no_progress
 
@@ -79,8 +87,8 @@ def prepare_reconstructions(
     """Writes a data set with the pictures that an autoencoder makes of those of another; as `prepare_latents`.
 
     Returns:
-        The content of dataset.json; its `reconstructions` has `autoencoder` (fingerprint), and `psnr` and `ms_ssim`, the
-        means over all slices.
+        The content of dataset.json; its `reconstructions` has `autoencoder` (fingerprint), `psnr` and `ms_ssim`,
+        means over up to four slices of each test scan.
     """
     from radfm.latents.fidelity import fidelity
 

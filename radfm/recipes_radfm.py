@@ -14,6 +14,7 @@ from typing import Any
 FINETUNE_RECIPE = "radfm_finetune.json"
 DIAGNOSIS_RECIPE = "radfm_diagnosis.json"
 TEXT_RECIPE = "radfm_text.json"
+AUTOENCODER_RECIPE = "radfm_autoencoder_recipe.json"
 MODEL_RECIPES = (FINETUNE_RECIPE, DIAGNOSIS_RECIPE)  # of a model, the newest first
 
 SYNTHETIC_ONLY = "This model was trained on synthetic patients only. Its answers about a real study mean nothing."
@@ -58,6 +59,7 @@ def synthetic_only(recipe: Mapping[str, Any]) -> bool:
 
 
 __all__ = [
+    "AUTOENCODER_RECIPE",
     "DIAGNOSIS_RECIPE",
     "FINETUNE_RECIPE",
     "MODEL_RECIPES",

@@ -53,6 +53,26 @@ def diagnosis(
 
 
 @needs("train")
+def autoencoder(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of one that is part of radfm.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as model.size=256 or training.max_steps=100."),
+    ] = None,
+) -> None:
+    """Train an autoencoder of slices or volumes. The same command resumes a killed run.
+
+    Example: radfm train autoencoder autoencoder.yaml data=datasets/phantoms output=runs/autoencoder
+    """
+    from radfm.train.autoencoder import train
+    from radfm.train.autoencoder_config import read_autoencoder_config
+
+    print(train(read_autoencoder_config(config, changes or ())))
+
+
+@needs("train")
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)],

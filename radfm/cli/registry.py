@@ -64,6 +64,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "train autoencoder",
+        "Train an autoencoder of slices or volumes.",
+        "radfm.train.command:autoencoder",
+        "train",
+    ),
+    Command(
         "finetune",
         "Fine-tune a checkpoint on your own cases, and keep what it knows.",
         "radfm.train.command:finetune",

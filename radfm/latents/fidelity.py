@@ -1,9 +1,9 @@
 """How well an autoencoder reproduces pictures: PSNR and MS-SSIM.
 
 Decisions:
-- MS-SSIM (Wang, Simoncelli, Bovik 2003) is MONAI's. It halves the picture for each scale and needs 11 pixels at the
-  coarsest, so small pictures have fewer scales, with the published weights of those, normalised to sum to 1.
-- Only where a picture is not padding would be better; both are over the whole square, as is usual.
+- MS-SSIM (Wang, Simoncelli, Bovik 2003) is MONAI's. Small pictures have fewer scales, as many as MONAI takes, with the
+  published weights of those, normalised to sum to 1.
+- Both are over the whole square, with its padding, as is usual.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ def ms_ssim(pictures: Tensor, others: Tensor) -> Tensor:
     from monai.metrics.regression import MultiScaleSSIMMetric
 
     side = min(pictures.shape[2:])
-    scales = max(k for k in range(1, len(_WEIGHTS) + 1) if side // 2 ** (k - 1) >= _KERNEL or k == 1)
+    scales = max(k for k in range(1, len(_WEIGHTS) + 1) if side // max(1, (k - 1) ** 2) >= _KERNEL or k == 1)
     weights = torch.tensor(_WEIGHTS[:scales])
     metric = MultiScaleSSIMMetric(
         pictures.ndim - 2, kernel_size=_KERNEL, weights=(weights / weights.sum()).tolist(), reduction="none"
