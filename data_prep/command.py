@@ -233,6 +233,55 @@ def phantoms(
     return Phantoms(cases, seed, size, anatomy)
 
 
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new data set; a killed run continues there.")]
+AutoencoderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="AUTOENCODER",
+        help="What radfm train autoencoder wrote, or a folder or Hub name of diffusers or MedVAE's layout.",
+    ),
+]
+
+
+@app.command()
+@needs("train")
+def latents(data: Data, out: Out, autoencoder: AutoencoderOption) -> None:
+    """Latents of a data set by an autoencoder.
+
+    A table of the same kind as its slices, which latent models are trained on.
+
+    Example: radfm prepare latents datasets/mine datasets/mine-latents --autoencoder runs/autoencoder
+    """
+    from radfm.data_prep.latents import prepare_latents
+
+    with _progress(f"Preparing {out}") as progress:
+        record = prepare_latents(data, out, autoencoder, progress)
+    facts = record["latents"]
+    shape = " x ".join(map(str, [facts["channels"], *facts["size"]]))
+    print(f"{out}: latents of {record['counts']['scans']['out']:,} scans, {shape}, autoencoder {facts['autoencoder']}")
+
+
+@app.command()
+@needs("train")
+def reconstructions(data: Data, out: Out, autoencoder: AutoencoderOption) -> None:
+    """A data set as an autoencoder reconstructs it.
+
+    To see what of a disorder it keeps: by eye, or by a model.
+
+    Example: radfm prepare reconstructions datasets/mine datasets/mine-decoded --autoencoder runs/autoencoder
+    """
+    from radfm.data_prep.latents import prepare_reconstructions
+
+    with _progress(f"Preparing {out}") as progress:
+        record = prepare_reconstructions(data, out, autoencoder, progress)
+    facts = record["reconstructions"]
+    print(
+        f"{out}: reconstructions of {record['counts']['scans']['out']:,} scans by the autoencoder "
+        f"{facts['autoencoder']}, PSNR {facts['psnr']:.1f} dB, MS-SSIM {facts['ms_ssim']:.3f}"
+    )
+
+
 def _public(set_name: str) -> None:
     """The command of a public set, such as `radfm prepare CheXpert IN OUT`."""
 

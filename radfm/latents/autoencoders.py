@@ -298,13 +298,18 @@ def hounsfield_units(pictures: Tensor, windows: Sequence[tuple[float, float]] = 
     """
     channels = [pictures.mean(1)] if len(windows) == 1 else list(pictures.unbind(1))
     values = [level - width / 2 + width * channel for channel, (level, width) in zip(channels, windows, strict=True)]
+    low, high = (
+        choose(range(len(windows)), key=lambda i, side=side: windows[i][0] + side * windows[i][1] / 2)
+        for choose, side in ((min, -1), (max, 1))
+    )
     by_width = sorted(range(len(windows)), key=lambda i: -windows[i][1])
-    units = values[by_width[0]]
+    units = torch.where(channels[by_width[0]] < 0.5, values[low], values[high])  # of pixels at the end of all windows
     margin = 0.02  # of the window: values near its ends may be cut off
-    for i in by_width[1:]:
+    for i in by_width:
         level, width = windows[i]
         inside = (channels[i] > margin) & (channels[i] < 1 - margin)
         covered = (units > level - 0.75 * width) & (units < level + 0.75 * width)  # a noisy channel decides nothing
+        covered |= torch.tensor(i == by_width[0])
         units = torch.where(inside & covered, values[i], units)
     return units.numpy()
 
