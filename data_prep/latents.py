@@ -172,7 +172,7 @@ def _finished(out: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def _measure_if_needed(network: Autoencoder, cases: StoredCases) -> None:
     if not network.is_measured:
-        network.measure(network.prepare(cases.scan(row)) for row in _some_scans(cases, "train") or [0])
+        network.measure(network.prepare_some(cases.scan(row)) for row in _some_scans(cases, "train") or [0])
 
 
 def _some_scans(cases: StoredCases, split: str | None) -> list[int]:

@@ -33,7 +33,7 @@ from radfm.eval.bands import macro
 from radfm.eval.metrics import measure
 from radfm.eval.predict import Evaluation, score
 from radfm.latents.autoencoders import Autoencoder, AutoencoderSettings
-from radfm.latents.fidelity import fidelity, some_slices
+from radfm.latents.fidelity import fidelity
 from radfm.recipes_radfm import AUTOENCODER_RECIPE as RECIPE
 from radfm.train.autoencoder_config import AutoencoderTraining, NetworkSection, read_autoencoder_config
 from radfm.train.autoencoder_loop import AutoencoderLoop
@@ -151,7 +151,7 @@ def _save_result(
     autoencoder.network.eval().requires_grad_(False)
     rows = [scan for row in cases.rows for scan in row["scan_rows"]]
     sample = [rows[i] for i in np.linspace(0, len(rows) - 1, min(_MEASURED, len(rows))).astype(int)]
-    autoencoder.measure(_pictures(autoencoder, cases, row) for row in sample)
+    autoencoder.measure(autoencoder.prepare_some(cases.scan(row)) for row in sample)
     autoencoder.save_pretrained(output)
     validation = load(config.data.path, "validation", publishable=config.data.publishable)
     recipe |= {"fingerprint": autoencoder.fingerprint, "validation": _fidelity(autoencoder, validation)}
@@ -191,11 +191,6 @@ def _fidelity(autoencoder: Autoencoder, cases: StoredCases) -> dict[str, dict[st
     if totals["slices"]:
         result["all"] = totals | {name: totals[name] / totals["slices"] for name in ("psnr", "ms_ssim")}
     return result
-
-
-def _pictures(autoencoder: Autoencoder, cases: StoredCases, row: int) -> Tensor:
-    scan = cases.scan(row)
-    return autoencoder.prepare(scan, some_slices(len(scan.pixels)) if autoencoder.spatial_dims == 2 else None)
 
 
 def _has_ended(output: Path, recipe: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from radfm.train.step_checkpoints import load_checkpoint, save_checkpoint
 from radfm.train.tower_weights import IMAGENET, load_tower
 
 _AVERAGED = 50  # steps over which the shown terms are averaged
+_LEAST_SIDE = 16  # pixels, for a discriminator of two layers
 
 
 class PerceptualDistance(nn.Module):
@@ -96,7 +97,9 @@ class AutoencoderLoop:
         self.autoencoder = autoencoder
         self.network = autoencoder.network.requires_grad_(True).train()
         dims, channels = autoencoder.spatial_dims, autoencoder.in_channels
-        self.discriminator = PatchDiscriminator(dims, channels=32, in_channels=channels, num_layers_d=2)
+        sides = (autoencoder.settings.volume or {}).get("size", [autoencoder.size])
+        layers = 2 if min(sides) >= _LEAST_SIDE else 1
+        self.discriminator = PatchDiscriminator(dims, channels=32, in_channels=channels, num_layers_d=layers)
         self.adversarial = PatchAdversarialLoss(criterion="least_squares")
         self.perceptual = PerceptualDistance().to(self.accelerator.device) if config.objectives.perceptual else None
         parts = [(self.network, loop.learning_rate), (self.discriminator, loop.learning_rate)]

@@ -194,6 +194,13 @@ class Autoencoder:
         depth = (self.settings.volume or {})["size"][0]
         return values.unflatten(0, (-1, depth)).transpose(1, 2)
 
+    def prepare_some(self, scan: Scan, most: int = 4) -> Tensor:
+        """As `prepare`, of at most so many evenly spaced slices; of a 3D autoencoder the whole scan."""
+        count = len(scan.pixels)
+        if self.spatial_dims == 3 or count <= most:
+            return self.prepare(scan)
+        return self.prepare(scan, [int((i + 0.5) * count / most) for i in range(most)])
+
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """(n, 3, H, W) in [0, 1] -> (n, channels, h, w) float32, normalised; in 3D with a depth before height."""
