@@ -119,14 +119,16 @@ class RadFMVisionConfig(PreTrainedConfig):
             and the largest patch logit of each disorder on whose masks the CNN was trained. "vit": a vision
             transformer; with `slice_depth` above 1 its patches are 3D. "resnet-vit": the feature map of a CNN as tokens
             of a transformer, whose class token is the vector of the slice. "open_clip": the visual tower of an
-            open_clip model. "transformers": a vision model of transformers. Of volumes: "resnet3d", a ResNet inflated
-            to 3D; "vit3d", a vision transformer with 3D patches; "monai", a network of MONAI.
+            open_clip model. "transformers": a vision model of transformers. "latent": a CNN that reads the latents of
+            an autoencoder. Of volumes: "resnet3d", a ResNet inflated to 3D; "vit3d", a vision transformer with 3D
+            patches; "monai", a network of MONAI.
         tower: a timm architecture by name; for "monai" a class of `monai.networks.nets`; not read for "open_clip" and
             "transformers".
-        tower_args: further arguments of `timm.create_model`; for "open_clip" its own `embed_dim`, `vision_cfg` and
+        tower_args: further arguments of `timm.create_model`, for "latent" with those of
+            `radfm.latent_tower_radfm.LatentTower`; for "open_clip" its own `embed_dim`, `vision_cfg` and
             `quick_gelu`; for "transformers" those of `radfm.transformers_tower_radfm.PooledVisionModel`; for those of
             volumes see `radfm.volume_tower_radfm`.
-        image_size: height and width of a slice, pixels.
+        image_size: height and width of a slice, pixels, or of a latent.
         num_features: length of the tower's vector of a slice; set when the model is built.
         projection: from the tower's vector to `hidden_size`: "linear", left out where the widths agree; or "affine",
             with a bias and never left out.

@@ -7,6 +7,8 @@ Decisions:
   black.
 - Published models were trained on other squares and other scales of intensity. What they need is a setting each:
   stretching, cropping, bicubic resampling, bytes as they are, slices standardised one by one.
+- A scan of a latent data set has latents in the place of pixels, which were normalised when they were made. They are
+  neither scaled nor resized, and a model reads those of one autoencoder.
 - Towers that read volumes have a section of settings of their own (`volume`). A volume is packed as slices, too.
 - A grey slice is stored once; its three channels are views of it (`Tensor.expand`). So mean and standard deviation are
   one number each, the mean of ImageNet's over its channels, unless a tower needs one per channel.
@@ -51,6 +53,8 @@ class RadFMImageProcessor(BaseImageProcessor):
         max_slices: number of evenly spaced slices that are taken of a scan with more; None: all are taken.
         volume: [`VolumeSettings`] as a dict, for a model with a tower that reads volumes; None: scans are read slice by
             slice. Height and width of a volume are `size`.
+        latents: of a model that reads latents: "autoencoder", the fingerprint of the one that made them, and
+            "channels". Height and width of a latent are `size`, and all settings of pixels have no effect.
         modalities, planes: names of the ids in the packed batch; as in the model's configuration.
     """
 
@@ -70,6 +74,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         standardize_slices: bool = False,
         max_slices: int | None = None,
         volume: dict[str, Any] | None = None,
+        latents: dict[str, Any] | None = None,
         modalities: Sequence[str] = DEFAULT_MODALITIES,
         planes: Sequence[str] = PLANES,
         **kwargs,
@@ -81,6 +86,8 @@ class RadFMImageProcessor(BaseImageProcessor):
             raise ValueError(f"shortest_edge is at least size: nothing of {size} pixels is in {shortest_edge}")
         if volume and list(volume["size"][1:]) != [size, size]:
             raise ValueError(f"height and width of a volume are those of a slice, {size}, not {volume['size'][1:]}")
+        if volume and latents:
+            raise ValueError("latents are read slice by slice: leave out volume")
         self.size = size
         self.intensity_percentiles = list(intensity_percentiles)
         self.ct_windows: Sequence[Sequence[float]] | None = ct_windows and [list(window) for window in ct_windows]
@@ -93,6 +100,7 @@ class RadFMImageProcessor(BaseImageProcessor):
         self.standardize_slices = standardize_slices
         self.max_slices = max_slices
         self.volume = volume
+        self.latents = latents
         self.modalities = list(modalities)
         self.planes = list(planes)
 
@@ -107,12 +115,12 @@ class RadFMImageProcessor(BaseImageProcessor):
         """One scan.
 
         Args:
-            images: (slices, H, W) or (slices, H, W, 3); Hounsfield units for CT.
+            images: (slices, H, W) or (slices, H, W, 3); Hounsfield units for CT. Or latents (slices, c, size, size).
             modality: "CT" and the like; determines how intensities are scaled.
             spacing_mm: distance between slices, rows and columns.
             kwargs: `plane` and `affine` as in `radfm.cases.Scan`, for volumes.
         Returns:
-            `pixel_values` (slices, 3, size, size) float32 and `slices_per_scan` (1,) int64.
+            `pixel_values` (slices, 3, or c of latents, size, size) float32 and `slices_per_scan` (1,) int64.
         Raises:
             ValueError: the pixels have another shape, or there is no slice.
         """
@@ -121,17 +129,20 @@ class RadFMImageProcessor(BaseImageProcessor):
         count = self.slices_of(scan) if scan.pixels.ndim else 0
         values = torch.empty(count, self.channels(scan), self.size, self.size)
         self.fill(values, scan)
-        data = {"pixel_values": values.expand(-1, 3, -1, -1), "slices_per_scan": torch.tensor([count])}
+        data = {"pixel_values": values.expand(-1, self.num_channels, -1, -1), "slices_per_scan": torch.tensor([count])}
         return BatchFeature(data, tensor_type=return_tensors)
 
     def fill(self, values: Tensor, scan: Any, slices: Sequence[int] | None = None) -> None:
-        """Writes a scan's slices into `values` (slices taken, 1 or 3, size, size).
+        """Writes a scan's slices into `values` (slices taken, `channels`, size, size).
 
         Args:
             scan: has `pixels`, `modality` and `spacing_mm`; for volumes also `affine` and `plane`.
             slices: indices of the slices that are taken, scaled as in the whole scan; None: see `choose_slices`.
         """
         pixels = scan.pixels
+        if self.latents is not None:
+            values[:] = self._chosen_latents(pixels, slices)
+            return
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] != 3) or 0 in pixels.shape[1:3]:
             raise ValueError(f"a scan's pixels are (slices, H, W) or (slices, H, W, 3), got {pixels.shape}")
         if self.reads_volume(scan):
@@ -199,13 +210,32 @@ class RadFMImageProcessor(BaseImageProcessor):
             return list(range(slices))
         return [int(i * slices / self.max_slices) for i in range(self.max_slices)]
 
+    @property
+    def num_channels(self) -> int:
+        """Of `pixel_values`: 3, or those of latents."""
+        return 3 if self.latents is None else self.latents["channels"]
+
     def channels(self, scan: Any) -> int:
-        """The number of different channels of a prepared scan: 1 or 3."""
+        """The number of different channels of a prepared scan: 1, 3 or those of latents."""
+        if self.latents is not None:
+            return self.num_channels
         if self.reads_volume(scan):
             return 1
         windows = len(self.ct_windows or ()) if self._is_windowed(scan.pixels, scan.modality) else 1
         means = 1 if self.image_mean is None or self.standardize_slices else np.size(self.image_mean)
         return max(3 if scan.pixels.ndim == 4 else windows, means)
+
+    def _chosen_latents(self, latents: np.ndarray, slices: Sequence[int] | None) -> Tensor:
+        """The latents of the slices that are taken, float32."""
+        shape = (self.num_channels, self.size, self.size)
+        if latents.shape[1:] != shape:
+            raise ValueError(
+                f"the model reads latents (slices, {', '.join(map(str, shape))}) of autoencoder "
+                f"{(self.latents or {}).get('autoencoder')}, not {latents.shape}: make them by radfm prepare latents"
+            )
+        _refuse_not_finite(latents)
+        chosen = self.choose_slices(len(latents)) if slices is None else list(slices)
+        return torch.from_numpy(latents[chosen].astype(np.float32))
 
     def _is_windowed(self, pixels: np.ndarray, modality: str | None) -> bool:
         return modality == "CT" and bool(self.ct_windows) and pixels.ndim == 3

@@ -74,7 +74,7 @@ class RadFMProcessor(ProcessorMixin):
             pixels: whether to compute `pixel_values`; False where cached features take their place.
             text_kwargs: for the tokenizer.
         Returns:
-            The packed batch. For cases: `pixel_values` (slices, 3, H, W), `slices_per_scan`, `modality_ids`,
+            The packed batch. For cases: `pixel_values` (slices, channels, H, W), `slices_per_scan`, `modality_ids`,
             `plane_ids`, `days`, `key_slices` (scans,), `scans_per_case` (cases,); for a model with a second tower also
             `volumes` (scans,); with `use_history` also
             `histories_per_case` (cases,), `history_input_ids` and `history_attention_mask` (histories, tokens). For
@@ -165,13 +165,13 @@ class RadFMProcessor(ProcessorMixin):
         return tokens
 
     def _slices(self, scans: list, counts: list[int]) -> torch.Tensor:
-        """Every slice of the batch, (slices, 3, size, size); memory is allocated once."""
+        """Every slice of the batch, (slices, 3 or those of latents, size, size); memory is allocated once."""
         images = self.image_processor
         channels = max((images.channels(scan) for scan in scans), default=1)
         values = torch.empty(sum(counts), channels, images.size, images.size)
         for scan, part in zip(scans, values.split(counts), strict=True):
             images.fill(part, scan)
-        return values.expand(-1, 3, -1, -1)
+        return values.expand(-1, images.num_channels, -1, -1)
 
     def _modality_ids(self, case) -> list[int]:
         planes_of: dict[str, list] = {}  # modality -> its planes, in the order of the case

@@ -31,6 +31,7 @@ from .base_tower_radfm import (
 )
 from .configuration_radfm import RadFMEncoderConfig, RadFMOpenCLIPTextConfig, RadFMVisionConfig
 from .encoder_radfm import RadFMEncoder
+from .latent_tower_radfm import LatentTower
 from .layers_radfm import projection_layer
 from .transformers_tower_radfm import TransformersTower
 from .volume_tower_radfm import MONAITower, ResNet3dTower, ViT3dTower
@@ -163,6 +164,7 @@ TOWERS: dict[str, type[Tower]] = {
     "resnet-vit": TokenTower,
     "open_clip": OpenCLIPTower,
     "transformers": TransformersTower,
+    "latent": LatentTower,
     "resnet3d": ResNet3dTower,
     "vit3d": ViT3dTower,
     "monai": MONAITower,

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ from radfm.data_prep.batches.sampling import Sample
 from radfm.data_prep.batches.slice_features import SliceFeatures
 from radfm.data_prep.stored_cases import StoredCases
 from radfm.processing_radfm import RadFMProcessor
+
+_NO_PIXELS = (
+    "latents have no pixels to change: leave affine, elastic, noise, contrast and mirror out of augmentation; a tower "
+    "of latents adds noise and masks by itself"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class CaseDataset(Dataset):
         skipped: [(case_id, reason), ...] of what cannot be read.
 
     Raises:
-        ValueError: a case has no label, which does not make it a normal one.
+        ValueError: a case has no label, which does not make it a normal one; the model reads other latents, or pixels;
+            or the augmentation changes the pixels of latents.
     """
 
     def __init__(
@@ -87,7 +94,10 @@ class CaseDataset(Dataset):
         rows = range(len(cases)) if rows is None else rows
         if unlabelled := sum(not cases.rows[row]["labelled"] for row in rows):
             raise ValueError(f"{unlabelled:,} of {len(rows):,} cases have no label: load them with labelled=True")
+        refuse_other_latents(cases, processor.image_processor.latents)
         self.cases, self.processor, self.sampling = cases, processor, sampling
+        if cases.record.get("latents") and self._augmentation is not None and self._augmentation.changes_pixels:
+            raise ValueError(_NO_PIXELS)
         self.history_embeds, self.features, self.masks = history_embeds, features, masks
         self.rows, self._slice_counts, self.skipped = _readable(cases, rows)
         self._normal_scans: dict[str, list[int]] = {}
@@ -236,8 +246,9 @@ class CaseDataset(Dataset):
             return None
         images = self.processor.image_processor
         chosen = images.choose_slices(len(scan.pixels))
-        shape = (0, len(chosen), *scan.pixels.shape[1:3])
-        masks = np.stack([mask[chosen] for mask in scan.masks.values()]) if scan.masks else np.zeros(shape)
+        if not scan.masks:
+            return torch.zeros(0, len(chosen), images.size, images.size)
+        masks = np.stack([mask[chosen] for mask in scan.masks.values()])
         return images.fit(torch.from_numpy(masks.astype(np.float32)), scan.spacing_mm)
 
     def _packed_masks(self, cases: list[Case], masks: list[Tensor]) -> dict[str, Tensor]:
@@ -263,6 +274,27 @@ class CaseDataset(Dataset):
                 if part := self.cases.scan_header(scan)["body_part"]:
                     scans.setdefault(part, []).append(scan)
         return scans
+
+
+def refuse_other_latents(cases: StoredCases, expected: dict[str, Any] | None) -> None:
+    """
+    Args:
+        expected: `latents` of the image processor of the model; None: it reads pixels.
+    Raises:
+        ValueError: the data set holds latents of another autoencoder, or pixels for a model of latents, or latents for
+            a model of pixels.
+    """
+    stored = cases.record.get("latents")
+    made_by, read = (latents and latents["autoencoder"] for latents in (stored, expected))
+    if made_by == read:
+        return
+    if read is None:
+        raise ValueError(f"{cases.folder} holds latents of autoencoder {made_by}, and the model reads pixels")
+    holds = f"latents of autoencoder {made_by}" if made_by else "pixels"
+    raise ValueError(
+        f"{cases.folder} holds {holds}, the model reads latents of autoencoder {read}: run radfm prepare latents with "
+        "that autoencoder"
+    )
 
 
 class StepLoader(DataLoader):

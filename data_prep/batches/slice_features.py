@@ -111,7 +111,7 @@ def _compute(folder: Path, number: int, cases: StoredCases, scan_rows, tower, en
         scan = cases.scan(row)
         values = torch.empty(images.slices_of(scan), images.channels(scan), images.size, images.size)
         images.fill(values, scan)
-        slabs = encoder.slabs(values.to(device, dtype).expand(-1, 3, -1, -1), [len(values)])
+        slabs = encoder.slabs(values.to(device, dtype).expand(-1, images.num_channels, -1, -1), [len(values)])
         of_scan = [tower(some).to("cpu", torch.float16).numpy() for some in slabs]
         features += of_scan
         ends.append(sum(map(len, of_scan)) + (ends[-1] if ends else 0))

@@ -24,7 +24,8 @@ assert importlib.util.find_spec("radfm") is None, "radfm must not be here"
 folder = sys.argv[1]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-pixels = np.arange(2 * 40 * 50, dtype=np.float32).reshape(2, 40, 50)
+shape = (2, 4, 16, 16) if processor.image_processor.latents else (2, 40, 50)
+pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 scan = SimpleNamespace(pixels=pixels, modality="MRI", plane="axial", spacing_mm=(4, 1, 1), days=None, key_slice=None)
 with torch.no_grad():
     logits = model(**processor(cases=[SimpleNamespace(scans=[scan])])).logits
@@ -34,6 +35,24 @@ print(json.dumps([type(model).__module__, logits.tolist(), texts.tolist()]))
 
 
 VOLUMES = {"family": "resnet3d", "tower": "test_resnet", "slice_depth": 0, "image_size": 64}
+
+
+def test_a_checkpoint_of_latents_loads_without_radfm(python_without_radfm, tiny_config, tmp_path):
+    torch.manual_seed(0)
+    arguments = {"in_chans": 4, "patch_size": 1}
+    vision = {"family": "latent", "tower": "test_convnext", "image_size": 16, "tower_args": arguments}
+    model = RadFMForDiagnosis(RadFMConfig(**tiny_config | {"vision_config": vision}, disorders=["Glioma"])).eval()
+    torch.nn.init.normal_(model.head.disorder_embeds)
+    processor = RadFMProcessor(RadFMImageProcessor(size=16, latents={"autoencoder": "0123", "channels": 4}))
+    model.save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+
+    _, logits, _ = elsewhere(python_without_radfm, SCRIPT, tmp_path / "checkpoint")
+
+    scan = Scan(np.arange(2048, dtype=np.float32).reshape(2, 4, 16, 16), "MRI", "axial", (4, 1, 1))
+    with torch.no_grad():
+        expected = model(**processor(cases=[Case(scans=[scan])])).logits
+    torch.testing.assert_close(torch.tensor(logits), expected)
 
 
 @pytest.mark.parametrize("volume_config", [None, VOLUMES], ids=["one tower", "two towers"])
