@@ -58,6 +58,7 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
         masks: Tensor | None = None,
         mask_rows: Tensor | None = None,
         unlocated: Tensor | None = None,
+        teacher_logits: Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> RadFMDiagnosisOutput | tuple:
@@ -78,11 +79,12 @@ class RadFMForDiagnosis(RadFMPreTrainedModel):
             scan_labels: (scans, disorders) in [0, 1], for the objective "per_scan"; unset, those of the case.
             key_slices: (scans,) int64, -1 where unknown.
             masks, mask_rows, unlocated: as in `radfm.objectives_radfm.PatchObjective`.
+            teacher_logits: (cases, disorders), of another model, for the objective "distillation".
         Raises:
             ValueError: as [`RadFMModel`]; there are texts and a head that reads none.
         """
         targets = {"labels": labels, "scan_labels": scan_labels, "key_slices": key_slices}
-        targets |= {"masks": masks, "mask_rows": mask_rows, "unlocated": unlocated}
+        targets |= {"masks": masks, "mask_rows": mask_rows, "unlocated": unlocated, "teacher_logits": teacher_logits}
         objectives = self._objectives(targets)
         context = {"modality_ids": modality_ids, "plane_ids": plane_ids, "days": days}
         histories = {"histories_per_case": histories_per_case, "history_embeds": history_embeds}

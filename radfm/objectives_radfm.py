@@ -6,6 +6,7 @@
 | [`PerScanObjective`] | the same of each scan in the context of its case | labels or scan_labels | per_scan |
 | [`PatchObjective`] | the logits of each patch of a slice with segmentation masks | masks | patch |
 | [`KeySliceObjective`] | the attention over the slices with the annotated key slice | key_slices | key_slice |
+| [`DistillationObjective`] | the logits of a case with those of another model | teacher_logits | distillation |
 
 A new objective is a subclass of [`Objective`] and a line in [`OBJECTIVES`].
 
@@ -138,9 +139,23 @@ class KeySliceObjective(Objective):
         return divergences.sum() / max(len(divergences), 1)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (DiagnosisObjective, PerScanObjective, PatchObjective, KeySliceObjective)
-}
+class DistillationObjective(Objective):
+    """The mean squared error between the logits of a case and those of a teacher (Dombrowski et al. 2026).
+
+    Targets:
+        teacher_logits: (cases, disorders), before any calibration.
+    """
+
+    name = "distillation"
+    targets = ("teacher_logits",)
+
+    def loss(self, outputs: RadFMDiagnosisOutput, batch: dict[str, Tensor]) -> Tensor:
+        assert outputs.logits is not None
+        return F.mse_loss(all_gather_rows(outputs.logits.float()), all_gather_rows(batch["teacher_logits"].float()))
+
+
+_OBJECTIVES = (DiagnosisObjective, PerScanObjective, PatchObjective, KeySliceObjective, DistillationObjective)
+OBJECTIVES: dict[str, type[Objective]] = {objective.name: objective for objective in _OBJECTIVES}
 
 
 def build_objectives(config: RadFMConfig) -> list[Objective]:

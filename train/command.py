@@ -73,6 +73,29 @@ def autoencoder(
 
 
 @needs("train")
+def latent_classifier(
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG] KEY=VALUE",
+            help="A YAML file, or the name of one that is part of radfm, and changes to it. Default: "
+            "latent_classifier.yaml.",
+        ),
+    ] = None,
+) -> None:
+    """Train a classifier that reads latents. The same command resumes a killed run.
+
+    Example: radfm train latent-classifier data=datasets/latents model.teacher=runs/diagnosis
+    data.reconstructions=datasets/reconstructions output=runs/latent_classifier
+    """
+    from radfm.train.diagnosis import train
+    from radfm.train.diagnosis_config import read_diagnosis_config
+
+    config, *changes = given if given and "=" not in given[0] else ("latent_classifier.yaml", *(given or ()))
+    print(train(read_diagnosis_config(config, changes)))
+
+
+@needs("train")
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)],

@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 2 -m radfm.train.diagnosis CONFIG training.deepspeed=train/configs/zero2.json
 
 1. The cases are loaded, and the model is built from the configuration (`diagnosis_model`).
-2. The features of a frozen tower are computed once (`radfm.data_prep.batches.slice_features`).
+2. The features of a frozen tower are computed once (`radfm.data_prep.batches.slice_features`), and so are the logits of
+   a teacher, if there is one (`teacher`).
 3. The trainer trains it, resuming from the last checkpoint where there is one (`diagnosis_trainer`).
 4. The checkpoint with the best validation becomes the result, with a recipe beside it.
 
@@ -38,6 +39,7 @@ from radfm.train.diagnosis_model import build
 from radfm.train.diagnosis_trainer import DiagnosisTrainer, TrainerSettings
 from radfm.train.lineage import effort, has_ended, lineage
 from radfm.train.shots import few_shots
+from radfm.train.teacher import teacher_logits
 from radfm.train.trainer_arguments import run_module
 from radfm.train.training_checkpoints import result_checkpoint, write_result
 
@@ -54,13 +56,15 @@ def train(config: DiagnosisTraining) -> Path:
     set_seed(config.seed)
     cases, validation_cases = map(config.data.load, ("train", "validation"))
     rows = few_shots(cases, config.data.shots, config.seed)
-    model, processor = build(config, cases.vocabulary, _prevalence(cases, rows))
+    teacher = config.model.teacher
+    learned = None if teacher is None else teacher_logits(teacher, config.data.reconstructions or "", cases)
+    model, processor = build(config, cases.vocabulary, _prevalence(cases, rows), cases.record.get("latents"))
 
     sampling = Sampling(config.augmentation, slices_per_scan=config.sampling.slices_per_scan, seed=config.seed)
     embed = config.model.history and config.model.text_layers == 0
     histories = [embed_histories(model, processor, part.rows) if embed else None for part in (cases, validation_cases)]
     masks = config.objectives.weight("patch") > 0
-    data = CaseDataset(cases, processor, sampling, rows, histories[0], masks=masks)
+    data = CaseDataset(cases, processor, sampling, rows, histories[0], masks=masks, teacher_logits=learned)
     validation = CaseDataset(validation_cases, processor, history_embeds=histories[1])
     if config.model.frozen_tower:
         dtype = torch.bfloat16 if (TRAINING | config.training)["bf16"] else torch.float32
@@ -123,7 +127,10 @@ def _recipe(trainer: DiagnosisTrainer, config: DiagnosisTraining, checkpoint: Pa
         "config": without_folders(asdict(config)),
         "data": data_summary(data.cases, data.rows),
         "started_from": lineage(
-            model=start.checkpoint, tower_weights=start.tower_weights, text_encoder=start.text_encoder
+            model=start.checkpoint,
+            tower_weights=start.tower_weights,
+            text_encoder=start.text_encoder,
+            teacher=start.teacher,
         ),
         "cases": {"train": len(data), "validation": len(validation)},
         "left_out": dict(data.skipped + validation.skipped),

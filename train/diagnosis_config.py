@@ -61,6 +61,7 @@ class DataSection:
             the splits of the data set.
         folds: Number of folds of the patients of training and validation split, if `fold` is given.
         shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
+        reconstructions: Folder of a data set with the same cases, of which `model.teacher` sees the training cases.
     """
 
     path: str = "datasets/phantoms"
@@ -69,6 +70,7 @@ class DataSection:
     fold: NonNegativeInt | None = None
     folds: PositiveInt = 5
     shots: PositiveInt | None = None
+    reconstructions: str | None = None
 
     def load(self, split: str) -> StoredCases:
         """The cases of a split to learn from. Raises: as `radfm.data_prep.stored_cases.load`."""
@@ -99,7 +101,9 @@ class ModelSection:
         frozen: "tower": the tower is not trained, and the features of every slice are computed once. Or names of its
             modules that are not trained, such as the first blocks of a pretrained tower, which cost most.
         freeze_batch_norm: Whether the tower's batch normalisation keeps its statistics; for pretrained towers.
-        architecture: Arguments of `RadFMConfig`, for a new model.
+        teacher: Folder of a checkpoint, whose logits for the cases of `data.reconstructions` are the targets of
+            `objectives.weights.distillation`. It reads names, or has those of the data in its vocabulary.
+        architecture: Arguments of `RadFMConfig`, for a new model. Channels and size of latents are those of the data.
         images: Arguments of `RadFMImageProcessor`, for a new model. A tower that reads volumes needs `volume`; unset,
             it is that of the checkpoint whose weights the tower has.
     """
@@ -116,6 +120,7 @@ class ModelSection:
     tower_patches: bool = False
     frozen: list[str] | Literal["tower"] = field(default_factory=list)
     freeze_batch_norm: bool = False
+    teacher: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
 
@@ -188,6 +193,7 @@ class DiagnosisTraining:
         model, objectives, augmentation = self.model, self.objectives, self.augmentation
         reads_text = HEADS[model.head].reads_text
         patch, per_scan = objectives.weight("patch") > 0, objectives.weight("per_scan") > 0
+        distillation = {objectives.weight("distillation") > 0, bool(model.teacher), bool(self.data.reconstructions)}
         texts = model.history or model.text_layers != 0 or model.text_whitening is not None
         for impossible, reason in (
             (texts and not reads_text, _NO_TEXT),
@@ -197,6 +203,7 @@ class DiagnosisTraining:
             (model.tower_patches and model.tower_weights is None, "model.tower_patches needs model.tower_weights"),
             (patch and model.frozen_tower, "objectives.weights.patch trains the tower: leave it out, or model.frozen"),
             (model.frozen_tower and augmentation.changes_pixels, _FROZEN_PIXELS),
+            (len(distillation) > 1, _TEACHER),
             (self.training.get("max_steps") == 0, "training.max_steps=0 trains nothing: set it to at least 1"),
         ):
             if impossible:
@@ -226,4 +233,8 @@ _NORMAL_SCANS = (
 _FROZEN_PIXELS = (
     "model.frozen=tower reads each slice once: leave affine, elastic, noise, contrast and mirror out of augmentation, "
     "or leave out model.frozen"
+)
+_TEACHER = (
+    "model.teacher, data.reconstructions and objectives.weights.distillation are of use together only: give all three, "
+    "or leave out the first two and set objectives.weights.distillation=0"
 )

@@ -8,7 +8,7 @@ Decisions:
 - The features of a frozen tower do not change, so they are computed once, see `radfm.data_prep.batches.slice_features`.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,21 @@ _PARTS = {
 
 
 def build(
-    config: DiagnosisTraining, vocabulary: Vocabulary, prevalence: float
+    config: DiagnosisTraining, vocabulary: Vocabulary, prevalence: float, latents: dict[str, Any] | None = None
 ) -> tuple[RadFMForDiagnosis, RadFMProcessor]:
     """The model of an experiment before training, and its processor.
 
     Args:
         vocabulary: the disorders of the data.
         prevalence: the share of pairs of a case and a disorder that are positive.
+        latents: what a data set of latents states of them; None: the data set holds pixels.
 
     Raises:
         ValueError: the checkpoint, tower or architecture does not fit the configuration.
         FileNotFoundError: there is no such checkpoint or file of weights.
     """
     settings, is_new = config.model, config.model.checkpoint is None
-    model, processor = _new_model(settings, config.seed) if is_new else _loaded_model(settings)
+    model, processor = _new_model(_reading(latents, settings), config.seed) if is_new else _loaded_model(settings)
     processor.image_processor.max_slices = settings.max_slices
     names, codes = vocabulary.names, [disorder.icd10cm for disorder in vocabulary]
     if is_new and settings.text_whitening is not None:
@@ -174,6 +175,28 @@ def _loaded_model(settings: ModelSection) -> tuple[RadFMForDiagnosis, RadFMProce
             f"model.head={settings.head}, but {settings.checkpoint} has a head {model.config.head!r}: set model.head"
         )
     return model, RadFMProcessor.from_pretrained(folder)
+
+
+def _reading(latents: dict[str, Any] | None, settings: ModelSection) -> ModelSection:
+    """The settings of a new model, with the size, channels and autoencoder of the latents of a data set.
+
+    Raises:
+        ValueError: the data set holds latents and the tower reads pixels, or the other way round.
+    """
+    vision = settings.architecture.get("vision_config") or {}
+    if latents is None:
+        if vision.get("family") == "latent":
+            raise ValueError("model.architecture.vision_config.family=latent: the data set holds pixels, not latents")
+        return settings
+    if vision.get("family") != "latent":
+        raise ValueError("the data set holds latents: use the config latent_classifier.yaml, or prepared pixels")
+    if len(latents["size"]) != 2 or len(set(latents["size"])) != 1:
+        raise ValueError(f"latents of size {latents['size']}: the family latent reads square latents of slices")
+    size, channels = latents["size"][0], latents["channels"]
+    vision = vision | {"image_size": size, "tower_args": (vision.get("tower_args") or {}) | {"in_chans": channels}}
+    images = {"size": size, "latents": {"autoencoder": latents["autoencoder"], "channels": channels}}
+    architecture = settings.architecture | {"vision_config": vision}
+    return replace(settings, architecture=architecture, images=settings.images | images)
 
 
 def _new_model(settings: ModelSection, seed: int) -> tuple[RadFMForDiagnosis, RadFMProcessor]:

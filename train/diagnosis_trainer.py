@@ -42,7 +42,7 @@ from radfm.train.trainer_arguments import trainer_arguments
 from radfm.train.training_checkpoints import last_checkpoint, mark_complete, remove_incomplete, state_at_end
 
 _MAX_NAMED_CASES = 20
-_NOT_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated")
+_NOT_INPUTS = ("case_rows", "labels", "key_slices", "masks", "mask_rows", "unlocated", "teacher_logits")
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,10 @@ class FineTuning:
     def __post_init__(self):
         if self.model.text_layers and self.method != "full":
             raise ValueError("model.text_layers: the text encoder is trained with method=full only")
+        if self.objectives.weight("distillation") or self.data.reconstructions is not None:
+            raise ValueError(
+                "fine-tuning has no teacher: leave out objectives.weights.distillation and data.reconstructions"
+            )
         if self.augmentation.add_normal and self.objectives.weight("per_scan"):
             raise ValueError(
                 "augmentation.add_normal adds scans that show no disorder of their case, so no scan can be trained "

@@ -72,6 +72,8 @@ class CaseDataset(Dataset):
         masks: whether a batch tells where disorders are: `masks` (masks, H, W) bool in the square that the model
             sees, `mask_rows` (masks, 2) int64, the slice in the batch and the disorder of each, and `unlocated` (cases,
             disorders) bool, the disorders of a case that are in none of its masks.
+        teacher_logits: (cases of the data set, disorders), computed in advance by another model; they are
+            `teacher_logits` (cases, disorders) of a batch.
 
     Attributes:
         skipped: [(case_id, reason), ...] of what cannot be read.
@@ -90,6 +92,7 @@ class CaseDataset(Dataset):
         history_embeds: Tensor | None = None,
         features: SliceFeatures | None = None,
         masks: bool = False,
+        teacher_logits: Tensor | None = None,
     ):
         rows = range(len(cases)) if rows is None else rows
         if unlabelled := sum(not cases.rows[row]["labelled"] for row in rows):
@@ -99,6 +102,7 @@ class CaseDataset(Dataset):
         if cases.record.get("latents") and self._augmentation is not None and self._augmentation.changes_pixels:
             raise ValueError(_NO_PIXELS)
         self.history_embeds, self.features, self.masks = history_embeds, features, masks
+        self.teacher_logits = teacher_logits
         self.rows, self._slice_counts, self.skipped = _readable(cases, rows)
         self._normal_scans: dict[str, list[int]] = {}
         if self._augmentation is not None and self._augmentation.add_normal:
@@ -171,6 +175,8 @@ class CaseDataset(Dataset):
             with_history = [self.rows[s.case] for s, case in zip(samples, cases, strict=True) if case.history]
             batch["history_embeds"] = self.history_embeds[with_history]
         rows = [self.rows[sample.case] for sample in samples]
+        if self.teacher_logits is not None:
+            batch["teacher_logits"] = self.teacher_logits[rows]
         batch["labels"] = torch.from_numpy(np.stack([self.cases.labels(row) for row in rows]))
         if self.masks:
             located = torch.from_numpy(np.stack([self.cases.located(row) for row in rows]))

@@ -70,6 +70,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "train latent-classifier",
+        "Train a classifier that reads latents.",
+        "radfm.train.command:latent_classifier",
+        "train",
+    ),
+    Command(
         "finetune",
         "Fine-tune a checkpoint on your own cases, and keep what it knows.",
         "radfm.train.command:finetune",

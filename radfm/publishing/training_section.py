@@ -17,6 +17,7 @@ _STARTING_POINTS = {
     "model": "checkpoint",
     "tower_weights": "weights of the slice encoder",
     "text_encoder": "text encoder",
+    "teacher": "teacher, whose logits were its targets",
 }
 _PATIENT_GROUPS = (  # title, key of the data summary, the groups that a data set can have
     ("Ages", "ages", ("0 to 17", "18 to 39", "40 to 64", "65 and more")),

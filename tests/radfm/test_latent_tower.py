@@ -56,7 +56,7 @@ def test_latents_go_through_the_processor_as_they_are():
 @pytest.mark.parametrize("shape", [(3, 3, 16, 16), (3, 4, 8, 16), (3, 16, 16), (3, 16, 16, 4)])
 def test_other_shapes_than_those_of_the_latents_are_refused(shape):
     processor = RadFMProcessor(RadFMImageProcessor(size=16, latents=LATENTS))
-    with pytest.raises(ValueError, match=r"latents \(slices, 4, 16, 16\) of autoencoder 0123\w+, not .*radfm prepare l"):
+    with pytest.raises(ValueError, match=r"latents \(slices, 4, 16, 16\) of autoencoder 0123\w+, not .*radfm prepare"):
         processor(cases=Case(scans=[Scan(np.zeros(shape, np.float16), "CT")]))
 
 
