@@ -236,5 +236,5 @@ _FROZEN_PIXELS = (
 )
 _TEACHER = (
     "model.teacher, data.reconstructions and objectives.weights.distillation are of use together only: give all three, "
-    "or leave out the first two and set objectives.weights.distillation=0"
+    "or set model.teacher=null data.reconstructions=null objectives.weights.distillation=0"
 )
