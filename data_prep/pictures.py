@@ -4,6 +4,7 @@ Decisions:
 - `CT_WINDOWS` is the only table of windows for pictures in radfm; reports, pages and image fingerprints name one of
   them. The windows of the model's input are part of a checkpoint, see `RadFMImageProcessor`.
 - CT without Hounsfield units, such as a JPEG of a CT slice, has no window and is shown as other modalities.
+- A slice of a latent data set is shown as the mean of its channels: only its autoencoder can show more.
 """
 
 import base64
@@ -36,7 +37,7 @@ _QUALITY = 85
 
 def ct_window(scan: Scan) -> Window | None:
     """The window for the scan's body part; None for a scan without Hounsfield units."""
-    if scan.modality != "CT" or scan.pixels.dtype == np.uint8 or float(scan.pixels.max()) <= 1:
+    if scan.modality != "CT" or scan.pixels.dtype == np.uint8 or scan.pixels.ndim == 4 or float(scan.pixels.max()) <= 1:
         return None
     words = set(re.findall("[a-z]+", scan.body_part or ""))
     return CT_WINDOWS[next((name for parts, name in _BODY_PARTS.items() if words & set(parts.split())), "soft tissue")]
@@ -69,6 +70,8 @@ def slice_image(scan: Scan, index: int, window: Window | None) -> Image.Image:
     pixels = scan.pixels[index]
     if pixels.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(pixels))
+    if pixels.ndim == 3:  # a latent, (channels, h, w)
+        pixels = pixels.astype(np.float32).mean(0)
     low, high = window or (float(pixels.min()), float(pixels.max()))
     return Image.fromarray(to_uint8(pixels, low, high))
 

@@ -190,7 +190,7 @@ class ConditionedStage(nn.Module):
         """
         assert self.embedding is not None
         scale, shift = self.scale_and_shift(self.embedding)
-        return self.stage(feature_map) * scale + shift
+        return torch.addcmul(shift, self.stage(feature_map), scale)
 
     def scale_and_shift(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 256) -> two of (n, channels, 1, 1); 1 and 0 at the start."""
@@ -219,7 +219,7 @@ class _Affine(nn.Module):
         self.scale, self.shift = nn.Parameter(scale.detach()), nn.Parameter(shift.detach())
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        return feature_map * self.scale + self.shift
+        return torch.addcmul(self.shift, feature_map, self.scale)
 
 
 def _input_scale(sigma: float) -> float:

@@ -108,7 +108,8 @@ def _model_table(facts: Facts) -> dict[str, str]:
 def _tower(vision: dict) -> str:
     """In words: its network and what it reads."""
     of_volumes = "volumes of " if TOWERS[vision["family"]].reads_volumes else ""
-    return f"{vision['tower']} (family {vision['family']}), {of_volumes}{vision['image_size']} pixels"
+    unit = "positions of latents" if vision["family"] == "latent" else "pixels"
+    return f"{vision['tower']} (family {vision['family']}), {of_volumes}{vision['image_size']} {unit}"
 
 
 def _encoder_layers(config: dict) -> str:

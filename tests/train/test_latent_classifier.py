@@ -17,6 +17,7 @@ from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.sampling import Sample
 from radfm.data_prep.latents import prepare_latents, prepare_reconstructions
+from radfm.data_prep.pictures import ct_window, slice_image
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.eval.predict import Evaluation, score
@@ -189,6 +190,15 @@ def test_reconstructions_of_other_cases_are_refused(data, teacher, tmp_path):
     prepare(Phantoms(12, size=48, seed=9), tmp_path / "other", Settings(size=48, fractions=(0.5, 0.5, 0.0)))
     with pytest.raises(ValueError, match=r"data.reconstructions: .* lacks .* training cases, such as"):
         train(distilled({**data, "reconstructions": tmp_path / "other"}, teacher, tmp_path / "run"))
+
+
+def test_a_latent_is_shown_in_reports_as_the_mean_of_its_channels(data):
+    scan = load(data["latents"])[0].scans[0]
+    scan.modality = "CT"
+    assert ct_window(scan) is None
+    picture = np.asarray(slice_image(scan, 0, ct_window(scan))).astype(float)
+    assert picture.shape == (24, 24)
+    assert np.corrcoef(picture.ravel(), scan.pixels[0].astype(float).mean(0).ravel())[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("missing", ["teacher", "reconstructions", "distillation"])
