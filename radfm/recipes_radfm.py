@@ -15,6 +15,7 @@ FINETUNE_RECIPE = "radfm_finetune.json"
 DIAGNOSIS_RECIPE = "radfm_diagnosis.json"
 TEXT_RECIPE = "radfm_text.json"
 AUTOENCODER_RECIPE = "radfm_autoencoder_recipe.json"
+DIFFUSION_RECIPE = "radfm_diffusion.json"
 MODEL_RECIPES = (FINETUNE_RECIPE, DIAGNOSIS_RECIPE)  # of a model, the newest first
 
 SYNTHETIC_ONLY = "This model was trained on synthetic patients only. Its answers about a real study mean nothing."
@@ -61,6 +62,7 @@ def synthetic_only(recipe: Mapping[str, Any]) -> bool:
 __all__ = [
     "AUTOENCODER_RECIPE",
     "DIAGNOSIS_RECIPE",
+    "DIFFUSION_RECIPE",
     "FINETUNE_RECIPE",
     "MODEL_RECIPES",
     "SYNTHETIC_ONLY",

@@ -96,6 +96,26 @@ def latent_classifier(
 
 
 @needs("train")
+def diffusion(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of one that is part of radfm.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as data.by_disorder=0 or training.bf16=true."),
+    ] = None,
+) -> None:
+    """Train a generator of latents by diffusion. The same command resumes a killed run.
+
+    Example: radfm train diffusion diffusion.yaml data=datasets/mine-latents model.autoencoder=runs/autoencoder
+    """
+    from radfm.train.diffusion import train
+    from radfm.train.diffusion_config import read_diffusion_config
+
+    print(train(read_diffusion_config(config, changes or ())))
+
+
+@needs("train")
 def finetune(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set that radfm prepare made.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)],

@@ -76,6 +76,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "train diffusion",
+        "Train a generator of latents by diffusion.",
+        "radfm.train.command:diffusion",
+        "train",
+    ),
+    Command(
         "finetune",
         "Fine-tune a checkpoint on your own cases, and keep what it knows.",
         "radfm.train.command:finetune",

@@ -1,0 +1,185 @@
+"""Training a generator: it learns, resumes to the same weights, and refuses what does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from radfm.data_prep import load
+from radfm.data_prep.latent_slices import LatentSlices
+from radfm.data_prep.latents import prepare_latents
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.latents.conditions import TextConditions
+from radfm.latents.denoisers import Denoiser
+from radfm.latents.generator import Generator
+from radfm.train.config import configured
+from radfm.train.diffusion import train
+from radfm.train.diffusion_config import DiffusionTraining, StepsSection
+from radfm.train.diffusion_trainer import DiffusionTrainer
+from radfm.train.training_checkpoints import last_checkpoint
+from tests.tiny_generator import TINY_UNET, WIDTH, tiny_autoencoder
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Phantoms, their latents, and the autoencoder."""
+    folder = tmp_path_factory.mktemp("diffusion")
+    prepare(
+        Phantoms(24, size=32), folder / "phantoms", Settings(size=32, cases_per_shard=12, fractions=(0.6, 0.2, 0.2))
+    )
+    tiny_autoencoder().save_pretrained(folder / "autoencoder")
+    prepare_latents(folder / "phantoms", folder / "latents", folder / "autoencoder")
+    return folder
+
+
+def config(folder: Path, output: Path, *changes: str) -> DiffusionTraining:
+    content = {
+        "output": str(output),
+        "data": {"path": str(folder / "latents")},
+        "model": {"autoencoder": str(folder / "autoencoder"), "arguments": TINY_UNET | {"dropout": 0.1}},
+        "training": {"max_steps": STEPS, "batch_size": 8, "warmup_steps": 2, "save_steps": 4, "eval_steps": 4},
+    }
+    return configured(DiffusionTraining, content, ["training.logging_steps=2", *changes])
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    return train(config(folder, folder / "run"))
+
+
+def test_a_training_gives_a_generator_with_recipe_and_card(folder, trained):
+    generator = Generator.from_pretrained(trained)
+    cases = load(folder / "latents", "train")
+    slices = LatentSlices(cases)
+    assert generator.known == slices.known
+    assert sum(count for *_, count in generator.contexts.get("", [])) == sum(
+        prompt.disorders == () for prompt in slices
+    )
+    assert generator.autoencoder.fingerprint == cases.record["latents"]["autoencoder"]
+    assert generator.sample([slices[0]], [0], steps=2).isfinite().all()
+    recipe = json.loads((trained / "radfm_diffusion.json").read_text())
+    assert [entry["step"] for entry in recipe["log"]] == [2, 4, 6, 8]
+    assert [entry["step"] for entry in recipe["log"] if "validation" in entry] == [4, 8]
+    card = (trained / "README.md").read_text()
+    for text in ("Research use only, not a medical device", "**synthetic**", "radfm phantoms", *list(slices.known)[:3]):
+        assert text in card
+
+
+def test_a_killed_run_resumes_to_the_same_weights(folder, trained, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        _train_until(config(folder, tmp_path / "run"), step=6)
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
+    again = train(config(folder, tmp_path / "run"))
+    for file in ("denoiser/model.safetensors", f"checkpoint-{STEPS}/optimizer.safetensors"):
+        first, second = load_file(trained / file), load_file(again / file)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    recipes = [json.loads((run / "radfm_diffusion.json").read_text()) for run in (trained, again)]
+    assert recipes[0]["log"] == recipes[1]["log"]
+    assert recipes[1]["effort"]["resumed"]
+
+
+def _train_until(settings: DiffusionTraining, step: int) -> None:
+    one_step = DiffusionTrainer._one_step
+
+    def killed(trainer):
+        if trainer.step == step:
+            raise KeyboardInterrupt
+        return one_step(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionTrainer, "_one_step", killed)
+        train(settings)
+
+
+def test_a_run_that_has_ended_stays_as_it_is(folder, trained):
+    before = (trained / "denoiser" / "model.safetensors").stat().st_mtime_ns
+    train(config(folder, folder / "run"))
+    assert (trained / "denoiser" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_run_is_refused(folder, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(ValueError, match="other data or settings"):
+        train(config(folder, tmp_path / "run", "seed=1"))
+
+
+def test_accumulated_steps_are_those_of_one_batch(folder, trained, tmp_path):
+    """Without dropout, whose masks depend on the parts."""
+    changes = ("training.max_steps=2", f"model.arguments={json.dumps(TINY_UNET)}")
+    whole = train(config(folder, tmp_path / "whole", *changes))
+    parts = train(config(folder, tmp_path / "parts", *changes, "training.gradient_accumulation_steps=4"))
+    first, second = (load_file(run / "checkpoint-2" / "denoiser.safetensors") for run in (whole, parts))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], atol=2e-4, rtol=0)
+    with pytest.raises(ValueError, match="cannot be split into 3 equal parts"):
+        train(config(folder, tmp_path / "odd", "training.gradient_accumulation_steps=3"))
+
+
+def test_the_loss_of_eight_latents_falls(folder, tmp_path):
+    slices = LatentSlices(load(folder / "latents", "train"))
+    slices._places, slices._prompts, slices._all = slices._places[:8], slices._prompts[:8], slices._all[:8]
+    steps = StepsSection(
+        max_steps=60, batch_size=16, warmup_steps=5, learning_rate=3e-3, logging_steps=10, eval_steps=60
+    )
+    torch.manual_seed(0)
+    denoiser = Denoiser("unet", slices.shape, WIDTH, TINY_UNET)
+    trainer = DiffusionTrainer(
+        denoiser, TextConditions("radfm-text-mini"), slices, slices, steps, 0.0, 0, tmp_path, "eight"
+    )
+    before = trainer.validation_loss()
+    trainer.train()
+    assert trainer.log[-1]["validation"] < 0.7 * before
+
+
+def test_the_autoencoder_of_other_latents_is_refused(folder, tmp_path):
+    other = tiny_autoencoder()
+    with torch.no_grad():
+        other.network.decoder.conv_out.bias += 1
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds latents of the autoencoder"):
+        train(config(folder, tmp_path / "run", f"model.autoencoder={tmp_path / 'other'}"))
+    with pytest.raises(ValueError, match="holds no latents"):
+        train(config(folder, tmp_path / "run", f"data={folder / 'phantoms'}"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(folder, tmp_path):
+    with pytest.raises(ValueError, match="the loss is not finite in step"):
+        train(config(folder, tmp_path / "run", "training.learning_rate=1e30"))
+
+
+def test_masks_say_what_a_slice_shows(folder):
+    everything, masks = load(folder / "latents"), load(folder / "phantoms")
+    plain, masked = LatentSlices(everything), LatentSlices(everything, masks)
+    assert [prompt.modality for prompt in plain] == [prompt.modality for prompt in masked]
+    for row, (slice_of_case, shown) in enumerate(zip(plain, masked, strict=True)):
+        assert set(shown.disorders) <= set(slice_of_case.disorders)
+        scan, index = masked._places[row]
+        on_slice = {name for name, mask in masks.masks(scan).items() if mask[index].any()}
+        assert on_slice & set(slice_of_case.disorders) <= set(shown.disorders)
+    assert sum(masked.known.values()) < sum(plain.known.values())
+    with pytest.raises(ValueError, match="were not made of"):
+        LatentSlices(everything, everything)
+
+
+def test_rare_disorders_are_chosen_more_often(folder):
+    slices = LatentSlices(load(folder / "latents", "train"))
+    rarest = min(slices.known, key=slices.known.get)
+    has_it = [rarest in prompt.disorders for prompt in slices]
+    even, by_disorder = slices.weights(0), slices.weights(0.5)
+    assert even.sum() == pytest.approx(1)
+    assert by_disorder.sum() == pytest.approx(1)
+    assert by_disorder[has_it].sum() > even[has_it].sum()
+
+
+def test_a_wrong_key_or_value_is_named():
+    with pytest.raises(ValueError, match=r"training\.steps: no such key"):
+        configured(DiffusionTraining, {"training": {"steps": 3}})
+    with pytest.raises(ValueError, match="'unet', 'dit', 'unet3d'"):
+        configured(DiffusionTraining, {"model": {"denoiser": "gan"}})
