@@ -17,6 +17,7 @@ from radfm.data_prep.columns import TABLES
 from radfm.data_prep.counts import Counts, count
 from radfm.data_prep.data_summary import attributions
 from radfm.data_prep.pages import environment
+from radfm.data_prep.stored_cases import is_synthetic
 from radfm.data_prep.tables import TABLE_FILES, bytes_on_disk, replacing, write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
@@ -65,6 +66,7 @@ def write_card(out: Path, record: dict, rows: Sequence[dict], scans: Sequence[di
         text_note=_text_note(counts),
         made=_preparation(record, counts),
         attributions=attributions(rows),
+        synthetic=is_synthetic(record),
     )
     write_text(out / CARD, f"---\n{_metadata(title, record, counts)}---\n\n{tidy_markdown(text)}")
 
@@ -85,7 +87,7 @@ def _metadata(title: str, record: dict, counts: Counts) -> str:
             "radiology",
             "icd-10-cm",
             "radfm",
-            *(["synthetic"] if record["source"] == "phantoms" else []),
+            *(["synthetic"] if is_synthetic(record) else []),
         ],
         "configs": [
             {

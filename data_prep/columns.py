@@ -19,8 +19,10 @@ class Column:
 
 
 CASES = {
-    "case_id": Column("string", "pseudonym of the case"),
-    "patient_id": Column("string", "pseudonym of the patient; all cases of a patient are in one split"),
+    "case_id": Column("string", "pseudonym of the case; of a synthetic case it begins with synthetic"),
+    "patient_id": Column(
+        "string", "pseudonym of the patient; all cases of one are in one split; a synthetic case has its own"
+    ),
     "scan_rows": Column("list of int64", "rows of the table of scans"),
     "disorders": Column("list of string", "names of the disorders of the case; empty for a normal case"),
     "labels": Column("list of int32", "the same disorders as rows of the vocabulary, `disorders.json`"),
@@ -32,7 +34,10 @@ CASES = {
     "split": Column("string", "train, validation or test"),
     "split_from": Column("string", "origin of the split: source (official) or drawn"),
     "normal": Column("bool", "true where the case is known to show no disorder"),
-    "collection": Column("string", "collection that the case comes from; null where the source states none"),
+    "collection": Column(
+        "string",
+        "collection that the case comes from, synthetic if a generator made it; null where the source states none",
+    ),
     "licence": Column("string", "licence of the case's files; null where the source states none"),
     "attribution": Column("string", "whom to credit for the case's files; null where the source states none"),
     "url": Column("string", "where the case's files, or their licence, are found; null where the source states none"),
@@ -52,7 +57,10 @@ SCANS = {
     "days": Column("float32", "days before the newest scan of the case"),
     "body_part": Column("string", "body part, as named by the header or the source"),
     "key_slice": Column("int32", "index of the slice that shows the finding; null where unknown"),
-    "source": Column("string", "name of the file, as in `rejected.csv` and in tables of links"),
+    "source": Column(
+        "string",
+        "name of the file, as in `rejected.csv` and in tables of links; synthetic if a generator made the scan",
+    ),
     "text_in_pixels": Column("string", "reason to expect text in the pixels; null where there is none"),
 }
 TRUTH = {

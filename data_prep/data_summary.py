@@ -27,7 +27,8 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         names), `patients`, `cases`, `normal`,
         `unpublishable` (cases that a published model must not learn from), `scans`, `slices`, and `disorders` that
         occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes` (group -> patients), including "not
-        stated".
+        stated"; of samples of a generator, and of what was made of synthetic
+        cases, `synthetic`: the generator's fingerprint, or "phantoms".
     """
     chosen = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
     scans = {row: _scan(cases.scan_header(row)) for case in chosen for row in case["scan_rows"]}
@@ -36,7 +37,9 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
     if unstated := counts.patients - len(counts.ages):
         ages[UNKNOWN] = unstated
     notice, licences = cases.record["notice"], sorted({row["licence"] for row in chosen if row["licence"]})
-    return {
+    is_marked = cases.is_synthetic and cases.record["source"] != "phantoms"
+    synthetic = {"synthetic": cases.record.get("synthetic", {}).get("generator", "phantoms")} if is_marked else {}
+    return synthetic | {
         "title": notice.get("title") or cases.record["source"],
         "source": cases.record["source"],
         "licence": notice.get("licence") or "; ".join(licences) or None,

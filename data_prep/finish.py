@@ -18,7 +18,7 @@ import numpy as np
 
 from radfm.data_prep.duplicates import duplicate_groups
 from radfm.data_prep.pictures import grey_slice, representative_slice
-from radfm.data_prep.plan import SPLITS, Listing, Rejected, Source
+from radfm.data_prep.plan import SPLITS, Listing, MarkedSource, Rejected, Source
 from radfm.data_prep.shard import WORK, record_file
 from radfm.data_prep.splits import assign_splits, official_splits
 from radfm.data_prep.tables import (
@@ -82,6 +82,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
         "text_in_pixels": sum(scan["text_in_pixels"] is not None for scan in scans),
         "groups_of_duplicates_across_splits": len({line[0] for line in duplicates if line[1]}),
         "notice": source.notice,
+        **(source.entries(listing, rejected) if isinstance(source, MarkedSource) else {}),
     }
     remove_abandoned_drafts(out)
     _write_report(out, record, rows, scans, rejected, duplicates, vocabulary)

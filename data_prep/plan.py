@@ -9,7 +9,7 @@ Decisions:
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from radfm.cases import Case
 
@@ -119,7 +119,7 @@ class Rejected:
     """Something that did not become part of the data set, and the reason.
 
     Attributes:
-        what: "row", "folder", "case", "file" or "scan".
+        what: "row", "folder", "case", "file", "sample" (of a generator) or "scan".
     """
 
     what: str
@@ -138,6 +138,7 @@ class ReadCase:
         unread: number of files without a usable scan.
         origins: one for each scan.
         masks: for each scan, disorder -> (slices, H, W) bool mask; None where the source provides none.
+        unit: what `case.skipped` lists, see `Rejected.what`.
     """
 
     case: Case
@@ -145,6 +146,7 @@ class ReadCase:
     unread: int
     origins: list["ScanOrigin"]
     masks: list[dict] | None = None
+    unit: str = "file"
 
 
 @dataclass(slots=True)
@@ -200,3 +202,15 @@ class Source(Protocol):
 
     def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         """One `ReadCase` for each plan, in order. A damaged file is listed in its case, never raised."""
+
+
+@runtime_checkable
+class MarkedSource(Source, Protocol):
+    """A source with entries of its own in dataset.json."""
+
+    def entries(self, listing: Listing, rejected: Sequence[dict]) -> dict[str, Any]:
+        """The entries, JSON-able.
+
+        Args:
+            rejected: the lines of rejected.csv, with the fields of `Rejected`.
+        """

@@ -19,6 +19,7 @@ from radfm.data_prep.counts import UNKNOWN, Counts, code_description, count
 from radfm.data_prep.pages import environment
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.report_pictures import LARGE, Picture, Pictures
+from radfm.data_prep.stored_cases import is_synthetic
 from radfm.data_prep.tables import bytes_on_disk, write_text
 from radfm.knowledge import icd10cm
 from radfm.knowledge.disorders import Vocabulary
@@ -90,6 +91,7 @@ def write_report(
             more_reasons=max(0, len(reasons) - _REASONS),
             warnings=_reasons(warnings),
             duplicates=_duplicates(duplicates, pictures),
+            synthetic=is_synthetic(record),
             licences=any(row["licence"] for row in rows),
             written=_text_in_pixels(scans, case_of, pictures),
         )

@@ -76,7 +76,7 @@ def _case_rows(
     counts["files"]["rejected"] += read.unread
     counts["files"]["out"] += read.files - read.unread
     counts["scans"]["in"] += len(case.scans)
-    record.rejected += [asdict(Rejected("file", name, reason, plan.case_id)) for name, reason in case.skipped]
+    record.rejected += [asdict(Rejected(read.unit, name, reason, plan.case_id)) for name, reason in case.skipped]
     kept = 0
     for index, (scan, origin) in enumerate(zip(case.scans, read.origins, strict=True)):
         stored = stored_scan(scan, settings["size"], settings["precision"], settings["max_slices"])

@@ -62,6 +62,7 @@ class StoredCases(Sequence[Case]):
         folder, split, labelled, without, publishable, fold: the arguments of `load`.
         record: the content of dataset.json.
         rows: the rows of the table of cases, dictionaries with the keys of `columns.CASES`.
+        is_synthetic: whether no case is a patient.
     """
 
     def __init__(
@@ -141,6 +142,10 @@ class StoredCases(Sequence[Case]):
         labels[self.rows[index]["labels"]] = 1
         return labels
 
+    @property
+    def is_synthetic(self) -> bool:
+        return is_synthetic(self.record)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder)
@@ -185,6 +190,16 @@ class StoredCases(Sequence[Case]):
 
     def __setstate__(self, state: dict) -> None:
         StoredCases.__init__(self, **state)
+
+
+def is_synthetic(record: dict) -> bool:
+    """Whether no case of a data set is a patient: a program rendered its pictures, or a generator made them.
+
+    Args:
+        record: content of dataset.json.
+    """
+    origins = record["source"], record.get("source_settings", {}).get("of")
+    return "synthetic" in record or "phantoms" in origins
 
 
 def patient_of(row: dict) -> str:

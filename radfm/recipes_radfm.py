@@ -45,13 +45,18 @@ def load_recipe(model: str) -> dict[str, Any]:
     return {}
 
 
+def is_synthetic(data: Mapping[str, Any]) -> bool:
+    """Whether no case of a data set is a patient, by its summary in a recipe. What is not recorded is real."""
+    return data.get("source") == "phantoms" or bool(data.get("synthetic"))
+
+
 def synthetic_only(recipe: Mapping[str, Any]) -> bool:
     """Whether a model was trained on synthetic patients only, and so was every checkpoint that it started from.
 
     Args:
         recipe: A recipe of `MODEL_RECIPES`. What it does not record counts as real.
     """
-    if (recipe.get("data") or {}).get("source") != "phantoms":
+    if not is_synthetic(recipe.get("data") or {}):
         return False
     config, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
     model = config.get("model") or {}
@@ -67,6 +72,7 @@ __all__ = [
     "MODEL_RECIPES",
     "SYNTHETIC_ONLY",
     "TEXT_RECIPE",
+    "is_synthetic",
     "load_recipe",
     "synthetic_only",
 ]

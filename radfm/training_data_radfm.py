@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .recipes_radfm import load_recipe, synthetic_only
+from .recipes_radfm import is_synthetic, load_recipe, synthetic_only
 
 UNTRAINED = "This model is untrained. Its scores, weights and maps mean nothing."
 _UNSTATED = ("not stated", "other")
@@ -47,7 +47,7 @@ class TrainingData:
     """
     Attributes:
         patients: Real patients of all data sets.
-        synthetic_patients: Those that a program rendered.
+        synthetic_patients: Those that a program rendered, or a generator made.
         collections: Public or other collections that real patients are from; 0 where not recorded.
         modalities, body_parts: Of the training scans, most frequent first.
         synthetic_only: Whether the model, and every checkpoint that it started from, saw synthetic patients only.
@@ -71,8 +71,8 @@ class TrainingData:
         for number, data in enumerate(_data_sets(recipe)):
             key = data.get("fingerprint") or str(number)
             largest[key] = max(data, largest.get(key, {}), key=lambda one: one.get("patients", 0))
-        real = [data for data in largest.values() if data.get("source") != "phantoms"]
-        synthetic = [data for data in largest.values() if data.get("source") == "phantoms"]
+        real = [data for data in largest.values() if not is_synthetic(data)]
+        synthetic = [data for data in largest.values() if is_synthetic(data)]
         return cls(
             patients=sum(data.get("patients", 0) for data in real),
             synthetic_patients=sum(data.get("patients", 0) for data in synthetic),

@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 2 -m radfm.train.diffusion CONFIG [KEY=VALUE]...
 
 1. One slice of each scan is read, with what it shows (`radfm.data_prep.latent_slices`).
-2. The denoiser is trained, resuming from the last checkpoint where there is one (`diffusion_trainer`).
+2. The denoiser is trained, resuming from the checkpoint where there is one (`diffusion_trainer`).
 3. The averaged weights become the generator, with its autoencoder, a recipe and a card beside them.
 
 Decisions:
@@ -39,13 +39,14 @@ from radfm.train.config import without_folders
 from radfm.train.diffusion_config import DiffusionTraining, LatentsSection, read_diffusion_config
 from radfm.train.diffusion_trainer import DiffusionTrainer
 from radfm.train.lineage import effort
+from radfm.train.step_checkpoints import remove_checkpoint
 from radfm.train.trainer_arguments import run_module
 
 _NOT_OF_THE_RESULT = ("save_steps", "logging_steps", "max_steps")  # may change in a run that is resumed
 
 
 def train(config: DiffusionTraining) -> Path:
-    """Trains, resuming from the last checkpoint in `output` where there is one; returns the generator's folder.
+    """Trains, resuming from the checkpoint in `output` where there is one; returns the generator's folder.
 
     A run that has ended stays as it is.
 
@@ -109,6 +110,7 @@ def train(config: DiffusionTraining) -> Path:
         }
         (output / RECIPE).write_text(json.dumps(recipe, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         write_generator_card(output)
+        remove_checkpoint(output)
     trainer.accelerator.wait_for_everyone()
     return output
 
@@ -140,11 +142,16 @@ def _key(recipe: dict[str, Any]) -> str:
 
 
 def _has_ended(output: Path, recipe: dict[str, Any]) -> bool:
+    """Raises: ValueError: another run has ended there."""
     if not (output / RECIPE).is_file() or not (output / SETTINGS).is_file():
         return False
     stored = json.loads((output / RECIPE).read_text(encoding="utf-8"))
     given = json.loads(json.dumps(recipe))
-    return all(stored.get(key) == value for key, value in given.items())
+    if any(stored.get(key) != value for key, value in given.items()):
+        raise ValueError(
+            f"{output} holds a generator of other data or settings: choose another output, or delete this one"
+        )
+    return True
 
 
 if __name__ == "__main__":

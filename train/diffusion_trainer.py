@@ -4,25 +4,20 @@ Decisions:
 - What is random in a step, its latents, noise, dropped disorders and dropout, follows from the seed and the number of
   the step. A resumed run takes the same steps as one that was never killed, to the bit on one process, and several
   processes take the steps of one.
-- Processes and accumulation are accelerate's; the moving average is diffusers'. The checkpoints are safetensors and
-  JSON, since those of accelerate are pickles.
+- Processes and accumulation are accelerate's; the moving average is diffusers'.
 """
 
-import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,9 +25,8 @@ from radfm.data_prep.latent_slices import LatentSlices
 from radfm.latents.conditions import Prompt, TextConditions
 from radfm.latents.denoisers import LOG_SIGMA_MEAN, LOG_SIGMA_STD, Denoiser, perfect_output
 from radfm.train.diffusion_config import StepsSection
-from radfm.train.training_checkpoints import last_checkpoint, mark_complete, remove_incomplete
+from radfm.train.step_checkpoints import load_checkpoint, save_checkpoint
 
-_KEPT = 2  # checkpoints
 _VALIDATION = 1 << 40  # in place of the number of a step
 
 
@@ -59,8 +53,8 @@ class DiffusionTrainer:
         steps: see there.
         by_disorder: see `LatentsSection`.
         seed: of everything random.
-        output: folder of the checkpoints.
-        key: identifies data and settings. A checkpoint of another key is refused.
+        output: folder of the checkpoint.
+        key: identifies data and settings. The checkpoint of another key is refused.
 
     Attributes:
         log: for each logged step its `step`, `loss`, `validation` (where it was computed) and `learning_rate`.
@@ -212,57 +206,27 @@ class DiffusionTrainer:
 
     def _resume(self) -> None:
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            remove_incomplete(self.output)
-        self.accelerator.wait_for_everyone()
-        if (folder := last_checkpoint(self.output)) is None:
+        state = load_checkpoint(self.output)
+        if state is None:
             return
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if state["key"] != self.key:
             raise ValueError(
                 f"{self.output} holds a run with other data or settings: choose another output, or delete this one"
             )
-        self.weights.load_state_dict(load_file(folder / "denoiser.safetensors"))
-        averaged = load_file(folder / "averaged.safetensors")
-        self.ema.shadow_params = [averaged[str(i)].to(self.accelerator.device) for i in range(len(averaged))]
+        self.weights.load_state_dict(state["weights"])
+        self.ema.shadow_params = [tensor.to(self.accelerator.device) for tensor in state["averaged"]]
+        self.optimizer.load_state_dict(state["optimizer"])
         self.ema.optimization_step = self.step = state["step"]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in load_file(folder / "optimizer.safetensors").items():
-            number, _, part = name.partition(".")
-            moments.setdefault(int(number), {})[part] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.log, self.resumed = state["log"], True
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            folder = self.output / f"checkpoint-{self.step}"
-            try:
-                self._write(folder)
-            except Exception as error:  # safetensors has an error of its own for a full disk
-                shutil.rmtree(folder, ignore_errors=True)
-                last = last_checkpoint(self.output)
-                raise OSError(
-                    f"{folder} could not be saved ({' '.join(str(error).split())[:200]}): make room and start again, "
-                    f"to resume from {last.name if last else 'the beginning'}"
-                ) from error
-            complete = sorted(self.output.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2]))
-            for old in complete[:-_KEPT]:
-                shutil.rmtree(old)
+            state = {
+                "key": self.key,
+                "weights": self.weights.state_dict(),
+                "averaged": self.ema.shadow_params,
+                "optimizer": self.optimizer.state_dict(),
+                "log": self.log,
+            }
+            save_checkpoint(self.output, self.step, state)
         self.accelerator.wait_for_everyone()
-
-    def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_tensors(self.weights.state_dict(), folder / "denoiser.safetensors")
-        averaged = {str(i): tensor for i, tensor in enumerate(self.ema.shadow_params)}
-        _save_tensors(averaged, folder / "averaged.safetensors")
-        moments = self.optimizer.state_dict()["state"]
-        flat = {f"{number}.{part}": tensor for number, of_one in moments.items() for part, tensor in of_one.items()}
-        _save_tensors(flat, folder / "optimizer.safetensors")
-        state: dict[str, Any] = {"step": self.step, "key": self.key, "log": self.log}
-        (folder / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-        mark_complete(folder)
-
-
-def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})

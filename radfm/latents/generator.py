@@ -142,7 +142,7 @@ class Generator:
         """The disorder of the training data whose name is closest to this one's, by the text encoder."""
         return self.conditions.nearest(disorder, self.known)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -170,7 +170,7 @@ class Generator:
             progress(min(start + _AT_ONCE, len(prompts)), len(prompts))
         return samples
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def denoise(
         self, latents: Tensor, sigma: float | Tensor, prompts: Sequence[Prompt], guidance: float = 1.0
     ) -> Tensor:
@@ -187,7 +187,7 @@ class Generator:
         conditions = self._guided(prompts, guidance)
         return denoised(latents, levels, self._output(latents, levels, conditions, guidance))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def loss(self, latents: Tensor, prompts: Sequence[Prompt], sigma: float | Tensor, seeds: Sequence[int]) -> Tensor:
         """(n,) EDM's weighted denoising loss of each latent, with the noise of its seed.
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from radfm.presentation import BANDS, band_limits, band_of, markdown_cell
 from radfm.publishing.card import Facts, counts_cell, make_card
-from radfm.recipes_radfm import DIFFUSION_RECIPE
+from radfm.recipes_radfm import DIFFUSION_RECIPE, is_synthetic
 
 _SETTINGS, _WEIGHTS = "generator.json", "denoiser/model.safetensors"
 _MOST = 200  # rows of the table of disorders
@@ -103,7 +103,7 @@ def _training(recipe: dict[str, Any]) -> Iterator[str]:
 
 
 def _not_in_training(data: dict[str, Any], known: dict[str, int]) -> Iterator[str]:
-    if data.get("source") == "phantoms" or data.get("synthetic"):
+    if is_synthetic(data):
         yield "**Real patients.** All training cases were rendered by a program or sampled from a generator."
     yield f"Disorders other than the {len(known):,} below: they can be asked for by name, and were never seen."
     yield "Modalities and body parts other than those below."

@@ -1,7 +1,6 @@
 """Training a generator: it learns, resumes to the same weights, and refuses what does not fit."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,12 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.latents.conditions import TextConditions
 from radfm.latents.denoisers import Denoiser
-from radfm.latents.generator import Generator
+from radfm.latents.generator import WEIGHTS, Generator
 from radfm.train.config import configured
 from radfm.train.diffusion import train
 from radfm.train.diffusion_config import DiffusionTraining, StepsSection
 from radfm.train.diffusion_trainer import DiffusionTrainer
-from radfm.train.training_checkpoints import last_checkpoint
+from radfm.train.step_checkpoints import load_checkpoint
 from tests.tiny_generator import TINY_UNET, WIDTH, tiny_autoencoder
 
 STEPS = 8
@@ -74,12 +73,13 @@ def test_a_training_gives_a_generator_with_recipe_and_card(folder, trained):
 def test_a_killed_run_resumes_to_the_same_weights(folder, trained, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         _train_until(config(folder, tmp_path / "run"), step=6)
-    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
+    assert load_checkpoint(tmp_path / "run")["step"] == 4
+    with pytest.raises(ValueError, match="a run with other data or settings"):
+        train(config(folder, tmp_path / "run", "seed=1"))
     again = train(config(folder, tmp_path / "run"))
-    for file in ("denoiser/model.safetensors", f"checkpoint-{STEPS}/optimizer.safetensors"):
-        first, second = load_file(trained / file), load_file(again / file)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    first, second = (load_file(run / WEIGHTS) for run in (trained, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     recipes = [json.loads((run / "radfm_diffusion.json").read_text()) for run in (trained, again)]
     assert recipes[0]["log"] == recipes[1]["log"]
     assert recipes[1]["effort"]["resumed"]
@@ -99,15 +99,14 @@ def _train_until(settings: DiffusionTraining, step: int) -> None:
 
 
 def test_a_run_that_has_ended_stays_as_it_is(folder, trained):
-    before = (trained / "denoiser" / "model.safetensors").stat().st_mtime_ns
+    before = (trained / WEIGHTS).stat().st_mtime_ns
     train(config(folder, folder / "run"))
-    assert (trained / "denoiser" / "model.safetensors").stat().st_mtime_ns == before
+    assert (trained / WEIGHTS).stat().st_mtime_ns == before
 
 
-def test_a_folder_of_another_run_is_refused(folder, trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "run")
-    with pytest.raises(ValueError, match="other data or settings"):
-        train(config(folder, tmp_path / "run", "seed=1"))
+def test_a_folder_of_another_run_is_refused(folder, trained):
+    with pytest.raises(ValueError, match="a generator of other data or settings"):
+        train(config(folder, trained, "seed=1"))
 
 
 def test_accumulated_steps_are_those_of_one_batch(folder, trained, tmp_path):
@@ -115,7 +114,7 @@ def test_accumulated_steps_are_those_of_one_batch(folder, trained, tmp_path):
     changes = ("training.max_steps=2", f"model.arguments={json.dumps(TINY_UNET)}")
     whole = train(config(folder, tmp_path / "whole", *changes))
     parts = train(config(folder, tmp_path / "parts", *changes, "training.gradient_accumulation_steps=4"))
-    first, second = (load_file(run / "checkpoint-2" / "denoiser.safetensors") for run in (whole, parts))
+    first, second = (load_file(run / WEIGHTS) for run in (whole, parts))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=2e-4, rtol=0)
     with pytest.raises(ValueError, match="cannot be split into 3 equal parts"):
