@@ -207,8 +207,9 @@ class Synthetic:
                     latents[index] = sample
                 else:
                     skipped[index].append((f"sample {attempt + 1} of {plans[index].case_id}", reason))
-        pictures = self.generator.autoencoder.decode(torch.stack(list(latents.values()))) if latents else []
-        decoded = dict(zip(latents, pictures, strict=True))
+        accepted = sorted(latents)
+        pictures = self.generator.autoencoder.decode(torch.stack([latents[i] for i in accepted])) if accepted else []
+        decoded = dict(zip(accepted, pictures, strict=True))
         for index, (plan, prompt) in enumerate(zip(plans, prompts, strict=True)):
             scans = [self._scan(decoded[index], prompt)] if index in decoded else []
             case = Case(scans, None, plan.disorders, plan.case_id, plan.patient_id, skipped[index])

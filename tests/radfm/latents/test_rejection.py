@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from radfm import RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor
+from radfm import Case, RadFMConfig, RadFMForDiagnosis, RadFMImageProcessor, RadFMProcessor, Scan
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.synthetic import Synthetic
@@ -36,9 +36,13 @@ def classifier_folder(config: dict, folder: Path, autoencoder: str) -> Path:
     }
     model = RadFMForDiagnosis(RadFMConfig(**config | {"vision_config": vision}, head="linear", disorders=NAMES))
     torch.nn.init.normal_(model.head.fc.weight, std=2)
-    model.save_pretrained(folder)
     images = RadFMImageProcessor(size=8, latents={"autoencoder": autoencoder, "channels": 4})
-    RadFMProcessor(images).save_pretrained(folder)
+    processor = RadFMProcessor(images)
+    cases = [Case([Scan(latent[None], "X-ray")]) for latent in torch.randn(40, 4, 8, 8).numpy()]
+    with torch.no_grad():
+        model.head.fc.bias -= model.eval()(**processor(cases=cases)).logits.mean(0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
