@@ -166,6 +166,7 @@ def phantoms(
 
 
 @source_command("synthetic")
+@needs("train")
 def synthetic_cases(
     names: "Pseudonyms",
     model: Annotated[Path, typer.Option(help="Folder of a generator, which radfm train diffusion wrote.")],

@@ -131,8 +131,7 @@ class Synthetic:
 
     def listing(self) -> Listing:
         facts = self.generator.facts
-        about = {key: facts.get(key) for key in ("licence", "attribution", "publish")}
-        plans = []
+        plans: list[CasePlan] = []
         for disorder in self.disorders:
             contexts = self._contexts(disorder)
             shares = np.array([count for *_, count in contexts], float)
@@ -154,7 +153,9 @@ class Synthetic:
                             "plane": plane,
                             "body_part": body_part,
                         },
-                        **about,
+                        licence=facts.get("licence"),
+                        attribution=facts.get("attribution"),
+                        publish=facts.get("publish"),
                     )
                 )
         return Listing(plans, [], "case", len(plans), len(plans))

@@ -8,7 +8,7 @@ Decisions:
 - A sample of no finding is kept if no rival has the set probability.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -88,18 +88,18 @@ class LatentClassifier:
             rivals: for each sample, names whose probabilities may not be higher.
             threshold: least probability of what was asked for.
         """
-        reasons = []
+        reasons: list[str | None] = []
         for prompt, of_sample, row in zip(prompts, rivals, self.probabilities(latents, prompts), strict=True):
-            scores = dict(zip(self.names, row.tolist(), strict=True))
-            others = {name: scores[name] for name in of_sample if name in scores and name not in prompt.disorders}
-            highest = max(others, key=others.get, default=None)
-            reasons.append(_refusal([scores[name] for name in prompt.disorders], highest, others, threshold))
+            scores, asked = dict(zip(self.names, row.tolist(), strict=True)), prompt.disorders or ()
+            others = {name: scores[name] for name in of_sample if name in scores and name not in asked}
+            reasons.append(_refusal([scores[name] for name in asked], others, threshold))
         return reasons
 
 
-def _refusal(asked: Sequence[float], highest: str | None, others: dict[str, float], threshold: float) -> str | None:
+def _refusal(asked: Sequence[float], others: Mapping[str, float], threshold: float) -> str | None:
     if asked and min(asked) < threshold:
         return f"the classifier gives it a probability of {min(asked):.3f}, below {threshold:g}"
+    highest = max(others, key=others.__getitem__, default=None)
     if highest is not None and others[highest] > min(asked, default=threshold):
         return f"the classifier sees {highest!r} rather than it"
     return None
