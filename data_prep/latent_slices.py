@@ -1,7 +1,8 @@
 """The latents that a generator learns from: one slice of each scan of a latent data set, with what it shows.
 
 Decisions:
-- Of a scan the key slice is taken, else the middle one. Of a 3D latent, whose slices are windows, it is the same.
+- Of a scan the key slice is taken, else the middle one. The slices of a scan of 3D latents are windows: the middle one
+  is taken, and it shows the disorders of the case.
 - A slice shows the disorders that the masks of the source data set show on it. Where a case has no mask of a disorder,
   or no masks are given, it shows those of its case.
 - A case whose disorders the source does not name completely has unknown disorders, unless it has some.
@@ -37,14 +38,15 @@ class LatentSlices(Sequence[Prompt]):
         if masks is not None and masks.record["fingerprint"] != cases.record.get("derived_from"):
             raise ValueError(f"the latents of {cases.folder} were not made of {masks.folder}: give their own data set")
         self.cases, self._prompts, self._places = cases, [], []
-        located = _Located(masks) if masks is not None else None
+        is_volume = len(self.shape) == 4
+        located = _Located(masks) if masks is not None and not is_volume else None
         for case in cases.rows:
             names = [cases.vocabulary[label].name for label in case["labels"]]
             is_known = bool(names) or (case["labelled"] and case["normal"] is not False)
             for row in case["scan_rows"]:
                 header = cases.scan_header(row)
                 key, count = header["key_slice"], header["shape"][0]
-                index = key if key is not None and key < count else count // 2
+                index = key if key is not None and key < count and not is_volume else count // 2
                 shown = located.shown(case, row, index, count, names) if located is not None else names
                 self._prompts.append(
                     Prompt(tuple(shown) if is_known else None, header["modality"], header["plane"], header["body_part"])

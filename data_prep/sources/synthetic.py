@@ -105,9 +105,13 @@ class Synthetic:
         } | {key: facts[fact] for key, fact in (("licence", "licence"), ("citation", "attribution")) if facts.get(fact)}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Other processes load the models themselves."""
+        """Other processes load the models themselves, and compute in one thread each."""
         loaded = ("generator", "classifier", "distances")
         return {name: value for name, value in self.__dict__.items() if name not in loaded}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        torch.set_num_threads(1)  # processes work side by side
 
     @cached_property
     def generator(self) -> Generator:
