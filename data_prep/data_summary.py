@@ -3,6 +3,7 @@
 Decisions:
 - It holds counts only, and names no case, patient, file or folder.
 - It describes the cases that a model was trained on, not the whole data set.
+- Synthetic cases that were added to it are counted apart: they are no patients.
 """
 
 from collections import Counter
@@ -28,9 +29,13 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         `unpublishable` (cases that a published model must not learn from), `scans`, `slices`, and `disorders` that
         occur; `modalities` and `body_parts` (name -> scans), `ages` and `sexes` (group -> patients), including "not
         stated"; of samples of a generator, and of what was made of synthetic
-        cases, `synthetic`: the generator's fingerprint, or "phantoms".
+        cases, `synthetic`: the generator's fingerprint, or "phantoms"; with added synthetic cases
+        `added_synthetic`, for each of their data sets: `title`, `fingerprint` and the number of `cases`. All but these
+        and `attributions` is of the data set without them.
     """
-    chosen = [cases.rows[row] for row in (range(len(cases)) if rows is None else rows)]
+    real, *synthetic = cases.parts
+    learned = range(len(cases)) if rows is None else rows
+    chosen = [cases.rows[row] for row in learned if row < len(real)]
     scans = {row: _scan(cases.scan_header(row)) for case in chosen for row in case["scan_rows"]}
     counts = count(chosen, scans, cases.vocabulary)
     ages = Counter(age_group(age) for age in counts.ages)
@@ -38,14 +43,14 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         ages[UNKNOWN] = unstated
     notice, licences = cases.record["notice"], sorted({row["licence"] for row in chosen if row["licence"]})
     is_marked = cases.is_synthetic and cases.record["source"] != "phantoms"
-    synthetic = {"synthetic": cases.record.get("synthetic", {}).get("generator", "phantoms")} if is_marked else {}
-    return synthetic | {
+    marked = {"synthetic": cases.record.get("synthetic", {}).get("generator", "phantoms")} if is_marked else {}
+    summary = marked | {
         "title": notice.get("title") or cases.record["source"],
         "source": cases.record["source"],
         "licence": notice.get("licence") or "; ".join(licences) or None,
         "citation": notice.get("citation"),
         "fingerprint": cases.record["fingerprint"],
-        "attributions": attributions(chosen),
+        "attributions": attributions([cases.rows[row] for row in learned]),
         "collections": len({name for row in chosen for name in (row["collection"] or "").split("; ") if name}),
         "patients": counts.patients,
         "cases": counts.cases,
@@ -59,6 +64,9 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
         "ages": {group: ages[group] for group in (*AGES.values(), UNKNOWN) if ages[group]},
         "sexes": dict(sorted(counts.sex.items())),
     }
+    if synthetic:
+        summary["added_synthetic"] = _synthetic_sets(synthetic, len(real), learned)
+    return summary
 
 
 def attributions(rows: Sequence[dict]) -> list[dict[str, Any]]:
@@ -75,6 +83,22 @@ def attributions(rows: Sequence[dict]) -> list[dict[str, Any]]:
 def age_group(years: float) -> str:
     """The group of an age, such as "40 to 64"."""
     return next(name for below, name in AGES.items() if years < below)
+
+
+def _synthetic_sets(parts: Sequence[StoredCases], first: int, learned: Sequence[int]) -> list[dict[str, Any]]:
+    """Of each synthetic data set, see `data_summary`; the cases of the first one begin at row `first`."""
+    sets = []
+    for part in parts:
+        record = part.record
+        sets.append(
+            {
+                "title": record["notice"].get("title") or record["source"],
+                "fingerprint": record["fingerprint"],
+                "cases": sum(first <= row < first + len(part) for row in learned),
+            }
+        )
+        first += len(part)
+    return sets
 
 
 def _scan(row: dict) -> dict:

@@ -102,6 +102,16 @@ class StoredCases(Sequence[Case]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def parts(self) -> tuple["StoredCases", ...]:
+        """The data sets that the cases come from, see `radfm.data_prep.joined_cases`."""
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that can be read here; `record` has that of the data set with the patients."""
+        return self.record["fingerprint"]
+
     def __getitem__(self, index):
         """A case; for a slice, a list of cases."""
         if isinstance(index, slice):

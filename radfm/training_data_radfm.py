@@ -48,6 +48,7 @@ class TrainingData:
     Attributes:
         patients: Real patients of all data sets.
         synthetic_patients: Those that a program rendered, or a generator made.
+        synthetic_cases: Cases that were added to the patients' and are of nobody, such as those of a generator.
         collections: Public or other collections that real patients are from; 0 where not recorded.
         modalities, body_parts: Of the training scans, most frequent first.
         synthetic_only: Whether the model, and every checkpoint that it started from, saw synthetic patients only.
@@ -55,6 +56,7 @@ class TrainingData:
 
     patients: int = 0
     synthetic_patients: int = 0
+    synthetic_cases: int = 0
     collections: int = 0
     modalities: list[str] = field(default_factory=list)
     body_parts: list[str] = field(default_factory=list)
@@ -68,7 +70,10 @@ class TrainingData:
     @classmethod
     def of_recipe(cls, recipe: Mapping[str, Any]) -> "TrainingData":
         largest: dict[str, Mapping[str, Any]] = {}  # fingerprint -> summary: trainings leave out different cases
+        added: dict[str, int] = {}  # fingerprint of a synthetic data set -> cases
         for number, data in enumerate(_data_sets(recipe)):
+            for one in data.get("added_synthetic") or ():
+                added[one["fingerprint"]] = max(one["cases"], added.get(one["fingerprint"], 0))
             key = data.get("fingerprint") or str(number)
             largest[key] = max(data, largest.get(key, {}), key=lambda one: one.get("patients", 0))
         real = [data for data in largest.values() if not is_synthetic(data)]
@@ -76,6 +81,7 @@ class TrainingData:
         return cls(
             patients=sum(data.get("patients", 0) for data in real),
             synthetic_patients=sum(data.get("patients", 0) for data in synthetic),
+            synthetic_cases=sum(added.values()),
             collections=sum(data.get("collections") or len(data.get("attributions") or ()) for data in real),
             modalities=_names(largest.values(), "modalities"),
             body_parts=_names(largest.values(), "body_parts"),
@@ -88,11 +94,13 @@ class TrainingData:
         of = f" of {self.collections:,} collections" if self.collections > 1 else ""
         patients = [f"{self.patients:,} patients{of}"] * (self.patients > 0)
         patients += [f"{self.synthetic_patients:,} synthetic patients"] * (self.synthetic_patients > 0)
+        patients += [f"{self.synthetic_cases:,} synthetic cases"] * (self.synthetic_cases > 0)
         if not patients:
             return "What this model was trained on is not recorded."
         more = len(self.modalities) - _MOST_MODALITIES
         named = ", ".join(self.modalities[:_MOST_MODALITIES]) + (f" and {more} more" if more > 0 else "")
-        return f"Trained on {' and '.join(patients)}{': ' * bool(named)}{named}."
+        listed = " and ".join([", ".join(patients[:-1])] * (len(patients) > 1) + patients[-1:])
+        return f"Trained on {listed}{': ' * bool(named)}{named}."
 
     def alerts(self, scans: Sequence[Mapping[str, Any]], judgement: Mapping[str, Any] | None) -> list[str]:
         """Why an answer about these scans in particular may mean nothing, one sentence each.

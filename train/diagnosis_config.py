@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from transformers import TrainingArguments
 
 from radfm.data_prep.batches.augmentation import Augmentation
+from radfm.data_prep.joined_cases import JoinedCases
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.heads_radfm import HEADS
 from radfm.losses_radfm import LOSSES
@@ -62,6 +63,8 @@ class DataSection:
         folds: Number of folds of the patients of training and validation split, if `fold` is given.
         shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
         reconstructions: Folder of a data set with the same cases, of which `model.teacher` sees the training cases.
+        synthetic: Folders of synthetic data sets, whose training cases are added to the training split, never to
+            another one. Their disorders have to be disorders of the data.
     """
 
     path: str = "datasets/phantoms"
@@ -71,11 +74,30 @@ class DataSection:
     folds: PositiveInt = 5
     shots: PositiveInt | None = None
     reconstructions: str | None = None
+    synthetic: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.synthetic and self.fold is not None:
+            raise ValueError(
+                "data.fold makes training cases a validation split, which the generator of data.synthetic has learned "
+                "from: leave out one of the two"
+            )
 
     def load(self, split: str) -> StoredCases:
-        """The cases of a split to learn from. Raises: as `radfm.data_prep.stored_cases.load`."""
+        """The cases of a split to learn from.
+
+        Raises: as `radfm.data_prep.stored_cases.load` and `radfm.data_prep.joined_cases.JoinedCases`.
+        """
         fold = None if self.fold is None else f"{self.fold}/{self.folds}"
-        return load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable, fold=fold)
+        cases = load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable, fold=fold)
+        if split != "train" or not self.synthetic:
+            return cases
+        return JoinedCases(cases, *map(self._load_synthetic, self.synthetic))
+
+    def _load_synthetic(self, folder: str) -> StoredCases:
+        known = load(folder).vocabulary
+        withheld = [name for name in self.withheld if known.find(name)]
+        return load(folder, "train", labelled=True, without=withheld, publishable=self.publishable)
 
 
 @section

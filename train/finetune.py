@@ -135,6 +135,8 @@ class _Run:
             "data": stored.cases.record["fingerprint"],
             "weights": _weights_sha256(start),
         }
+        if synthetic := stored.cases.parts[1:]:
+            self.key["synthetic"] = [part.fingerprint for part in synthetic]
 
     def result(self) -> dict[str, Any]:
         if (recipe := self._finished_recipe()) is not None:

@@ -131,7 +131,7 @@ def _ends(folder: Path, number: int) -> Path:
 def _key(cases: StoredCases, encoder: RadFMSliceEncoder, images, scan_rows: list[int], dtype) -> str:
     settings = [getattr(images, name) for name in _SETTINGS]
     tower = [encoder.config.tower, encoder.config.tower_args, encoder.config.slice_depth, str(dtype)]
-    digest = hashlib.sha256(json.dumps([cases.record["fingerprint"], settings, tower, scan_rows]).encode())
+    digest = hashlib.sha256(json.dumps([cases.fingerprint, settings, tower, scan_rows]).encode())
     for name, tensor in sorted(encoder.tower.state_dict().items()):
         digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:24]

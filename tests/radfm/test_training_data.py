@@ -50,6 +50,18 @@ def scan(modality: str | None = "X-ray", body_part: str | None = "chest") -> dic
             "X-ray, CT, MRI, ultrasound, mammography.",
         ),
         (
+            of(REAL | {"added_synthetic": [{"fingerprint": "c", "cases": 300}, {"fingerprint": "d", "cases": 1000}]}),
+            "Trained on 4,901 patients of 31 collections and 1,300 synthetic cases: X-ray, CT, MRI, ultrasound.",
+        ),
+        (
+            of(
+                REAL | {"added_synthetic": [{"fingerprint": "c", "cases": 200}]},
+                model=DRAWN | {"added_synthetic": [{"fingerprint": "c", "cases": 300}]},
+            ),
+            "Trained on 4,901 patients of 31 collections, 4,200 synthetic patients and 300 synthetic cases: "
+            "X-ray, CT, MRI, ultrasound, mammography.",
+        ),
+        (
             of(REAL | {"modalities": {f"modality {i}": 9 - i for i in range(7)}}),
             "Trained on 4,901 patients of 31 collections: "
             "modality 0, modality 1, modality 2, modality 3, modality 4 and 2 more.",
