@@ -7,7 +7,7 @@ Decisions:
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radfm.data_prep.counts import UNKNOWN, count
@@ -46,7 +46,7 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
     marked = {"synthetic": cases.record.get("synthetic", {}).get("generator", "phantoms")} if is_marked else {}
     summary = marked | {
         "title": notice.get("title") or cases.record["source"],
-        "source": cases.record["source"],
+        "source": source_of(cases.record),
         "licence": notice.get("licence") or "; ".join(licences) or None,
         "citation": notice.get("citation"),
         "fingerprint": cases.record["fingerprint"],
@@ -67,6 +67,15 @@ def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[
     if synthetic:
         summary["added_synthetic"] = _synthetic_sets(synthetic, len(real), learned)
     return summary
+
+
+def source_of(record: Mapping[str, Any]) -> str:
+    """Where the cases come from; of latents and reconstructions, where the cases come from that they were made of.
+
+    Args:
+        record: the content of dataset.json.
+    """
+    return record["source_settings"].get("of", record["source"]) if "derived_from" in record else record["source"]
 
 
 def attributions(rows: Sequence[dict]) -> list[dict[str, Any]]:
