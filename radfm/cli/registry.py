@@ -141,6 +141,18 @@ COMMANDS = (
         "radfm.eval.confidence_command:zero_shot",
         "train",
     ),
+    Command(
+        "evaluate learnability",
+        "Measure what a classifier loses on the latents of an autoencoder.",
+        "radfm.train.study_commands:learnability",
+        "train",
+    ),
+    Command(
+        "evaluate augmentation",
+        "Measure whether synthetic training cases help, above all for rare disorders.",
+        "radfm.train.study_commands:augmentation",
+        "train",
+    ),
     Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
     Command(
         "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"

@@ -131,7 +131,7 @@ def test_icd_prints_codes_or_that_there_are_none(radfm):
         (["convert", "merlin", "nowhere.pt", "out"], 1, "nowhere.pt: no such file"),
         (["convert", "merlin", "a.pt", "out", "--phenotypes", "a.csv", "--disorders", "b.txt"], 1, "not both"),
         (["icd", " "], 1, "empty"),
-        (["train", "text", "nowhere.yaml"], 1, "nowhere.yaml: no such file; radfm comes with autoencoder.yaml, "),
+        (["train", "text", "nowhere.yaml"], 1, "nowhere.yaml: no such file; radfm comes with "),
         (["train", "text", "elsewhere/text.yaml"], 1, "elsewhere/text.yaml: no such file"),
         (["nonsense"], 2, "nonsense"),
     ],

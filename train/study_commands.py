@@ -1,0 +1,152 @@
+"""The commands `radfm evaluate learnability` and `radfm evaluate augmentation`, which train what they compare.
+
+Decisions:
+- They stand in the group `evaluate`, because their result is a comparison; the trained models are a means.
+- torch and transformers are imported when a command runs.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from radfm.cli.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.eval.command_inputs import Bootstraps, Data, named_models
+from radfm.presentation import BANDS, interval_cell, percent_interval
+
+_BANDS = {"all": "overall"} | {band: band for band in BANDS}
+
+Out = Annotated[Path, typer.Option(help="Folder of the study; a killed one is continued there.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds of each model, from 0. More can be added later.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe of all models, such as training.max_steps=100."),
+]
+
+
+@needs("train")
+def learnability(
+    data: Data,
+    autoencoder: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]DIR", help="Folder or Hub name of an autoencoder of slices; several times."),
+    ],
+    out: Out,
+    changes: Changes = None,
+    config: Annotated[
+        Path, typer.Option(help="Recipe of the classifiers: a YAML file, or the name of one that is part of radfm.")
+    ] = Path("learnability.yaml"),
+    seeds: Seeds = 3,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Also train latents with a stem of stride 1, and with the compute of the image classifier.",
+        ),
+    ] = True,
+    bootstraps: Bootstraps = 1000,
+    as_json: Json = False,
+) -> None:
+    """Measure what a classifier loses on the latents of an autoencoder.
+
+    The same classifier is trained on images, on reconstructions and on latents. Several processes can share a study:
+    each takes the next training that no other has.
+
+    Example: radfm evaluate learnability datasets/mine --autoencoder runs/autoencoder --out learnability
+    """
+    from radfm.train.diagnosis_config import read_diagnosis_config
+    from radfm.train.learnability import learnability as run
+
+    quiet_transformers()
+    recipe, autoencoders = read_diagnosis_config(config, changes or ()), dict(named_models(autoencoder))
+    with step("Training classifiers") as progress:
+        result = run(data, autoencoders, out, recipe, seeds, controls, bootstraps, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    _show_head(result)
+    for name, one in result["autoencoders"].items():
+        rows = table(name, *(f">{title}" for title in _BANDS.values()), ">gap closed")
+        for space, of_space in one["spaces"].items():
+            closed = (of_space["closed"] or {}).get("all")
+            share = percent_interval(closed).replace(" (", "\n").removesuffix(")") if closed else "-"
+            rows.add_row(space, *(_cell(of_space["auc"][band]) for band in _BANDS), share)
+        rows.add_row("gap", *(_difference_cell(one["gap"][band]) for band in _BANDS), "", style="dim")
+        show(rows)
+    _show_tail(out / "learnability.html")
+
+
+@needs("train")
+def augmentation(
+    data: Data,
+    out: Out,
+    changes: Changes = None,
+    synthetic: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Synthetic data set, unfiltered; several times.")
+    ] = None,
+    filtered: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Synthetic data set that a classifier filtered.")
+    ] = None,
+    config: Annotated[
+        Path, typer.Option(help="Recipe of the models: a YAML file, or the name of one that is part of radfm.")
+    ] = Path("augmentation.yaml"),
+    seeds: Seeds = 3,
+    bootstraps: Bootstraps = 1000,
+    as_json: Json = False,
+) -> None:
+    """Measure whether synthetic training cases help, above all for rare disorders.
+
+    Models are trained on real cases, on real cases with augmentation and resampling, and on synthetic cases beside
+    these. Several processes can share a study: each takes the next training that no other has.
+
+    Example: radfm evaluate augmentation datasets/mine --synthetic datasets/raw --filtered datasets/kept --out study
+    """
+    from radfm.train.augmentation_study import FILTERED, SYNTHETIC, augmentation_study
+    from radfm.train.diagnosis_config import read_diagnosis_config
+
+    quiet_transformers()
+    recipe = read_diagnosis_config(config, changes or ())
+    arms = {SYNTHETIC: synthetic or (), FILTERED: filtered or ()}
+    with step("Training models") as progress:
+        result = augmentation_study(data, arms, out, recipe, seeds, bootstraps, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    _show_head(result)
+    rows = table("arm", ">synthetic cases", *(f">{title}" for title in _BANDS.values()))
+    for arm, one in result["arms"].items():
+        rows.add_row(arm, f"{one['synthetic_cases']:,}", *(_cell(one["auc"][band]) for band in _BANDS))
+    show(rows)
+    best = result["best_without"]
+    show(f"Difference to {best}, the best without synthetic cases by its tail", highlight=False, markup=False)
+    rows = table("arm", *(f">{title}" for title in _BANDS.values()))
+    for arm, one in result["arms"].items():
+        if one["less_best_without"]:
+            differences = [one["less_best_without"][band] for band in _BANDS]
+            rows.add_row(arm, *map(_difference_cell, differences))
+    show(rows)
+    _show_tail(out / "augmentation.md")
+
+
+def _cell(figure: dict | None) -> str:
+    """A macro AUC; its interval has a hyphen, so that all bands fit into 80 characters beside the names."""
+    return interval_cell(figure, between="-")
+
+
+def _difference_cell(figure: dict | None) -> str:
+    return interval_cell(figure, "+.3f", ".3f", ", ")
+
+
+def _show_head(result: dict) -> None:
+    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    show(
+        f"Macro AUC on {result['cases']:,} test cases of {result['patients']:,} patients, {result['seeds']} seeds; 95% "
+        f"intervals from {result['bootstraps']:,} bootstrap resamples of patients and seeds.{marked}",
+        highlight=False,
+    )
+
+
+def _show_tail(page: Path) -> None:
+    show(f"Results: {page}, {page.with_suffix('.json')}", highlight=False, markup=False)
+    show(f"[dim]{DISCLAIMER}[/]")
