@@ -30,7 +30,7 @@ class NetworkSection:
             new one.
         spatial_dims: 2: slices, by diffusers' `AutoencoderKL`. 3: volumes, by MONAI's.
         size: Height and width of a picture, pixels.
-        channels: Of each level; each but the first halves the sides, so four levels make latents of an eighth.
+        channels: Of each level; each but the first halves the sides, so three levels make latents of a quarter.
         latent_channels: Of a latent.
         blocks: Residual blocks of a level.
         volume: Of a 3D autoencoder: `size` and `spacing_mm` along depth, height and width, and more, see
@@ -39,9 +39,9 @@ class NetworkSection:
 
     checkpoint: str | None = None
     spatial_dims: Literal[2, 3] = 2
-    size: PositiveInt = 96
-    channels: list[PositiveInt] = field(default_factory=lambda: [32, 32, 64, 64])
-    latent_channels: PositiveInt = 8
+    size: PositiveInt = 64
+    channels: list[PositiveInt] = field(default_factory=lambda: [16, 32, 64])
+    latent_channels: PositiveInt = 4
     blocks: PositiveInt = 1
     volume: dict[str, Any] | None = None
 
@@ -66,10 +66,10 @@ class TermsSection:
     """
 
     reconstruction: NonNegative = 1.0
-    perceptual: NonNegative = 0.3
+    perceptual: NonNegative = 0.2
     kl: NonNegative = 1e-6
     adversarial: NonNegative = 0.05
-    adversarial_from: Share = 0.5
+    adversarial_from: Share = 0.85
 
 
 @section
@@ -86,9 +86,9 @@ class LoopSection:
         bf16: Whether to compute in bfloat16, where that is faster.
     """
 
-    max_steps: PositiveInt = 4000
+    max_steps: PositiveInt = 3000
     batch_size: PositiveInt = 16
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 1.2e-3
     warmup_steps: NonNegativeInt = 100
     save_steps: PositiveInt = 500
     eval_steps: PositiveInt = 500

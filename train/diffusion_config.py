@@ -73,10 +73,10 @@ class StepsSection:
         logging_steps: Steps over which a logged loss is the mean.
     """
 
-    max_steps: PositiveInt = 20_000
+    max_steps: PositiveInt = 5000
     batch_size: PositiveInt = 64
     gradient_accumulation_steps: PositiveInt = 1
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 1e-3
     warmup_steps: NonNegativeInt = 200
     weight_decay: NonNegative = 0.01
     max_grad_norm: Positive = 1.0

@@ -305,10 +305,9 @@ def hounsfield_units(pictures: Tensor, windows: Sequence[tuple[float, float]] = 
     """
     channels = [pictures.mean(1)] if len(windows) == 1 else list(pictures.unbind(1))
     values = [level - width / 2 + width * channel for channel, (level, width) in zip(channels, windows, strict=True)]
-    low, high = (
-        choose(range(len(windows)), key=lambda i, side=side: windows[i][0] + side * windows[i][1] / 2)
-        for choose, side in ((min, -1), (max, 1))
-    )
+    ends = [(level - width / 2, level + width / 2) for level, width in windows]
+    low = min(range(len(ends)), key=lambda i: ends[i][0])
+    high = max(range(len(ends)), key=lambda i: ends[i][1])
     by_width = sorted(range(len(windows)), key=lambda i: -windows[i][1])
     units = torch.where(channels[by_width[0]] < 0.5, values[low], values[high])  # of pixels at the end of all windows
     margin = 0.02  # of the window: values near its ends may be cut off

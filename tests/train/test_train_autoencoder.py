@@ -26,7 +26,13 @@ def data(tmp_path_factory):
 
 
 def config(data, output, *changes):
-    steps = ("training.max_steps=6", "training.save_steps=2", "training.eval_steps=3", "training.warmup_steps=1")
+    steps = (
+        "training.max_steps=6",
+        "training.save_steps=2",
+        "training.eval_steps=3",
+        "training.warmup_steps=1",
+        "objectives.adversarial_from=0.5",
+    )
     return read_autoencoder_config("autoencoder.yaml", [f"data={data}", f"output={output}", *SMALL, *steps, *changes])
 
 
