@@ -136,9 +136,9 @@ def _measure_case(
         for explanation in explain(model, processor, case, names):
             for scan, of_scan in enumerate(masks):
                 if explanation.disorder in of_scan:
-                    lesions[row].append(_measures(explanation, scan, of_scan[explanation.disorder]))
+                    lesions[row].append(measures_of_map(explanation, scan, of_scan[explanation.disorder]))
     for name in names:
-        lesions["centre"] += [_measures_of_the_centre(of_scan[name]) for of_scan in masks if name in of_scan]
+        lesions["centre"] += [measures_of_centre(of_scan[name]) for of_scan in masks if name in of_scan]
     return [name for name in names for of_scan in masks if name in of_scan]
 
 
@@ -154,12 +154,16 @@ def _lesions_of_bands(disorders: list[str], training: StoredCases) -> dict[str, 
 
 def _rows(lesions: dict[str, list[dict]], chosen: Sequence[int], weights: np.ndarray) -> dict:
     return {
-        row: {measure: _mean([of_row[i][measure] for i in chosen], weights[list(chosen)]) for measure in MEASURES}
+        row: {
+            measure: mean_with_interval([of_row[i][measure] for i in chosen], weights[list(chosen)])
+            for measure in MEASURES
+        }
         for row, of_row in lesions.items()
     }
 
 
-def _measures(explanation: Explanation, scan: int, mask: np.ndarray) -> dict:
+def measures_of_map(explanation: Explanation, scan: int, mask: np.ndarray) -> dict[str, float | None]:
+    """`MEASURES` of a scan's map, by the mask (slices, H, W) of a disorder; None for the key slice of a single one."""
     saliency_map = explanation.scan_map(scan)
     total = float(saliency_map.sum())
     if not total:  # the map of this scan is dark
@@ -175,7 +179,8 @@ def _measures(explanation: Explanation, scan: int, mask: np.ndarray) -> dict:
     }
 
 
-def _measures_of_the_centre(mask: np.ndarray) -> dict:
+def measures_of_centre(mask: np.ndarray) -> dict[str, float | None]:
+    """`MEASURES` of the centre of the scan and a uniform map."""
     middle = tuple(length // 2 for length in mask.shape)
     slices = dict.fromkeys(("key_slice", "brightest_slice"), _near(middle[0], mask))
     within = _within_tolerance(middle, mask)
@@ -194,7 +199,12 @@ def _near(key_slice: int, mask: np.ndarray) -> float | None:
     return float(np.abs(np.flatnonzero(mask.any((1, 2))) - key_slice).min() <= NEAR)
 
 
-def _mean(values: list[float | None], weights: np.ndarray) -> dict[str, float] | None:
+def mean_with_interval(values: list[float | None], weights: np.ndarray) -> dict[str, float] | None:
+    """The mean of the values that are not None, with its interval; None if there is none.
+
+    Args:
+        weights: (values, resamples), as `patient_weights` returns them.
+    """
     measured = np.array([value is not None for value in values])
     if not measured.any():
         return None

@@ -144,7 +144,7 @@ def measure_ood(
     rows = np.unique(np.linspace(0, len(cases) - 1, count).round().astype(int)).tolist()
     patients = [patient_of(cases.rows[row]) for row in rows]
     total = 2 * len(rows) + sum(map(len, crops.values()))
-    distances = _distance_function(network, processor, reference, total, evaluation.progress)
+    distances = distance_function(network, processor, reference, total, evaluation.progress)
     of_split = distances(cases[row] for row in rows)
     kinds = {"noise": (distances(_noise(cases[row], [seed, row]) for row in rows), patients)}
     kinds |= {name: (distances(of_picture), [name] * len(of_picture)) for name, of_picture in crops.items()}
@@ -206,7 +206,7 @@ def _discrimination(
     }
 
 
-def _distance_function(network, processor, reference: TrainingReference, total: int, progress: Progress) -> Distances:
+def distance_function(network, processor, reference: TrainingReference, total: int, progress: Progress) -> Distances:
     """A function from cases to their distances, which reports progress on `total` cases over all its calls."""
     done = 0
 

@@ -153,6 +153,12 @@ COMMANDS = (
         "radfm.train.study_commands:augmentation",
         "train",
     ),
+    Command(
+        "evaluate anomaly",
+        "Measure anomaly scores: normal against abnormal cases, and maps.",
+        "radfm.eval.latents_command:anomaly",
+        "train",
+    ),
     Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
     Command(
         "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"

@@ -1,0 +1,95 @@
+"""A data set of given pictures, for tests of what reads autoencoders and generators."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from radfm import Case, Scan
+from radfm.data_prep.plan import CasePlan, Listing, ReadCase, ScanOrigin
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.latents import Autoencoder
+from radfm.latents.autoencoders import AutoencoderSettings
+
+SIDE = 32
+
+
+@dataclass
+class Drawn:
+    """A case of one picture (H, W) uint8; `mask` (H, W) bool shows its disorders."""
+
+    pixels: np.ndarray
+    split: str
+    disorders: Sequence[str] = ()
+    mask: np.ndarray | None = None
+    modality: str = "MRI"
+
+
+class Pictures:
+    """A source of pictures in memory."""
+
+    name = "pictures"
+
+    def __init__(self, drawn: Sequence[Drawn]):
+        self.drawn, self.settings, self.notice = drawn, {"cases": len(drawn)}, {"title": "Pictures"}
+
+    def listing(self) -> Listing:
+        plans = [
+            CasePlan(f"c{i:03d}", f"c{i:03d}", disorders=list(one.disorders), split=one.split, source_data={"index": i})
+            for i, one in enumerate(self.drawn)
+        ]
+        return Listing(plans, [], "case", len(plans), len(plans))
+
+    def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
+        for plan in plans:
+            one = self.drawn[plan.source_data["index"]]
+            plan.icd10cm = [[] for _ in plan.disorders]
+            scan = Scan(one.pixels[None], one.modality, "axial", (0.0, 1.0, 1.0), body_part="brain", source="picture")
+            case = Case([scan], disorders=list(one.disorders), case_id=plan.case_id, patient_id=plan.patient_id)
+            masks = {} if one.mask is None else dict.fromkeys(one.disorders, one.mask[None])
+            yield ReadCase(case, files=0, unread=0, origins=[ScanOrigin("source", "source")], masks=[masks])
+
+
+def data_set(folder: Path, drawn: Sequence[Drawn], cases_per_shard: int = 1000) -> Path:
+    prepare(Pictures(drawn), folder, Settings(size=SIDE, cases_per_shard=cases_per_shard))
+    return folder
+
+
+def noisy(seed: int, side: int = SIDE) -> np.ndarray:
+    """(side, side) uint8 in which no two seeds are alike."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side), np.uint8)
+
+
+def autoencoder(folder: Path) -> Path:
+    """An untrained autoencoder of pictures of 32 pixels, whose latents are half as large a side."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    network = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), layers_per_block=1,
+        norm_num_groups=4, **blocks,
+    )  # fmt: skip
+    Autoencoder(network, AutoencoderSettings(size=SIDE, mean=[0.0] * 4, std=[1.0] * 4)).save_pretrained(folder)
+    return folder
+
+
+class BlurTiny(torch.nn.Module):
+    """Averages blocks of 4 pixels: pictures that are constant in these blocks come back as they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = {"latent_channels": 3, "in_channels": 3, "encoder_block_out_channels": [3, 3, 3]}
+        self.weight = torch.nn.Parameter(torch.full((3, 1, 4, 4), 1 / 16))
+
+    def encode(self, pixels: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(latents=torch.nn.functional.conv2d(pixels, self.weight, stride=4, groups=3))
+
+    def decode(self, latents: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=latents.repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+
+def blurring_autoencoder() -> Autoencoder:
+    return Autoencoder(BlurTiny(), AutoencoderSettings(size=SIDE, mean=[0.0] * 3, std=[0.5] * 3))
