@@ -36,6 +36,7 @@ from radfm.eval.ood_detection import distance_function
 from radfm.eval.predict import Evaluation, labelled_cases, require_unshared_patients
 from radfm.eval.saliency import Explanation
 from radfm.latents import Autoencoder
+from radfm.latents.generator import Generator
 from radfm.progress import Progress, part_of
 from radfm.reference_radfm import TrainingReference
 
@@ -116,8 +117,6 @@ def fit_detector(
     """
     network, of_generator = Autoencoder.from_pretrained(autoencoder, device=device), None
     if generator is not None:
-        from radfm.latents.generator import Generator
-
         of_generator = Generator.from_pretrained(generator, device=device)
     cases = labelled_cases(data, "train")
     normal = [i for i, row in enumerate(cases.rows) if not _is_abnormal(row)]

@@ -21,7 +21,6 @@ Decisions:
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,9 +29,8 @@ from torch import Tensor
 
 from radfm.cases import Scan
 from radfm.latents import Autoencoder
-
-if TYPE_CHECKING:
-    from radfm.latents.generator import Generator
+from radfm.latents.denoisers import noise_of
+from radfm.latents.generator import Generator, Prompt
 
 GRID = 16  # places along a side of the square
 SIGMAS = (0.3, 0.6, 1.0)  # of the noise; latents have a standard deviation of 0.5
@@ -88,7 +86,7 @@ class MapMaker:
         ValueError: the autoencoder is of volumes, or the generator of another autoencoder.
     """
 
-    def __init__(self, autoencoder: Autoencoder, generator: "Generator | None" = None, slices: int = 16, seed: int = 0):
+    def __init__(self, autoencoder: Autoencoder, generator: Generator | None = None, slices: int = 16, seed: int = 0):
         if autoencoder.spatial_dims != 2:
             raise ValueError("the autoencoder reads volumes, and anomaly maps are of slices: give one of slices")
         if generator is not None and generator.autoencoder.fingerprint != autoencoder.fingerprint:
@@ -133,14 +131,11 @@ class MapMaker:
 
     def _noise_residual(self, latents: Tensor, scan: Scan) -> Tensor:
         """(slices, c, h, w): how far the denoised latents of a normal slice are from these, the mean over `SIGMAS`."""
-        from radfm.latents.generator import Prompt
-
         assert self.generator is not None
         normal = Prompt(disorders=[], modality=scan.modality, plane=scan.plane, body_part=scan.body_part)
         residual = torch.zeros_like(latents)
         for number, sigma in enumerate(SIGMAS):
-            rng = torch.Generator().manual_seed(self.seed + number)
-            noise = torch.randn(latents.shape[1:], generator=rng).to(latents)
+            noise = noise_of(self.seed + number, tuple(latents.shape[1:])).to(latents)
             denoised = self.generator.denoise(latents + sigma * noise, sigma, [normal] * len(latents))
             residual += (denoised.to(latents) - latents).abs() / len(SIGMAS)
         return residual

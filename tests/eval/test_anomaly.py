@@ -11,9 +11,10 @@ from drawn_cases import SIDE, Drawn, autoencoder, blurring_autoencoder, data_set
 from PIL import Image
 
 from radfm.data_prep import load
-from radfm.eval.anomaly import CENTRE, Detector, measure_anomaly, score_anomaly
-from radfm.eval.anomaly_maps import MapMaker, fit_normal
+from radfm.eval.anomaly import CENTRE, MAHALANOBIS, MAPS, Detector, measure_anomaly, score_anomaly
+from radfm.eval.anomaly_maps import GRID, MapMaker, fit_normal
 from radfm.eval.predict import Evaluation
+from tests.tiny_generator import save, tiny_generator
 
 BLOCKS = (slice(0, SIDE), slice(0, 8))  # where normal cases have fine texture, which blurring loses
 SPECK = (slice(18, 21), slice(22, 25))
@@ -96,13 +97,16 @@ def test_the_same_slices_have_the_same_maps_whichever_others_are_with_them(detec
 
 def test_the_command_writes_scores_numbers_and_a_figure(radfm, brains, tmp_path):
     out = tmp_path / "anomaly"
-    arguments = ("--autoencoder", autoencoder(tmp_path / "autoencoder"), "--bootstraps", 20)
+    folder = save(tiny_generator(), tmp_path / "generator")
+    arguments = ("--autoencoder", folder / "autoencoder", "--generator", folder, "--model", "radfm-phantom-mini")
+    arguments += ("--bootstraps", 20)
     status, shown, _ = radfm("evaluate", "anomaly", brains, *arguments, "--out", out)
     assert status == 0
     assert "12 normal and 12 abnormal cases" in shown
     assert "Best by AUC within groups" in shown
     assert "centre of the scan" in shown
     result = json.loads((out / "anomaly.json").read_text())
+    assert list(result["scores"]) == ["reconstruction error", "diffusion error", *MAPS.values(), MAHALANOBIS]
     assert result["fitted_to"] == {"cases": 30, "scans": 30, "only_normal": True}
     with open(out / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -122,6 +126,25 @@ def test_a_split_without_normal_cases_is_one_line(radfm, tmp_path):
     )
     assert status != 0
     assert "has no normal case in its split 'test'" in error
+
+
+def test_a_generator_adds_maps_of_what_it_removes_with_the_noise(brains):
+    generator = tiny_generator()
+    cases = load(brains, "train")[:12]
+    maker = MapMaker(generator.autoencoder, generator)
+    maps = [maker(scan) for case in cases for scan in case.scans]
+    assert maps[0].errors["diffusion"].shape == (1, GRID, GRID)
+    assert maps[0].errors["diffusion"].min() > 0
+    np.testing.assert_array_equal(maker(cases[0].scans[0]).errors["diffusion"], maps[0].errors["diffusion"])
+    standardised = fit_normal(maps).standardised(maps[0])
+    assert set(standardised) == {"reconstruction", "diffusion", "contrast", "both"}
+    mean = (standardised["reconstruction"] + standardised["diffusion"]) / 2
+    np.testing.assert_allclose(standardised["both"], mean, atol=1e-6)
+
+
+def test_a_generator_of_another_autoencoder_is_refused():
+    with pytest.raises(ValueError, match="of autoencoder .* not of"):
+        MapMaker(blurring_autoencoder(), tiny_generator())
 
 
 def test_an_autoencoder_of_volumes_is_refused():
