@@ -66,6 +66,118 @@ def anomaly(
         _show_anomaly(result, out)
 
 
+@needs("train")
+def sharing(
+    synthetic: Annotated[Path, typer.Argument(metavar="SYNTHETIC", help="Folder of a data set of samples.")],
+    real: Annotated[Path, typer.Option(metavar="DATA", help="Data set that the generator was trained on.")],
+    model: Annotated[Path, typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}, for distances in its space.")],
+    generator: GeneratorFolder = None,
+    latents: Annotated[
+        Path | None, typer.Option(help="Latents of DATA; with --generator also measure membership inference.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for sharing.html, sharing.json, samples.csv, and samples.png.")
+    ] = None,
+    quantile: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of held-out cases below whose distance a sample is closer.")
+    ] = 0.05,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many samples, and so many held-out slices.")] = 2000,
+    bootstraps: Bootstraps = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the bootstrap.")] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how close samples are to training cases.
+
+    Nearest neighbours in pixels and in a model's space, and membership inference.
+
+    Example: radfm evaluate sharing datasets/synthetic --real datasets/mine --model runs/mine --out sharing
+    """
+    from radfm.eval.sharing import find_neighbours, measure_sharing
+
+    quiet_transformers()
+    if (generator is None) != (latents is None):
+        raise ValueError("membership inference needs both --generator and --latents, or leave out both")
+    membership = None
+    if generator is not None and latents is not None:
+        membership = _membership(synthetic, real, generator, latents, bootstraps, seed, device)
+    with step("Comparing with the training cases") as progress:
+        found = find_neighbours(synthetic, real, model, limit, device, progress)
+    result = measure_sharing(found, quantile, bootstraps, seed) | {"membership": membership}
+    if out is not None:
+        _write_sharing(out, found, result)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    else:
+        _show_sharing(result, out)
+
+
+def _membership(synthetic: Path, real: Path, generator: Path, latents: Path, bootstraps: int, seed: int, device):
+    """The result of `measure_membership`. Raises: ValueError: the folders do not belong together."""
+    from radfm.data_prep.stored_cases import load
+    from radfm.eval.membership import measure_membership
+    from radfm.latents.generator import Generator
+
+    made_of, of_samples = load(latents).record.get("derived_from"), load(synthetic).record.get("synthetic")
+    if made_of != load(real).record["fingerprint"]:
+        raise ValueError(f"{latents} was not made of {real}: give the latents of this data set")
+    network = Generator.from_pretrained(generator, device)
+    if of_samples and of_samples["generator"] != network.fingerprint:
+        raise ValueError(f"{synthetic} holds samples of generator {of_samples['generator']}, not of {generator}")
+    with step("Measuring membership inference") as progress:
+        return measure_membership(network, latents, bootstraps=bootstraps, seed=seed, progress=progress)
+
+
+def _write_sharing(out: Path, found, result: dict) -> None:
+    from radfm.data_prep.tables import write_text
+    from radfm.eval.sharing import SPACES
+    from radfm.eval.sharing_page import write_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "case_id": [one.case_id for one in found.samples],
+        "disorders": ["; ".join(one.disorders) for one in found.samples],
+    }
+    for space in SPACES:
+        neighbours = found.of_samples[space]
+        columns |= {
+            f"{space} distance": [f"{distance:.6f}" for distance in neighbours.distances],
+            f"{space} share of held-out as close": [f"{share:.4f}" for share in found.shares(space)],
+            f"{space} nearest case": [found.training[i].case_id for i in neighbours.indices.tolist()],
+        }
+    _write_table(out / "samples.csv", columns)
+    write_text(out / "sharing.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    with step("Writing the page"):
+        write_page(out, found, result)
+
+
+def _show_sharing(result: dict, out: Path | None) -> None:
+    from radfm.eval.sharing import SPACES
+
+    show(
+        f"{result['samples']:,} samples, {result['training']:,} training slices, {result['held_out']:,} real slices of "
+        f"the {result['held_out_split']} split",
+        highlight=False,
+    )
+    if not result["synthetic"]:
+        show("The data set of the samples does not say that it is synthetic", highlight=False)
+    rows = table("distance to the nearest training slice", *(f">{name}" for name in SPACES.values()))
+    spaces = [result["spaces"][space] for space in SPACES]
+    expected = f"closer than {1 - result['quantile']:.0%} of the real ones,\n{result['quantile']:.0%} expected"
+    rows.add_row(expected, *(interval_cell(one["closer"], ".1%") for one in spaces))
+    rows.add_row("closer than a real one, 0.5 expected", *(interval_cell(one["auc"]) for one in spaces))
+    rows.add_row("samples as close as a copy", *(f"{one['copies']:,}" for one in spaces))
+    show(rows)
+    if membership := result["membership"]:
+        rows = table(f"membership inference, {membership['training']:,} and {membership['held_out']:,} slices", ">")
+        rows.add_row("AUC, training against validation", interval_cell(membership["auc"]))
+        rows.add_row("recall at a false positive rate of 1%", interval_cell(membership["recall"]))
+        show(rows)
+    if out is not None:
+        show(f"Written to {out}: sharing.html, sharing.json, samples.csv, samples.png", markup=False, highlight=False)
+    show(f"[dim]{DISCLAIMER}[/]")
+
+
 def _write_anomaly(out: Path, detector, found, result: dict, data: Path) -> None:
     from radfm.data_prep import plots
     from radfm.data_prep.tables import write_text

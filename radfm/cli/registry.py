@@ -159,6 +159,12 @@ COMMANDS = (
         "radfm.eval.latents_command:anomaly",
         "train",
     ),
+    Command(
+        "evaluate sharing",
+        "Measure how close samples are to training cases.",
+        "radfm.eval.latents_command:sharing",
+        "train",
+    ),
     Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
     Command(
         "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"
