@@ -14,6 +14,8 @@ from PIL import Image
 from radfm.data_prep import load
 from radfm.data_prep.latent_slices import LatentSlices
 from radfm.data_prep.latents import prepare_latents
+from radfm.data_prep.prepare import Settings, prepare
+from radfm.data_prep.sources.synthetic import Synthetic
 from radfm.eval.membership import measure_membership
 from radfm.eval.neighbours import MODEL, PIXELS, nearest
 from radfm.eval.sharing import find_neighbours, measure_sharing
@@ -146,6 +148,23 @@ def test_the_command_writes_a_page_that_loads_nothing(radfm, real, samples, late
         assert grid.width > grid.height / 2
     status, again, _ = radfm("evaluate", "sharing", samples, *arguments, "--json")
     assert json.loads(again)["spaces"] == result["spaces"]
+
+
+def test_samples_of_a_generator_are_known_as_such_and_those_of_another_are_refused(radfm, real, latents, tmp_path):
+    context = ["MRI", "axial", "brain", 4]
+    facts = {"known": {"Glioma": 4}, "contexts": {"": [context], "Glioma": [context]}}
+    generator, other = tiny_generator(facts=facts), tiny_generator("dit")
+    made_by = save(generator, tmp_path / "generator")
+    prepare(Synthetic(made_by, ["Glioma"], 4, steps=2), tmp_path / "samples", Settings(size=16))
+    result = measure_sharing(find_neighbours(tmp_path / "samples", real, MODEL_NAME), bootstraps=20)
+    assert result["synthetic"]
+    assert result["samples"] == 4
+    assert result["spaces"][PIXELS]["copies"] == 0
+    arguments = ("--real", real, "--model", MODEL_NAME, "--latents", latents)
+    of_other = ("--generator", save(other, tmp_path / "other"))
+    status, _, error = radfm("evaluate", "sharing", tmp_path / "samples", *arguments, *of_other)
+    assert status != 0
+    assert f"holds samples of generator {generator.fingerprint}" in " ".join(error.split())
 
 
 @pytest.mark.parametrize(
