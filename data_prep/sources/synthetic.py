@@ -277,10 +277,23 @@ class Synthetic:
 
 
 def disorder_names(text: str, model: str | Path) -> list[str]:
-    """Names with commas between them, or semicolons where there are any; "all": all that a generator knows."""
+    """Names with commas between them, or semicolons where there are any; "all": all that a generator knows.
+
+    A name that the generator knows may have commas itself.
+    """
+    known = Generator.from_pretrained(model).known
     if text.strip().casefold() == "all":
-        return list(Generator.from_pretrained(model).known)
-    return [name.strip() for name in text.split(";" if ";" in text else ",") if name.strip()]
+        return list(known)
+    if ";" in text:
+        return [name.strip() for name in text.split(";") if name.strip()]
+    spelled = {name.casefold() for name in known}
+    parts, names = [part.strip() for part in text.split(",") if part.strip()], []
+    while parts:
+        joined = [", ".join(parts[:count]) for count in range(len(parts), 0, -1)]  # the longest first
+        name = next((one for one in joined if one.casefold() in spelled), parts[0])
+        parts = parts[name.count(",") + 1 :]
+        names.append(name)
+    return names
 
 
 def _prompt(plan: CasePlan) -> Prompt:

@@ -15,7 +15,7 @@ from radfm.data_prep.latents import prepare_latents
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.shard import record_file
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.data_prep.sources.synthetic import NAME, TRIES, Synthetic
+from radfm.data_prep.sources.synthetic import NAME, TRIES, Synthetic, disorder_names
 from radfm.data_prep.training_distances import TrainingDistances
 from radfm.latents.generator import Generator
 from radfm.recipes_radfm import synthetic_only
@@ -199,6 +199,18 @@ def test_a_generator_that_only_copies_makes_no_data_set(real, tmp_path, monkeypa
 def test_other_latents_than_those_of_the_training_are_refused(real, model):
     with pytest.raises(ValueError, match="is not the data set that the generator was trained on"):
         source(model, real=real)
+
+
+def test_names_are_given_with_commas_or_semicolons_between_them(tmp_path):
+    known = {"Malignant neoplasm of upper lobe, bronchus or lung": 3, "Gout": 2}
+    model = save(tiny_generator(facts={"known": known}), tmp_path / "generator")
+    assert disorder_names("gout, malignant neoplasm of upper lobe, bronchus or lung,Ascites", model) == [
+        "gout",
+        "malignant neoplasm of upper lobe, bronchus or lung",
+        "Ascites",
+    ]
+    assert disorder_names("Aneurysm, ruptured; Gout", model) == ["Aneurysm, ruptured", "Gout"]
+    assert disorder_names("all", model) == list(known)
 
 
 def test_wrong_arguments_are_named(model):

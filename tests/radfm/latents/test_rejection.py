@@ -15,8 +15,6 @@ from radfm.latents.generator import Prompt
 from radfm.latents.rejection import LatentClassifier
 from tests.tiny_generator import save, tiny_autoencoder, tiny_generator
 
-pytest.importorskip("radfm.latent_tower_radfm")
-
 NAMES = ["Pneumothorax", "Rib fracture", "Meniscus tear"]
 CHEST = [["X-ray", "frontal", "chest", 5]]
 FACTS = {
