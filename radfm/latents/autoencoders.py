@@ -163,12 +163,12 @@ class Autoencoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the network's settings and weights."""
+        """20 hexadecimal digits of the network's settings and weights."""
         config = self.settings.monai or {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=list).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:20]
 
     @property
     def image_processor(self) -> RadFMImageProcessor:

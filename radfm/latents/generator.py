@@ -132,11 +132,11 @@ class Generator:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the weights and the autoencoder."""
+        """20 hexadecimal digits of the weights and the autoencoder."""
         digest = hashlib.sha256(self.autoencoder.fingerprint.encode())
         for name, tensor in sorted(self._weights.items()):
             digest.update(name.encode() + tensor.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:20]
 
     def nearest_known(self, disorder: str) -> str | None:
         """The disorder of the training data whose name is closest to this one's, by the text encoder."""

@@ -34,7 +34,7 @@ class LatentClassifier:
         device: of the model.
     Attributes:
         names: the disorders that it scores.
-        fingerprint: 16 hexadecimal digits of its weights.
+        fingerprint: 20 hexadecimal digits of its weights.
     Raises:
         FileNotFoundError, ValueError: there is no such checkpoint, or it does not read these latents.
     """

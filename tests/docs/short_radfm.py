@@ -17,6 +17,7 @@ CASES = 1500 if "RADFM_SLOW" in os.environ else 60  # number of phantoms: slow b
 FOLD = 4  # the ontology in ../shared has no term in fold 0
 _PHANTOMS = [f"--cases={CASES}", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
+_STUDY = ["training.max_steps=1", "training.save_steps=1", "training.warmup_steps=1", "sampling.slices_per_step=8"]
 # First words of a command -> arguments that are appended. If an option or a key is given twice, the last one counts.
 SHORTER = {
     ("prepare", "phantoms"): _PHANTOMS,
@@ -27,6 +28,20 @@ SHORTER = {
         f"data.held_out={FOLD}",
     ],
     ("train", "diagnosis"): [*_STEPS, "sampling.slices_per_step=16", "training.report_to=[]"],
+    ("train", "autoencoder"): [
+        *("training.max_steps=2", "training.batch_size=4", "training.warmup_steps=1"),
+        *("model.size=32", "model.channels=[8,8]", "objectives.adversarial_from=0.5"),
+    ],
+    ("train", "latent-classifier"): [*_STEPS, "sampling.slices_per_step=16", "training.report_to=[]"],
+    ("train", "diffusion"): [
+        *("training.max_steps=2", "training.batch_size=4", "training.warmup_steps=1"),
+        "model.arguments={block_out_channels: [16, 16]}",
+    ],
+    ("prepare", "synthetic"): ["--per-disorder=1", "--steps=2", "--threshold=0", "--processes=1"],
+    ("evaluate", "learnability"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
+    ("evaluate", "augmentation"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
+    ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
+    ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }

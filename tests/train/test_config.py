@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from radfm.train.autoencoder_config import read_autoencoder_config
 from radfm.train.config import read_config
 from radfm.train.diagnosis_config import DiagnosisTraining, read_diagnosis_config
+from radfm.train.diffusion_config import read_diffusion_config
 from radfm.train.finetune_config import finetune_config
 from radfm.train.text import TextTraining, read_text_config
 
@@ -25,10 +27,22 @@ def read(tmp_path):
     return read
 
 
-@pytest.mark.parametrize("name", sorted({file.name for file in CONFIGS.glob("*.yaml")} - {"text.yaml"}))
+OF_OTHERS = {
+    "text.yaml": read_text_config,
+    "autoencoder.yaml": read_autoencoder_config,
+    "diffusion.yaml": read_diffusion_config,
+}
+
+
+@pytest.mark.parametrize("name", sorted({file.name for file in CONFIGS.glob("*.yaml")} - OF_OTHERS.keys()))
 def test_the_configs_of_the_package_are_read(name):
     config = read_diagnosis_config(CONFIGS / name, ["data=somewhere", "training.logging_steps=3"])
     assert (config.data.path, config.training["logging_steps"]) == ("somewhere", 3)
+
+
+@pytest.mark.parametrize("name", sorted(OF_OTHERS))
+def test_the_configs_of_other_trainings_are_read(name):
+    assert OF_OTHERS[name](CONFIGS / name, ["seed=3"]).seed == 3
 
 
 def test_a_config_of_the_package_is_found_by_name(tmp_path, monkeypatch):
