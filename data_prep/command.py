@@ -179,7 +179,10 @@ def synthetic_cases(
     ] = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Least probability that it gives to what was asked for.")
-    ] = 0.5,
+    ] = 0.1,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Lowest rank among the disorders of its body part that it may have.")
+    ] = 1,
     real: Annotated[
         Path | None, typer.Option(help="The latents that the generator was trained on; copies of them are refused.")
     ] = None,
@@ -206,6 +209,7 @@ def synthetic_cases(
             guidance=guidance,
             classifier=classifier,
             threshold=threshold,
+            rank=rank,
             real=real,
             closest=closest,
         )

@@ -50,6 +50,7 @@ class Synthetic:
         steps, guidance: see `Generator.sample`.
         classifier: folder of a latent classifier that refuses samples; None: none are refused for what they show.
         threshold: least probability that it gives to what was asked for.
+        rank: lowest rank among the disorders of its body part that it may have.
         real: the latent data set that the generator was trained on, to refuse copies; None: samples are not compared.
         closest: see `TrainingDistances`.
     Raises:
@@ -68,7 +69,8 @@ class Synthetic:
         steps: int = 18,
         guidance: float = 2.0,
         classifier: str | Path | None = None,
-        threshold: float = 0.5,
+        threshold: float = 0.1,
+        rank: int = 1,
         real: str | Path | None = None,
         closest: float = 0.05,
     ):
@@ -80,7 +82,7 @@ class Synthetic:
             raise ValueError(f"steps has to be at least 2, not {steps}")
         self._model, self._classifier, self._real = model, classifier, real
         self.per_disorder, self.seed, self.steps, self.guidance = per_disorder, seed, steps, guidance
-        self.threshold, self.closest = threshold, closest
+        self.threshold, self.rank, self.closest = threshold, rank, closest
         self.disorders = list(dict.fromkeys(self._spelled(name.strip()) for name in disorders))
         self.unknown = self._unknown()
         self.settings: dict[str, Any] = {
@@ -92,6 +94,7 @@ class Synthetic:
             "guidance": guidance,
             "classifier": self.classifier and self.classifier.fingerprint,
             "threshold": None if classifier is None else threshold,
+            "rank": None if classifier is None else rank,
             "real": self.distances and self.distances.fingerprint,
             "closest": None if real is None else closest,
         }
@@ -193,7 +196,7 @@ class Synthetic:
                 "not_seen": counts["not_seen"],
                 "too_close": counts["too_close"],
             }
-        facts = {key: self.settings[key] for key in ("generator", "classifier", "threshold", "real", "closest")}
+        facts = {key: self.settings[key] for key in ("generator", "classifier", "threshold", "rank", "real", "closest")}
         return {NAME: facts | {"disorders": accepted, "never_seen_by_the_generator": self.unknown}}
 
     def _read_some(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
@@ -230,7 +233,7 @@ class Synthetic:
         reasons: list[str | None] = [None] * len(prompts)
         if self.classifier is not None:
             rivals = [self._rivals(prompt) for prompt in prompts]
-            reasons = self.classifier.refusals(latents, prompts, rivals, self.threshold)
+            reasons = self.classifier.refusals(latents, prompts, rivals, self.threshold, self.rank)
         if self.distances is not None:
             for index, distance in enumerate(self.distances(latents).tolist()):
                 limit = self.distances.limit(prompts[index].modality)

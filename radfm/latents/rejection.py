@@ -3,8 +3,8 @@
 Decisions:
 - The classifier is any `RadFMForDiagnosis` that reads latents of the generator's autoencoder. It judges latents, so
   that rejected samples are never decoded.
-- A sample is kept if the disorder that was asked for has at least a set probability, and none of its rivals has a
-  higher one. Rivals are the disorders that the generator was trained on in the same body part.
+- A sample is kept if the disorder that was asked for has at least a set probability, and at most so many of its rivals
+  have a higher one, usually none. Rivals are the disorders that the generator was trained on in the same body part.
 - A sample of no finding is kept if no rival has the set probability.
 """
 
@@ -43,7 +43,7 @@ class LatentClassifier:
         found = find(folder, local=True)
         self.model = RadFMForDiagnosis.from_pretrained(found).eval().to(device)
         self.processor = RadFMProcessor.from_pretrained(found)
-        self.fingerprint = weights_sha256(found)[:16]
+        self.fingerprint = weights_sha256(found)[:20]
         latents = getattr(self.processor.image_processor, "latents", None)
         if latents is None:
             raise ValueError(f"{folder} reads pictures, not latents: give a model of radfm train latent-classifier")
@@ -80,26 +80,27 @@ class LatentClassifier:
         return torch.cat(parts)
 
     def refusals(
-        self, latents: Tensor, prompts: Sequence[Prompt], rivals: Sequence[set[str]], threshold: float
+        self, latents: Tensor, prompts: Sequence[Prompt], rivals: Sequence[set[str]], threshold: float, rank: int = 1
     ) -> list[str | None]:
         """Why samples do not show what was asked for; None where they do.
 
         Args:
             rivals: for each sample, names whose probabilities may not be higher.
             threshold: least probability of what was asked for.
+            rank: the lowest rank among its rivals that it may have; 1: it has the highest probability.
         """
         reasons: list[str | None] = []
         for prompt, of_sample, row in zip(prompts, rivals, self.probabilities(latents, prompts), strict=True):
             scores, asked = dict(zip(self.names, row.tolist(), strict=True)), prompt.disorders or ()
             others = {name: scores[name] for name in of_sample if name in scores and name not in asked}
-            reasons.append(_refusal([scores[name] for name in asked], others, threshold))
+            reasons.append(_refusal([scores[name] for name in asked], others, threshold, rank))
         return reasons
 
 
-def _refusal(asked: Sequence[float], others: Mapping[str, float], threshold: float) -> str | None:
+def _refusal(asked: Sequence[float], others: Mapping[str, float], threshold: float, rank: int) -> str | None:
     if asked and min(asked) < threshold:
         return f"the classifier gives it a probability of {min(asked):.3f}, below {threshold:g}"
-    highest = max(others, key=others.__getitem__, default=None)
-    if highest is not None and others[highest] > min(asked, default=threshold):
-        return f"the classifier sees {highest!r} rather than it"
+    higher = [name for name, score in others.items() if score > min(asked, default=threshold)]
+    if len(higher) > (rank - 1 if asked else 0):
+        return f"the classifier sees {max(higher, key=others.__getitem__)!r} rather than it"
     return None

@@ -37,7 +37,7 @@ SHORTER = {
         *("training.max_steps=2", "training.batch_size=4", "training.warmup_steps=1"),
         "model.arguments={block_out_channels: [16, 16]}",
     ],
-    ("prepare", "synthetic"): ["--per-disorder=1", "--steps=2", "--threshold=0", "--processes=1"],
+    ("prepare", "synthetic"): ["--per-disorder=1", "--steps=2", "--threshold=0", "--rank=133", "--processes=1"],
     ("evaluate", "learnability"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "augmentation"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
