@@ -58,22 +58,27 @@ class AutoencoderStudy:
 
 
 def write_learnability(
-    out: Path, studies: Mapping[str, AutoencoderStudy], about: Mapping[str, Any], bootstraps: int = 1000
+    out: Path,
+    studies: Mapping[str, AutoencoderStudy],
+    about: Mapping[str, Any],
+    bootstraps: int = 1000,
+    within: str | None = None,
 ) -> dict[str, Any]:
     """Measures, and writes learnability.json, learnability.html and the figure as SVG into a folder.
 
     Args:
         studies: name of an autoencoder -> its classifiers.
         about: JSON-able: `data` (fingerprint), `dataset` (name), `synthetic` (whether no case is a patient), `seeds`.
+        within: a disorder is compared only with cases of the same group, such as "body part"; None: with all.
     Returns:
-        JSON-able: `about`, `split`, `cases`, `patients`, `bands`, `bootstraps`, and `autoencoders`: name -> facts,
-        `gap` (band -> figure), and `spaces`: name -> `meaning`, `cost`, and band -> figure of `auc`, `less_images`,
+        JSON-able: `about`, `split`, `cases`, `patients`, `bands`, `bootstraps`, `within`, and `autoencoders`: name ->
+        facts, `gap` (band -> figure), and `spaces`: name -> `meaning`, `cost`, and band -> figure of `auc`, `less_images`,
         `less_reconstructions` and `closed` (the share of the gap).
     """
     tables = {
         (name, space): of_space.tables for name, study in studies.items() for space, of_space in study.spaces.items()
     }
-    macros = PairedMacros({_joined(*key): of_key for key, of_key in tables.items()}, bootstraps)
+    macros = PairedMacros({_joined(*key): of_key for key, of_key in tables.items()}, bootstraps, within=within)
     result = {
         **about,
         "split": "test",
@@ -81,6 +86,7 @@ def write_learnability(
         "patients": macros.patients,
         "bands": macros.bands,
         "bootstraps": bootstraps,
+        "within": within,
         "autoencoders": {name: _autoencoder(name, study, macros) for name, study in studies.items()},
     }
     write_text(out / RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -49,13 +49,16 @@ class PairedMacros:
         seed: int = 0,
         minima: tuple[int, int] = BAND_MINIMA,
         progress: Progress = no_progress,
+        within: str | None = None,
     ):
         first = next(iter(models.values()))[0]
         for name, tables in models.items():
             for table in tables:
                 require_same_cases(first, table, name)
         labels, counts = first.labels, first.training_counts
-        measurable = (labels > 0).any(0) & (labels == 0).any(0)
+        counted = None if within is None else first.within(within)
+        compared = np.ones(labels.shape, bool) if counted is None else counted
+        measurable = (compared & labels).any(0) & (compared & ~labels).any(0)
         if not measurable.any():
             raise ValueError(f"none of {labels.shape[1]:,} disorders occurs in some and not in all of the cases")
         weights = patient_weights(first.patients, bootstraps, seed)
@@ -68,7 +71,8 @@ class PairedMacros:
         self._macros: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
         for number, (name, tables) in enumerate(models.items()):
             scores, of_model = [table.scores for table in tables], part_of(progress, number, len(models))
-            values, resamples = measure_with_resamples(scores, labels, weights, ["auc"], of_model, seed)["auc"]
+            measured = measure_with_resamples(scores, labels, weights, ["auc"], of_model, seed, counted)
+            values, resamples = measured["auc"]
             self._macros[name] = macro(values, counts, minima), macro(resamples, counts, minima)
 
     def auc(self, model: str) -> Figures:

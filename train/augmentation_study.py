@@ -44,6 +44,7 @@ def augmentation_study(
     config: DiagnosisTraining,
     seeds: int = 3,
     bootstraps: int = 1000,
+    within: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Trains and measures all arms, or continues a study that was killed; writes augmentation.json and .md.
@@ -55,10 +56,11 @@ def augmentation_study(
         config: the recipe of all arms; data and seed are set here.
         seeds: number of seeds, from 0.
         bootstraps: number of resamples of the test patients.
+        within: a disorder is compared only with cases of the same group, such as "body part"; None: with all.
         progress: called with the number of finished trainings, and of all.
     Returns:
         JSON-able: `data` (fingerprint), `dataset` (name), `synthetic` (whether no case of the data is a patient),
-        `cases`, `patients`, `bands`, `seeds`, `bootstraps`, `best_without` (an arm), and `arms`: name ->
+        `cases`, `patients`, `bands`, `seeds`, `bootstraps`, `within`, `best_without` (an arm), and `arms`: name ->
         `synthetic_cases`, and band -> figure of `auc`, `less_best_without` and `less_real`.
     Raises:
         ValueError: there are no synthetic cases, the recipe names some itself, or the folder holds another study.
@@ -88,7 +90,8 @@ def augmentation_study(
         "synthetic": is_synthetic(cases.record),
         "seeds": seeds,
         "bootstraps": bootstraps,
-        **arms_compared(PairedMacros(of_arm, bootstraps), list(recipes)),
+        "within": within,
+        **arms_compared(PairedMacros(of_arm, bootstraps, within=within), list(recipes)),
     }
     for arm, recipe in recipes.items():
         result["arms"][arm]["synthetic_cases"] = len(recipe.data.load("train")) - len(plain.data.load("train"))
@@ -128,7 +131,8 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         lines += ["**SYNTHETIC: no case of this data set is a patient.**", ""]
     lines += [
         f"Macro AUC on {plural(result['cases'], 'test case')}, {plural(result['seeds'], 'seed')}, with 95% intervals "
-        f"from {result['bootstraps']:,} bootstrap resamples of the patients and seeds.",
+        f"from {result['bootstraps']:,} bootstrap resamples of the patients and seeds."
+        + (f" A disorder is compared with cases of the same {result['within']} only." if result["within"] else ""),
         "",
         *_table(["arm", "synthetic cases", *heads]),
     ]

@@ -17,6 +17,7 @@ Decisions:
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import log2
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from radfm.train.tower_cost import tower_cost, widened_to
 
 # Arguments that only the tower of latents has: see `radfm.latent_tower_radfm`.
 _OF_LATENT_TOWERS = ("in_chans", "patch_size", "noise_conditioned", "mask_share", "max_sigma")
+_LARGEST_STRIDE = 32  # of a ConvNeXt
 _DISTILLATION = {"diagnosis": 0.5, "distillation": 0.5}  # weights of the objectives
 
 
@@ -88,6 +90,7 @@ def learnability(
     seeds: int = 3,
     controls: bool = True,
     bootstraps: int = 1000,
+    within: str | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Trains and measures all classifiers, or continues a study that was killed; writes the page and the figures.
@@ -100,6 +103,7 @@ def learnability(
         seeds: number of seeds, from 0.
         controls: whether the controls of `SPACES` are trained, too.
         bootstraps: number of resamples of the test patients.
+        within: a disorder is compared only with cases of the same group, such as "body part"; None: with all.
         progress: called with the number of finished trainings, and of all.
     Returns:
         The content of learnability.json, see `radfm.eval.learnability.write_learnability`.
@@ -131,7 +135,7 @@ def learnability(
         for name, of_name in sets.items()
     }
     about = {"data": fingerprint, "dataset": cases.folder.name, "synthetic": is_synthetic(cases.record)}
-    return write_learnability(out, studies, about | {"seeds": seeds}, bootstraps)
+    return write_learnability(out, studies, about | {"seeds": seeds}, bootstraps, within)
 
 
 @dataclass(frozen=True)
@@ -199,12 +203,15 @@ def _vision(config: DiagnosisTraining, sets: _DerivedSets, space: Space) -> dict
     on_images = given | {"family": "resnet", "image_size": sets.size, "tower_args": of_images}
     if space.reads != "latents":
         return on_images
+    side = sets.latents["size"][-1]
     arguments |= {
         "in_chans": sets.latents["channels"],
         "patch_size": space.stem,
+        "output_stride": min(_LARGEST_STRIDE, max(8, 2 ** int(log2(side)))),  # a small latent is not padded
         "noise_conditioned": space.distilled,
+        "mask_share": arguments.get("mask_share", 0.2) if space.distilled else 0.0,  # pictures are not masked either
     }
-    on_latents = given | {"family": "latent", "image_size": sets.latents["size"][-1], "tower_args": arguments}
+    on_latents = given | {"family": "latent", "image_size": side, "tower_args": arguments}
     return widened_to(on_latents, tower_cost(on_images)["flops"]) if space.costs_as_images else on_latents
 
 

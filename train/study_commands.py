@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from radfm.cli.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
-from radfm.eval.command_inputs import Bootstraps, Data, named_models
+from radfm.eval.command_inputs import Bootstraps, Data, Within, named_models
 from radfm.presentation import BANDS, interval_cell, percent_interval
 
 _BANDS = {"all": "overall"} | {band: band for band in BANDS}
@@ -45,6 +45,7 @@ def learnability(
             help="Also train latents with a stem of stride 1, and with the compute of the image classifier.",
         ),
     ] = True,
+    within: Within = None,
     bootstraps: Bootstraps = 1000,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def learnability(
     quiet_transformers()
     recipe, autoencoders = read_diagnosis_config(config, changes or ()), dict(named_models(autoencoder))
     with step("Training classifiers") as progress:
-        result = run(data, autoencoders, out, recipe, seeds, controls, bootstraps, progress)
+        result = run(data, autoencoders, out, recipe, seeds, controls, bootstraps, within, progress)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -92,6 +93,7 @@ def augmentation(
         Path, typer.Option(help="Recipe of the models: a YAML file, or the name of one that is part of radfm.")
     ] = Path("augmentation.yaml"),
     seeds: Seeds = 3,
+    within: Within = None,
     bootstraps: Bootstraps = 1000,
     as_json: Json = False,
 ) -> None:
@@ -109,7 +111,7 @@ def augmentation(
     recipe = read_diagnosis_config(config, changes or ())
     arms = {SYNTHETIC: synthetic or (), FILTERED: filtered or ()}
     with step("Training models") as progress:
-        result = augmentation_study(data, arms, out, recipe, seeds, bootstraps, progress)
+        result = augmentation_study(data, arms, out, recipe, seeds, bootstraps, within, progress)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
