@@ -72,8 +72,8 @@ def write_learnability(
         within: a disorder is compared only with cases of the same group, such as "body part"; None: with all.
     Returns:
         JSON-able: `about`, `split`, `cases`, `patients`, `bands`, `bootstraps`, `within`, and `autoencoders`: name ->
-        facts, `gap` (band -> figure), and `spaces`: name -> `meaning`, `cost`, and band -> figure of `auc`, `less_images`,
-        `less_reconstructions` and `closed` (the share of the gap).
+        facts, `gap` (band -> figure), and `spaces`: name -> `meaning`, `cost`, and band -> figure of `auc`,
+        `less_images`, `less_reconstructions` and `closed` (the share of the gap).
     """
     tables = {
         (name, space): of_space.tables for name, study in studies.items() for space, of_space in study.spaces.items()

@@ -10,7 +10,7 @@ Decisions:
   differs is a row of `SPACES`.
 - The images have the size of the autoencoder's: reconstructions differ from them in nothing but the autoencoder.
 - The control of equal compute has the stem of stride 1 and more channels, as many as make a latent cost what an image
-  costs the image classifier.
+  costs the image classifier. It is left out where the stem of stride 1 alone costs that.
 - The teacher of the distilled classifier is the image classifier of the same seed. It scores reconstructions, which can
   be made of latents.
 """
@@ -118,7 +118,12 @@ def learnability(
     begin_study(out, config, data=fingerprint)
     spaces = [space for space in SPACES if controls or not space.is_control]
     sets = {name: _DerivedSets.prepare(Path(data), out, name, folder) for name, folder in autoencoders.items()}
-    towers = {(name, space): _vision(config, of_name, space) for name, of_name in sets.items() for space in spaces}
+    towers = {
+        (name, space): _vision(config, of_name, space)
+        for name, of_name in sets.items()
+        for space in spaces
+        if not (space.costs_as_images and _costs_as_images(config, of_name))
+    }
     runs = {
         (name, space): [_run(out, config, sets[name], towers, name, space, seed) for seed in range(seeds)]
         for name, space in towers
@@ -131,7 +136,9 @@ def learnability(
         return SpaceStudy(space.meaning, of_seeds, tower_cost(towers[name, space]))
 
     studies = {
-        name: AutoencoderStudy(of_name.facts, {space.name: measured(name, space) for space in spaces})
+        name: AutoencoderStudy(
+            of_name.facts, {space.name: measured(name, space) for space in spaces if (name, space) in towers}
+        )
         for name, of_name in sets.items()
     }
     about = {"data": fingerprint, "dataset": cases.folder.name, "synthetic": is_synthetic(cases.record)}
@@ -213,6 +220,13 @@ def _vision(config: DiagnosisTraining, sets: _DerivedSets, space: Space) -> dict
     }
     on_latents = given | {"family": "latent", "image_size": side, "tower_args": arguments}
     return widened_to(on_latents, tower_cost(on_images)["flops"]) if space.costs_as_images else on_latents
+
+
+def _costs_as_images(config: DiagnosisTraining, sets: _DerivedSets) -> bool:
+    """Whether the control with a stem of stride 1 costs what the image classifier costs already, up to a tenth."""
+    stem_1 = next(space for space in SPACES if space.stem == 1 and not space.costs_as_images)
+    latents, images = (tower_cost(_vision(config, sets, space))["flops"] for space in (stem_1, SPACES[0]))
+    return abs(latents / images - 1) < 0.1
 
 
 def _as_of(table: Scores, fingerprint: str) -> Scores:
