@@ -122,7 +122,7 @@ def fit_detector(
     normal = [i for i, row in enumerate(cases.rows) if not _is_abnormal(row)]
     chosen = normal if len(normal) >= _LEAST_NORMAL else list(range(len(cases)))
     chosen = sorted(np.random.default_rng(seed).permutation(chosen)[:training_cases].tolist())
-    if not network.is_measured:
+    if of_generator is None and not network.is_measured:
         scans = [cases.rows[i]["scan_rows"][0] for i in chosen[:_MEASURED_PICTURES] if cases.rows[i]["scan_rows"]]
         network.measure(network.prepare(cases.scan(scan)) for scan in scans)
     maker = MapMaker(network, of_generator, slices, seed)

@@ -79,7 +79,8 @@ class MapMaker:
 
     Args:
         autoencoder: of slices.
-        generator: for "diffusion"; it has to read the latents of this autoencoder.
+        generator: for "diffusion"; its autoencoder has to be this one. Its own copy is used, with the mean and standard
+            deviation of the latents that it was trained on.
         slices: that are taken of a scan with more, evenly spaced.
         seed: of the noise.
     Raises:
@@ -89,11 +90,13 @@ class MapMaker:
     def __init__(self, autoencoder: Autoencoder, generator: Generator | None = None, slices: int = 16, seed: int = 0):
         if autoencoder.spatial_dims != 2:
             raise ValueError("the autoencoder reads volumes, and anomaly maps are of slices: give one of slices")
-        if generator is not None and generator.autoencoder.fingerprint != autoencoder.fingerprint:
-            raise ValueError(
-                f"the generator's latents are of autoencoder {generator.autoencoder.fingerprint}, not of "
-                f"{autoencoder.fingerprint}: give --autoencoder the folder autoencoder/ of the generator"
-            )
+        if generator is not None:
+            if generator.autoencoder.network_fingerprint != autoencoder.network_fingerprint:
+                raise ValueError(
+                    "the generator's latents are of another autoencoder: give --autoencoder the folder autoencoder/ of "
+                    "the generator"
+                )
+            autoencoder = generator.autoencoder
         self.autoencoder, self.generator, self.seed = autoencoder, generator, seed
         self.images = autoencoder.image_processor
         self.images.max_slices = slices

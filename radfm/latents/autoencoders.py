@@ -12,8 +12,10 @@ Decisions:
   (Karras et al., arXiv:2206.00364): what reads latents is then the same for all autoencoders.
 - Pictures are in [0, 1], prepared by radfm's image processor: three windows of CT as three channels, other modalities
   between two percentiles of the scan. A network of one channel sees one wide window of CT.
-- The fingerprint is of the network's settings and weights. Whatever holds latents states it, so that latents of another
-  autoencoder are refused.
+- The fingerprint is of all that a latent depends on: the network, the size of the pictures, mean and standard deviation
+  of the channels. Whatever holds latents states it, so that other latents are refused. A network without mean and
+  standard deviation is measured for each data set, and its latents of two data sets have two fingerprints.
+- What is measured is rounded to five digits of the standard deviation, so that no order of sums changes it.
 """
 
 import hashlib
@@ -161,9 +163,15 @@ class Autoencoder:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """20 hexadecimal digits of the network's settings and weights."""
+        """20 hexadecimal digits of the network and of radfm's settings."""
+        content = json.dumps([self.network_fingerprint, asdict(self.settings)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:20]
+
+    @cached_property
+    def network_fingerprint(self) -> str:
+        """20 hexadecimal digits of the network's configuration and weights."""
         config = self.settings.monai or {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=list).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
@@ -259,7 +267,11 @@ class Autoencoder:
             raise ValueError("there is no picture to measure the latents of")
         mean = torch.as_tensor(total) / count
         std = (torch.as_tensor(squares) / count - mean.square()).clamp(min=1e-12).sqrt()
-        self.settings.mean, self.settings.std = mean.tolist(), std.tolist()
+        digits = (4 - std.log10().floor()).int().tolist()
+        self.settings.mean, self.settings.std = (
+            [round(value, places) for value, places in zip(values.tolist(), digits, strict=True)]
+            for values in (mean, std)
+        )
 
     def scan_pixels(self, pixels: Tensor, modality: str | None) -> np.ndarray:
         """Pictures -> pixels as a data set stores them, the inverse of `prepare` up to the scaling of intensities.

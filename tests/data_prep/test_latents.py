@@ -51,12 +51,12 @@ def test_latents_are_a_data_set_with_the_cases_of_their_source(data, latents, au
     source, cases = load(data), load(latents)
     assert [row["case_id"] for row in cases.rows] == [row["case_id"] for row in source.rows]
     assert cases.vocabulary.names == source.vocabulary.names
-    assert cases.record["latents"]["autoencoder"] == Autoencoder.from_pretrained(autoencoder).fingerprint
     assert cases.record["latents"]["channels"] == 4
     assert cases.record["latents"]["size"] == [16, 16]
     facts = cases.record["latents"]
     network = Autoencoder.from_pretrained(autoencoder, device="cpu", statistics=facts)
     for row in (0, 7, 14):
+    assert facts["autoencoder"] == network.fingerprint
         scan, of_source = cases.scan(row), source.scan(row)
         assert scan.pixels.dtype == np.float16
         assert (scan.modality, scan.body_part, scan.plane) == (of_source.modality, of_source.body_part, of_source.plane)
@@ -65,6 +65,20 @@ def test_latents_are_a_data_set_with_the_cases_of_their_source(data, latents, au
 
 
 def test_latents_of_the_training_split_are_normalised(latents):
+def test_latents_of_two_data_sets_by_an_autoencoder_without_statistics_have_two_identities(
+    latents, autoencoder, tmp_path
+):
+    prepare(Phantoms(6, size=32, seed=1), tmp_path / "other", Settings(size=32, max_slices=2))
+    other = prepare_latents(tmp_path / "other", tmp_path / "latents", autoencoder)["latents"]
+    facts = load(latents).record["latents"]
+    assert facts["mean"] != other["mean"]
+    assert facts["autoencoder"] != other["autoencoder"]
+    network = Autoencoder.from_pretrained(autoencoder, statistics=facts)
+    network.save_pretrained(tmp_path / "measured")
+    same = prepare_latents(tmp_path / "other", tmp_path / "comparable", tmp_path / "measured")["latents"]
+    assert same["autoencoder"] == facts["autoencoder"]
+
+
     values = np.concatenate(
         [scan.pixels.astype(np.float32) for case in load(latents, "train") for scan in case.scans]
     ).swapaxes(0, 1)

@@ -141,8 +141,18 @@ def test_a_generator_adds_maps_of_what_it_removes_with_the_noise(brains):
     np.testing.assert_allclose(standardised["both"], mean, atol=1e-6)
 
 
+def test_latents_are_normalised_as_those_that_the_generator_learned_from(brains):
+    generator = tiny_generator()
+    scan = load(brains, "train")[0].scans[0]
+    expected = MapMaker(generator.autoencoder, generator)(scan).errors
+    other = tiny_autoencoder()
+    other.settings.mean, other.settings.std = [1.0] * 4, [2.0] * 4
+    for kind, errors in MapMaker(other, generator)(scan).errors.items():
+        np.testing.assert_array_equal(errors, expected[kind])
+
+
 def test_a_generator_of_another_autoencoder_is_refused():
-    with pytest.raises(ValueError, match="latents are of autoencoder"):
+    with pytest.raises(ValueError, match="latents are of another autoencoder"):
         MapMaker(blurring_autoencoder(), tiny_generator())
 
 

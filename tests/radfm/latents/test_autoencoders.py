@@ -80,6 +80,27 @@ def test_what_is_saved_is_the_same_autoencoder(pictures, tmp_path):
     torch.testing.assert_close(loaded.encode(pictures), autoencoder.encode(pictures))
 
 
+def test_the_fingerprint_is_of_all_that_latents_depend_on(pictures):
+    network = kl_network()
+    settings = {"size": 32, "mean": [0.0] * 4, "std": [1.0] * 4}
+    others = ({}, {"size": 64}, {"mean": [0.5] * 4}, {"std": [2.0] * 4}, {"mean": [], "std": []})
+    found = {Autoencoder(network, AutoencoderSettings(**settings | one)).fingerprint for one in others}
+    assert len(found) == len(others)
+    unmeasured = Autoencoder(network, AutoencoderSettings(32))
+    before = unmeasured.fingerprint
+    unmeasured.measure([pictures])
+    assert unmeasured.fingerprint != before
+    assert unmeasured.network_fingerprint == Autoencoder(network, AutoencoderSettings(64)).network_fingerprint
+
+
+def test_what_is_measured_does_not_depend_on_the_order_of_the_pictures(pictures):
+    autoencoder, fingerprints = Autoencoder(kl_network(), AutoencoderSettings(32)), set()
+    for some in (pictures, pictures.flip(0)):
+        autoencoder.measure(some.split(2))
+        fingerprints.add(autoencoder.fingerprint)
+    assert len(fingerprints) == 1
+
+
 def test_volumes_have_latents_of_three_dimensions(tmp_path):
     autoencoder = monai_autoencoder()
     pixels = np.random.default_rng(0).integers(-1000, 1000, (10, 40, 40)).astype(np.int16)
