@@ -35,7 +35,8 @@ def teacher_logits(teacher: str, reconstructions: str | Path, cases: StoredCases
         reconstructions: folder of a data set with the same cases.
         cases: of the training split.
     Raises:
-        ValueError: the teacher has no such disorder and reads no names, or the data set lacks a case.
+        ValueError: the teacher has no such disorder and reads no names, the data set lacks a case, or it does not show
+            what the latents of the cases contain.
         FileNotFoundError: there is no such checkpoint or data set.
     """
     names, case_ids = cases.vocabulary.names, [row["case_id"] for row in cases.rows]
@@ -45,6 +46,7 @@ def teacher_logits(teacher: str, reconstructions: str | Path, cases: StoredCases
             f"data.reconstructions: {reconstructions} lacks {len(missing):,} training cases, such as {missing[0]}: "
             f"run radfm prepare reconstructions on the data set that {cases.folder} was made of"
         )
+    _check_reconstructions(shown, cases)
     folder = Path(find(teacher, local=True))
     depends_on = [weights_sha256(folder), shown.record["fingerprint"], cases.fold, names, case_ids]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:24]
@@ -54,6 +56,19 @@ def teacher_logits(teacher: str, reconstructions: str | Path, cases: StoredCases
         with replacing(file) as draft, open(draft, "wb") as written:
             np.save(written, logits, allow_pickle=False)
     return torch.from_numpy(np.load(file, allow_pickle=False))
+
+
+def _check_reconstructions(shown: StoredCases, cases: StoredCases) -> None:
+    """Raises: ValueError: the cases are latents, and these are not the reconstructions of them."""
+    latents, made = cases.record.get("latents"), shown.record.get("reconstructions")
+    if latents is None:
+        return
+    by_same = made is not None and made["autoencoder"] == latents["autoencoder"]
+    if not by_same or shown.record["derived_from"] != cases.record["derived_from"]:
+        raise ValueError(
+            f"data.reconstructions: {shown.folder} does not hold the reconstructions of the latents in {cases.folder}: "
+            f"run radfm prepare reconstructions on the same data set with autoencoder {latents['autoencoder']}"
+        )
 
 
 def _scored(teacher: str, evaluation: Evaluation, case_ids: list[str]) -> np.ndarray:

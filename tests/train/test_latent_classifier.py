@@ -192,6 +192,19 @@ def test_reconstructions_of_other_cases_are_refused(data, teacher, tmp_path):
         train(distilled({**data, "reconstructions": tmp_path / "other"}, teacher, tmp_path / "run"))
 
 
+def test_a_teacher_sees_the_reconstructions_of_these_latents_only(data, teacher, tmp_path):
+    cases = load(data["latents"], "train", labelled=True)
+    torch.manual_seed(1)
+    diffusers.AutoencoderKL(**AUTOENCODER).save_pretrained(tmp_path / "other")
+    prepare_reconstructions(data["images"], tmp_path / "by-another", tmp_path / "other")
+    of_another = shutil.copytree(data["reconstructions"], tmp_path / "of-another")
+    record = json.loads((of_another / "dataset.json").read_text())
+    (of_another / "dataset.json").write_text(json.dumps(record | {"derived_from": "another"}))
+    for folder in (data["images"], tmp_path / "by-another", of_another):
+        with pytest.raises(ValueError, match="does not hold the reconstructions of the latents in"):
+            teacher_logits(str(teacher), folder, cases)
+
+
 def test_a_latent_is_shown_in_reports_as_the_mean_of_its_channels(data):
     scan = load(data["latents"])[0].scans[0]
     scan.modality = "CT"
