@@ -226,6 +226,7 @@ class DiagnosisTraining:
             (patch and model.frozen_tower, "objectives.weights.patch trains the tower: leave it out, or model.frozen"),
             (model.frozen_tower and augmentation.changes_pixels, _FROZEN_PIXELS),
             (len(distillation) > 1, _TEACHER),
+            (bool(model.teacher) and bool(self.data.synthetic), _TEACHER_OF_SYNTHETIC),
             (self.training.get("max_steps") == 0, "training.max_steps=0 trains nothing: set it to at least 1"),
         ):
             if impossible:
@@ -259,4 +260,8 @@ _FROZEN_PIXELS = (
 _TEACHER = (
     "model.teacher, data.reconstructions and objectives.weights.distillation are of use together only: give all three, "
     "or set model.teacher=null data.reconstructions=null objectives.weights.distillation=0"
+)
+_TEACHER_OF_SYNTHETIC = (
+    "data.synthetic has no reconstructions that model.teacher could see: leave out data.synthetic, or set "
+    "model.teacher=null data.reconstructions=null objectives.weights.distillation=0"
 )

@@ -214,6 +214,11 @@ def test_a_latent_is_shown_in_reports_as_the_mean_of_its_channels(data):
     assert np.corrcoef(picture.ravel(), scan.pixels[0].astype(float).mean(0).ravel())[0, 1] > 0.999
 
 
+def test_a_teacher_and_synthetic_cases_which_have_no_reconstructions_are_refused():
+    with pytest.raises(ValueError, match=r"data.synthetic has no reconstructions that model.teacher could see"):
+        read_diagnosis_config("latent_classifier.yaml", ["data.synthetic=[datasets/synthetic-latents]"])
+
+
 @pytest.mark.parametrize("missing", ["teacher", "reconstructions", "distillation"])
 def test_a_teacher_without_its_data_or_weight_is_refused(missing):
     changes = {"teacher": "model.teacher=null", "reconstructions": "data.reconstructions=null"}
