@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from radfm.data_prep.data_summary import source_of
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.data_prep.tables import (
     FORMAT,
@@ -126,7 +127,7 @@ def _derive(
         "format": FORMAT,
         "fingerprint": f"{kind} {facts[kind]['autoencoder']} of {cases.record['fingerprint']}",
         "source": kind,
-        "source_settings": {"of": cases.record["source"]},
+        "source_settings": {"of": source_of(cases.record)},
         "settings": cases.record["settings"],
         "tables": ["cases", "scans"],
         "derived_from": cases.record["fingerprint"],

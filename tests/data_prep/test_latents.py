@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from radfm.data_prep import load
+from radfm.data_prep.data_summary import source_of
 from radfm.data_prep.latents import prepare_latents, prepare_reconstructions
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
@@ -55,8 +56,8 @@ def test_latents_are_a_data_set_with_the_cases_of_their_source(data, latents, au
     assert cases.record["latents"]["size"] == [16, 16]
     facts = cases.record["latents"]
     network = Autoencoder.from_pretrained(autoencoder, device="cpu", statistics=facts)
-    for row in (0, 7, 14):
     assert facts["autoencoder"] == network.fingerprint
+    for row in (0, 7, 14):
         scan, of_source = cases.scan(row), source.scan(row)
         assert scan.pixels.dtype == np.float16
         assert (scan.modality, scan.body_part, scan.plane) == (of_source.modality, of_source.body_part, of_source.plane)
@@ -64,7 +65,6 @@ def test_latents_are_a_data_set_with_the_cases_of_their_source(data, latents, au
         torch.testing.assert_close(torch.from_numpy(scan.pixels.copy()).float(), expected, atol=5e-3, rtol=5e-3)
 
 
-def test_latents_of_the_training_split_are_normalised(latents):
 def test_latents_of_two_data_sets_by_an_autoencoder_without_statistics_have_two_identities(
     latents, autoencoder, tmp_path
 ):
@@ -79,6 +79,7 @@ def test_latents_of_two_data_sets_by_an_autoencoder_without_statistics_have_two_
     assert same["autoencoder"] == facts["autoencoder"]
 
 
+def test_latents_of_the_training_split_are_normalised(latents):
     values = np.concatenate(
         [scan.pixels.astype(np.float32) for case in load(latents, "train") for scan in case.scans]
     ).swapaxes(0, 1)
@@ -131,6 +132,14 @@ def test_reconstructions_are_an_ordinary_data_set(data, autoencoder, tmp_path):
         scan, of_source = cases.scan(row), source.scan(row)
         assert scan.pixels.shape == (len(of_source.pixels), 32, 32)
         assert scan.pixels.dtype == of_source.pixels.dtype
+
+
+def test_what_is_made_of_reconstructions_of_phantoms_is_no_patients(data, autoencoder, tmp_path):
+    for source, out in ((data, "once"), (tmp_path / "once", "twice")):
+        prepare_reconstructions(source, tmp_path / out, autoencoder)
+    cases = load(tmp_path / "twice")
+    assert cases.is_synthetic
+    assert source_of(cases.record) == "phantoms"
 
 
 def test_the_commands_say_what_they_made(data, autoencoder, tmp_path, radfm):
