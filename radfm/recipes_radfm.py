@@ -51,7 +51,7 @@ def is_synthetic(data: Mapping[str, Any]) -> bool:
 
 
 def synthetic_only(recipe: Mapping[str, Any]) -> bool:
-    """Whether a model was trained on synthetic patients only, and so was every checkpoint that it started from.
+    """Whether a model was trained on synthetic patients only, and so was every checkpoint that it learned from.
 
     Args:
         recipe: A recipe of `MODEL_RECIPES`. What it does not record counts as real.
@@ -60,7 +60,7 @@ def synthetic_only(recipe: Mapping[str, Any]) -> bool:
         return False
     config, starts = recipe.get("key", recipe).get("config") or {}, recipe.get("started_from") or {}
     model = config.get("model") or {}
-    given = {"model": model.get("checkpoint"), "tower_weights": model.get("tower_weights")}
+    given = {"model": model.get("checkpoint")} | {key: model.get(key) for key in ("tower_weights", "teacher")}
     return all(synthetic_only(starts.get(key) or {}) for key in given if given[key] or starts.get(key))
 
 

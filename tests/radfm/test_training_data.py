@@ -122,6 +122,11 @@ def test_nothing_is_new_to_a_model_whose_training_is_not_recorded():
     assert of().alerts([scan("CT", "elbow")], None) == []
 
 
+def test_a_model_learned_from_real_patients_if_its_teacher_did():
+    assert of(DRAWN, teacher=DRAWN).synthetic_only
+    assert not of(DRAWN, teacher=REAL).synthetic_only
+
+
 def test_the_answer_has_the_alerts_and_what_the_model_was_trained_on(tmp_path):
     build(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 255, (1, 64, 64), np.uint8)
