@@ -14,6 +14,7 @@ Decisions:
 
 import json
 import math
+import tempfile
 import time
 from dataclasses import asdict
 from importlib.metadata import version
@@ -165,11 +166,12 @@ def _save_result(
 def classifier_loss(model: str, data: str | Path, autoencoder: str | Path) -> dict[str, Any]:
     """How well a model discriminates on the validation split, and on reconstructions of it, by macro AUC.
 
-    Reconstructions are written to the folder `reconstructions` in that of the autoencoder.
+    Reconstructions are pictures of patients: their folder is beside that of the autoencoder, and removed afterwards.
     """
-    reconstructions = Path(autoencoder) / "reconstructions"
-    prepare_reconstructions(data, reconstructions, autoencoder)
-    tables = [score(model, Evaluation(folder, "validation")) for folder in (data, reconstructions)]
+    with tempfile.TemporaryDirectory(prefix=f"{Path(autoencoder).name}-", dir=Path(autoencoder).parent) as work:
+        reconstructions = Path(work) / "reconstructions"
+        prepare_reconstructions(data, reconstructions, autoencoder)
+        tables = [score(model, Evaluation(folder, "validation")) for folder in (data, reconstructions)]
     images, decoded = (
         float(macro(measure(t.scores, t.labels, metrics=["auc"])["auc"], t.training_counts)["all"]) for t in tables
     )

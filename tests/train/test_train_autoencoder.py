@@ -114,6 +114,8 @@ def test_what_a_classifier_loses_is_measured(data, tmp_path):
 
 def test_the_perceptual_distance_is_zero_for_the_same_picture_and_grows_with_blur():
     distance = PerceptualDistance()
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert not list(folder.rglob("*.arrow"))  # no picture of a case stays in the folder of the model
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1
     blurred = [torch.nn.functional.avg_pool2d(pictures, k, 1, k // 2) for k in (3, 7)]
     assert distance(pictures, pictures) == 0
