@@ -90,7 +90,7 @@ def train(config: AutoencoderTraining) -> Path:
         return output
     torch.manual_seed(config.seed)
     autoencoder = start(config.model)
-    loop = AutoencoderLoop(config, autoencoder)
+    loop = AutoencoderLoop(config, autoencoder, recipe["data"]["fingerprint"])
     resumed = loop.resume(output)
     history = loop.run(Pictures(cases, autoencoder, config.seed), output)
     if loop.accelerator.is_main_process:

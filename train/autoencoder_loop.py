@@ -85,13 +85,19 @@ class SampledReconstruction(nn.Module):
 
 
 class AutoencoderLoop:
-    """The networks, their optimizers and one step."""
+    """The networks, their optimizers and one step.
 
-    def __init__(self, config: AutoencoderTraining, autoencoder: Autoencoder):
+    Args:
+        config: see there.
+        autoencoder: to be trained.
+        data: fingerprint of the data set. The checkpoint of another one is refused.
+    """
+
+    def __init__(self, config: AutoencoderTraining, autoencoder: Autoencoder, data: str):
         from monai.losses import PatchAdversarialLoss
         from monai.networks.nets import PatchDiscriminator
 
-        self.config, self.step = config, 0
+        self.config, self.data, self.step = config, data, 0
         loop = config.training
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if loop.bf16 else "no")
         self.autoencoder = autoencoder
@@ -120,7 +126,9 @@ class AutoencoderLoop:
         if state is None:
             return False
         if state["config"] != self._identity():
-            raise ValueError(f"{output} holds a run with another configuration: choose another folder, or delete it")
+            raise ValueError(
+                f"{output} holds a run with another configuration or data set: choose another folder, or delete it"
+            )
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         self.discriminator.load_state_dict(state["discriminator"])
@@ -206,7 +214,7 @@ class AutoencoderLoop:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, last - warmup))))
 
     def _identity(self) -> str:
-        return json.dumps(without_folders(asdict(self.config)), sort_keys=True)
+        return json.dumps([without_folders(asdict(self.config)), self.data], sort_keys=True)
 
     def _save(self, output: Path) -> None:
         if not self.accelerator.is_main_process:

@@ -74,6 +74,10 @@ def test_a_killed_run_resumes_to_the_same_weights(data, tmp_path, monkeypatch):
     other = config(data, tmp_path / "killed", "training.learning_rate=1.0e-4")
     with pytest.raises(ValueError, match="holds a run with another configuration"):
         train(other)
+    elsewhere = tmp_path / "elsewhere" / data.name
+    prepare(Phantoms(16, size=32, seed=1), elsewhere, Settings(size=32, max_slices=8, fractions=(0.6, 0.4, 0.0)))
+    with pytest.raises(ValueError, match="holds a run with another configuration or data set"):
+        train(config(elsewhere, tmp_path / "killed"))
     resumed = train(config(data, tmp_path / "killed"))
     weights = [load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (whole, resumed)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
@@ -110,12 +114,12 @@ def test_what_a_classifier_loses_is_measured(data, tmp_path):
     assert measured["model"] == "radfm-phantom-mini"
     assert measured["auc_reconstructions"] != measured["auc_images"]
     assert 0 <= measured["auc_reconstructions"] <= 1
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert not list(folder.rglob("*.arrow"))  # no picture of a case stays in the folder of the model
 
 
 def test_the_perceptual_distance_is_zero_for_the_same_picture_and_grows_with_blur():
     distance = PerceptualDistance()
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]
-    assert not list(folder.rglob("*.arrow"))  # no picture of a case stays in the folder of the model
     pictures = torch.rand(2, 3, 64, 64) * 2 - 1
     blurred = [torch.nn.functional.avg_pool2d(pictures, k, 1, k // 2) for k in (3, 7)]
     assert distance(pictures, pictures) == 0
