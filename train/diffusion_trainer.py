@@ -98,6 +98,7 @@ class DiffusionTrainer:
         self.ema = EMAModel(self.weights.parameters(), decay=steps.ema_decay, foreach=True)
         self._cumulative = np.cumsum(data.weights(by_disorder))
         self.step, self.log, self.resumed = 0, [], False
+        self.losses: list[float] = []  # of the steps since the last entry of the log
 
     def train(self) -> Denoiser:
         """Trains, resuming from the last checkpoint; returns the network with the averaged weights.
@@ -107,20 +108,21 @@ class DiffusionTrainer:
             OSError: a checkpoint could not be saved.
         """
         self._resume()
-        main, steps, losses = self.accelerator.is_main_process, self.steps, []
+        main, steps = self.accelerator.is_main_process, self.steps
         self.weights.train()
         began, first = time.monotonic(), self.step
         with tqdm(total=steps.max_steps, initial=self.step, disable=not main, file=sys.stderr, mininterval=2) as bar:
             while self.step < steps.max_steps:
-                losses.append(self._one_step())
+                self.losses.append(self._one_step())
                 bar.update()
                 is_last = self.step == steps.max_steps
                 if self.step % steps.logging_steps == 0 or self.step % steps.eval_steps == 0 or is_last:
-                    entry = {"step": self.step, "loss": float(np.mean(losses)), "learning_rate": self._rate(self.step)}
+                    loss = float(np.mean(self.losses))
+                    entry = {"step": self.step, "loss": loss, "learning_rate": self._rate(self.step)}
                     if (self.step % steps.eval_steps == 0 or is_last) and len(self.validation):
                         entry["validation"] = self.validation_loss()
                     self.log.append(entry)
-                    losses = []
+                    self.losses = []
                     seconds = max(time.monotonic() - began, 1e-9)
                     bar.set_postfix(
                         {name: f"{entry[name]:.4f}" for name in ("loss", "validation") if name in entry}
@@ -217,7 +219,7 @@ class DiffusionTrainer:
         self.ema.shadow_params = [tensor.to(self.accelerator.device) for tensor in state["averaged"]]
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.optimization_step = self.step = state["step"]
-        self.log, self.resumed = state["log"], True
+        self.log, self.losses, self.resumed = state["log"], state["losses"], True
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
@@ -227,6 +229,7 @@ class DiffusionTrainer:
                 "averaged": self.ema.shadow_params,
                 "optimizer": self.optimizer.state_dict(),
                 "log": self.log,
+                "losses": self.losses,
             }
             save_checkpoint(self.output, self.step, state)
         self.accelerator.wait_for_everyone()

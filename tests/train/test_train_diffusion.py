@@ -71,12 +71,13 @@ def test_a_training_gives_a_generator_with_recipe_and_card(folder, trained):
 
 
 def test_a_killed_run_resumes_to_the_same_weights(folder, trained, tmp_path):
+    saved = "training.save_steps=5"  # between two entries of the log
     with pytest.raises(KeyboardInterrupt):
-        _train_until(config(folder, tmp_path / "run"), step=6)
-    assert load_checkpoint(tmp_path / "run")["step"] == 4
+        _train_until(config(folder, tmp_path / "run", saved), step=6)
+    assert load_checkpoint(tmp_path / "run")["step"] == 5
     with pytest.raises(ValueError, match="a run with other data or settings"):
         train(config(folder, tmp_path / "run", "seed=1"))
-    again = train(config(folder, tmp_path / "run"))
+    again = train(config(folder, tmp_path / "run", saved))
     first, second = (load_file(run / WEIGHTS) for run in (trained, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
