@@ -186,6 +186,9 @@ def synthetic_cases(
     real: Annotated[
         Path | None, typer.Option(help="The latents that the generator was trained on; copies of them are refused.")
     ] = None,
+    no_comparison: Annotated[
+        bool, typer.Option("--no-comparison", help="Make samples without --real; copies of patients may be among them.")
+    ] = False,
     closest: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the held-out cases that would be refused as copies.")
     ] = 0.05,
@@ -195,10 +198,15 @@ def synthetic_cases(
 ) -> "Source":
     """Synthetic cases of a generator, marked as such.
 
-    Example: radfm prepare synthetic datasets/synthetic --model runs/diffusion --disorders "Gout,Rib fracture"
+    Example: radfm prepare synthetic datasets/synthetic --model runs/diffusion --disorders Gout --real datasets/latents
     """
     from radfm.data_prep.sources.synthetic import Synthetic, disorder_names
 
+    if (real is None) != no_comparison:
+        raise ValueError(
+            "samples may be copies of training cases: give --real LATENTS, those that the generator was trained on, or "
+            "--no-comparison, one of the two"
+        )
     with warnings.catch_warnings(record=True) as caught:
         source = Synthetic(
             model,

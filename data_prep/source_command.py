@@ -157,6 +157,14 @@ def progress_bar(what: str):
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
+def _how_to_accept_more(synthetic: dict) -> str:
+    """What to change, by what refused the samples."""
+    refused = synthetic["disorders"].values()
+    ways = ["a lower --threshold or a higher --rank"] * any(one["not_seen"] for one in refused)
+    ways += ["a generator that copies less"] * any(one["too_close"] for one in refused)
+    return f"{' and '.join(ways or ['another --seed'])} would give more"
+
+
 def _print(out: Path, record: dict) -> None:
     from radfm.presentation import plural
 
@@ -165,6 +173,13 @@ def _print(out: Path, record: dict) -> None:
         print("SYNTHETIC: no case is a patient. Accepted samples:")
         for name, one in synthetic["disorders"].items():
             print(f"  {name}: {one['accepted']:,} of {one['samples']:,} ({one['share']:.0%})")
+        short = [
+            f"{name} ({one['accepted']:,} of {one['asked']:,})"
+            for name, one in synthetic["disorders"].items()
+            if one["accepted"] < one["asked"]
+        ]
+        if short:
+            print(f"Warning: fewer cases than asked for: {', '.join(short)}; {_how_to_accept_more(synthetic)}")
     totals = (counts["cases"]["out"], "case"), (counts["scans"]["out"], "scan"), (record["disorders"], "disorder")
     summary = ", ".join(plural(count, what) for count, what in totals)
     print(f"{out}: {summary}; " + ", ".join(f"{n:,} {split}" for split, n in splits.items()))

@@ -1,10 +1,10 @@
 """Synthetic cases: samples of a generator, decoded, that a classifier and the training data may refuse.
 
-radfm prepare synthetic OUT --model runs/diffusion --disorders "Pneumothorax,Rib fracture" --per-disorder 100
+radfm prepare synthetic OUT --model runs/diffusion --disorders "Pneumothorax,Rib fracture" --real datasets/mine-latents
 
 Decisions:
 - A case is one scan of one slice. It has no patient: its identifiers begin with "synthetic", and so do the name of its
-  collection and the source of its scan.
+  collection and the source of its scan. They have a hash of all settings, so that data sets can be joined.
 - A sample depends on the generator, the seed, its disorder and its number, and on no other sample. So a run that was
   killed continues with the same samples.
 - Modality, plane and body part are those in which the generator saw the disorder, as often. For a disorder that it
@@ -13,6 +13,8 @@ Decisions:
   refused by their latents, before anything is decoded.
 """
 
+import hashlib
+import json
 import os
 import warnings
 import zlib
@@ -31,12 +33,14 @@ from radfm.data_prep.plan import CasePlan, Listing, ReadCase, ScanOrigin
 from radfm.data_prep.training_distances import TrainingDistances
 from radfm.latents.generator import NO_FINDING, Generator, Prompt
 from radfm.latents.rejection import LatentClassifier
+from radfm.presentation import plural
 
 NAME = "synthetic"
 TRIES = 10  # samples for a case, at most
 
 _AT_ONCE = 64  # cases
-_NOT_SEEN, _TOO_CLOSE = "the classifier", "its distance"  # beginnings of reasons
+_NOT_SEEN = "the classifier"  # beginning of its reasons
+_TOO_CLOSE = "it is closer to a training case than other patients are"  # no distance: it would tell about the case
 
 
 class Synthetic:
@@ -139,13 +143,14 @@ class Synthetic:
     def listing(self) -> Listing:
         facts = self.generator.facts
         plans: list[CasePlan] = []
+        settings = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:6]
         for disorder in self.disorders:
             contexts = self._contexts(disorder)
             shares = np.array([count for *_, count in contexts], float)
             for number in range(self.per_disorder):
                 rng = np.random.default_rng([self.seed, zlib.crc32(disorder.encode()), number])
                 modality, plane, body_part, _ = contexts[rng.choice(len(contexts), p=shares / shares.sum())]
-                case_id = f"{NAME}-{self.generator.fingerprint}-{len(plans):06d}"
+                case_id = f"{NAME}-{self.generator.fingerprint}-{settings}-{len(plans):06d}"
                 plans.append(
                     CasePlan(
                         case_id,
@@ -190,6 +195,7 @@ class Synthetic:
             cases = self.per_disorder - counts["cases"]
             samples = cases + counts["not_seen"] + counts["too_close"]
             accepted[disorder] = {
+                "asked": self.per_disorder,
                 "samples": samples,
                 "accepted": cases,
                 "share": round(cases / samples, 4) if samples else 0.0,
@@ -197,7 +203,13 @@ class Synthetic:
                 "too_close": counts["too_close"],
             }
         facts = {key: self.settings[key] for key in ("generator", "classifier", "threshold", "rank", "real", "closest")}
-        return {NAME: facts | {"disorders": accepted, "never_seen_by_the_generator": self.unknown}}
+        facts |= {
+            "trained_on": self.generator.trained_on,
+            "left_out_of_held_out": self.distances and self.distances.left_out,
+            "disorders": accepted,
+            "never_seen_by_the_generator": self.unknown,
+        }
+        return {NAME: facts}
 
     def _read_some(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         prompts = [_prompt(plan) for plan in plans]
@@ -238,7 +250,7 @@ class Synthetic:
             for index, distance in enumerate(self.distances(latents).tolist()):
                 limit = self.distances.limit(prompts[index].modality)
                 if reasons[index] is None and distance < limit:
-                    reasons[index] = f"{_TOO_CLOSE} to a training case is {distance:.4f}, below {limit:.4f}"
+                    reasons[index] = _TOO_CLOSE
         return reasons
 
     def _rivals(self, prompt: Prompt) -> set[str]:
@@ -274,9 +286,16 @@ class Synthetic:
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
     def _check_data(self) -> None:
-        trained_on = (self.generator.facts.get("data") or {}).get("fingerprint")
-        if self.distances is not None and trained_on not in (None, self.distances.fingerprint):
+        if self.distances is None:
+            return
+        if self.generator.trained_on["fingerprint"] not in (None, self.distances.fingerprint):
             raise ValueError(f"{self._real} is not the data set that the generator was trained on: give that one")
+        if count := self.distances.left_out:
+            warnings.warn(
+                f"{plural(count, 'held-out slice')} of {self._real} {'is' if count == 1 else 'are'} copies of training "
+                "slices or of their patients, and say nothing about what is too close",
+                stacklevel=3,
+            )
 
 
 def disorder_names(text: str, model: str | Path) -> list[str]:

@@ -48,7 +48,9 @@ class Generator:
         denoiser: see there.
         text_encoder: folder of a SentenceTransformer, or the name of one that comes with radfm.
         facts: what is known of its training, JSON-able: `known` and `contexts` below, `data` (see
-            `radfm.data_prep.data_summary`), `licence`, `attribution`, `publish` of its samples.
+            `radfm.data_prep.data_summary`), `derived_from` (fingerprint of the data set that the latents were made
+            of), `chosen` (`withheld`, `publishable`, `masks`: which cases, see `radfm.train.diffusion_config`),
+            `autoencoder_data` (as `data`), `licence`, `attribution`, `publish` of its samples.
     """
 
     def __init__(
@@ -129,6 +131,12 @@ class Generator:
     def contexts(self) -> dict[str, list[tuple[str | None, str | None, str | None, int]]]:
         """Disorder -> (modality, plane, body part, slices) that it was seen with, most frequent first; "" for none."""
         return {name: [tuple(one) for one in seen] for name, seen in self.facts.get("contexts", {}).items()}
+
+    @property
+    def trained_on(self) -> dict[str, str | None]:
+        """Fingerprints of the data set that it learned from, and of that which its latents were made of."""
+        data = self.facts.get("data") or {}
+        return {"fingerprint": data.get("fingerprint"), "derived_from": self.facts.get("derived_from")}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,6 +1,8 @@
 """Synthetic cases: an ordinary data set that says everywhere that no case is a patient, and follows from its seed."""
 
 import csv
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.shard import record_file
 from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.data_prep.sources.synthetic import NAME, TRIES, Synthetic, disorder_names
+from radfm.data_prep.tables import read_rows, write_rows
 from radfm.data_prep.training_distances import TrainingDistances
 from radfm.latents.generator import Generator
 from radfm.recipes_radfm import synthetic_only
@@ -76,7 +79,8 @@ def test_no_row_table_report_or_card_passes_for_a_patient(made, model):
     assert cases.record["source"] == NAME
     assert cases.record["synthetic"]["generator"] == fingerprint
     for number, row in enumerate(cases.rows):
-        assert row["case_id"] == row["patient_id"] == f"synthetic-{fingerprint}-{number:06d}"
+        assert row["case_id"] == row["patient_id"]
+        assert re.fullmatch(rf"synthetic-{fingerprint}-[0-9a-f]{{6}}-{number:06d}", row["case_id"])
         assert row["collection"] == NAME
         assert (row["licence"], row["attribution"], row["publish"]) == ("CC BY 4.0", "The hospital", False)
         assert cases.scan_header(row["scan_rows"][0])["source"] == NAME
@@ -152,7 +156,9 @@ def real(tmp_path_factory, model) -> Path:
 
 def trained_on(real: Path, folder: Path) -> Path:
     """A generator that states that it was trained on these latents."""
-    facts = FACTS | {"data": {"title": "Phantoms", "fingerprint": load(real).record["fingerprint"]}}
+    record = load(real).record
+    facts = FACTS | {"data": {"title": "Phantoms", "fingerprint": record["fingerprint"]}}
+    facts |= {"derived_from": record["derived_from"]}
     return save(tiny_generator(facts=facts), folder)
 
 
@@ -183,8 +189,40 @@ def test_samples_that_are_too_close_to_a_training_case_are_refused_and_replaced(
     assert accepted["too_close"] > 0
     refused = list(csv.DictReader((tmp_path / "out" / "rejected.csv").open()))
     assert {line["what"] for line in refused} >= {"sample"}
-    assert "distance to a training case" in refused[0]["reason"]
+    reasons = {line["reason"] for line in refused if line["what"] == "sample"}
+    assert reasons == {"it is closer to a training case than other patients are"}  # and not by how much
     assert "were refused" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_copies_and_shared_patients_among_the_held_out_latents_are_left_out(real, tmp_path):
+    plain = TrainingDistances(real)
+    assert plain.left_out == 0
+    copied, shared, *_ = load(real, "validation").rows
+    shutil.copytree(real, tmp_path / "latents")
+    rows = read_rows(real, "cases")
+    for row in rows:
+        if row["case_id"] == copied["case_id"]:
+            row["scan_rows"] = load(real, "train").rows[0]["scan_rows"]
+        if row["case_id"] == shared["case_id"]:
+            row["patient_id"] = load(real, "train").rows[1]["patient_id"]
+    write_rows(tmp_path / "latents", "cases", rows)
+    distances = TrainingDistances(tmp_path / "latents", closest=0.05)
+    assert distances.left_out == len(load(real, "train").rows[0]["scan_rows"]) + len(shared["scan_rows"])
+    assert distances.limit("no modality") > 0.01
+
+
+def test_sets_of_two_seeds_can_be_joined_and_say_what_their_generator_learned_from(real, tmp_path):
+    model = trained_on(real, tmp_path / "generator")
+    for seed in (0, 1):
+        source = Synthetic(model, ["Rib fracture"], 2, seed, steps=2)
+        record = prepare(source, tmp_path / f"seed{seed}", SETTINGS)
+        stated = load(real).record
+        assert record["synthetic"]["trained_on"] == {
+            "fingerprint": stated["fingerprint"],
+            "derived_from": stated["derived_from"],
+        }
+    first, second = ({row["case_id"] for row in load(tmp_path / f"seed{seed}").rows} for seed in (0, 1))
+    assert len(first | second) == 4
 
 
 def test_a_generator_that_only_copies_makes_no_data_set(real, tmp_path, monkeypatch):
@@ -221,13 +259,17 @@ def test_wrong_arguments_are_named(model):
 
 def test_the_command_makes_a_marked_data_set(radfm, model, tmp_path):
     options = ("--disorders", "Pneumothorax,Gout", "--per-disorder", 2, "--steps", 2, "--processes", 1)
+    status, _, errors = radfm("prepare", "synthetic", tmp_path / "out", "--model", model, *options)
+    assert status == 1
+    assert "give --real LATENTS" in errors
+    options += ("--no-comparison",)
     status, output, errors = radfm("prepare", "synthetic", tmp_path / "out", "--model", model, *options)
     assert status == 0, errors
     assert "SYNTHETIC: no case is a patient" in output
     assert "Pneumothorax: 2 of 2 (100%)" in output
     assert "never saw 'Gout'" in errors
     status, output, errors = radfm(
-        "prepare", "synthetic", tmp_path / "other", "--model", tmp_path, "--disorders", "Gout"
+        "prepare", "synthetic", tmp_path / "other", "--model", tmp_path, "--disorders", "Gout", "--no-comparison"
     )
     assert status == 1
     assert errors.strip().count("\n") == 0

@@ -81,6 +81,18 @@ def test_the_data_set_has_what_the_classifier_sees_and_nothing_else_is_decoded(c
     assert f"`{judge.fingerprint}` refused samples" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_command_says_where_it_made_fewer_cases_than_asked(radfm, classifier, tmp_path, monkeypatch):
+    model = save(tiny_generator(facts=FACTS), tmp_path / "generator")
+    monkeypatch.setattr("radfm.data_prep.sources.synthetic.TRIES", 1)
+    options = ("--classifier", classifier, "--threshold", 0.4, "--steps", 2, "--processes", 1, "--no-comparison")
+    asked = ("--disorders", NAMES[0], "--per-disorder", 12)
+    status, shown, errors = radfm("prepare", "synthetic", tmp_path / "out", "--model", model, *asked, *options)
+    assert status == 0, errors
+    accepted = len(load(tmp_path / "out"))
+    assert 0 < accepted < 12
+    assert f"fewer cases than asked for: {NAMES[0]} ({accepted} of 12); a lower --threshold or a higher" in shown
+
+
 def test_a_classifier_of_other_latents_or_of_pictures_is_refused(tiny_config, classifier, tmp_path):
     with pytest.raises(ValueError, match="reads latents of the autoencoder"):
         LatentClassifier(classifier, NAMES, "0" * 16)
