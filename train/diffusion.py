@@ -34,6 +34,7 @@ from radfm.latents.denoisers import Denoiser
 from radfm.latents.generator import SETTINGS, Generator
 from radfm.presentation import plural
 from radfm.publishing.generator_card import write_generator_card
+from radfm.recipes_radfm import AUTOENCODER_RECIPE
 from radfm.recipes_radfm import DIFFUSION_RECIPE as RECIPE
 from radfm.train.config import without_folders
 from radfm.train.diffusion_config import DiffusionTraining, LatentsSection, read_diffusion_config
@@ -93,14 +94,7 @@ def train(config: DiffusionTraining) -> Path:
         )
     denoiser = trainer.train()
     if trainer.accelerator.is_main_process:
-        facts = {
-            "known": data.known,
-            "contexts": data.contexts,
-            "data": summary,
-            "licence": summary["licence"],
-            "attribution": summary["citation"],
-            "publish": False if summary["unpublishable"] else None,
-        }
+        facts = _facts(config.data, data, summary) | _terms(summary, _training_data(config.model.autoencoder))
         Generator(autoencoder, denoiser, config.model.text_encoder, facts).save_pretrained(output)
         recipe |= {
             "steps": trainer.step,
@@ -130,6 +124,38 @@ def _autoencoder(config: DiffusionTraining, cases: StoredCases) -> Autoencoder:
             "prepare latents with this one"
         )
     return autoencoder
+
+
+def _facts(section: LatentsSection, data: LatentSlices, summary: dict[str, Any]) -> dict[str, Any]:
+    """What may be told of the training data, see `Generator`."""
+    masks = section.masks is not None
+    return {
+        "known": data.known,
+        "contexts": data.contexts,
+        "data": summary,
+        "derived_from": data.cases.record.get("derived_from"),
+        "chosen": {"withheld": section.withheld, "publishable": section.publishable, "masks": masks},
+    }
+
+
+def _training_data(autoencoder: str) -> dict[str, Any] | None:
+    """The summary of what an autoencoder learned from, by its recipe; None where it states none."""
+    file = Path(autoencoder) / AUTOENCODER_RECIPE
+    return json.loads(file.read_text(encoding="utf-8"))["data"] if file.is_file() else None
+
+
+def _terms(data: dict[str, Any], of_autoencoder: dict[str, Any] | None) -> dict[str, Any]:
+    """Terms of the samples: those of what the denoiser learned from, and of what the decoder learned from."""
+    both = [data, of_autoencoder or {}]
+    licence, attribution = (
+        "; ".join(dict.fromkeys(one[key] for one in both if one.get(key))) or None for key in ("licence", "citation")
+    )
+    return {
+        "autoencoder_data": of_autoencoder,
+        "licence": licence,
+        "attribution": attribution,
+        "publish": False if any(one.get("unpublishable") for one in both) else None,
+    }
 
 
 def _key(recipe: dict[str, Any]) -> str:

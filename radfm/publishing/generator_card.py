@@ -52,6 +52,7 @@ def write_generator_card(folder: str | Path) -> None:
             "network": markdown_cell(denoiser["kind"]),
             "parameters": f"{facts.weights['parameters']:,}",
             "autoencoder": f"`{recipe.get('autoencoder', {}).get('fingerprint', 'not recorded')}`",
+            "data of the autoencoder": _trained_on(settings["facts"].get("autoencoder_data")),
         },
         data=data,
         modalities=counts_cell(data.get("modalities", {})),
@@ -66,6 +67,14 @@ def write_generator_card(folder: str | Path) -> None:
         citations=(),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _trained_on(data: dict[str, Any] | None) -> str:
+    """What the autoencoder learned from."""
+    if data is None:
+        return "not recorded"
+    unpublishable = "; with cases that a published model must not learn from" if data.get("unpublishable") else ""
+    return f"{markdown_cell(data['title'])}, licence {markdown_cell(data['licence'] or 'unknown')}{unpublishable}"
 
 
 def _weights(file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training a generator: it learns, resumes to the same weights, and refuses what does not fit."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from radfm.data_prep.sources.phantoms import Phantoms
 from radfm.latents.conditions import TextConditions
 from radfm.latents.denoisers import Denoiser
 from radfm.latents.generator import WEIGHTS, Generator
+from radfm.recipes_radfm import AUTOENCODER_RECIPE
 from radfm.train.config import configured
 from radfm.train.diffusion import train
 from radfm.train.diffusion_config import DiffusionTraining, StepsSection
@@ -68,6 +70,21 @@ def test_a_training_gives_a_generator_with_recipe_and_card(folder, trained):
     card = (trained / "README.md").read_text()
     for text in ("Research use only, not a medical device", "**synthetic**", "radfm phantoms", *list(slices.known)[:3]):
         assert text in card
+
+
+def test_terms_of_the_autoencoder_s_data_are_terms_of_the_samples(folder, tmp_path):
+    shutil.copytree(folder / "autoencoder", tmp_path / "autoencoder")
+    data = {"title": "The archive", "licence": "CC BY-NC 4.0", "citation": "The archive's paper", "unpublishable": 3}
+    (tmp_path / "autoencoder" / AUTOENCODER_RECIPE).write_text(json.dumps({"data": data}))
+    changes = (f"model.autoencoder={tmp_path / 'autoencoder'}", "training.max_steps=1", "data.publishable=false")
+    run = train(config(folder, tmp_path / "run", *changes))
+    facts, record = Generator.from_pretrained(run).facts, load(folder / "latents").record
+    assert facts["publish"] is False
+    assert "CC BY-NC 4.0" in facts["licence"]
+    assert "The archive's paper" in facts["attribution"]
+    assert facts["derived_from"] == record["derived_from"] == load(folder / "phantoms").record["fingerprint"]
+    assert facts["chosen"] == {"withheld": [], "publishable": False, "masks": False}
+    assert "| The archive, licence CC BY-NC 4.0; with cases that a published" in (run / "README.md").read_text()
 
 
 def test_a_killed_run_resumes_to_the_same_weights(folder, trained, tmp_path):
