@@ -73,7 +73,7 @@ def sharing(
     model: Annotated[Path, typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}, for distances in its space.")],
     generator: GeneratorFolder = None,
     latents: Annotated[
-        Path | None, typer.Option(help="Latents of DATA; with --generator also measure membership inference.")
+        Path | None, typer.Option(help="Latents of DATA: measure membership inference with --generator, too.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for sharing.html, sharing.json, samples.csv, and samples.png.")
@@ -96,13 +96,15 @@ def sharing(
     from radfm.eval.sharing import find_neighbours, measure_sharing
 
     quiet_transformers()
-    if (generator is None) != (latents is None):
-        raise ValueError("membership inference needs both --generator and --latents, or leave out both")
+    if generator is None and latents is not None:
+        raise ValueError("membership inference needs both --generator and --latents: give both, or leave out --latents")
+    network = None if generator is None else _its_generator(synthetic, generator, device)
     membership = None
-    if generator is not None and latents is not None:
-        membership = _membership(synthetic, real, generator, latents, bootstraps, seed, device)
+    if network is not None and latents is not None:
+        membership = _membership(network, real, latents, bootstraps, seed)
+    autoencoder = None if network is None or network.autoencoder.spatial_dims != 2 else network.autoencoder
     with step("Comparing with the training cases") as progress:
-        found = find_neighbours(synthetic, real, model, limit, device, progress)
+        found = find_neighbours(synthetic, real, model, limit, device, progress, autoencoder)
     result = measure_sharing(found, quantile, bootstraps, seed) | {"membership": membership}
     if out is not None:
         _write_sharing(out, found, result)
@@ -112,20 +114,26 @@ def sharing(
         _show_sharing(result, out)
 
 
-def _membership(synthetic: Path, real: Path, generator: Path, latents: Path, bootstraps: int, seed: int, device):
-    """The result of `measure_membership`. Raises: ValueError: the folders do not belong together."""
+def _its_generator(synthetic: Path, folder: Path, device: str | None):
+    """Raises: ValueError: the samples are of another generator."""
     from radfm.data_prep.stored_cases import load
-    from radfm.eval.membership import measure_membership
     from radfm.latents.generator import Generator
 
-    made_of, of_samples = load(latents).record.get("derived_from"), load(synthetic).record.get("synthetic")
-    if made_of != load(real).record["fingerprint"]:
+    generator, of_samples = Generator.from_pretrained(folder, device), load(synthetic).record.get("synthetic")
+    if of_samples and of_samples["generator"] != generator.fingerprint:
+        raise ValueError(f"{synthetic} holds samples of generator {of_samples['generator']}, not of {folder}")
+    return generator
+
+
+def _membership(generator, real: Path, latents: Path, bootstraps: int, seed: int) -> dict:
+    """The result of `measure_membership`. Raises: ValueError: the latents are not those of the data set."""
+    from radfm.data_prep.stored_cases import load
+    from radfm.eval.membership import measure_membership
+
+    if load(latents).record.get("derived_from") != load(real).record["fingerprint"]:
         raise ValueError(f"{latents} was not made of {real}: give the latents of this data set")
-    network = Generator.from_pretrained(generator, device)
-    if of_samples and of_samples["generator"] != network.fingerprint:
-        raise ValueError(f"{synthetic} holds samples of generator {of_samples['generator']}, not of {generator}")
     with step("Measuring membership inference") as progress:
-        return measure_membership(network, latents, bootstraps=bootstraps, seed=seed, progress=progress)
+        return measure_membership(generator, latents, real, bootstraps=bootstraps, seed=seed, progress=progress)
 
 
 def _write_sharing(out: Path, found, result: dict) -> None:
@@ -152,7 +160,7 @@ def _write_sharing(out: Path, found, result: dict) -> None:
 
 
 def _show_sharing(result: dict, out: Path | None) -> None:
-    from radfm.eval.sharing import SPACES
+    from radfm.eval.sharing import COPIES, SPACES
 
     show(
         f"{result['samples']:,} samples, {result['training']:,} training slices, {result['held_out']:,} real slices of "
@@ -161,12 +169,14 @@ def _show_sharing(result: dict, out: Path | None) -> None:
     )
     if not result["synthetic"]:
         show("The data set of the samples does not say that it is synthetic", highlight=False)
+    if result["left_out"]:
+        show(f"Left out: {result['left_out']:,} real slices that are copies of training slices, or of their patients")
     rows = table("distance to the nearest training slice", *(f">{name}" for name in SPACES.values()))
     spaces = [result["spaces"][space] for space in SPACES]
     expected = f"closer than {1 - result['quantile']:.0%} of the real ones,\n{result['quantile']:.0%} expected"
     rows.add_row(expected, *(interval_cell(one["closer"], ".1%") for one in spaces))
     rows.add_row("closer than a real one, 0.5 expected", *(interval_cell(one["auc"]) for one in spaces))
-    rows.add_row("samples as close as a copy", *(f"{one['copies']:,}" for one in spaces))
+    rows.add_row(COPIES[result["autoencoder"] is not None], *(f"{one['copies']:,}" for one in spaces))
     show(rows)
     if membership := result["membership"]:
         rows = table(f"membership inference, {membership['training']:,} and {membership['held_out']:,} slices", ">")

@@ -1,13 +1,18 @@
 """Membership inference: can a case be recognised as a training case of a generator by how well it is denoised?
 
-    >>> measure_membership("runs/diffusion", "datasets/mine-latents")["auc"]
+    >>> generator = Generator.from_pretrained("runs/diffusion")
+    >>> measure_membership(generator, "datasets/mine-latents", masks="datasets/mine")["auc"]
 
 Decisions:
 - The attack is that by the loss (Carlini et al., "Extracting training data from diffusion models", USENIX Security
   2023; Matsumoto et al., IEEE S&P Workshops 2023): a generator removes noise better from latents that it was trained
   on. Each latent has the loss at several noise levels, with the same noise as all others, under its own prompt.
+- Slices are those that the generator learned from, chosen and described as in its training. Other data or prompts would
+  make it look as if it remembered less.
 - The AUC is that of training against validation cases: 0.5 means that they cannot be told apart. Recall at a false
   positive rate of 1% is what Carlini et al. propose to report: some cases may be recognised where most are not.
+- It takes the validation cases for cases of the same kind as the training cases. Where a collection is in one of the
+  splits only, as in some official splits, the AUC is that of the collections, too.
 - Stronger attacks, such as those with generators trained without the case, can find more.
 """
 
@@ -34,6 +39,7 @@ _AT_ONCE = 64
 def measure_membership(
     generator: Generator,
     latents: str | Path,
+    masks: str | Path | None = None,
     limit: int = 500,
     bootstraps: int = 1000,
     seed: int = 0,
@@ -43,25 +49,18 @@ def measure_membership(
 
     Args:
         latents: folder that the generator was trained on.
+        masks: the data set that they were made of, for its masks; used if the generator was trained with them.
         limit: at most so many slices of each split, sampled by `seed`.
     Returns:
         `training`, `held_out`: numbers of slices; `auc` and `recall` at a false positive rate of 1%: {value, low,
         high}; `losses`: noise level -> mean of the training and of the held-out slices.
     Raises:
-        ValueError: the latents are of another autoencoder, or there are no training or no validation cases.
+        ValueError: the generator learned from other latents, or there are no training or no validation cases.
     """
     losses, patients = [], []
     for split in ("train", "validation"):
-        cases = load(latents, split, labelled=True)
-        slices = LatentSlices(cases)
-        made_by = cases.record["latents"]["autoencoder"]
-        if made_by != generator.autoencoder.fingerprint:
-            raise ValueError(
-                f"{latents} holds latents of autoencoder {made_by}, and the generator reads those of "
-                f"{generator.autoencoder.fingerprint}: give the latents that it was trained on"
-            )
-        if not len(slices):
-            raise ValueError(f"{latents} has no labelled case in its split {split!r}")
+        slices = _slices(generator, latents, split, masks)
+        cases = slices.cases
         rows = np.sort(np.random.default_rng(seed).permutation(len(slices))[:limit])
         losses.append(_losses(generator, slices, rows, seed))
         of_slices = [patient_of(row) for row in cases.rows for _ in row["scan_rows"]]
@@ -79,6 +78,25 @@ def measure_membership(
         "recall": figure(values[RECALL][0], resamples[RECALL][0]),
         "losses": {str(sigma): [float(one[i].mean()) for one in losses] for i, sigma in enumerate(SIGMAS)},
     }
+
+
+def _slices(generator: Generator, latents: str | Path, split: str, masks: str | Path | None) -> LatentSlices:
+    """What the generator learned from, or would have, in a split. Raises: ValueError: it learned from other latents."""
+    chosen = generator.facts.get("chosen") or {"withheld": [], "publishable": True, "masks": True}
+    if masks is None and chosen["masks"] and "chosen" in generator.facts:
+        raise ValueError("the generator was trained with masks: give the data set that has them")
+    cases = load(latents, split, without=chosen["withheld"], publishable=chosen["publishable"])
+    made_of = None if masks is None or not chosen["masks"] else load(masks)
+    slices, trained_on = LatentSlices(cases, made_of), generator.trained_on["fingerprint"]
+    is_other = trained_on not in (None, cases.record["fingerprint"])
+    if is_other or cases.record["latents"]["autoencoder"] != generator.autoencoder.fingerprint:
+        raise ValueError(
+            f"{latents} is {cases.record['fingerprint']}, and the generator was trained on {trained_on}, by the "
+            f"autoencoder {generator.autoencoder.fingerprint}: give the latents that it was trained on"
+        )
+    if not len(slices):
+        raise ValueError(f"{latents} has no case in its split {split!r}")
+    return slices
 
 
 def _losses(generator: Generator, slices: LatentSlices, rows: np.ndarray, seed: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from radfm.cases import Case, Scan
 from radfm.data_prep.pictures import representative_slice
 from radfm.data_prep.stored_cases import StoredCases, patient_of
 from radfm.image_processing_radfm import RadFMImageProcessor
+from radfm.latents import Autoencoder
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
 from radfm.progress import Progress, no_progress
@@ -61,10 +62,11 @@ class Slices(Sequence[SlicePlace]):
 
     Args:
         limit: at most so many, evenly spaced.
+        autoencoder: of slices; each is compared as this one reconstructs it, as samples are decoded, too.
     """
 
-    def __init__(self, cases: StoredCases, limit: int | None = None):
-        self.cases = cases
+    def __init__(self, cases: StoredCases, limit: int | None = None, autoencoder: Autoencoder | None = None):
+        self.cases, self.autoencoder = cases, autoencoder
         places = [
             SlicePlace(index, scan, row["case_id"], patient_of(row), tuple(row["disorders"]), (None, None))
             for index, row in enumerate(cases.rows)
@@ -84,7 +86,15 @@ class Slices(Sequence[SlicePlace]):
         """A scan of the compared slice alone."""
         scan = self.cases.scan(self._places[index].scan)
         slice_index = representative_slice(scan)
+        if self.autoencoder is not None:
+            picture = self.autoencoder.reconstruct(self.autoencoder.prepare(scan, [slice_index]))
+            pixels = self.autoencoder.scan_pixels(picture, scan.modality)
+            return replace(scan, pixels=pixels, key_slice=0, spacing_mm=None)
         return replace(scan, pixels=scan.pixels[slice_index : slice_index + 1], key_slice=0)
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Leaves out all others."""
+        self._places = [self._places[i] for i in chosen]
 
     def _with_group(self, place: SlicePlace) -> SlicePlace:
         header = self.cases.scan_header(place.scan)

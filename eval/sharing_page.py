@@ -22,7 +22,7 @@ from radfm.data_prep.plots import FAINT, STYLE, axes_of
 from radfm.data_prep.tables import write_text
 from radfm.eval.figures import MODEL_COLOURS
 from radfm.eval.neighbours import MODEL, PIXELS, Slices
-from radfm.eval.sharing import SPACES, FoundNeighbours
+from radfm.eval.sharing import COPIES, SPACES, FoundNeighbours
 from radfm.presentation import interval, percent, value
 
 GRID_NOTE = "Contains slices of training cases: share it no further than these."
@@ -41,6 +41,7 @@ def write_page(out: Path, found: FoundNeighbours, result: dict) -> None:
     page = jinja.get_template("sharing.html").render(
         result=result,
         spaces=SPACES,
+        copies=COPIES[result["autoencoder"] is not None],
         grid=base64.b64encode(grid).decode("ascii"),
         distances=plots.svg(distances),
         disclaimer=DISCLAIMER,

@@ -13,12 +13,12 @@ from PIL import Image
 
 from radfm.data_prep import load
 from radfm.data_prep.latent_slices import LatentSlices
-from radfm.data_prep.latents import prepare_latents
+from radfm.data_prep.latents import prepare_latents, prepare_reconstructions
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.synthetic import Synthetic
 from radfm.eval.membership import measure_membership
-from radfm.eval.neighbours import MODEL, PIXELS, nearest
-from radfm.eval.sharing import find_neighbours, measure_sharing
+from radfm.eval.neighbours import MODEL, PIXELS, Neighbours, SlicePlace, Slices, nearest
+from radfm.eval.sharing import FoundNeighbours, _area, find_neighbours, measure_sharing
 from radfm.latents.denoisers import perfect_output
 from radfm.latents.generator import Generator
 from tests.tiny_generator import save, tiny_autoencoder, tiny_generator
@@ -84,6 +84,45 @@ def test_samples_that_are_as_far_as_real_cases_have_an_auc_of_a_half(real, tmp_p
         assert of_space["medians"]["samples"] == of_space["medians"]["held_out"]
 
 
+def places(modality: str, count: int) -> list[SlicePlace]:
+    return [SlicePlace(i, i, f"{modality}{i}", f"{modality}{i}", (), (modality, "chest")) for i in range(count)]
+
+
+def test_samples_are_compared_with_held_out_slices_of_their_modality(real):
+    """All samples are X-rays, which are closer to each other than MRI scans are, in samples as in real cases."""
+    near, far = np.linspace(0.1, 0.2, 20), np.linspace(0.5, 0.9, 60)
+    of_samples, of_held_out = Neighbours(near, np.zeros(20, int)), Neighbours(np.concatenate([near, far]), np.zeros(80))
+    samples, held_out = places("X-ray", 20), places("X-ray", 20) + places("MRI", 60)
+    found = FoundNeighbours(
+        samples, Slices(load(real)), held_out, "test", 0, {PIXELS: of_samples}, {PIXELS: of_held_out}
+    )
+    area, resamples = _area(found, PIXELS, np.ones((100, 3)))
+    assert area == pytest.approx(0.5)
+    np.testing.assert_allclose(resamples, 0.5)
+
+
+def test_a_copy_is_known_after_the_decoder_too(real, tmp_path):
+    """The samples are training cases as the autoencoder reconstructs them: what a generator that copies all makes."""
+    save(tiny_generator(), tmp_path)
+    autoencoder, cases = tiny_generator().autoencoder, load(real, "train")
+    prepare_reconstructions(real, tmp_path / "samples", tmp_path / "autoencoder")
+    plain = find_neighbours(tmp_path / "samples", real, MODEL_NAME, limit=24)
+    decoded = find_neighbours(tmp_path / "samples", real, MODEL_NAME, limit=24, autoencoder=autoencoder)
+    of_training = [place.case_id in {row["case_id"] for row in cases.rows} for place in decoded.samples]
+    assert 5 < sum(of_training) < 24
+    before, after = (measure_sharing(found, bootstraps=20) for found in (plain, decoded))
+    assert before["spaces"][PIXELS]["copies"] == 0
+    assert after["spaces"][PIXELS]["copies"] == sum(of_training)
+    assert (before["autoencoder"], after["autoencoder"]) == (None, autoencoder.fingerprint)
+
+
+def test_held_out_slices_that_are_training_slices_are_left_out(samples, tmp_path):
+    cases = [*drawn(range(6), "train"), Drawn(smooth(2), "test"), *drawn(range(50, 53), "test")]
+    found = find_neighbours(samples, data_set(tmp_path / "data", cases), MODEL_NAME)
+    assert (len(found.held_out), found.left_out, len(found.of_held_out[PIXELS].distances)) == (3, 1, 3)
+    assert measure_sharing(found, bootstraps=20)["left_out"] == 1
+
+
 @pytest.fixture(scope="module")
 def latents(real, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
@@ -127,6 +166,28 @@ def test_latents_of_another_autoencoder_are_refused(real, tmp_path):
         measure_membership(tiny_generator(), tmp_path / "latents")
 
 
+def facts_of(latents: Path, **chosen) -> dict:
+    record = load(latents).record
+    return {
+        "data": {"fingerprint": record["fingerprint"]},
+        "derived_from": record["derived_from"],
+        "chosen": {"withheld": [], "publishable": True, "masks": False} | chosen,
+    }
+
+
+def test_membership_is_measured_on_what_the_generator_learned_from(real, samples, latents, tmp_path):
+    generator = tiny_generator(facts=facts_of(latents, withheld=["Stroke"]))
+    result = measure_membership(generator, latents, bootstraps=20)
+    assert (result["training"], result["held_out"]) == (20, 10)  # of 24 and 12, of which one in six has a stroke
+    prepare_latents(samples, tmp_path / "latents", latents.parent / "autoencoder")
+    with pytest.raises(ValueError, match="give the latents that it was trained on"):
+        measure_membership(generator, tmp_path / "latents")
+    with pytest.raises(ValueError, match="was trained with masks"):
+        measure_membership(tiny_generator(facts=facts_of(latents, masks=True)), latents)
+    masked = measure_membership(tiny_generator(facts=facts_of(latents, masks=True)), latents, real, bootstraps=20)
+    assert masked["training"] == 24
+
+
 def test_the_command_writes_a_page_that_loads_nothing(radfm, real, samples, latents, tmp_path):
     out, generator = tmp_path / "sharing", save(tiny_generator(), tmp_path / "generator")
     arguments = ("--real", real, "--model", MODEL_NAME, "--bootstraps", 20)
@@ -161,10 +222,21 @@ def test_samples_of_a_generator_are_known_as_such_and_those_of_another_are_refus
     assert result["samples"] == 4
     assert result["spaces"][PIXELS]["copies"] == 0
     arguments = ("--real", real, "--model", MODEL_NAME, "--latents", latents)
+    entry = load(tmp_path / "samples").record["synthetic"]
+    assert entry["trained_on"] == {"fingerprint": None, "derived_from": None}
     of_other = ("--generator", save(other, tmp_path / "other"))
     status, _, error = radfm("evaluate", "sharing", tmp_path / "samples", *arguments, *of_other)
     assert status != 0
     assert f"holds samples of generator {generator.fingerprint}" in " ".join(error.split())
+
+
+def test_samples_of_a_generator_of_other_data_are_refused(real, samples, latents, tmp_path):
+    context = ["MRI", "axial", "brain", 4]
+    facts = {"known": {"Glioma": 4}, "contexts": {"Glioma": [context]}} | facts_of(latents)
+    generator = save(tiny_generator(facts=facts), tmp_path / "generator")
+    prepare(Synthetic(generator, ["Glioma"], 2, steps=2), tmp_path / "samples", Settings(size=16))
+    with pytest.raises(ValueError, match="compare with what it learned from"):
+        find_neighbours(tmp_path / "samples", samples, MODEL_NAME)
 
 
 @pytest.mark.parametrize(
