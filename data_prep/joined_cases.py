@@ -80,6 +80,15 @@ class JoinedCases(StoredCases):
         JoinedCases.__init__(self, *state["parts"])
 
 
+def learned_from(synthetic: StoredCases, real: StoredCases) -> bool:
+    """Whether synthetic cases are of a generator of this data set, or of what it was made of; or of no generator."""
+    if "synthetic" not in synthetic.record:
+        return True  # phantoms
+    trained_on = synthetic.record["synthetic"].get("trained_on", {})
+    ours = {real.record["fingerprint"], real.record.get("derived_from")} - {None}
+    return bool(ours & set(trained_on.values()))
+
+
 def _require_joinable(first: StoredCases, part: StoredCases) -> None:
     if not is_synthetic(part.record):
         raise ValueError(f"{part.folder} is not marked as synthetic: its cases would be counted as no patients")
@@ -99,7 +108,7 @@ def _rows_in(first: StoredCases, part: StoredCases) -> list[int]:
         if known is None:
             raise ValueError(
                 f"{part.folder} has cases of {disorder.name!r}, which is no disorder of {first.folder}: make synthetic "
-                "cases of its disorders only, see its disorders.json"
+                "cases of its disorders only, see its disorders.json; one that no real case has cannot be added"
             )
         rows.append(row_of[known.name])
     return rows

@@ -6,6 +6,7 @@ Decisions:
 - Combinations of keys of which one would have no effect are refused.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 from transformers import TrainingArguments
 
 from radfm.data_prep.batches.augmentation import Augmentation
-from radfm.data_prep.joined_cases import JoinedCases
+from radfm.data_prep.joined_cases import JoinedCases, learned_from
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.heads_radfm import HEADS
 from radfm.losses_radfm import LOSSES
@@ -82,6 +83,11 @@ class DataSection:
                 "data.fold makes training cases a validation split, which the generator of data.synthetic has learned "
                 "from: leave out one of the two"
             )
+        if self.synthetic and self.shots is not None:
+            raise ValueError(
+                "data.shots chooses a few training cases, and the generator of data.synthetic has learned from all: "
+                "leave out one of the two"
+            )
 
     def load(self, split: str) -> StoredCases:
         """The cases of a split to learn from.
@@ -92,7 +98,15 @@ class DataSection:
         cases = load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable, fold=fold)
         if split != "train" or not self.synthetic:
             return cases
-        return JoinedCases(cases, *map(self._load_synthetic, self.synthetic))
+        parts = [self._load_synthetic(folder) for folder in self.synthetic]
+        for part in parts:
+            if not learned_from(part, cases):
+                print(
+                    f"Warning: the generator of {part.folder} did not learn from {self.path}: the result is only valid "
+                    "if no patient of the validation or test split was among its training cases",
+                    file=sys.stderr,
+                )
+        return JoinedCases(cases, *parts)
 
     def _load_synthetic(self, folder: str) -> StoredCases:
         known = load(folder).vocabulary

@@ -4,7 +4,7 @@ Decisions:
 - A class is a disorder; normal cases are a class too where the data has some.
 - The choice depends on the seed and the data alone, so that fine-tuning and training from scratch use the same cases.
   Cases are chosen for the rarest classes first, and a case counts for each of its disorders.
-- Synthetic cases are added to the chosen ones, all of them.
+- There are no synthetic cases beside them: their generator has learned from all training cases.
 - A second case of a patient adds little information: it is chosen only when no other patient is left.
 """
 
@@ -26,14 +26,13 @@ def few_shots(cases: StoredCases, shots: int | None, seed: int = 0) -> list[int]
         return list(range(len(cases)))
     if shots < 1:
         raise ValueError(f"shots are at least 1 case of each class, not {shots}")
-    real, *_ = cases.parts
-    patients = [patient_of(row) for row in real.rows]
-    rows, short = choose([row["labels"] for row in real.rows], patients, shots, seed)
+    patients = [patient_of(row) for row in cases.rows]
+    rows, short = choose([row["labels"] for row in cases.rows], patients, shots, seed)
     if short:
         names = [f"{'normal' if c is None else cases.vocabulary.names[c]} {n}" for c, n in list(short.items())[:5]]
         more = f" and {len(short) - 5:,} more" if len(short) > 5 else ""
         print(f"{len(short):,} classes have fewer than {shots} cases: {', '.join(names)}{more}", file=sys.stderr)
-    return [*rows, *range(len(real), len(cases))]
+    return rows
 
 
 def choose(

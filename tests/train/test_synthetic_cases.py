@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from radfm.publishing.publish import Request, publish
 from radfm.train.config import configured
 from radfm.train.diagnosis import train
 from radfm.train.diagnosis_config import DataSection, DiagnosisTraining
-from radfm.train.shots import few_shots
 
 SIZE = 32
 
@@ -93,9 +93,22 @@ def test_synthetic_cases_are_in_the_training_split_alone(real, synthetic):
     ]
 
 
-def test_few_shots_are_chosen_among_the_real_cases_and_all_synthetic_ones_are_added(real, joined):
-    alone = load(real, "train", labelled=True)
-    assert few_shots(joined, 1) == few_shots(alone, 1) + list(range(len(alone), len(joined)))
+def test_a_generator_of_other_data_is_said_in_one_line_and_few_shots_are_refused(real, synthetic, tmp_path, capsys):
+    section = DataSection(path=str(real), synthetic=[str(synthetic[0])])
+    section.load("train")
+    assert capsys.readouterr().err == ""  # phantoms are of no generator
+    for derived_from in (load(real).record["fingerprint"], "another"):
+        marked = tmp_path / derived_from
+        shutil.copytree(synthetic[0], marked)
+        record = json.loads((marked / "dataset.json").read_text())
+        record["synthetic"] = {"trained_on": {"fingerprint": "latents", "derived_from": derived_from}}
+        (marked / "dataset.json").write_text(json.dumps(record))
+        DataSection(path=str(real), synthetic=[str(marked)]).load("train")
+        error = capsys.readouterr().err
+        assert error.count("\n") == (derived_from == "another")
+        assert ("did not learn from" in error) == (derived_from == "another")
+    with pytest.raises(ValueError, match=r"data\.shots chooses a few training cases"):
+        configured(DiagnosisTraining, {"data": {"path": str(real), "synthetic": [str(synthetic[0])], "shots": 1}})
 
 
 def test_withheld_disorders_are_withheld_from_the_synthetic_cases_too(real, synthetic, joined):
