@@ -1,7 +1,8 @@
 """How well anomaly scores discriminate normal from abnormal cases, and where their maps find the lesions.
 
-    >>> from radfm.eval.anomaly import measure_anomaly
-    >>> result = measure_anomaly(Evaluation("datasets/phantoms"), "runs/autoencoder", model="runs/mine")
+    >>> detector, evaluation = fit_detector("datasets/phantoms", "runs/autoencoder"), Evaluation("datasets/phantoms")
+    >>> found = score_anomaly(detector, evaluation, model="runs/mine")
+    >>> result = measure_anomaly(detector, found, evaluation)
     >>> result["scores"]["standardised reconstruction"]["auc"], result["best"]
 
 Decisions:

@@ -84,7 +84,7 @@ class MapMaker:
         slices: that are taken of a scan with more, evenly spaced.
         seed: of the noise.
     Raises:
-        ValueError: the autoencoder is of volumes, or the generator of another autoencoder.
+        ValueError: the autoencoder is of volumes, or the generator of another autoencoder or without normal slices.
     """
 
     def __init__(self, autoencoder: Autoencoder, generator: Generator | None = None, slices: int = 16, seed: int = 0):
@@ -95,6 +95,11 @@ class MapMaker:
                 raise ValueError(
                     "the generator's latents are of another autoencoder: give --autoencoder the folder autoencoder/ of "
                     "the generator"
+                )
+            if generator.contexts and "" not in generator.contexts:
+                raise ValueError(
+                    "the generator learned from no slice without findings, so it cannot say how a normal one looks: "
+                    "leave out --generator, or give another one"
                 )
             autoencoder = generator.autoencoder
         self.autoencoder, self.generator, self.seed = autoencoder, generator, seed

@@ -156,6 +156,14 @@ def test_a_generator_of_another_autoencoder_is_refused():
         MapMaker(blurring_autoencoder(), tiny_generator())
 
 
+def test_a_generator_without_normal_slices_is_refused():
+    generator = tiny_generator(facts={"contexts": {"Glioma": [["MRI", "axial", "brain", 3]]}})
+    with pytest.raises(ValueError, match="from no slice without findings"):
+        MapMaker(generator.autoencoder, generator)
+    generator.facts["contexts"][""] = [["MRI", "axial", "brain", 1]]
+    MapMaker(generator.autoencoder, generator)
+
+
 def test_an_autoencoder_of_volumes_is_refused():
     network = blurring_autoencoder()
     network.settings.spatial_dims = 3
