@@ -68,12 +68,13 @@ def learnability(
         return
     _show_head(result)
     for name, one in result["autoencoders"].items():
-        rows = table(name, *(f">{title}" for title in _BANDS.values()), ">gap closed")
+        closes = any((of_space["closed"] or {}).get("all") for of_space in one["spaces"].values())
+        rows = table(name, *(f">{title}" for title in _BANDS.values()), *([">gap closed"] if closes else []))
         for space, of_space in one["spaces"].items():
             closed = (of_space["closed"] or {}).get("all")
             share = percent_interval(closed).replace(" (", "\n").removesuffix(")") if closed else "-"
-            rows.add_row(space, *(_cell(of_space["auc"][band]) for band in _BANDS), share)
-        rows.add_row("gap", *(_difference_cell(one["gap"][band]) for band in _BANDS), "", style="dim")
+            rows.add_row(space, *(_cell(of_space["auc"][band]) for band in _BANDS), *([share] if closes else []))
+        rows.add_row("gap", *(_difference_cell(one["gap"][band]) for band in _BANDS), style="dim")
         show(rows)
     _show_tail(out / "learnability.html")
 
