@@ -149,6 +149,9 @@ def ood(
     ] = None,
     split: Split = "test",
     limit: Limit = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An autoencoder of slices, for its reconstruction error.")
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the ROC curves, as roc.svg or roc.png.")] = None,
     bootstraps: Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, the crops and the bootstrap.")] = 0,
@@ -171,7 +174,7 @@ def ood(
     quiet_transformers()
     with step(f"Extracting features with {model}") as progress:
         evaluation = Evaluation(data, split, device=device, progress=progress)
-        result = measure_ood(model, evaluation, picture or (), limit, bootstraps, seed)
+        result = measure_ood(model, evaluation, picture or (), limit, bootstraps, seed, autoencoder)
     if figure is not None:
         drawn = figures.ood_detection(result["kinds"])
         figure.write_bytes(plots.png(drawn) if figure.suffix.lower() == ".png" else plots.svg_file(drawn).encode())
@@ -184,9 +187,12 @@ def ood(
         f"{result['nominal']:.1%}",
         highlight=False,
     )
-    rows = table("out of distribution", ">cases", ">AUC", ">detected")
+    by_error = [] if autoencoder is None else [">AUC by\nreconstruction error"]
+    rows = table("out of distribution", ">cases", ">AUC", ">detected", *by_error)
     for kind, of_kind in result["kinds"].items():
-        rows.add_row(kind, f"{of_kind['cases']:,}", interval_cell(of_kind["auc"], ".3f"), f"{of_kind['detected']:.0%}")
+        detected, errors = f"{of_kind['detected']:.0%}", of_kind.get("reconstruction_auc")
+        cells = [f"{of_kind['cases']:,}", interval_cell(of_kind["auc"], ".3f"), detected]
+        rows.add_row(kind, *cells, *([interval_cell(errors, ".3f")] if errors else []))
     show(rows)
     show(f"[dim]{DISCLAIMER}[/]")
 

@@ -9,6 +9,7 @@ Decisions:
 - Noise keeps the pixels of each scan in random order, so grey values and their frequencies stay the same. This is
   harder to detect than noise of another distribution.
 - A picture is tested by its crops, which count as the cases of one patient.
+- Beside the distance, the error with which an autoencoder reconstructs a case can be measured. Nothing is fitted to it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,14 +28,16 @@ from radfm.cases import Case, Scan
 from radfm.checkpoints import find
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
+from radfm.eval.anomaly_maps import MapMaker
 from radfm.eval.bootstrap import patient_weights
 from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.comparisons import figure
 from radfm.eval.metrics import measure
 from radfm.eval.predict import Evaluation, labelled_cases, outputs, require_unshared_patients
+from radfm.latents import Autoencoder
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
-from radfm.progress import Progress, no_progress
+from radfm.progress import Progress, no_progress, part_of
 from radfm.readers.read_case import read_case
 from radfm.reference_radfm import SHIFTS, TrainingReference, ood_features
 
@@ -43,6 +46,7 @@ CROPS = 20
 _CASES_PER_STEP = 8
 
 Distances = Callable[[Iterable[Case]], np.ndarray]  # cases -> (cases,) distance of each to the training data
+Scored = tuple[np.ndarray, Sequence]  # (cases,) scores, and the patient of each
 
 
 def fit_reference(
@@ -116,6 +120,7 @@ def measure_ood(
     limit: int | None = None,
     bootstraps: int = 1000,
     seed: int = 0,
+    autoencoder: str | Path | None = None,
 ) -> dict[str, Any]:
     """How well the distance discriminates OOD cases from those of a split; JSON-able.
 
@@ -124,12 +129,14 @@ def measure_ood(
         pictures: files that no hospital would send, each a kind of OOD cases with its name.
         limit: at most so many cases of the split, evenly spaced.
         seed: of the noise, the crops and the bootstrap.
+        autoencoder: folder of an autoencoder of slices, to measure its reconstruction error, too.
     Returns:
         `cases`; `false_positive_rate`: figure {value, low, high}, the share of the split's cases that are detected as
         OOD, and `nominal`, the share that the detection was set to; `modalities`: of the training scans.
         `kinds`: kind -> {`cases`, `auc`: figure, how often an OOD case has a larger distance than one of the split;
-        `detected`: share; `roc`: list of [false positive rate, recall]}. Kinds are "noise", the names of the pictures,
-        and the modalities that no training scan had, whose cases do not count as cases of the split.
+        `detected`: share; `roc`: list of [false positive rate, recall]}, and with an autoencoder `reconstruction_auc`:
+        figure. Kinds are "noise", the names of the pictures, and the modalities that no training scan had, whose cases
+        do not count as cases of the split.
     Raises:
         ValueError: the checkpoint has no reference, a picture cannot be read; or as `radfm.eval.predict.score`.
     """
@@ -142,20 +149,20 @@ def measure_ood(
     crops = {Path(picture).name: _crops(picture, seed) for picture in pictures}
     count = min(limit or len(cases), len(cases))
     rows = np.unique(np.linspace(0, len(cases) - 1, count).round().astype(int)).tolist()
-    patients = [patient_of(cases.rows[row]) for row in rows]
-    total = 2 * len(rows) + sum(map(len, crops.values()))
-    distances = distance_function(network, processor, reference, total, evaluation.progress)
-    of_split = distances(cases[row] for row in rows)
-    kinds = {"noise": (distances(_noise(cases[row], [seed, row]) for row in rows), patients)}
-    kinds |= {name: (distances(of_picture), [name] * len(of_picture)) for name, of_picture in crops.items()}
+    total, parts = 2 * len(rows) + sum(map(len, crops.values())), 1 if autoencoder is None else 2
+    progress = part_of(evaluation.progress, 0, parts)
+    distances = distance_function(network, processor, reference, total, progress)
     new_modalities = _new_modalities(cases, rows, reference)
-    for modality in sorted({name for names in new_modalities for name in names}):
-        shows = np.array([modality in names for names in new_modalities])
-        kinds[modality] = (of_split[shows], [patients[i] for i in np.flatnonzero(shows)])
-    known = np.array([not names for names in new_modalities])
-    if not known.any():
+    if all(new_modalities):
         raise ValueError(f"every case of the split {evaluation.split!r} has a modality that no training scan had")
-    in_distribution = of_split[known], [patients[i] for i in np.flatnonzero(known)]
+    in_distribution, ood = _grouped(distances, cases, rows, crops, new_modalities, seed)
+    kinds = {kind: _discrimination(in_distribution, one, reference, bootstraps, seed) for kind, one in ood.items()}
+    if autoencoder is not None:
+        progress = part_of(evaluation.progress, 1, parts)
+        errors = error_function(autoencoder, total, evaluation.device, progress)
+        usual, ood = _grouped(errors, cases, rows, crops, new_modalities, seed)
+        for kind, of_kind in ood.items():
+            kinds[kind]["reconstruction_auc"] = _area(usual, of_kind, bootstraps, seed)
     detected = _detected(in_distribution[0], reference)
     weights = patient_weights(in_distribution[1], bootstraps, seed)
     return {
@@ -163,11 +170,30 @@ def measure_ood(
         "false_positive_rate": figure(float(detected.mean()), detected @ weights / weights.sum(0)),
         "nominal": reference.significance_level,
         "modalities": reference.modalities,
-        "kinds": {
-            kind: _discrimination(in_distribution, of_kind, reference, bootstraps, seed)
-            for kind, of_kind in kinds.items()
-        },
+        "kinds": kinds,
     }
+
+
+def _grouped(
+    scores_of: Distances,
+    cases: StoredCases,
+    rows: Sequence[int],
+    crops: Mapping[str, list[Case]],
+    new_modalities: Sequence[list[str]],
+    seed: int,
+) -> tuple[Scored, dict[str, Scored]]:
+    """The scores of the cases of the split, and of each kind of OOD cases, see `measure_ood`."""
+    patients = np.array([patient_of(cases.rows[row]) for row in rows])
+    of_split = scores_of(cases[row] for row in rows)
+    kinds: dict[str, Scored] = {
+        "noise": (scores_of(_noise(cases[row], [seed, row]) for row in rows), patients),
+        **{name: (scores_of(of_picture), [name] * len(of_picture)) for name, of_picture in crops.items()},
+    }
+    for modality in sorted({name for names in new_modalities for name in names}):
+        shows = np.array([modality in names for names in new_modalities])
+        kinds[modality] = of_split[shows], patients[shows]
+    known = np.array([not names for names in new_modalities])
+    return (of_split[known], patients[known]), kinds
 
 
 def _whitening(scans: Tensor) -> tuple[Tensor, float]:
@@ -184,26 +210,29 @@ def _detected(distances: np.ndarray, reference: TrainingReference) -> np.ndarray
 
 
 def _discrimination(
-    in_distribution: tuple[np.ndarray, Sequence],
-    ood: tuple[np.ndarray, Sequence],
-    reference: TrainingReference,
-    bootstraps: int,
-    seed: int,
+    in_distribution: Scored, ood: Scored, reference: TrainingReference, bootstraps: int, seed: int
 ) -> dict[str, Any]:
-    """The figures of one kind, see `measure_ood`. Args: distances (cases,) and patients of either group."""
-    (near, patients), (far, ood_patients) = in_distribution, ood
-    distances = np.concatenate([near, far])[:, None]
-    labels = np.repeat([False, True], [len(near), len(far)])[:, None]
-    groups = [f"in {patient}" for patient in patients] + [f"out {patient}" for patient in ood_patients]
-    area = measure(distances, labels, metrics=["auc"])["auc"][0]
-    resamples = measure(distances, labels, patient_weights(groups, bootstraps, seed), metrics=["auc"])["auc"][0]
-    false_positive_rate, recall, _ = roc_curve(labels[:, 0], distances[:, 0])
+    """The figures of one kind by distance, see `measure_ood`."""
+    (near, _), (far, _) = in_distribution, ood
+    labels = np.repeat([False, True], [len(near), len(far)])
+    false_positive_rate, recall, _ = roc_curve(labels, np.concatenate([near, far]))
     return {
         "cases": len(far),
-        "auc": figure(float(area), resamples),
+        "auc": _area(in_distribution, ood, bootstraps, seed),
         "detected": float(_detected(far, reference).mean()),
         "roc": np.stack([false_positive_rate, recall], 1).tolist(),
     }
+
+
+def _area(in_distribution: Scored, ood: Scored, bootstraps: int, seed: int) -> dict[str, float]:
+    """AUC with its interval: how often an OOD case has a higher score than one of the split."""
+    (near, patients), (far, ood_patients) = in_distribution, ood
+    scores = np.concatenate([near, far])[:, None]
+    labels = np.repeat([False, True], [len(near), len(far)])[:, None]
+    groups = [f"in {patient}" for patient in patients] + [f"out {patient}" for patient in ood_patients]
+    area = measure(scores, labels, metrics=["auc"])["auc"][0]
+    resamples = measure(scores, labels, patient_weights(groups, bootstraps, seed), metrics=["auc"])["auc"][0]
+    return figure(float(area), resamples)
 
 
 def distance_function(network, processor, reference: TrainingReference, total: int, progress: Progress) -> Distances:
@@ -223,6 +252,27 @@ def distance_function(network, processor, reference: TrainingReference, total: i
         return np.array(values)
 
     return distances
+
+
+def error_function(
+    autoencoder: str | Path, total: int, device: str | None = None, progress: Progress = no_progress
+) -> Distances:
+    """As `distance_function`, with the reconstruction error: that of the slice of a case with the highest one."""
+    network = Autoencoder.from_pretrained(autoencoder, device=device)
+    if not network.is_measured:  # how latents are normalised has no influence on what is decoded
+        network.settings.mean, network.settings.std = [0.0] * network.channels, [1.0] * network.channels
+    maker, done = MapMaker(network), 0
+
+    def errors(cases: Iterable[Case]) -> np.ndarray:
+        nonlocal done
+        values = []
+        for case in cases:
+            values.append(max(maker(scan).mean_error("reconstruction") for scan in case.scans))
+            done += 1
+            progress(done, total)
+        return np.array(values)
+
+    return errors
 
 
 def _new_modalities(cases: StoredCases, rows: Sequence[int], reference: TrainingReference) -> list[list[str]]:

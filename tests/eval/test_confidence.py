@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_cases import blurring_autoencoder
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -33,8 +34,10 @@ from radfm.eval.predict import Evaluation, score
 from radfm.eval.uncertainty import dropout_scores, ensemble
 from radfm.eval.zero_shot import abnormal, abnormal_by_prompts, open_clip_scores, prompt_embeds, zero_shot_scores
 from radfm.knowledge.disorders import Vocabulary
+from radfm.latents import Autoencoder
 from radfm.reference_radfm import FILE, SHIFTS, TrainingReference, ood_features
 from radfm.starting_points import embed_texts, from_open_clip, processor_for
+from tests.tiny_generator import tiny_autoencoder
 
 TUNED = {"slopes": [1.0], "shifts": [0.0], "exclusive": []}
 LAYER = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -289,13 +292,26 @@ def test_noise_and_a_photograph_of_a_cat_are_detected_as_out_of_distribution(
         assert figures["kinds"][kind]["roc"][-1] == [1, 1]
     assert figures["false_positive_rate"]["value"] <= 0.2
     command = ["evaluate", "ood", phantoms, "--model", calibrated, "--limit", 10, "--picture", cat, "--figure"]
-    status, out, _ = radfm(*command, tmp_path / "roc.svg")
+    tiny_autoencoder(64).save_pretrained(tmp_path / "autoencoder")
+    status, out, _ = radfm(*command, tmp_path / "roc.svg", "--autoencoder", tmp_path / "autoencoder")
     assert status == 0
     assert "cat.png" in out
+    assert "reconstruction error" in out
     assert (tmp_path / "roc.svg").read_text().count("(AUC ") >= 2  # a curve each, as text
     status, _, err = radfm(*command, tmp_path / "roc.doc")
     assert status == 1
     assert "roc.svg" in err
+
+
+def test_the_reconstruction_error_is_measured_beside_the_distance(calibrated, phantoms, monkeypatch):
+    monkeypatch.setattr(Autoencoder, "from_pretrained", lambda name, device: blurring_autoencoder())
+    evaluation = Evaluation(phantoms)
+    plain = measure_ood(calibrated, evaluation, bootstraps=20, limit=10)
+    both = measure_ood(calibrated, evaluation, bootstraps=20, limit=10, autoencoder="blurring")
+    error = both["kinds"]["noise"].pop("reconstruction_auc")
+    assert both == plain
+    assert error["value"] > 0.9  # blurring loses the noise
+    assert error["low"] <= error["value"] <= error["high"]
 
 
 def test_noise_is_far_even_where_its_embedding_is_usual(calibrated, phantoms):
