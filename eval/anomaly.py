@@ -93,7 +93,7 @@ class Detector:
 
     def explain(self, case: Case, maps: Sequence[ScanMaps], kind: str) -> Explanation:
         """The standardised maps of a case, in [0, 1] with 1 at its maximum, as an explanation of "abnormal"."""
-        values = [np.clip(self.normal.standardised(one)[kind], 0, None) for one in maps]
+        values = [self.normal.standardised(one)[kind] for one in maps]
         highest = max(max(float(one.max()) for one in values), 1e-6)
         attentions = [np.ones(len(one)) for one in values]
         coarse, taken = [one / highest for one in values], [one.taken for one in maps]

@@ -12,6 +12,7 @@ Decisions:
   tissue (Meissen et al., "On the pitfalls of using the residual error as anomaly score", MIDL 2022). So an error is
   standardised: the logarithm of the error at a place, less what normal training cases have at that place with that
   contrast, in standard deviations. A place is one of 16 x 16 in the square, in one of four parts of a stack of slices.
+- Either direction counts: a consolidation hides the texture of the lung, and its error is smaller than normal.
 - Normal training cases are grouped by modality, plane and body part. A group with fewer than 10 scans is joined to its
   modality and body part, then its modality, then all.
 - "contrast" is a control without any network: the contrast itself, standardised in the same way. A score that is not
@@ -41,7 +42,7 @@ _SLICES = 8  # at once
 _OFFSET = 0.02  # of errors and contrasts before their logarithm, five grey levels: noise in air is no anomaly
 _PRIOR = 4  # scans that the mean of neighbours counts as, at each place
 _LEAST_DEVIATION = 0.15  # of a logarithm: 15% of an error
-_HIGHEST = 0.01  # share of the places of a scan that its score is the mean of
+_HIGHEST = 0.05  # share of the places of a scan that its score is the mean of
 
 Group = tuple[str | None, ...]
 
@@ -180,7 +181,7 @@ class NormalCases:
     scans: int
 
     def standardised(self, maps: ScanMaps) -> dict[str, np.ndarray]:
-        """Kind -> (slices, 16, 16) float32 in standard deviations; 0 outside the picture.
+        """Kind -> (slices, 16, 16) float32, at least 0, in standard deviations; 0 outside the picture.
 
         Kinds are those of the errors, "contrast" and, where there are two errors, "both", their mean.
         """
@@ -188,7 +189,7 @@ class NormalCases:
         return _standardised(maps, of_group)
 
     def scan_scores(self, maps: ScanMaps) -> dict[str, float]:
-        """Kind -> the mean of the highest 1% of the standardised map, in standard deviations of normal scans."""
+        """Kind -> the mean of the highest 5% of the standardised map, in standard deviations of normal scans."""
         group = _known(maps.group, self.scores)
         raw = {kind: _highest(values, maps.inside) for kind, values in self.standardised(maps).items()}
         means = self.scores[group]
@@ -224,7 +225,7 @@ def _standardised(maps: ScanMaps, places: Mapping[str, _Normal]) -> dict[str, np
     for kind, normal in places.items():
         expected = normal.error[maps.depths] + normal.slope * (contrast - normal.contrast[maps.depths])
         values = (_log(_values(maps, kind)) - expected) / normal.deviation[maps.depths]
-        result[kind] = (values * maps.inside).astype(np.float32)
+        result[kind] = np.abs(values * maps.inside).astype(np.float32)
     if len(maps.errors) > 1:
         result["both"] = np.mean([result[kind] for kind in maps.errors], axis=0)
     return result
