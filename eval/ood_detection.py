@@ -186,7 +186,7 @@ def _grouped(
     patients = np.array([patient_of(cases.rows[row]) for row in rows])
     of_split = scores_of(cases[row] for row in rows)
     kinds: dict[str, Scored] = {
-        "noise": (scores_of(_noise(cases[row], [seed, row]) for row in rows), patients),
+        "noise": (scores_of(_noise(cases[row], [seed, row]) for row in rows), patients.tolist()),
         **{name: (scores_of(of_picture), [name] * len(of_picture)) for name, of_picture in crops.items()},
     }
     for modality in sorted({name for names in new_modalities for name in names}):
