@@ -167,7 +167,7 @@ class _DerivedSets:
         )
         latents = prepare_once(folders["latents"], lambda folder: prepare_latents(data, folder, autoencoder))["latents"]
         facts = {
-            "fingerprint": network.fingerprint,
+            "fingerprint": latents["autoencoder"],
             "size": network.size,
             "factor": network.factor,
             "channels": network.channels,
