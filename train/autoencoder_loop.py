@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from radfm.train.autoencoder_config import AutoencoderTraining
 from radfm.train.config import without_folders
 from radfm.train.step_checkpoints import load_checkpoint, save_checkpoint
 from radfm.train.tower_weights import IMAGENET, load_tower
+from radfm.train.trainer_arguments import start_accelerator
 
 _AVERAGED = 50  # steps over which the shown terms are averaged
 _LEAST_SIDE = 16  # pixels, for a discriminator of two layers
@@ -99,7 +99,7 @@ class AutoencoderLoop:
 
         self.config, self.data, self.step = config, data, 0
         loop = config.training
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if loop.bf16 else "no")
+        self.accelerator = start_accelerator(loop.bf16)
         self.autoencoder = autoencoder
         self.network = autoencoder.network.requires_grad_(True).train()
         dims, channels = autoencoder.spatial_dims, autoencoder.in_channels

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
@@ -26,6 +25,7 @@ from radfm.latents.conditions import Prompt, TextConditions
 from radfm.latents.denoisers import LOG_SIGMA_MEAN, LOG_SIGMA_STD, Denoiser, perfect_output
 from radfm.train.diffusion_config import StepsSection
 from radfm.train.step_checkpoints import load_checkpoint, save_checkpoint
+from radfm.train.trainer_arguments import start_accelerator
 
 _VALIDATION = 1 << 40  # in place of the number of a step
 
@@ -74,12 +74,9 @@ class DiffusionTrainer:
     ):
         self.conditions, self.data, self.validation = conditions, data, validation
         self.steps, self.seed, self.output, self.key = steps, seed, output, key
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if steps.bf16 else "no",
-            gradient_accumulation_steps=steps.gradient_accumulation_steps,
-            cpu=not torch.cuda.is_available(),
-        )
-        parts = self.accelerator.num_processes * steps.gradient_accumulation_steps
+        parts_of_step = steps.gradient_accumulation_steps
+        self.accelerator = start_accelerator(steps.bf16, gradient_accumulation_steps=parts_of_step)
+        parts = self.accelerator.num_processes * parts_of_step
         if steps.batch_size % parts:
             raise ValueError(
                 f"training.batch_size={steps.batch_size} cannot be split into {parts} equal parts, of each process and "

@@ -1,4 +1,4 @@
-"""transformers' TrainingArguments of a stage, and how its module is started by torchrun and DeepSpeed."""
+"""transformers' TrainingArguments of a stage, accelerate's Accelerator, and how a module is started by torchrun."""
 
 import os
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
 from radfm.cli.console import one_line
@@ -36,6 +38,17 @@ def trainer_arguments(kind: type[Arguments], given: dict[str, Any], **defaults: 
         "optim": "adamw_torch_fused",  # the same in a fifth of the time, on CPUs too
     }
     return kind(**machine | defaults | given)
+
+
+def start_accelerator(bf16: bool, **arguments: Any) -> Accelerator:
+    """accelerate's `Accelerator` for a loop of our own, whatever another training in this process has set.
+
+    Args:
+        bf16: whether to compute in bfloat16.
+        arguments: of `Accelerator`.
+    """
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if bf16 else "no", **arguments)
 
 
 def run_module(work: Callable[[list[str]], Any], usage: str) -> None:

@@ -56,6 +56,15 @@ def test_the_result_is_an_autoencoder_with_a_recipe(data, tmp_path):
         train(config(data, tmp_path / "out", "seed=1"))
 
 
+def test_it_is_trained_after_another_training_in_the_same_process(data, tmp_path):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    Accelerator(cpu=True, mixed_precision="bf16")
+    assert Autoencoder.from_pretrained(train(config(data, tmp_path / "out", "training.max_steps=1"))).is_measured
+
+
 def test_a_killed_run_resumes_to_the_same_weights(data, tmp_path, monkeypatch):
     whole = train(config(data, tmp_path / "whole"))
     step = AutoencoderLoop._train_step
