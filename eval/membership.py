@@ -9,7 +9,7 @@ Decisions:
   on. Each latent has the loss at several noise levels, with the same noise as all others, under its own prompt.
 - Slices are those that the generator learned from, chosen and described as in its training. Other data or prompts would
   make it look as if it remembered less.
-- The AUC is that of training against validation cases: 0.5 means that they cannot be told apart. Recall at a false
+- The AUC is that of training against validation cases: 0.5 means that they cannot be discriminated. Recall at a false
   positive rate of 1% is what Carlini et al. propose to report: some cases may be recognised where most are not.
 - It takes the validation cases for cases of the same kind as the training cases. Where a collection is in one of the
   splits only, as in some official splits, the AUC is that of the collections, too.

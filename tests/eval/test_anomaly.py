@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_cases import SIDE, Drawn, blurring_autoencoder, data_set
+from picture_cases import SIDE, PictureCase, blurring_autoencoder, data_set
 from PIL import Image
 
 from radfm.data_prep import load
@@ -36,10 +36,10 @@ def brain(seed: int, speck: bool = False) -> np.ndarray:
 def brains(tmp_path_factory) -> Path:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[SPECK] = True
-    drawn = [Drawn(brain(seed), "train") for seed in range(30)]
-    drawn += [Drawn(brain(seed), "test") for seed in range(100, 112)]
-    drawn += [Drawn(brain(seed, speck=True), "test", ["Glioma"], mask) for seed in range(200, 212)]
-    return data_set(tmp_path_factory.mktemp("brains") / "data", drawn)
+    pictures = [PictureCase(brain(seed), "train") for seed in range(30)]
+    pictures += [PictureCase(brain(seed), "test") for seed in range(100, 112)]
+    pictures += [PictureCase(brain(seed, speck=True), "test", ["Glioma"], mask) for seed in range(200, 212)]
+    return data_set(tmp_path_factory.mktemp("brains") / "data", pictures)
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_the_command_writes_scores_numbers_and_a_figure(radfm, brains, tmp_path)
 
 
 def test_a_split_without_normal_cases_is_one_line(radfm, tmp_path):
-    data = data_set(tmp_path / "data", [Drawn(brain(seed), "test", ["Glioma"]) for seed in range(3)] + [
-        Drawn(brain(9), "train")])  # fmt: skip
+    data = data_set(tmp_path / "data", [PictureCase(brain(seed), "test", ["Glioma"]) for seed in range(3)] + [
+        PictureCase(brain(9), "train")])  # fmt: skip
     tiny_autoencoder().save_pretrained(tmp_path / "autoencoder")
     status, _, error = radfm("evaluate", "anomaly", data, "--autoencoder", tmp_path / "autoencoder")
     assert status != 0

@@ -13,10 +13,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from drawn_cases import blurring_autoencoder
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from picture_cases import blurring_autoencoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage.data import chelsea

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from drawn_cases import Drawn, data_set, smooth
+from picture_cases import PictureCase, data_set, smooth
 from PIL import Image
 
 from radfm.data_prep import load
@@ -28,21 +28,23 @@ DISORDERS = ["Glioma", "Meningioma", "Brain abscess", "Hydrocephalus", "Stroke",
 COPIED, DARKENED = 3, 5  # training cases that are among the samples
 
 
-def drawn(seeds: range, split: str) -> list[Drawn]:
-    return [Drawn(smooth(seed), split, [DISORDERS[seed % len(DISORDERS)]]) for seed in seeds]
+def some_cases(seeds: range, split: str) -> list[PictureCase]:
+    return [PictureCase(smooth(seed), split, [DISORDERS[seed % len(DISORDERS)]]) for seed in seeds]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Path:
-    cases = drawn(range(24), "train") + drawn(range(100, 124), "test") + drawn(range(200, 212), "validation")
+    cases = (
+        some_cases(range(24), "train") + some_cases(range(100, 124), "test") + some_cases(range(200, 212), "validation")
+    )
     return data_set(tmp_path_factory.mktemp("real") / "data", cases)
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
-    dark = Drawn(smooth(DARKENED) // 2, "train", ["Stroke"])
-    copies = [Drawn(smooth(COPIED), "train", ["Glioma"]), dark]
-    return data_set(tmp_path_factory.mktemp("samples") / "data", copies + drawn(range(300, 308), "train"))
+    dark = PictureCase(smooth(DARKENED) // 2, "train", ["Stroke"])
+    copies = [PictureCase(smooth(COPIED), "train", ["Glioma"]), dark]
+    return data_set(tmp_path_factory.mktemp("samples") / "data", copies + some_cases(range(300, 308), "train"))
 
 
 def test_the_nearest_of_all_blocks_is_found_and_a_copy_has_no_distance():
@@ -74,7 +76,7 @@ def test_an_exact_and_a_darker_copy_of_training_cases_are_found_and_counted(real
 
 
 def test_samples_that_are_as_far_as_real_cases_have_an_auc_of_a_half(real, tmp_path):
-    others = data_set(tmp_path / "others", drawn(range(100, 124), "train"))
+    others = data_set(tmp_path / "others", some_cases(range(100, 124), "train"))
     result = measure_sharing(find_neighbours(others, real, MODEL_NAME), bootstraps=50)
     for space in (PIXELS, MODEL):
         of_space = result["spaces"][space]
@@ -105,8 +107,8 @@ def test_a_copy_is_known_after_the_decoder_too(real, tmp_path):
     """The samples are training cases as the autoencoder reconstructs them: what a generator that copies all makes."""
     autoencoder = tiny_autoencoder()
     slices = Slices(load(real, "train"), 6, autoencoder)
-    copies = [Drawn(slices.scan(i).pixels[0], "train", ["Glioma"]) for i in range(6)]
-    made = data_set(tmp_path / "samples", [*copies, *drawn(range(300, 304), "train")])
+    copies = [PictureCase(slices.scan(i).pixels[0], "train", ["Glioma"]) for i in range(6)]
+    made = data_set(tmp_path / "samples", [*copies, *some_cases(range(300, 304), "train")])
     plain = find_neighbours(made, real, MODEL_NAME)
     decoded = find_neighbours(made, real, MODEL_NAME, autoencoder=autoencoder)
     before, after = (measure_sharing(found, bootstraps=20) for found in (plain, decoded))
@@ -116,7 +118,7 @@ def test_a_copy_is_known_after_the_decoder_too(real, tmp_path):
 
 
 def test_held_out_slices_that_are_training_slices_are_left_out(samples, tmp_path):
-    cases = [*drawn(range(6), "train"), Drawn(smooth(2), "test"), *drawn(range(50, 53), "test")]
+    cases = [*some_cases(range(6), "train"), PictureCase(smooth(2), "test"), *some_cases(range(50, 53), "test")]
     found = find_neighbours(samples, data_set(tmp_path / "data", cases), MODEL_NAME)
     assert (len(found.held_out), found.left_out, len(found.of_held_out[PIXELS].distances)) == (3, 1, 3)
     assert measure_sharing(found, bootstraps=20)["left_out"] == 1

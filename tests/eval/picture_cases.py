@@ -19,7 +19,7 @@ SIDE = 32
 
 
 @dataclass
-class Drawn:
+class PictureCase:
     """A case of one picture (H, W) uint8; `mask` (H, W) bool shows its disorders."""
 
     pixels: np.ndarray
@@ -34,20 +34,20 @@ class Pictures:
 
     name = "pictures"
 
-    def __init__(self, drawn: Sequence[Drawn]):
-        digest = hashlib.sha256(b"".join(one.pixels.tobytes() for one in drawn)).hexdigest()
-        self.drawn, self.settings, self.notice = drawn, {"pixels": digest}, {"title": "Pictures"}
+    def __init__(self, pictures: Sequence[PictureCase]):
+        digest = hashlib.sha256(b"".join(one.pixels.tobytes() for one in pictures)).hexdigest()
+        self.pictures, self.settings, self.notice = pictures, {"pixels": digest}, {"title": "Pictures"}
 
     def listing(self) -> Listing:
         plans = [
             CasePlan(f"c{i:03d}", f"c{i:03d}", disorders=list(one.disorders), split=one.split, source_data={"index": i})
-            for i, one in enumerate(self.drawn)
+            for i, one in enumerate(self.pictures)
         ]
         return Listing(plans, [], "case", len(plans), len(plans))
 
     def read(self, plans: Sequence[CasePlan]) -> Iterator[ReadCase]:
         for plan in plans:
-            one = self.drawn[plan.source_data["index"]]
+            one = self.pictures[plan.source_data["index"]]
             plan.icd10cm = [[] for _ in plan.disorders]
             scan = Scan(one.pixels[None], one.modality, "axial", (0.0, 1.0, 1.0), body_part="brain", source="picture")
             case = Case([scan], disorders=list(one.disorders), case_id=plan.case_id, patient_id=plan.patient_id)
@@ -55,8 +55,8 @@ class Pictures:
             yield ReadCase(case, files=0, unread=0, origins=[ScanOrigin("source", "source")], masks=[masks])
 
 
-def data_set(folder: Path, drawn: Sequence[Drawn]) -> Path:
-    prepare(Pictures(drawn), folder, Settings(size=SIDE))
+def data_set(folder: Path, pictures: Sequence[PictureCase]) -> Path:
+    prepare(Pictures(pictures), folder, Settings(size=SIDE))
     return folder
 
 
