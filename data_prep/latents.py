@@ -60,7 +60,7 @@ def prepare_latents(
         ValueError: the folder holds something else.
     """
     cases, network = load(data), Autoencoder.from_pretrained(autoencoder)
-    _refuse_latents(cases, data)
+    refuse_latents(cases)
     _measure_if_needed(network, cases)
     side = network.size // network.factor
     depth = [(network.settings.volume or {})["size"][0] // network.factor] if network.spatial_dims == 3 else []
@@ -94,7 +94,7 @@ def prepare_reconstructions(
     from radfm.latents.fidelity import fidelity
 
     cases, network = load(data), Autoencoder.from_pretrained(autoencoder)
-    _refuse_latents(cases, data)
+    refuse_latents(cases)
     _measure_if_needed(network, cases)
 
     def reconstruction_of(row: int) -> dict[str, Any]:
@@ -110,6 +110,14 @@ def prepare_reconstructions(
     facts: dict[str, Any] = {"autoencoder": network.fingerprint}
     facts |= fidelity(network, (cases.scan(row) for row in _some_scans(cases, "test") or _some_scans(cases, None)))
     return _derive(cases, Path(out), "reconstructions", {"reconstructions": facts}, reconstruction_of, progress)
+
+
+def refuse_latents(cases: StoredCases) -> None:
+    """Raises: ValueError: the data set holds latents, where an autoencoder reads pictures."""
+    if cases.record.get("latents"):
+        raise ValueError(
+            f"{cases.folder} holds latents, and an autoencoder reads pictures: give the data set that they were made of"
+        )
 
 
 def _derive(
@@ -181,11 +189,6 @@ def _some_scans(cases: StoredCases, split: str | None) -> list[int]:
     rows = [scan for row in cases.rows if split in (None, row["split"]) for scan in row["scan_rows"]]
     step = max(1, len(rows) // MEASURED_SCANS)
     return rows[::step][:MEASURED_SCANS]
-
-
-def _refuse_latents(cases: StoredCases, data: str | Path) -> None:
-    if cases.record.get("latents"):
-        raise ValueError(f"{data} holds latents already: give the data set that they were made of")
 
 
 def _with_pixels(header: dict[str, Any], pixels: np.ndarray) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import numpy as np
 
 from radfm.cases import Case
 from radfm.checkpoints import find
+from radfm.data_prep.latents import refuse_latents
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.anomaly_maps import MapMaker, NormalCases, ScanMaps, fit_normal
 from radfm.eval.bootstrap import patient_weights
@@ -114,12 +115,13 @@ def fit_detector(
 
     Raises:
         FileNotFoundError: there is no such data set, autoencoder or generator.
-        ValueError: the training split has no labelled case; or as `MapMaker`.
+        ValueError: the training split has no labelled case, or the data set holds latents; or as `MapMaker`.
     """
+    cases = labelled_cases(data, "train")
+    refuse_latents(cases)
     network, of_generator = Autoencoder.from_pretrained(autoencoder, device=device), None
     if generator is not None:
         of_generator = Generator.from_pretrained(generator, device=device)
-    cases = labelled_cases(data, "train")
     normal = [i for i, row in enumerate(cases.rows) if not _is_abnormal(row)]
     chosen = normal if len(normal) >= _LEAST_NORMAL else list(range(len(cases)))
     chosen = sorted(np.random.default_rng(seed).permutation(chosen)[:training_cases].tolist())

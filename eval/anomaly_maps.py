@@ -89,21 +89,12 @@ class MapMaker:
     """
 
     def __init__(self, autoencoder: Autoencoder, generator: Generator | None = None, slices: int = 16, seed: int = 0):
-        if autoencoder.spatial_dims != 2:
-            raise ValueError("the autoencoder reads volumes, and anomaly maps are of slices: give one of slices")
-        if generator is not None:
-            if generator.autoencoder.network_fingerprint != autoencoder.network_fingerprint:
-                raise ValueError(
-                    "the generator's latents are of another autoencoder: give --autoencoder the folder autoencoder/ of "
-                    "the generator"
-                )
-            if generator.contexts and "" not in generator.contexts:
-                raise ValueError(
-                    "the generator learned from no slice without findings, so it cannot say how a normal one looks: "
-                    "leave out --generator, or give another one"
-                )
-            autoencoder = generator.autoencoder
-        self.autoencoder, self.generator, self.seed = autoencoder, generator, seed
+        self.autoencoder, self.generator, self.seed = its_autoencoder(autoencoder, generator), generator, seed
+        if generator is not None and generator.contexts and "" not in generator.contexts:
+            raise ValueError(
+                "the generator learned from no slice without findings, so it cannot say how a normal one looks: "
+                "leave out --generator, or give another one"
+            )
         self.images = autoencoder.image_processor
         self.images.max_slices = slices
 
@@ -148,6 +139,24 @@ class MapMaker:
             denoised = self.generator.denoise(latents + sigma * noise, sigma, [normal] * len(latents))
             residual += (denoised.to(latents) - latents).abs() / len(SIGMAS)
         return residual
+
+
+def its_autoencoder(autoencoder: Autoencoder, generator: Generator | None) -> Autoencoder:
+    """An autoencoder of slices; that of the generator where there is one, with the statistics of its latents.
+
+    Raises:
+        ValueError: the autoencoder is of volumes, or the generator of another autoencoder.
+    """
+    if autoencoder.spatial_dims != 2:
+        raise ValueError("the autoencoder reads volumes: give one of slices")
+    if generator is None:
+        return autoencoder
+    if generator.autoencoder.network_fingerprint != autoencoder.network_fingerprint:
+        raise ValueError(
+            "the generator's latents are of another autoencoder: give --autoencoder the folder autoencoder/ of the "
+            "generator"
+        )
+    return generator.autoencoder
 
 
 @dataclass(frozen=True)

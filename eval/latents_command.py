@@ -1,4 +1,4 @@
-"""The commands about autoencoders and generators: `radfm evaluate anomaly | sharing`.
+"""The commands about autoencoders and generators: `radfm evaluate anomaly | denoising | sharing`.
 
 Decisions:
 - Nothing heavy is imported before a command needs it.
@@ -64,6 +64,47 @@ def anomaly(
         print(json.dumps(result, indent=2, ensure_ascii=False))
     else:
         _show_anomaly(result, out)
+
+
+@needs("train")
+def denoising(
+    data: Data,
+    autoencoder: AutoencoderFolder,
+    generator: GeneratorFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for denoising.html, denoising.json, and pictures.png.")
+    ] = None,
+    split: Split = "test",
+    limit: Limit = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(min=0.001, max=1, help="Of the noise, a share of the range of the picture; several times."),
+    ] = None,
+    bootstraps: Bootstraps = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise and the bootstrap.")] = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well known noise is removed from slices.
+
+    By an autoencoder and a generator, beside non-local means, total variation and wavelets.
+
+    Example: radfm evaluate denoising datasets/mine --autoencoder runs/autoencoder --out denoising
+    """
+    from radfm.eval.denoising import STRENGTHS, measure_denoising
+    from radfm.eval.predict import Evaluation
+
+    quiet_transformers()
+    with step("Adding and removing noise") as progress:
+        evaluation = Evaluation(data, split, device=device, progress=progress)
+        strengths = sorted(set(strength or STRENGTHS))
+        study = measure_denoising(evaluation, autoencoder, generator, limit, strengths, bootstraps, seed)
+    if out is not None:
+        _write_denoising(out, study)
+    if as_json:
+        print(json.dumps(study.result, indent=2, ensure_ascii=False))
+    else:
+        _show_denoising(study.result, out)
 
 
 @needs("train")
@@ -200,6 +241,40 @@ def _write_anomaly(out: Path, detector, found, result: dict, data: Path) -> None
     write_text(out / "anomaly.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     with step("Drawing the maps"):
         (out / "maps.png").write_bytes(plots.png(draw_maps(detector, found, data, result["split"])))
+
+
+def _write_denoising(out: Path, study) -> None:
+    from radfm.data_prep.tables import write_text
+    from radfm.eval.denoising_page import write_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "denoising.json", json.dumps(study.result, indent=1, ensure_ascii=False) + "\n")
+    with step("Writing the page"):
+        write_page(out, study)
+
+
+def _show_denoising(result: dict, out: Path | None) -> None:
+    from radfm.eval.denoising import MEASURES
+    from radfm.eval.denoising_page import winner
+
+    show(
+        f"{result['slices']:,} slices of {result['patients']:,} patients, {result['split']} split, {result['size']} "
+        "pixels a side; PSNR in dB and SSIM within the picture",
+        highlight=False,
+    )
+    for kind, of_kind in result["kinds"].items():
+        strengths = of_kind["strengths"]
+        rows = table(f"{kind} noise", *(f">{strength}" for strength in strengths))
+        for name in next(iter(strengths.values()))["methods"]:
+            figures = [one["methods"][name] for one in strengths.values()]
+            rows.add_row(name, *(f"{one['psnr']['value']:.2f}, {one['ssim']['value']:.3f}" for one in figures))
+        show(rows)
+        for strength, one in strengths.items():
+            wins = "; ".join(f"by {title.split(',')[0]} {winner(one, name)}" for name, title in MEASURES.items())
+            show(f"{strength}: {wins}", highlight=False, markup=False)
+    if out is not None:
+        show(f"Written to {out}: denoising.html, denoising.json, pictures.png", markup=False, highlight=False)
+    show(f"[dim]{DISCLAIMER}[/]")
 
 
 def _write_table(path: Path, columns: dict[str, list]) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from radfm.cases import Case, Scan
 from radfm.checkpoints import find
 from radfm.data_prep.batches.case_dataset import CaseDataset
+from radfm.data_prep.latents import refuse_latents
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.anomaly_maps import MapMaker
 from radfm.eval.bootstrap import patient_weights
@@ -138,7 +139,8 @@ def measure_ood(
         figure. Kinds are "noise", the names of the pictures, and the modalities that no training scan had, whose cases
         do not count as cases of the split.
     Raises:
-        ValueError: the checkpoint has no reference, a picture cannot be read; or as `radfm.eval.predict.score`.
+        ValueError: the checkpoint has no reference, a picture cannot be read, or the data set of an autoencoder holds
+            latents; or as `radfm.eval.predict.score`.
     """
     network, processor = load_checkpoint(model, evaluation.device)
     reference = TrainingReference.load(find(model))
@@ -146,6 +148,8 @@ def measure_ood(
         raise ValueError(f"{model} has no reference of its training data: run radfm calibrate first")
     cases = labelled_cases(evaluation.data, evaluation.split)
     require_unshared_patients(load(evaluation.data), evaluation.split)
+    if autoencoder is not None:
+        refuse_latents(cases)
     crops = {Path(picture).name: _crops(picture, seed) for picture in pictures}
     count = min(limit or len(cases), len(cases))
     rows = np.unique(np.linspace(0, len(cases) - 1, count).round().astype(int)).tolist()
@@ -259,8 +263,7 @@ def error_function(
 ) -> Distances:
     """As `distance_function`, with the reconstruction error: that of the slice of a case with the highest one."""
     network = Autoencoder.from_pretrained(autoencoder, device=device)
-    if not network.is_measured:  # how latents are normalised has no influence on what is decoded
-        network.settings.mean, network.settings.std = [0.0] * network.channels, [1.0] * network.channels
+    network.ensure_statistics()
     maker, done = MapMaker(network), 0
 
     def errors(cases: Iterable[Case]) -> np.ndarray:

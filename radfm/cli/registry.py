@@ -160,6 +160,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "evaluate denoising",
+        "Measure how well known noise is removed from slices.",
+        "radfm.eval.latents_command:denoising",
+        "train",
+    ),
+    Command(
         "evaluate sharing",
         "Measure how close samples are to training cases.",
         "radfm.eval.latents_command:sharing",

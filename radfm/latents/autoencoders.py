@@ -273,6 +273,11 @@ class Autoencoder:
             for values in (mean, std)
         )
 
+    def ensure_statistics(self) -> None:
+        """Takes latents that were not measured as normalised. What is decoded does not depend on their scale."""
+        if not self.is_measured:
+            self.settings.mean, self.settings.std = [0.0] * self.channels, [1.0] * self.channels
+
     def scan_pixels(self, pixels: Tensor, modality: str | None) -> np.ndarray:
         """Pictures -> pixels as a data set stores them, the inverse of `prepare` up to the scaling of intensities.
 

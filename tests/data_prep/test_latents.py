@@ -114,7 +114,7 @@ def test_another_autoencoder_or_folder_is_refused(data, latents, tmp_path):
     other = save_autoencoder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="holds another data set"):
         prepare_latents(data, latents, other)
-    with pytest.raises(ValueError, match="holds latents already"):
+    with pytest.raises(ValueError, match="holds latents, and an autoencoder reads pictures"):
         prepare_latents(latents, tmp_path / "out", other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()

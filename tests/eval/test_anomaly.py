@@ -11,6 +11,7 @@ from picture_cases import SIDE, PictureCase, blurring_autoencoder, data_set
 from PIL import Image
 
 from radfm.data_prep import load
+from radfm.data_prep.latents import prepare_latents
 from radfm.eval.anomaly import CENTRE, MAHALANOBIS, MAPS, Detector, measure_anomaly, score_anomaly
 from radfm.eval.anomaly_maps import GRID, MapMaker, fit_normal
 from radfm.eval.predict import Evaluation
@@ -131,6 +132,16 @@ def test_a_split_without_normal_cases_is_one_line(radfm, tmp_path):
     status, _, error = radfm("evaluate", "anomaly", data, "--autoencoder", tmp_path / "autoencoder")
     assert status != 0
     assert "has no normal case in its split 'test'" in error
+
+
+def test_latents_are_refused_where_an_autoencoder_reads_pictures(radfm, brains, tmp_path):
+    tiny_autoencoder().save_pretrained(tmp_path / "autoencoder")
+    prepare_latents(brains, tmp_path / "latents", tmp_path / "autoencoder")
+    for command in (("anomaly",), ("ood", "--model", "radfm-phantom-mini")):
+        arguments = ("evaluate", command[0], tmp_path / "latents", *command[1:])
+        status, _, error = radfm(*arguments, "--autoencoder", tmp_path / "autoencoder")
+        assert status != 0
+        assert "latents holds latents, and an autoencoder reads pictures: give the data set" in error
 
 
 def test_a_generator_adds_maps_of_what_it_removes_with_the_noise(brains):
