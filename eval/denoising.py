@@ -10,7 +10,8 @@ Decisions:
   nor the same everywhere, so these figures do not say how real noise is removed.
 - Non-local means (Buades 2005), total variation (Chambolle 2004) and wavelets (BayesShrink, Chang 2000) are those of
   scikit-image. All methods know the kind and the strength. Each has one parameter, which is chosen on training slices
-  by PSNR, for each kind and strength; the autoencoder has none.
+  by PSNR, for each kind and strength; the autoencoder has none. The mean of Rician noise is not zero: it is taken off
+  what each method returns (the inverse of the mean, as in Koay and Basser 2006).
 - An autoencoder removes what it cannot encode. It learned from pictures as they are, not to remove noise, and can be no
   better than its reconstruction of the picture without noise, which is measured, too.
 - A generator removes noise from the latents in one step, as one that was added to these; disorders are unknown to it.
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import ive
 from torch import Tensor
 
 from radfm.data_prep.latents import refuse_latents
@@ -99,11 +101,21 @@ class Method:
 
     Attributes:
         factors: values that its parameter is chosen from, in units of the strength of the noise.
-        denoise: (slices, their noisy pictures (n, 3, H, W), strength, factor) -> (n, 3, H, W).
+        estimate: (slices, their noisy pictures (n, 3, H, W), strength, factor) -> (n, 3, H, W), the mean of the noisy
+            pictures; None: they are left as they are.
     """
 
     factors: Sequence[float]
-    denoise: Callable[[Sequence[Slice], Tensor, float, float], Tensor]
+    estimate: Callable[[Sequence[Slice], Tensor, float, float], Tensor] | None = None
+
+    def denoise(self, slices: Sequence[Slice], noisy: Tensor, strength: float, factor: float) -> Tensor:
+        """Noisy pictures (n, 3, H, W) -> (n, 3, H, W) in [0, 1]."""
+        if self.estimate is None:
+            return noisy
+        means = self.estimate(slices, noisy, strength, factor)
+        pairs = zip(slices, means, strict=True)
+        clean = [without_rician_bias(mean, strength) if one.kind == "Rician" else mean for one, mean in pairs]
+        return torch.stack(clean).clamp(0, 1)
 
 
 @dataclass
@@ -241,7 +253,7 @@ def _methods(autoencoder: Autoencoder, generator: Generator | None) -> dict[str,
         return torch.cat([autoencoder.decode(some).cpu() for some in clean])
 
     methods = {
-        NOISY: Method((1.0,), lambda slices, noisy, strength, factor: noisy),
+        NOISY: Method((1.0,)),
         "non-local means": _by_channel(non_local_means, (0.3, 0.5, 0.7, 1.0, 1.4)),
         "total variation": _by_channel(total_variation, (0.3, 0.5, 0.8, 1.2, 1.8)),
         "wavelets": _by_channel(wavelet, (0.4, 0.7, 1.0, 1.4, 2.0)),
@@ -259,9 +271,19 @@ def _by_channel(denoise: Callable[[np.ndarray, float, float], np.ndarray], facto
             for channel, deviation in enumerate(one.deviations(picture, strength)):
                 picture[channel] = torch.from_numpy(denoise(picture[channel].numpy(), deviation, factor))
             picture[one.channels :] = picture[:1]
-        return estimates.clamp(0, 1)
+        return estimates
 
     return Method(factors, of_slices)
+
+
+def without_rician_bias(means: Tensor, deviation: float) -> Tensor:
+    """The mean of Rician noise, which is never below 1.25 standard deviations -> the value that it was added to."""
+    values = np.linspace(0, 30, 3001)  # in standard deviations
+    half = values**2 / 4
+    of_values = np.sqrt(np.pi / 2) * ((1 + 2 * half) * ive(0, half) + 2 * half * ive(1, half))
+    inverse = np.interp(means.numpy() / deviation, of_values, values)
+    far = np.sqrt(np.maximum(means.numpy() ** 2 - deviation**2, 0))  # where the noise is nearly Gaussian
+    return torch.from_numpy(np.where(means.numpy() > 25 * deviation, far, inverse * deviation).astype(np.float32))
 
 
 def _slices(autoencoder: Autoencoder, cases: StoredCases, limit: int | None, of_kind: int | None = None) -> list[Slice]:

@@ -130,7 +130,8 @@ def measure_sharing(
 
     Returns:
         `samples`, `training`, `held_out`: numbers of slices; `held_out_split`; `left_out`: number of held-out slices
-        that are training slices; `autoencoder`: fingerprint of that which reconstructed the real slices, or None;
+        that are training slices; `generator`: its fingerprint, as the samples state it, or None; `autoencoder`:
+        fingerprint of that which reconstructed the real slices, or None;
         `synthetic`: whether the data set of the samples says that it is; `quantile`; `spaces`: space -> `closer`
         {value, low, high}, the share of samples that are closer than the quantile, `closer_samples`, their number,
         `auc` {value, low, high}, how often a sample is closer than a held-out slice of its group, `copies`, how many
@@ -141,6 +142,7 @@ def measure_sharing(
         "data": found.training.cases.record["fingerprint"],
         "synthetic_data": found.samples.cases.record["fingerprint"],
         "synthetic": "synthetic" in found.samples.cases.record,
+        "generator": found.samples.cases.record.get("synthetic", {}).get("generator"),
         "samples": len(found.samples),
         "training": len(found.training),
         "held_out": len(found.held_out),

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 
 def publish(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder of a checkpoint, or the name of one that comes with radfm.")
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of a checkpoint or generator, or the name of a checkpoint that comes with radfm.",
+        ),
     ],
     repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the Hugging Face Hub.")],
     evaluation: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Folder of radfm evaluate --out, or JSON of radfm evaluate text --json; may be repeated.",
+            help="Folder of radfm evaluate --out, for a generator of radfm evaluate sharing --out, or JSON of radfm "
+            "evaluate text --json; may be repeated.",
         ),
     ] = None,
     licence: Annotated[
@@ -41,7 +46,7 @@ def publish(
     max_shard_size: Annotated[str, typer.Option(help="A larger file of weights is split.")] = "5GB",
     as_json: Json = False,
 ) -> None:
-    """Upload a checkpoint with its card to the Hugging Face Hub.
+    """Upload a checkpoint or generator with its card to the Hugging Face Hub.
 
     Example: radfm publish runs/mine me/mine --evaluation evaluation/ --license apache-2.0 --dry-run --out published/
     """

@@ -365,7 +365,9 @@ def _diffusers_network(name: str | Path) -> nn.Module:
     kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind not in classes:
         raise ValueError(f"{name} holds a {kind}; radfm reads {' and '.join(classes)} of diffusers")
-    return classes[kind].from_pretrained(str(name), use_safetensors=True)
+    network = classes[kind].from_pretrained(str(name), use_safetensors=True)
+    network.register_to_config(_name_or_path="")  # a path of this machine
+    return network
 
 
 def _monai_network(arguments: dict[str, Any]) -> nn.Module:

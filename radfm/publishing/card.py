@@ -8,6 +8,7 @@ Decisions:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -15,7 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from radfm.checkpoints import NAMES
 from radfm.cli.console import DISCLAIMER
-from radfm.presentation import duration, markdown_cell, number, plural, tidy_markdown
+from radfm.presentation import (
+    duration,
+    markdown_cell,
+    number,
+    percent_interval,
+    plural,
+    tidy_markdown,
+    with_interval,
+)
 
 _WATTS = {"CPU": 65, "GPU": 400}  # assumed for each process
 _LICENCES = {
@@ -85,6 +94,7 @@ def make_card(
         autoescape=False,
     )
     jinja.filters |= {"cell": markdown_cell, "number": number, "many": plural}
+    jinja.filters |= {"figure": with_interval, "share": partial(percent_interval, digits=1)}
     weights = facts.weights
     text = jinja.get_template(template).render(
         name=facts.name,

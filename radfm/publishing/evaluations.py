@@ -13,6 +13,7 @@ from radfm.configuration_radfm import VocabularyIndex
 from radfm.publishing.checks import read_json
 
 EVALUATION = "evaluation.json"
+_OF_SHARING = ("samples", "training", "held_out", "held_out_split", "quantile", "autoencoder", "spaces", "membership")
 _OF_EVALUATION = ("data", "split", "level", "only", "within", "least", "cases", "patients", "bootstraps", "bands")
 _OF_MODEL = ("macro", "ranking", "ranking_unseen", "subgroups", "disorders")
 
@@ -44,6 +45,30 @@ def read_evaluation(path: Path, sha256: str, is_text: bool) -> dict[str, Any]:
         ) from error
     except _OtherWeights as error:
         raise ValueError(f"{file} {error}") from error
+
+
+def read_sharing(path: Path, generator: str) -> dict[str, Any]:
+    """What `radfm evaluate sharing` measured with samples of a generator.
+
+    Args:
+        path: folder of `radfm evaluate sharing --out`, or its sharing.json.
+        generator: fingerprint of the generator.
+    Raises:
+        ValueError: it was measured with samples of another generator, or the file is not of this command.
+        FileNotFoundError: there is no such file.
+    """
+    file = path / "sharing.json" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such evaluation; radfm evaluate sharing --out {path} makes one")
+    evaluation = read_json(file)
+    if not isinstance(evaluation, dict) or any(key not in evaluation for key in _OF_SHARING):
+        raise ValueError(f"{file} is not what this version of radfm evaluate sharing writes: run it again")
+    if evaluation.get("generator") != generator:
+        raise ValueError(
+            f"{file} was made with samples of generator {evaluation.get('generator')}, not {generator}: run radfm "
+            "evaluate sharing with samples of this one"
+        )
+    return {key: evaluation[key] for key in _OF_SHARING} | {"weights": generator}
 
 
 def published_evaluations(folder: Path, sha256: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ Decisions:
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,35 @@ _SETTINGS, _WEIGHTS = "generator.json", "denoiser/model.safetensors"
 _MOST = 200  # rows of the table of disorders
 
 
-def write_generator_card(folder: str | Path) -> None:
-    """Writes README.md into the folder of a generator. Raises: FileNotFoundError: it holds no generator."""
+def write_generator_card(
+    folder: str | Path,
+    repo_id: str | None = None,
+    licence: str = "unknown",
+    notes: str = "",
+    evaluations: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Writes README.md into the folder of a generator.
+
+    Args:
+        repo_id: name on the Hub; None: it has none.
+        licence, notes: as of `Facts`.
+        evaluations: of `radfm.publishing.evaluations.read_sharing`.
+    Raises:
+        FileNotFoundError: it holds no generator.
+    """
     folder = Path(folder)
     settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     recipe_file = folder / DIFFUSION_RECIPE
     recipe = json.loads(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
     data = settings["facts"].get("data") or {}
     facts = Facts(
-        folder.resolve().name,
+        repo_id or folder.resolve().name,
         _weights(folder / _WEIGHTS),
         settings,
         recipe,
         data,
-        licence="unknown",
+        licence=licence,
+        notes=notes,
         radfm=version("radfm"),
     )
     known: dict[str, int] = settings["facts"].get("known", {})
@@ -45,7 +60,7 @@ def write_generator_card(folder: str | Path) -> None:
         "generator.md",
         facts,
         ModelCardData(
-            license="unknown", tags=["radfm", "radiology", "medical", "diffusion", "latent-diffusion", "synthetic"]
+            license=licence, tags=["radfm", "radiology", "medical", "diffusion", "latent-diffusion", "synthetic"]
         ),
         {
             "latents": " x ".join(map(str, denoiser["shape"])),
@@ -63,7 +78,8 @@ def write_generator_card(folder: str | Path) -> None:
         tail_limit=band_limits()[BANDS[-1]],
         training=list(_training(recipe)),
         not_in_training=list(_not_in_training(data, known)),
-        evaluations=(),
+        evaluations=evaluations,
+        published=repo_id is not None,
         citations=(),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")

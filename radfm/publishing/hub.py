@@ -8,7 +8,8 @@ from huggingface_hub.errors import HTTPError
 
 from radfm.publishing.evaluations import EVALUATION
 
-_REPLACED_FILES = ["model*.safetensors", "*.safetensors.index.json", "radfm_*", EVALUATION]  # of an earlier upload
+_REPLACED_FILES = ["model*.safetensors", "*.safetensors.index.json", "radfm_*", EVALUATION]
+_REPLACED_FILES += ["generator.json", "autoencoder/*", "denoiser/*", "text_encoder/*"]  # of an earlier upload
 
 
 def refuse_without_hub(repo_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Writes a checkpoint in the layout of the Hugging Face Hub and uploads it: `radfm publish DIR REPO_ID`.
+"""Writes a checkpoint or generator in the layout of the Hugging Face Hub and uploads it: `radfm publish DIR REPO_ID`.
 
 Decisions:
 - The folder to be published is written from scratch, from a list of the files that a checkpoint has. Other files are
@@ -9,6 +9,8 @@ Decisions:
   their names.
 - A published checkpoint can be published again under another name: its evaluation, licence and notes are beside the
   weights and apply until others are given.
+- A generator is patients' data where it has memorised any. One that learned from patients is published only with what
+  `radfm evaluate sharing` measured with samples of it, which is then in its card.
 - At the end all files are searched for patient data, see `radfm.publishing.checks`. A folder with a fault is deleted.
 
 References:
@@ -35,14 +37,16 @@ from radfm.publishing.evaluations import (
     count_left_out,
     published_evaluations,
     read_evaluation,
+    read_sharing,
     refuse_other_calibration,
 )
 from radfm.publishing.hub import refuse_without_hub, upload_folder
 from radfm.publishing.model_files import INDEX, write_model, write_text_encoder
-from radfm.recipes_radfm import MODEL_RECIPES, TEXT_RECIPE
+from radfm.recipes_radfm import DIFFUSION_RECIPE, MODEL_RECIPES, TEXT_RECIPE, is_synthetic
 from radfm.reference_radfm import weights_sha256
 
 CARD = "README.md"
+GENERATOR = "generator.json"  # what only a generator has
 STATED = "radfm_card.json"  # licence and notes by the author
 
 
@@ -116,16 +120,61 @@ def write(request: Request, out: Path) -> Published:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     left_out = refuse_unsafe(folder)
+    (_write_generator if (folder / GENERATOR).is_file() else _write_checkpoint)(request, out)
+    refuse_identifying(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
+    files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+    copied = {*files, *(["model.safetensors"] if INDEX in files else [])}  # unchanged, or in shards
+    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in copied]
+    subfolders = {name.partition("/")[0] + "/" for name in files if "/" in name}
+    return Published(
+        out, files, sorted(name for name in left_out if name not in subfolders), (out / CARD).read_text("utf-8")
+    )
+
+
+def _write_generator(request: Request, out: Path) -> None:
+    from radfm.latents.generator import Generator
+    from radfm.publishing.generator_card import write_generator_card
+
+    folder = request.folder
+    generator = Generator.from_pretrained(folder, "cpu")
+    facts, fingerprint = generator.facts, generator.fingerprint
+    evaluations = [read_sharing(path, fingerprint) for path in request.evaluations]
+    evaluations = evaluations or published_evaluations(folder, fingerprint)
+    data, of_autoencoder = facts.get("data") or {}, facts.get("autoencoder_data")
+    _refuse_unpublishable(folder.name, data, {"autoencoder": {"name": "its autoencoder", "data": of_autoencoder}})
+    if not evaluations and not (is_synthetic(data) and (of_autoencoder is None or is_synthetic(of_autoencoder))):
+        raise ValueError(
+            f"{folder} learned from patients, and may have memorised some: run radfm evaluate sharing SAMPLES --real "
+            "DATA --generator DIR --out FOLDER, and publish it with --evaluation FOLDER"
+        )
+    licence, notes = _write_stated(request, out)
+    generator.save_pretrained(out)
+    _write_recipe(folder, out, (DIFFUSION_RECIPE,))
+    if evaluations:
+        write_json(out / EVALUATION, evaluations)
+    write_generator_card(out, request.repo_id, licence, notes, evaluations)
+
+
+def _write_stated(request: Request, out: Path) -> tuple[str, str]:
+    """Licence and notes by the author: those given, or those of an earlier publication."""
+    file = request.folder / STATED
+    stated = read_json(file) if file.is_file() else {}
+    licence = request.licence or stated.get("licence", "unknown")
+    notes = stated.get("notes", "") if request.notes is None else request.notes.read_text(encoding="utf-8")
+    write_json(out / STATED, {"licence": licence, "notes": notes})
+    return licence, notes
+
+
+def _write_checkpoint(request: Request, out: Path) -> None:
+    """A model, or a text encoder."""
+    folder = request.folder
     is_text = (folder / "modules.json").is_file()
     if not is_text and read_config(folder).get("model_type") != "radfm":
         raise ValueError(f"{folder} is neither a checkpoint of radfm nor a SentenceTransformer: see its config.json")
     sha256 = weights_sha256(folder)
     evaluations = [read_evaluation(path, sha256, is_text) for path in request.evaluations]
     evaluations = evaluations or published_evaluations(folder, sha256)
-    stated = read_json(folder / STATED) if (folder / STATED).is_file() else {}
-    licence = request.licence or stated.get("licence", "unknown")
-    notes = stated.get("notes", "") if request.notes is None else request.notes.read_text(encoding="utf-8")
-    write_json(out / STATED, {"licence": licence, "notes": notes})
+    licence, notes = _write_stated(request, out)
     parameters = (write_text_encoder if is_text else write_model)(folder, out, request.max_shard_size)
     recipe = _write_recipe(folder, out, (TEXT_RECIPE,) if is_text else MODEL_RECIPES)
     published = weights_sha256(out)
@@ -157,14 +206,6 @@ def write(request: Request, out: Path) -> Published:
         radfm=version("radfm"),
     )
     (out / CARD).write_text(_card(facts, is_text), encoding="utf-8")
-    refuse_identifying(out, dict.fromkeys((CARD, STATED), f"{CARD} ({request.notes})") if request.notes else None)
-    files = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
-    copied = {*files, *(["model.safetensors"] if INDEX in files else [])}  # unchanged, or in shards
-    left_out += [file.name for file in folder.iterdir() if file.is_file() and file.name not in copied]
-    subfolders = {name.partition("/")[0] + "/" for name in files if "/" in name}
-    return Published(
-        out, files, sorted(name for name in left_out if name not in subfolders), (out / CARD).read_text("utf-8")
-    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,15 @@ from picture_cases import PictureCase, data_set, smooth
 from PIL import Image
 
 from radfm.data_prep.latents import prepare_latents
-from radfm.eval.denoising import MEASURES, Denoising, Slice, measure_denoising, psnr_within, ssim_within
+from radfm.eval.denoising import (
+    MEASURES,
+    Denoising,
+    Slice,
+    measure_denoising,
+    psnr_within,
+    ssim_within,
+    without_rician_bias,
+)
 from radfm.eval.predict import Evaluation
 from radfm.latents.generator import Prompt
 from tests.tiny_generator import save, tiny_autoencoder, tiny_generator
@@ -58,6 +66,14 @@ def test_noise_is_of_the_stated_kind_and_strength():
     assert air.square().mean() == pytest.approx(2 * 0.1**2, rel=0.1)  # of a Rayleigh distribution
     assert (ultrasound.noisy(0.1) - ultrasound.picture)[0, :, :32].std() == pytest.approx(0.05, abs=0.005)
     np.testing.assert_allclose(ultrasound.deviations(ultrasound.noisy(0.1), 0.1), [0.05], atol=0.005)
+
+
+def test_the_mean_of_rician_noise_is_taken_off():
+    for level in (0.0, 0.1, 0.3, 0.9):
+        noisy = torch.stack([grey("MRI", number, level).noisy(0.1) for number in range(40)])[..., :32]
+        estimate = without_rician_bias(noisy.mean().reshape(1), 0.1)
+        assert float(estimate) == pytest.approx(level, abs=0.02 if level else 0.05)
+    assert float(without_rician_bias(torch.ones(1), 0.01)) == pytest.approx(0.99995, abs=1e-5)
 
 
 def test_noise_depends_on_the_slice_and_the_seed_and_grows_with_the_strength():
