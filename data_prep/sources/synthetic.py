@@ -3,7 +3,7 @@
 radfm prepare synthetic OUT --model runs/diffusion --disorders "Pneumothorax,Rib fracture" --real datasets/mine-latents
 
 Decisions:
-- A case is one scan of one slice. It has no patient: its identifiers begin with "synthetic", and so do the name of its
+- A case is one scan, of one slice or one volume. It has no patient: its identifiers begin with "synthetic", and so do the name of its
   collection and the source of its scan. They have a hash of all settings, so that data sets can be joined.
 - A sample depends on the generator, the seed, its disorder and its number, and on no other sample. So a run that was
   killed continues with the same samples.
@@ -237,8 +237,10 @@ class Synthetic:
             yield ReadCase(case, files=0, unread=0, origins=origins, unit="sample")
 
     def _scan(self, picture: Tensor, prompt: Prompt) -> Scan:
-        pixels = self.generator.autoencoder.scan_pixels(picture[None], prompt.modality)
-        return Scan(pixels, prompt.modality, prompt.plane, body_part=prompt.body_part, source=NAME)
+        autoencoder = self.generator.autoencoder
+        pixels, volume = autoencoder.scan_pixels(picture[None], prompt.modality), autoencoder.settings.volume
+        spacing_mm = None if volume is None else tuple(volume["spacing_mm"])
+        return Scan(pixels, prompt.modality, prompt.plane, spacing_mm, body_part=prompt.body_part, source=NAME)
 
     def _refusals(self, latents: Tensor, prompts: Sequence[Prompt]) -> list[str | None]:
         """Why samples are refused; None where they are not."""

@@ -80,6 +80,7 @@ def write_generator_card(
         not_in_training=list(_not_in_training(data, known)),
         evaluations=evaluations,
         published=repo_id is not None,
+        is_volume=len(denoiser["shape"]) == 4,
         citations=(),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")

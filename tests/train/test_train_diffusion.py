@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from monai.networks.nets import AutoencoderKL
 from safetensors.torch import load_file
 
 from radfm.data_prep import load
@@ -13,6 +15,7 @@ from radfm.data_prep.latent_slices import LatentSlices
 from radfm.data_prep.latents import prepare_latents
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
+from radfm.latents.autoencoders import Autoencoder, AutoencoderSettings
 from radfm.latents.conditions import TextConditions
 from radfm.latents.denoisers import Denoiser
 from radfm.latents.generator import WEIGHTS, Generator
@@ -202,3 +205,32 @@ def test_a_wrong_key_or_value_is_named():
         configured(DiffusionTraining, {"training": {"steps": 3}})
     with pytest.raises(ValueError, match="'unet', 'dit', 'unet3d'"):
         configured(DiffusionTraining, {"model": {"denoiser": "gan"}})
+
+
+def test_a_generator_of_volumes_is_trained_and_sampled(radfm, folder, tmp_path):
+    settings = AutoencoderSettings(
+        size=16, spatial_dims=3, mean=[0.0] * 4, std=[0.5] * 4,
+        volume={"size": [8, 16, 16], "spacing_mm": [20, 12, 12], "least_slices": 1},
+        monai={"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "latent_channels": 4, "channels": [8, 8],
+               "num_res_blocks": 1, "norm_num_groups": 4, "attention_levels": [False, False],
+               "with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Autoencoder(AutoencoderKL(**settings.monai), settings).save_pretrained(tmp_path / "autoencoder")
+    shape = prepare_latents(folder / "phantoms", tmp_path / "latents", tmp_path / "autoencoder")["latents"]
+    assert (shape["channels"], shape["size"]) == (4, [4, 8, 8])
+    changes = (f"data.path={tmp_path / 'latents'}", f"model.autoencoder={tmp_path / 'autoencoder'}")
+    changes += ("model.denoiser=unet3d", "model.arguments={channels: [16, 16]}", "training.max_steps=2")
+    run = train(config(folder, tmp_path / "run", *changes))
+    generator = Generator.from_pretrained(run)
+    assert generator.shape == (4, 4, 8, 8)
+    disorder = next(iter(generator.known))
+    arguments = ("--model", run, "--disorders", disorder, "--per-disorder", 2, "--steps", 2, "--no-comparison")
+    status, _, error = radfm("prepare", "synthetic", tmp_path / "samples", *arguments, "--processes", 1)
+    assert status == 0, error
+    cases = load(tmp_path / "samples")
+    first, second = (cases.scan(row["scan_rows"][0]) for row in cases.rows)
+    assert first.pixels.shape == second.pixels.shape == (8, 16, 16)
+    assert first.spacing_mm == (20, 12, 12)
+    assert not np.array_equal(first.pixels, second.pixels)
+    assert "one volume" in (run / "README.md").read_text()
