@@ -117,7 +117,7 @@ def augmentation(
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     _show_head(result)
-    rows = table("arm", ">synthetic cases", *(f">{title}" for title in _BANDS.values()))
+    rows = table("arm", ">samples", *(f">{title}" for title in _BANDS.values()))
     for arm, one in result["arms"].items():
         rows.add_row(arm, f"{one['synthetic_cases']:,}", *(_cell(one["auc"][band]) for band in _BANDS))
     show(rows)

@@ -3,8 +3,9 @@
 radfm prepare synthetic OUT --model runs/diffusion --disorders "Pneumothorax,Rib fracture" --real datasets/mine-latents
 
 Decisions:
-- A case is one scan, of one slice or one volume. It has no patient: its identifiers begin with "synthetic", and so do the name of its
-  collection and the source of its scan. They have a hash of all settings, so that data sets can be joined.
+- A case is one scan, of one slice or one volume. It has no patient: its identifiers begin with "synthetic", and so do
+  the name of its collection and the source of its scan. They have a hash of all settings, so that data sets can be
+  joined.
 - A sample depends on the generator, the seed, its disorder and its number, and on no other sample. So a run that was
   killed continues with the same samples.
 - Modality, plane and body part are those in which the generator saw the disorder, as often. For a disorder that it

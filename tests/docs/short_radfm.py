@@ -42,6 +42,7 @@ SHORTER = {
     ("evaluate", "augmentation"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
     ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
+    ("evaluate", "denoising"): ["--limit=4", "--bootstraps=20", "--strength=0.1"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }
