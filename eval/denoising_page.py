@@ -5,6 +5,7 @@ Decisions:
 """
 
 import base64
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,13 @@ def winner(of_strength: Mapping[str, Any], measure: str) -> str:
     return f"{best}, by {value(less[second], digits)} ({interval(less[second], digits)}) over {second}"
 
 
+def wins(result: Mapping[str, Any], measure: str) -> str:
+    """How often each method is the best, such as "total variation 5, autoencoder 1"."""
+    strengths = [one for of_kind in result["kinds"].values() for one in of_kind["strengths"].values()]
+    counts = Counter(one["best"][measure] for one in strengths)
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
 def write_page(out: Path, study: Denoising) -> None:
     """Writes denoising.html, pictures.png and denoising.svg."""
     pictures, curves = plots.png(draw_pictures(study)), draw_curves(study.result)
@@ -52,6 +60,7 @@ def write_page(out: Path, study: Denoising) -> None:
         measures=MEASURES,
         digits=DIGITS,
         winner=winner,
+        wins=wins,
         noisy=NOISY,
         colours=MODEL_COLOURS,
         pictures=base64.b64encode(pictures).decode("ascii"),

@@ -25,8 +25,7 @@ def publish(
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Folder of radfm evaluate --out, for a generator of radfm evaluate sharing --out, or JSON of radfm "
-            "evaluate text --json; may be repeated.",
+            help="Folder of radfm evaluate --out or evaluate sharing --out, or JSON of evaluate text; may be repeated.",
         ),
     ] = None,
     licence: Annotated[

@@ -1,6 +1,7 @@
 """Known noise is added to slices and removed again."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_the_command_writes_a_page_with_pictures_and_numbers(radfm, pictures, ge
     assert "6 slices of 6 patients, test split, 16 pixels a side" in shown
     assert "0.3: by PSNR" in shown
     page = (tmp_path / "out" / "denoising.html").read_text()
+    assert re.search(r"over kinds and strengths: by PSNR [\w -]+ \d.*; by SSIM [\w -]+ \d", page)
     assert all(name in page for name in (*METHODS, "Rician noise", "not a medical device"))
     assert "http" not in page.split("</style>")[1]
     with Image.open(tmp_path / "out" / "pictures.png") as figure:
