@@ -18,6 +18,7 @@ Decisions:
 import csv
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
 
@@ -36,6 +37,7 @@ _SPELLINGS = (  # British to American, and words with two current spellings
     (re.compile(r"grey\b"), "gray"),
     (re.compile(r"mould"), "mold"),
 )
+_WORD = re.compile(r"[^\W_]+(?:['’`]s?\b)?")
 _PREFIXES = frozenset(
     ["extra", "hyper", "hypo", "intra", "micro", "multi", "neo", "non", "para", "peri", "poly", "post", "pre", "pseudo"]
 )
@@ -43,7 +45,28 @@ _PREFIXES = frozenset(
 
 def words(text: str) -> list[str]:
     """The canonical words of a name, in order, without stop words; [] where it has no letter or digit."""
-    return [word for word in _replace(_split(text)) if word not in STOP_WORDS]
+    return [word for _, _, canonical in _replace(_split(text)) for word in canonical if word not in STOP_WORDS]
+
+
+def locate(text: str) -> list[tuple[str, int, int]]:
+    """The canonical words of a text, abbreviations expanded, each with the first and last character it stands for.
+
+    >>> locate("No DVT.")
+    [('no', 0, 2), ('deep', 3, 6), ('vein', 3, 6), ('thrombosis', 3, 6)]
+    """
+    any_case, capitals = _abbreviations()
+    plain: list[tuple[str, int, int]] = []
+    for match in _WORD.finditer(text):
+        short, (start, end) = match.group(), match.span()
+        for word in _split(capitals.get(short) or any_case.get(short.lower()) or short):
+            if plain and plain[-1][0] in _PREFIXES and plain[-1][2] < start:
+                joined, start, _ = plain.pop()
+                word = _american_singular(joined + word)
+            plain.append((word, start, end))
+    located = []
+    for first, last, canonical in _replace([word for word, _, _ in plain]):
+        located += [(word, plain[first][1], plain[last - 1][2]) for word in canonical if word not in STOP_WORDS]
+    return located
 
 
 def key(text: str) -> str:
@@ -96,22 +119,19 @@ def _american_singular(word: str) -> str:
     return word[:-1]
 
 
-def _replace(plain: list[str]) -> list[str]:
-    """The words with phrases of `words.csv` replaced by their canonical form, the longest phrase first."""
+def _replace(plain: list[str]) -> Iterator[tuple[int, int, list[str]]]:
+    """(start, end, canonical words) of the words, phrases of `words.csv` by their canonical form, the longest first."""
     phrases, longest = _equivalences()
-    canonical: list[str] = []
     start = 0
     while start < len(plain):
-        for length in range(min(longest, len(plain) - start), 0, -1):
-            replacement = phrases.get(tuple(plain[start : start + length]))
+        for end in range(min(start + longest, len(plain)), start, -1):
+            replacement = phrases.get(tuple(plain[start:end]))
             if replacement is not None:
-                canonical.extend(replacement)
-                start += length
                 break
         else:
-            canonical.append(plain[start])
-            start += 1
-    return canonical
+            end, replacement = start + 1, [plain[start]]
+        yield start, end, replacement
+        start = end
 
 
 @cache
