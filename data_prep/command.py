@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radfm.cli.console import needs
+from radfm.data_prep.reports.command import reports
 from radfm.data_prep.source_command import app, progress_bar, source_command
 
 if TYPE_CHECKING:
@@ -273,6 +274,9 @@ def reconstructions(data: Data, out: Out, autoencoder: AutoencoderOption) -> Non
         f"{out}: reconstructions of {record['counts']['scans']['out']:,} scans by the autoencoder "
         f"{facts['autoencoder']}, PSNR {facts['psnr']:.1f} dB, MS-SSIM {facts['ms_ssim']:.3f}"
     )
+
+
+app.command()(reports)
 
 
 def _public(set_name: str) -> None:

@@ -38,6 +38,7 @@ _NUMBERS = [tag_for_keyword(keyword) for keyword in _TAGS]
 _LAST = max(_NUMBERS)
 _BY = {"study": "study", "studyinstanceuid": "study", "study_id": "study", "study_uid": "study"}
 _BY |= {"accession": "accession", "accessionnumber": "accession", "accession_number": "accession"}
+NUMBER_COLUMNS = tuple(_BY)  # of a table of labels
 CASES = ("study", "patient")
 
 
@@ -47,7 +48,8 @@ class Dicom:
     Args:
         path: a folder, or a DICOMDIR.
         pseudonyms: names of patients, studies and files in the data set.
-        labels: CSV or JSON Lines with a column "study" or "accession", and "disorders", "icd10cm", "history", "split".
+        labels: CSV or JSON Lines with a column "study" or "accession", and "disorders", "icd10cm", "history", "split",
+            "normal" (0: a row without disorders is not known to be normal).
         case: what a case is, "study" or "patient".
     """
 
@@ -166,6 +168,7 @@ class Dicom:
                 plan.labelled = True
                 plan.history = plan.history or row.get("history") or None
                 plan.split = plan.split or row["split"]
+                plan.normal = False if row.get("normal") == "0" else plan.normal
             paths, names, _ = (list(column) for column in zip(*files, strict=True))
             plan.items.append(Item(paths, names))
         plan.disorders, plan.icd10cm = list(disorders), list(disorders.values())

@@ -1,0 +1,91 @@
+"""The command `radfm prepare reports REPORTS LABELS`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radfm.cli.console import Json, needs, step
+
+if TYPE_CHECKING:
+    from radfm.knowledge.disorders import Vocabulary
+
+
+@needs("reports")
+def reports(
+    table: Annotated[Path, typer.Argument(metavar="REPORTS", help="CSV or JSON Lines, one row per report.")],
+    out: Annotated[Path, typer.Argument(metavar="LABELS", help="CSV to write, for radfm prepare dicom --labels.")],
+    vocabulary: Annotated[
+        str, typer.Option(metavar="MODEL|FILE", help="Disorders: a checkpoint, a data set, or a file with one per line.")
+    ],
+    rules: Annotated[Path | None, typer.Option(help="CSV of further rules: rule, value, phrase, unless.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Default: study or accession.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Default: report, or findings, impression, ...")] = None,
+    corrected: Annotated[
+        Path | None, typer.Option(help="Corrected findings: from the page, or an edited table of evidence.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Labels from radiology reports.
+
+    Which disorders are present, absent, uncertain, historical or of the family, with the sentence that says so.
+
+    Example: radfm prepare reports reports.csv labels.csv --vocabulary disorders.txt
+    """
+    from radfm.data_prep.reports import labels as tables
+    from radfm.data_prep.reports.page import write_page
+    from radfm.data_prep.reports.reading import ReportReader
+    from radfm.data_prep.reports.report_table import read_reports
+
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"{out}: LABELS is a CSV to write, give it a name such as labels.csv")
+    read, rejected = read_reports(table, id_column, text_column)
+    with step(f"Loading {vocabulary}"):
+        disorders = _vocabulary(vocabulary)
+        reader = ReportReader(disorders, rules)
+    with step(f"Reading {len(read):,} reports") as progress:
+        labelled = tables.label(reader, read, progress)
+    corrections = 0 if corrected is None else tables.correct(labelled, corrected)
+    beside = {kind: out.with_name(f"{out.stem}_{kind}.csv") for kind in ("evidence", "rejected")}
+    tables.write_labels(out, labelled)
+    tables.write_evidence(beside["evidence"], labelled)
+    tables.write_rejected(beside["rejected"], rejected)
+    page = out.with_suffix(".html")
+    write_page(page, labelled, rejected, disorders, beside["evidence"].name)
+    statuses = [finding.status for one in labelled for finding in one.findings]
+    summary = {
+        "reports": len(labelled),
+        "rejected": len(rejected),
+        "corrected": corrections,
+        "normal": sum(one.normal for one in labelled),
+        "to_check": sum(bool(tables.check(f)) for one in labelled for f in one.findings),
+        "findings": {status: statuses.count(status) for status in tables.STATUSES},
+    }
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    counts = ", ".join(f"{count:,} {status}" for status, count in summary["findings"].items())
+    print(f"{out}: {len(labelled):,} reports; {counts}")
+    if rejected:
+        print(f"Rejected: {len(rejected):,} rows; see {beside['rejected'].name} for the reasons")
+    print(f"Look at {page}: {summary['to_check']:,} findings to check")
+
+
+def _vocabulary(source: str) -> "Vocabulary":
+    """The disorders of a checkpoint or a data set with their codes, or those of a file of names."""
+    from radfm.checkpoints import resolve
+    from radfm.cli.name_files import read_names
+    from radfm.knowledge.disorders import FILE, Vocabulary
+
+    path = Path(source)
+    if path.is_file():
+        return Vocabulary.from_names(read_names(path))
+    if (path / FILE).is_file():
+        return Vocabulary.load(path)
+    from radfm import RadFMConfig
+
+    names = RadFMConfig.from_pretrained(resolve(source)).disorders
+    if not names:
+        raise ValueError(f"{source} has no vocabulary: give a file with one disorder per line")
+    return Vocabulary.from_names(names)
