@@ -51,7 +51,6 @@ def write_page(
             with_disorders=sum(bool(one.names("present")) for one in labels),
             normal=sum(one.normal for one in labels),
             statuses=STATUSES,
-            none=NONE,
             choices=(*STATUSES, NONE),
             disorders=disorders,
             vocabulary=len(vocabulary),
