@@ -10,9 +10,9 @@ What is measured:
   rules. Rules were tuned on the errors of the half "seen"; of the half "unseen" only the scores below were looked at.
   One author wrote texts and rules, and neighbouring sentences of the halves resemble each other: other hospitals'
   reports will be harder.
-- A hit is a disorder with its status. Keywords: the same mentions, all present. NegEx: the same mentions, with the terms
-  that come with negspacy, which know absent and present only. Keywords and NegEx know no sections. medSpaCy: ConText of
-  medSpaCy with radfm's terms, where medSpaCy is installed.
+- A hit is a disorder with its status. Keywords: the same mentions, all present. NegEx: the same mentions, with the
+  terms that come with negspacy, which know absent and present only. medSpaCy: its ConText with radfm's terms, tuned
+  with negspacy, where it is installed. These three know no sections, and no mention that denies itself.
 - MedPix's findings have the diagnosis of the case as gold and no statuses: the share of cases whose text names it, and
   how many of those are labelled present. A finding without diagnosis may be right, so there is no precision. The notes
   of ../shared/open are six; they are printed as they are labelled.
@@ -157,7 +157,7 @@ def _medspacy() -> Callable | None:
         doc = nlp(sentence)
         doc.spans["medspacy"] = _spans(doc, places)
         context(doc)
-        found = [{modifier.category for modifier in span._.modifiers} for span in doc.spans["medspacy"]]
+        found = [{modifier.category.lower() for modifier in span._.modifiers} for span in doc.spans["medspacy"]]
         return [next((status for status in ORDER if status in one), "present") for one in found]
 
     return statuses

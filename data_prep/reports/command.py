@@ -1,6 +1,7 @@
 """The command `radfm prepare reports REPORTS LABELS`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ def reports(
     table: Annotated[Path, typer.Argument(metavar="REPORTS", help="CSV or JSON Lines, one row per report.")],
     out: Annotated[Path, typer.Argument(metavar="LABELS", help="CSV to write, for radfm prepare dicom --labels.")],
     vocabulary: Annotated[
-        str, typer.Option(metavar="MODEL|FILE", help="Disorders: a checkpoint, a data set, or a file with one per line.")
+        str, typer.Option(metavar="MODEL|FILE", help="A checkpoint, a data set, or a file with one disorder per line.")
     ],
     rules: Annotated[Path | None, typer.Option(help="CSV of further rules: rule, value, phrase, unless.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: study or accession.")] = None,
@@ -74,9 +75,9 @@ def reports(
 
 def _vocabulary(source: str) -> "Vocabulary":
     """The disorders of a checkpoint or a data set with their codes, or those of a file of names."""
-    from radfm.checkpoints import resolve
+    from radfm.checkpoints import find
     from radfm.cli.name_files import read_names
-    from radfm.knowledge.disorders import FILE, Vocabulary
+    from radfm.knowledge.disorders import FILE, Coding, Vocabulary
 
     path = Path(source)
     if path.is_file():
@@ -85,7 +86,12 @@ def _vocabulary(source: str) -> "Vocabulary":
         return Vocabulary.load(path)
     from radfm import RadFMConfig
 
-    names = RadFMConfig.from_pretrained(resolve(source)).disorders
-    if not names:
+    config = RadFMConfig.from_pretrained(find(source))
+    if not config.disorders:
         raise ValueError(f"{source} has no vocabulary: give a file with one disorder per line")
-    return Vocabulary.from_names(names)
+    linked = Vocabulary.from_names(config.disorders)
+    given = dict(zip(config.disorders, config.icd10cm, strict=False))
+    return Vocabulary(
+        replace(one, codings=(*(Coding(code, 1.0, "given") for code in given.get(one.name, ())), *one.codings))
+        for one in linked
+    )

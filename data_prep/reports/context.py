@@ -46,10 +46,9 @@ class Context:
 
     def statuses(self, sentence: "Doc", places: Sequence[tuple[int, int]]) -> list[str]:
         """The status of each place, given by its first and last character in the sentence."""
-        spans = [sentence.char_span(start, end, alignment_mode="expand") for start, end in places]
+        found = (sentence.char_span(start, end, alignment_mode="expand") for start, end in places)
+        spans = [span for span in found if span is not None]  # all, as a mention has a token
         sentence.spans[_SPANS] = spans
         for component in self._components.values():
             component(sentence)
-        return [
-            next((status for status in ORDER if span._.get(f"radfm_{status}")), STATUSES[0]) for span in spans
-        ]
+        return [next((status for status in ORDER if span._.get(f"radfm_{status}")), STATUSES[0]) for span in spans]

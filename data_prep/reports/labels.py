@@ -1,7 +1,7 @@
 """Writes what reports say as tables: labels for `radfm prepare dicom --labels`, and the evidence of each label.
 
-    LABELS.csv              one row for each report: disorders that are present, their codes, history, the other statuses
-    LABELS_evidence.csv     one row for each report, disorder and status, with the sentence and what a person should check
+    LABELS.csv              one row for each report: disorders that are present, codes, history, the other statuses
+    LABELS_evidence.csv     one row for each report, disorder and status: the sentence, and what to check
     LABELS_rejected.csv     rows of the table that were left out, with the reason
     LABELS.html             the counts, and the doubtful for a person
 
@@ -105,10 +105,10 @@ def write_labels(file: Path, labels: Sequence[Labels]) -> None:
         for one in labels:
             present = [finding for finding in one.findings if finding.status == "present"]
             codes = [finding.icd10cm for finding in present]
-            names = ["; ".join(one.names(status)) for status in STATUSES]
+            disorders, *others = ("; ".join(one.names(status)) for status in STATUSES)
+            numbers = (one.report.kept.get(name, "") for name in kept)
             coded = "; ".join(codes) if all(codes) else ""
-            row([*(one.report.kept.get(name, "") for name in kept), names[0], coded, one.history, int(one.normal)]
-                + names[1:])  # fmt: skip
+            row([*numbers, disorders, coded, one.history, int(one.normal), *others])
 
 
 def write_evidence(file: Path, labels: Sequence[Labels]) -> None:

@@ -19,8 +19,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
-from radfm.data_prep.reports.rules import ORDER, Rule
+from radfm.data_prep.reports.rules import Rule
 from radfm.knowledge import wording
 from radfm.knowledge.disorders import Vocabulary
 from radfm.knowledge.linking import Linker, default_linker
@@ -30,7 +31,8 @@ _MOST_BETWEEN, _EACH_BETWEEN = 4, 0.03
 _SOURCES = ("common name", "exact description", "description but for what is unspecified")
 _END = re.compile(r"[.;()]\s")
 _DENIAL = frozenset(["no", "not", "without", "nor", "neither", "normal"])
-_BARRIERS = frozenset("but however though although which except including consistent compatible keeping".split())
+_BARRIERS = frozenset(["but", "however", "although", "which", "except", "consistent", "compatible", "keeping"])
+_SEPARATING = ("uncertain", "historical", "family")
 _MEASURE = re.compile(r"\d+|mm|cm|is|are|was|were")
 _OF_ANOTHER = frozenset(["other", "specified", "unspecified", "nos"])
 
@@ -69,8 +71,8 @@ class MentionFinder:
 
     def __init__(self, vocabulary: Vocabulary, rules: Iterable[Rule], linker: Linker | None = None):
         rules = list(rules)
-        phrases = (rule.phrase for rule in rules if rule.rule in ORDER and rule.rule != "absent" and rule.value == "before")
-        self._barriers = _BARRIERS.union(*map(_words, phrases))
+        phrases = (rule.phrase for rule in rules if rule.rule in _SEPARATING and rule.value == "before")
+        self._barriers = _BARRIERS.union(*map(_words, phrases)) - _DENIAL
         names: dict[tuple[frozenset[str], int], _Name] = {}
         for name in _names(vocabulary, rules, linker or default_linker()):
             if name.words:
@@ -117,7 +119,7 @@ class MentionFinder:
 
 
 def _replaces(other: Mention, one: Mention) -> bool:
-    """Whether another mention takes the place of one, as it has more of the words, or the same ones with more reason."""
+    """Whether another mention takes the place of one, with more of the words, or the same ones with more reason."""
     if one.words < other.words:
         return True
     if one.words != other.words or one is other:
@@ -130,31 +132,27 @@ def _replaces(other: Mention, one: Mention) -> bool:
 def _names(vocabulary: Vocabulary, rules: list[Rule], linker: Linker) -> Iterator[_Name]:
     """Every name of every disorder, those with more confidence first."""
     row_of_key = {wording.key(disorder.name): row for row, disorder in enumerate(vocabulary)}
-    shared = Counter(disorder.icd10cm[0] for disorder in vocabulary if disorder.icd10cm)
+    shared = Counter(code for disorder in vocabulary for code in set(disorder.icd10cm))
     row_of_code = {
-        disorder.icd10cm[0]: row
-        for row, disorder in enumerate(vocabulary)
-        if disorder.icd10cm and shared[disorder.icd10cm[0]] == 1
+        code: row for row, disorder in enumerate(vocabulary) for code in disorder.icd10cm if shared[code] == 1
     }
     plain = _Name(frozenset(), -1, NAME, frozenset(), False)
-    for row, disorder in enumerate(vocabulary):
+    for i, disorder in enumerate(vocabulary):
         for text in (disorder.name, *disorder.synonyms):
-            yield replace(plain, words=_words(text), disorder=row)
-    rows: dict[str, int | None] = {}
+            yield replace(plain, words=_words(text), disorder=i)
+
+    @cache
+    def row_of(disorder: str) -> int | None:
+        row = row_of_key.get(wording.key(disorder))
+        return (
+            next((row_of_code.get(code) for code in linker.link(disorder, top=1).codes), None) if row is None else row
+        )
+
     for rule in rules:
-        if rule.rule not in ("mention", "denial", "ignore"):
-            continue
-        name = replace(plain, words=_words(rule.phrase), confidence=PHRASE, denies=rule.rule == "denial")
-        name = replace(name, unless=frozenset(word.casefold() for word in rule.unless))
-        if rule.rule != "ignore":
-            if rule.value not in rows:
-                row = row_of_key.get(wording.key(rule.value))
-                code = None if row is not None else next(iter(linker.link(rule.value, top=1).codes), None)
-                rows[rule.value] = row_of_code.get(code) if row is None and code else row
-            if rows[rule.value] is None:
-                continue
-            name = replace(name, disorder=rows[rule.value])
-        yield name
+        row = -1 if rule.rule == "ignore" else row_of(rule.value) if rule.rule in ("mention", "denial") else None
+        if row is not None:
+            unless = frozenset(word.casefold() for word in rule.unless)
+            yield _Name(_words(rule.phrase), row, PHRASE, unless, rule.rule == "denial")
     lexicon = linker.lexicon
     for code, text, source in zip(lexicon.codes, lexicon.names, lexicon.sources, strict=True):
         if code in row_of_code and source in _SOURCES:

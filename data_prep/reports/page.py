@@ -37,12 +37,9 @@ def write_page(
     counts = {status: Counter(name for one in labels for name in one.names(status)) for status in STATUSES}
     doubtful = [(one.report.number, f, check(f)) for one in labels for f in one.findings if check(f)]
     doubtful.sort(key=lambda row: (list(REASONS).index(row[2]), row[1].confidence))
-    disorders = [
-        {"name": d.name, "code": next(iter(d.icd10cm), ""), "counts": [counts[status][d.name] for status in STATUSES]}
-        for d in vocabulary
-        if any(counts[status][d.name] for status in STATUSES)
-    ]
-    disorders.sort(key=lambda row: [-count for count in row["counts"]])
+    counted = [(one, [counts[status][one.name] for status in STATUSES]) for one in vocabulary]
+    counted = [(one, numbers) for one, numbers in counted if any(numbers)]
+    counted.sort(key=lambda row: row[1], reverse=True)
     page = (
         environment()
         .get_template("reports.html")
@@ -52,7 +49,7 @@ def write_page(
             normal=sum(one.normal for one in labels),
             statuses=STATUSES,
             choices=(*STATUSES, NONE),
-            disorders=disorders,
+            disorders=counted,
             vocabulary=len(vocabulary),
             doubtful=doubtful[:_MOST],
             more=max(0, len(doubtful) - _MOST),

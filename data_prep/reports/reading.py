@@ -74,8 +74,8 @@ class ReportReader:
                 text = sentence.text.strip()
                 mentions = self._finder.find(sentence.text, words)
                 places = [(mention.start, mention.end) for mention in mentions]
-                for mention, status in zip(mentions, self._context.statuses(sentence, places), strict=True):
-                    if status := _status_in(section.kind, mention, status):
+                for mention, in_sentence in zip(mentions, self._context.statuses(sentence, places), strict=True):
+                    if status := _status_in(section.kind, mention, in_sentence):
                         finding = self._finding(mention, status, text, section.kind)
                         stated.setdefault(mention.disorder, []).append(finding)
         return [finding for findings in stated.values() for finding in _combine(findings)]
@@ -90,9 +90,9 @@ class ReportReader:
         if any(finding.status in _CURRENT[:2] for finding in findings):
             return False
         sections = self._sections.split(report)
-        text = [s.text for s in sections if s.kind == "impression"] or [s.text for s in sections if s.kind in SHOWN]
-        text = " ".join(" ".join(text).casefold().split())
-        return any(phrase in text for phrase in self._normal)
+        texts = [s.text for s in sections if s.kind == "impression"] or [s.text for s in sections if s.kind in SHOWN]
+        words = " ".join(" ".join(texts).casefold().split())
+        return any(phrase in words for phrase in self._normal)
 
     def _finding(self, mention: Mention, status: str, sentence: str, section: str) -> Finding:
         disorder = self.vocabulary[mention.disorder]
