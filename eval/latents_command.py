@@ -78,7 +78,9 @@ def denoising(
     limit: Limit = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(min=0.001, max=1, help="Of the noise, a share of the range of the picture; several times."),
+        typer.Option(
+            metavar="SHARE", min=0.001, max=1, help="Of the noise, of the range of the picture; several times."
+        ),
     ] = None,
     bootstraps: Bootstraps = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise and the bootstrap.")] = 0,

@@ -173,7 +173,10 @@ COMMANDS = (
     ),
     Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
     Command(
-        "publish", "Upload a checkpoint with its card to the Hugging Face Hub.", "radfm.cli.publish:publish", "data"
+        "publish",
+        "Upload a checkpoint or generator with its card to the Hugging Face Hub.",
+        "radfm.cli.publish:publish",
+        "data",
     ),
     Command(
         "check",
