@@ -171,6 +171,31 @@ COMMANDS = (
         "radfm.eval.latents_command:sharing",
         "train",
     ),
+    Command("federate", "Train one model at several hospitals, which keep their cases.", computes=True),
+    Command(
+        "federate simulate",
+        "Train the parts of a data set as sites, and compare with each alone and with all in one place.",
+        "radfm.train.federation.command:simulate",
+        "federate",
+    ),
+    Command(
+        "federate kits",
+        "Write the certificates of a server and its sites.",
+        "radfm.train.federation.command:kits",
+        "federate",
+    ),
+    Command(
+        "federate server",
+        "Train one model with the sites that connect.",
+        "radfm.train.federation.command:server",
+        "federate",
+    ),
+    Command(
+        "federate site",
+        "Train with others without sending cases: weights, counts and names of disorders leave this machine.",
+        "radfm.train.federation.command:site",
+        "federate",
+    ),
     Command("serve", "Serve the model as a page in the browser.", "radfm.cli.serve:serve", "serve"),
     Command(
         "publish",

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PrinterCallback
 
 from radfm.data_prep.batches.case_dataset import CaseDataset, Sampling
 from radfm.data_prep.batches.slice_features import SliceFeatures, slice_features
@@ -124,6 +125,7 @@ class _LocalTrainer(DiagnosisTrainer):
     def __init__(self, settings: TrainerSettings, model, processor, data: CaseDataset, config: FederatedTraining):
         nothing = CaseDataset(data.cases, processor, rows=[])
         super().__init__(settings, model, processor, data, nothing)
+        self.remove_callback(PrinterCallback)
         self._mu = config.federation.mu if config.federation.method == "fedprox" else 0.0
         self._anchor = {name: weight.detach().clone() for name, weight in trained_weights(model).items()}
 
