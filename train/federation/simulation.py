@@ -37,13 +37,13 @@ from radfm.progress import Progress, no_progress
 from radfm.train.config import without_folders
 from radfm.train.federation.config import FederatedTraining
 from radfm.train.federation.models import recipe_of, result, save_result, to_arrays, trained_weights, write_start
-from radfm.train.federation.page import write_page
+from radfm.train.federation.page import ALONE, POOLED, write_page
 from radfm.train.federation.rounds import Order, State, federate
 from radfm.train.federation.site import Site
 from radfm.train.federation.site_cases import SiteCases, sites_of
 from radfm.train.federation.updates import Update
 
-FEDAVG, FEDPROX, POOLED, ALONE = "FedAvg", "FedProx", "pooled", "alone: "
+FEDAVG, FEDPROX = "FedAvg", "FedProx"
 METHODS = {FEDAVG: "fedavg", FEDPROX: "fedprox"}
 RESULTS, SETTINGS = "federation.json", "study.json"
 
