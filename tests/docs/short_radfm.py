@@ -17,6 +17,10 @@ CASES = 1500 if "RADFM_SLOW" in os.environ else 60  # number of phantoms: slow b
 FOLD = 4  # the ontology in ../shared has no term in fold 0
 _PHANTOMS = [f"--cases={CASES}", f"--size={SIDE}", "--max-slices=4", "--processes=1", "--fractions=0.3,0.4,0.3"]
 _STEPS = ["training.max_steps=2", "training.save_steps=2", "training.eval_strategy=no", "training.warmup_steps=1"]
+_FEDERATION = [
+    *("federation.rounds=1", "federation.steps=1", "sampling.slices_per_step=8", "model.tower_weights=null"),
+    "model.architecture.vision_config={family: resnet, tower: test_resnet, image_size: 32}",
+]
 _STUDY = ["training.max_steps=1", "training.save_steps=1", "training.warmup_steps=1", "sampling.slices_per_step=8"]
 # First words of a command -> arguments that are appended. If an option or a key is given twice, the last one counts.
 SHORTER = {
@@ -43,6 +47,9 @@ SHORTER = {
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
     ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
     ("evaluate", "denoising"): ["--limit=4", "--bootstraps=20", "--strength=0.1"],
+    ("federate", "simulate"): [*_FEDERATION, "--least-cases=3", "--bootstraps=20"],
+    ("federate", "kits"): [f"--port={20000 + os.getpid() % 20000}"],
+    ("federate", "server"): _FEDERATION,
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }

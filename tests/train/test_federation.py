@@ -147,7 +147,7 @@ def test_a_round_without_enough_valid_updates_ends_with_the_reasons_and_keeps_th
                 return {name: Update({"a": np.ones(2, np.float32)}, 1) for name in ("x", "y")}
             return {"x": Update({"a": np.ones(2, np.float32)}, 1), "y": "it is not connected"}
 
-    with pytest.raises(ValueError, match="round 2 has 1 valid updates and needs 2.*y: it is not connected"):
+    with pytest.raises(ValueError, match=r"round 2 has 1 valid updates and needs 2.*y: it is not connected"):
         federate({"a": np.zeros(2, np.float32)}, Broken(), config, tmp_path)
     assert State.load(tmp_path).weights["a"].tolist() == [1.0, 1.0]
     assert "y is left out: it is not connected" in capsys.readouterr().err
@@ -205,7 +205,7 @@ def test_a_private_site_states_the_epsilon_of_all_its_steps_also_after_a_restart
 def test_a_site_with_one_class_is_refused_and_in_a_simulation_left_out_by_name(data, config, start):
     cases = SiteCases(data, "train", BY, ["chest"])
     cases.rows = [row | {"labels": [0]} for row in cases.rows]
-    with pytest.raises(ValueError, match="all .* training cases of .* have the same labels: there is one class"):
+    with pytest.raises(ValueError, match=r"all .* training cases of .* have the same labels: there is one class"):
         Site(cases, config, start)
     names, left_out = sites_of(data, BY, 25)
     assert "chest" in names
