@@ -123,28 +123,22 @@ def test_a_site_of_another_version_is_refused_by_name(tmp_path, hospitals, confi
     assert "install the same version" in errors[0]
 
 
-def test_a_site_under_the_name_of_another_one_does_not_get_in(tmp_path, hospitals, config_file, capsys):
+def test_a_site_under_the_name_of_another_one_does_not_get_in(tmp_path, hospitals, config_file, python):
     kits = write_kits(tmp_path / "kits", "localhost", free_port(), ["north", "south"])
     shutil.copy(kits[2] / "kit.json", kits[1] / "kit.json")  # north's certificate, south's name
-    cases = load(hospitals["north"], "train", labelled=True)
-    site = RemoteSite(Kit.load(kits[1]), cases, tmp_path / "site", patience_s=3.0)
-    changes = [f"output={tmp_path / 'out'}", "federation.least_sites=1", "federation.timeout_s=8"]
-    errors = []
-
-    def take_part():
-        try:
-            site.run()
-        except ValueError as error:
-            errors.append(str(error))
-
-    thread = threading.Thread(target=take_part)
-    thread.start()
-    with pytest.raises(ValueError, match="0 of 1 sites came"):
-        serve(Kit.load(kits[0]), read_federated_config(config_file, changes))
-    thread.join(TIMEOUT)
-    assert errors
-    assert "check that it runs, the address, and that both kits were made together" in errors[0]
-    assert "has joined" not in capsys.readouterr().err
+    site = start(python, "site", kits[1], hospitals["north"], "--out", tmp_path / "site", "--patience", 20)
+    changes = [f"output={tmp_path / 'out'}", "federation.least_sites=1", "federation.timeout_s=25"]
+    server = start(python, "server", kits[0], "--config", config_file, *changes)
+    try:
+        _, of_server = server.communicate(timeout=TIMEOUT)
+        _, of_site = site.communicate(timeout=TIMEOUT)
+    finally:
+        site.kill()
+        server.kill()
+    assert site.returncode != 0
+    assert "check that it runs, the address, and that both kits were made together" in of_site
+    assert "0 of 1 sites came" in of_server
+    assert "has joined" not in of_server
 
 
 def test_kits_of_the_other_side_and_names_that_cannot_be_used_are_refused(tmp_path, hospitals, config_file):

@@ -32,7 +32,9 @@ def cell_of(kit: Kit) -> Cell:
     return Cell(kit.name, f"grpcs://{kit.address}", True, kit.credentials)
 
 
-def ask(cell: Cell, topic: str, sites: list[str], message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+def ask(
+    cell: Cell, topic: str, sites: list[str], message: dict[str, Any], timeout_s: float
+) -> dict[str, dict[str, Any] | str]:
     """Asks several sites at once.
 
     Args:

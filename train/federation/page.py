@@ -64,9 +64,10 @@ def auc_figure(found: dict[str, Any]) -> Figure:
                 if drawn is None:
                     continue
                 ends = [[max(drawn["value"] - drawn["low"], 0)], [max(drawn["high"] - drawn["value"], 0)]]
-                style = {"fmt": "o", "color": MODEL_COLOURS[position][0], "markersize": 4.6, "elinewidth": 1.4}
-                label = None if number else kind
-                axes.errorbar(drawn["value"], first + position, xerr=ends, label=label, **style)
+                axes.errorbar(
+                    drawn["value"], first + position, xerr=ends, fmt="o", color=MODEL_COLOURS[position][0],
+                    markersize=4.6, elinewidth=1.4, label=None if number else kind,
+                )  # fmt: skip
         axes.axvline(0.5, color=FAINT, linewidth=0.7, linestyle=":")
         axes.set_yticks(list(ticks.values()), list(ticks))
         axes.tick_params(axis="y", length=0)

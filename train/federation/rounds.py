@@ -114,5 +114,5 @@ def federate(
 
 
 def _learning_rate(config: FederatedTraining, number: int) -> float:
-    highest = (TRAINING | config.training)["learning_rate"]
-    return highest * (1 + math.cos(math.pi * (number - 1) / config.federation.rounds)) / 2
+    settings: dict[str, Any] = TRAINING | config.training
+    return settings["learning_rate"] * (1 + math.cos(math.pi * (number - 1) / config.federation.rounds)) / 2

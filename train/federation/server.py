@@ -134,8 +134,9 @@ class RemoteSites:
     def _let_join(self) -> None:
         new = sorted(self._new)
         self._new -= set(new)
-        for name, reply in (ask(self._cell, JOIN, new, self._welcome, _JOIN_S) if new else {}).items():
-            facts = {ERROR: reply} if isinstance(reply, str) else facts_of(reply)
+        replies = ask(self._cell, JOIN, new, self._welcome, _JOIN_S) if new else {}
+        for name, reply in replies.items():
+            facts: dict[str, Any] = {ERROR: reply} if isinstance(reply, str) else facts_of(reply)
             if ERROR not in facts and facts["version"] != version("radfm"):
                 facts[ERROR] = f"it has radfm {facts['version']}, and the server {version('radfm')}"
             if ERROR in facts:

@@ -35,7 +35,7 @@ from radfm.eval.predict import Evaluation, score_with
 from radfm.eval.scores import Scores
 from radfm.progress import Progress, no_progress
 from radfm.train.config import without_folders
-from radfm.train.federation.config import FederatedTraining
+from radfm.train.federation.config import FederatedTraining, Method
 from radfm.train.federation.models import recipe_of, result, save_result, to_arrays, trained_weights, write_start
 from radfm.train.federation.page import ALONE, POOLED, write_page
 from radfm.train.federation.rounds import Order, State, federate
@@ -44,7 +44,7 @@ from radfm.train.federation.site_cases import SiteCases, sites_of
 from radfm.train.federation.updates import Update
 
 FEDAVG, FEDPROX = "FedAvg", "FedProx"
-METHODS = {FEDAVG: "fedavg", FEDPROX: "fedprox"}
+METHODS: dict[str, Method] = {FEDAVG: "fedavg", FEDPROX: "fedprox"}
 RESULTS, SETTINGS = "federation.json", "study.json"
 
 
@@ -163,8 +163,8 @@ class _Study:
         if arm in METHODS:
             return replace(self.config, federation=replace(given, method=METHODS[arm]))
         not_private = replace(given.privacy, noise_multiplier=0.0)
-        changes = {"steps": given.steps * sites, "least_sites": 1, "method": "fedavg", "privacy": not_private}
-        return replace(self.config, federation=replace(given, **changes))
+        alone = replace(given, steps=given.steps * sites, least_sites=1, method="fedavg", privacy=not_private)
+        return replace(self.config, federation=alone)
 
     def facts(self, site: str) -> dict[str, int]:
         cases = self._cases([site])

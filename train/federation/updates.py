@@ -67,13 +67,11 @@ def sort_out(
 def average(weights: Weights, updates: Mapping[str, Update]) -> Weights:
     """The weights plus the mean of the changes, weighted by cases."""
     total = sum(update.cases for update in updates.values())
-    return {
-        name: weight
-        + sum(update.change[name].astype(np.float64) * (update.cases / total) for update in updates.values()).astype(
-            weight.dtype
-        )
-        for name, weight in weights.items()
-    }
+    changes = {name: np.zeros(weight.shape) for name, weight in weights.items()}
+    for update in updates.values():
+        for name, change in update.change.items():
+            changes[name] += change * (update.cases / total)
+    return {name: weight + changes[name].astype(weight.dtype) for name, weight in weights.items()}
 
 
 def _fault(update: Update, weights: Weights) -> str | None:
