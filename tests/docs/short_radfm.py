@@ -47,7 +47,7 @@ SHORTER = {
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
     ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
     ("evaluate", "denoising"): ["--limit=4", "--bootstraps=20", "--strength=0.1"],
-    ("federate", "simulate"): [*_FEDERATION, "--least-cases=3", "--bootstraps=20"],
+    ("federate", "simulate"): [*_FEDERATION, "--least-cases=2", "--bootstraps=20"],
     ("federate", "kits"): [f"--port={20000 + os.getpid() % 20000}"],
     ("federate", "server"): _FEDERATION,
     ("finetune",): ["training.max_steps=2"],

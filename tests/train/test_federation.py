@@ -211,7 +211,7 @@ def test_a_site_with_one_class_is_refused_and_in_a_simulation_left_out_by_name(d
     assert "chest" in names
     assert left_out
     assert all("training cases are fewer than 25" in reason for reason in left_out.values())
-    with pytest.raises(ValueError, match="two are needed"):
+    with pytest.raises(ValueError, match="at least two sites by body part"):
         sites_of(data, BY, 10_000)
 
 

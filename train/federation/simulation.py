@@ -203,7 +203,7 @@ def _measured(
     """
     conditions = {"all": []} | {site: [f"{by}={site}"] for site in sites}
     arms: dict[str, dict[str, Any]] = {arm: {} for arm in tables}
-    cases, less_pooled = {}, {}
+    cases, less_pooled = {}, dict.fromkeys(methods)
     for group, where in conditions.items():
         macros = _macros(tables, where, by, bootstraps)
         cases[group] = 0 if macros is None else macros.cases

@@ -72,7 +72,7 @@ def sites_of(
     sites = sorted(labels.keys() - left_out.keys(), key=lambda name: (-labels[name].total(), name))
     if len(sites) < 2:
         raise ValueError(
-            f"{folder} has {len(sites)} site by {by} that can take part, and two are needed: choose another --by, or "
-            "a lower --least-cases"
+            f"{folder} has {len(sites)} of at least two sites by {by}, with {least_cases} training cases of several "
+            "kinds: choose another --by, or lower --least-cases"
         )
     return sites, left_out
