@@ -38,6 +38,7 @@ def reports(
     from radfm.data_prep.reports.page import write_page
     from radfm.data_prep.reports.reading import ReportReader
     from radfm.data_prep.reports.report_table import read_reports
+    from radfm.presentation import plural
 
     if out.suffix.lower() != ".csv":
         raise ValueError(f"{out}: LABELS is a CSV to write, give it a name such as labels.csv")
@@ -55,22 +56,23 @@ def reports(
     page = out.with_suffix(".html")
     write_page(page, labelled, rejected, disorders, beside["evidence"].name)
     statuses = [finding.status for one in labelled for finding in one.findings]
+    to_check = sum(bool(tables.check(finding)) for one in labelled for finding in one.findings)
     summary = {
         "reports": len(labelled),
         "rejected": len(rejected),
         "corrected": corrections,
         "normal": sum(one.normal for one in labelled),
-        "to_check": sum(bool(tables.check(f)) for one in labelled for f in one.findings),
+        "to_check": to_check,
         "findings": {status: statuses.count(status) for status in tables.STATUSES},
     }
     if as_json:
         print(json.dumps(summary, indent=2))
         return
-    counts = ", ".join(f"{count:,} {status}" for status, count in summary["findings"].items())
-    print(f"{out}: {len(labelled):,} reports; {counts}")
+    counts = ", ".join(f"{statuses.count(status):,} {status}" for status in tables.STATUSES)
+    print(f"{out}: {plural(len(labelled), 'report')}; {counts}")
     if rejected:
-        print(f"Rejected: {len(rejected):,} rows; see {beside['rejected'].name} for the reasons")
-    print(f"Look at {page}: {summary['to_check']:,} findings to check")
+        print(f"Rejected: {plural(len(rejected), 'row')}; see {beside['rejected'].name} for the reasons")
+    print(f"Look at {page}: {plural(to_check, 'finding')} to check")
 
 
 def _vocabulary(source: str) -> "Vocabulary":
