@@ -20,7 +20,9 @@ def reports(
     vocabulary: Annotated[
         str, typer.Option(metavar="MODEL|FILE", help="A checkpoint, a data set, or a file with one disorder per line.")
     ],
-    rules: Annotated[Path | None, typer.Option(help="CSV of further rules: rule, value, phrase, unless.")] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="CSV of further rules: rule, value, phrase, unless, needs.")
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: study or accession.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Default: report, or findings, impression, ...")] = None,
     corrected: Annotated[

@@ -63,6 +63,7 @@ class _Name:
     disorder: int  # -1: no disorder
     confidence: float
     unless: frozenset[str]
+    needs: frozenset[str]
     denies: bool
 
 
@@ -86,7 +87,7 @@ class MentionFinder:
         """The mentions in a sentence, in order.
 
         Args:
-            report_words: the words of the whole report in small letters, for rules with `unless`.
+            report_words: the words of the whole report in small letters, for rules with `unless` or `needs`.
         """
         located = wording.locate(sentence)
         positions: dict[str, list[int]] = defaultdict(list)
@@ -96,7 +97,8 @@ class MentionFinder:
             mention
             for word in positions
             for name in self._by_word.get(word, ())
-            if name.words <= positions.keys() and not name.unless & report_words
+            if name.words <= positions.keys() and name.unless.isdisjoint(report_words)
+            if not name.needs or not name.needs.isdisjoint(report_words)
             for mention in self._windows(name, word, positions, located, sentence)
         ]
         kept = [one for one in found if not any(_replaces(other, one) for other in found)]
@@ -136,7 +138,7 @@ def _names(vocabulary: Vocabulary, rules: list[Rule], linker: Linker) -> Iterato
     row_of_code = {
         code: row for row, disorder in enumerate(vocabulary) for code in disorder.icd10cm if shared[code] == 1
     }
-    plain = _Name(frozenset(), -1, NAME, frozenset(), False)
+    plain = _Name(frozenset(), -1, NAME, frozenset(), frozenset(), False)
     for i, disorder in enumerate(vocabulary):
         for text in (disorder.name, *disorder.synonyms):
             yield replace(plain, words=_words(text), disorder=i)
@@ -151,8 +153,8 @@ def _names(vocabulary: Vocabulary, rules: list[Rule], linker: Linker) -> Iterato
     for rule in rules:
         row = -1 if rule.rule == "ignore" else row_of(rule.value) if rule.rule in ("mention", "denial") else None
         if row is not None:
-            unless = frozenset(word.casefold() for word in rule.unless)
-            yield _Name(_words(rule.phrase), row, PHRASE, unless, rule.rule == "denial")
+            unless, needs = frozenset(rule.unless), frozenset(rule.needs)
+            yield _Name(_words(rule.phrase), row, PHRASE, unless, needs, rule.rule == "denial")
     lexicon = linker.lexicon
     for code, text, source in zip(lexicon.codes, lexicon.names, lexicon.sources, strict=True):
         if code in row_of_code and source in _SOURCES:

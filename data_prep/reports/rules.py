@@ -1,9 +1,9 @@
 """The table of rules: headings of sections, phrases that change a status, and how reports write disorders.
 
-    rule,value,phrase,unless
-    mention,Pleural effusion,costophrenic blunting,
-    uncertain,before,query,
-    section,findings,observations,
+    rule,value,phrase,unless,needs
+    mention,Pleural effusion,costophrenic blunting,,
+    uncertain,before,query,,
+    section,findings,observations,,
 
 Decisions:
 - A user's table has the same columns, and its rows are added to those of `rules.csv`.
@@ -11,7 +11,8 @@ Decisions:
   under the MIT licence, and those of radiology reports, found in sentences of which the measurement uses other ones.
 - `value` of a status is the side on which the phrase stands: before or after the disorder. Phrases with `pseudo` hold
   a phrase that then means nothing ("no change in" holds "no"). `end` ends the reach of every phrase before it.
-- `unless` are words of which none may occur in the report ("effusion" is pleural unless the report is of a joint).
+- `unless` are words of which none may occur in the report, and `needs` words of which one must: "effusion" is pleural
+  unless the report is of a joint, and if it is of the chest.
 """
 
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Rule:
     value: str
     phrase: str
     unless: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 def read_rules(file: Path | None = None) -> list[Rule]:
@@ -53,7 +55,7 @@ def read_rules(file: Path | None = None) -> list[Rule]:
 @cache
 def _own_rules() -> tuple[Rule, ...]:
     rows = wording.read_table("rules.csv", __package__)
-    return tuple(Rule(row["rule"], row["value"], row["phrase"], tuple(split_list(row["unless"]))) for row in rows)
+    return tuple(_rule(row) for row in rows)
 
 
 def _read(file: Path) -> list[Rule]:
@@ -68,5 +70,10 @@ def _read(file: Path) -> list[Rule]:
             raise ValueError(f"{file}, line {line}: the phrase is empty: write one, or delete the row")
         if kind in _VALUES and value not in _VALUES[kind]:
             raise ValueError(f"{file}, line {line}: the value of {kind} is one of {', '.join(_VALUES[kind])}")
-        rules.append(Rule(kind, value, phrase, tuple(split_list(row.get("unless")))))
+        rules.append(_rule(row | {"rule": kind, "value": value, "phrase": phrase}))
     return rules
+
+
+def _rule(row: dict) -> Rule:
+    words = (tuple(word.casefold() for word in split_list(row.get(name))) for name in ("unless", "needs"))
+    return Rule(row["rule"], row["value"], row["phrase"], *words)
