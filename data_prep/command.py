@@ -16,7 +16,7 @@ import typer
 
 from radfm.cli.console import needs
 from radfm.data_prep.reports.command import reports
-from radfm.data_prep.source_command import app, progress_bar, source_command
+from radfm.data_prep.source_command import app, print_summary, progress_bar, source_command
 
 if TYPE_CHECKING:
     from radfm.data_prep.plan import Source
@@ -236,6 +236,32 @@ AutoencoderOption = Annotated[
         help="What radfm train autoencoder wrote, or a folder or Hub name of diffusers or MedVAE's layout.",
     ),
 ]
+
+
+@app.command()
+@needs("data")
+def labelled(
+    data: Data,
+    out: Out,
+    labels: Annotated[
+        list[Path], typer.Option(help="CSV that the page of radfm select exported: case_id, disorders; several times.")
+    ],
+    processes: Annotated[int, typer.Option(min=1, help="Processes that write.")] = 1,
+) -> None:
+    """A data set with labels that were read later.
+
+    Such as those of the page that radfm select writes; the other cases stay as they are.
+
+    Example: radfm prepare labelled datasets/mine datasets/mine-labelled --labels labels.csv
+    """
+    from radfm.data_prep.prepare import prepare
+    from radfm.data_prep.sources.labelled import Labelled
+
+    source = Labelled(data, labels)
+    with progress_bar(f"Preparing {out}") as progress:
+        record = prepare(source, out, source.stored_as, processes=processes, progress=progress)
+    if record is not None:
+        print_summary(out, record)
 
 
 @app.command()

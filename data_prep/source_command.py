@@ -116,7 +116,7 @@ def _run(source_of: Callable[["Pseudonyms"], "Source"], values: dict) -> None:
     elif record is None:
         print(f"{out}: part {values['part']} is finished; the last part to finish writes the report")
     else:
-        _print(out, record)
+        print_summary(out, record)
 
 
 def _key_of(out: Path) -> bytes:
@@ -165,7 +165,7 @@ def _how_to_accept_more(synthetic: dict) -> str:
     return f"{' and '.join(ways or ['another --seed'])} would give more"
 
 
-def _print(out: Path, record: dict) -> None:
+def print_summary(out: Path, record: dict) -> None:
     from radfm.presentation import plural
 
     counts, splits = record["counts"], record["splits"]

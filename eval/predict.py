@@ -104,7 +104,7 @@ def score_with(
     vocabulary = cases.vocabulary
     given = evaluation.names
     names = vocabulary.names if given is None else [_spelled_as_in(cases, name) for name in given]
-    columns, embeds = _columns(network, processor, names) if embeds is None else (None, embeds)
+    columns, embeds = score_columns(network, processor, names) if embeds is None else (None, embeds)
     dataset = CaseDataset(cases, processor, Sampling(sample_scans=1) if evaluation.one_scan else None)
     if about.get("frozen_tower", False):
         dtype = torch.bfloat16 if evaluation.bf16 else torch.float32
@@ -216,7 +216,7 @@ def _thresholds_and_sets(config, columns: list[int] | None) -> dict:
     return about
 
 
-def _columns(network: RadFMForDiagnosis, processor, names: Sequence[str]) -> tuple[list[int], Tensor | None]:
+def score_columns(network: RadFMForDiagnosis, processor, names: Sequence[str]) -> tuple[list[int], Tensor | None]:
     """The column of each name, among those of the vocabulary and, after them, other texts; and the texts' embeddings.
 
     Raises:

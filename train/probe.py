@@ -10,7 +10,7 @@ Decisions:
   fitted biases are returned as `logit_offsets`, and become the shifts of its calibration.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,6 +59,7 @@ def fit(
     loss: Callable[[Tensor, Tensor], Tensor],
     quality: Callable[[LinearMap], float],
     pool: Pool,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[LinearMap, float, dict[float, float]]:
     """The best map of all strengths, its strength, and the quality of each strength.
 
@@ -67,6 +68,7 @@ def fit(
         loss: (cases, disorders) logits and labels -> (), a mean over the cases.
         quality: of a map on the validation split; higher is better.
         pool: of the model.
+        strengths: of the penalty, from the strongest.
     """
     trained = labels.sum(0) > 0
     centre = features.means.mean(0)
@@ -74,7 +76,7 @@ def fit(
     inputs = TokenFeatures((features.rows - centre) / spread, features.counts)
     initial = LinearMap(start.weight * spread, start(centre))
     aucs, maps, current = {}, {}, initial
-    for strength in STRENGTHS:
+    for strength in strengths:
         current = _penalised_fit(inputs, labels, initial, current, trained, loss, strength, pool)
         weight = current.weight / spread
         maps[strength] = LinearMap(weight, current.bias - weight @ centre)

@@ -1,4 +1,4 @@
-"""The commands `radfm evaluate learnability` and `radfm evaluate augmentation`, which train what they compare.
+"""The commands `radfm evaluate learnability`, `augmentation` and `selection`, which train what they compare.
 
 Decisions:
 - They stand in the group `evaluate`, because their result is a comparison; the trained models are a means.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.cli.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
 from radfm.eval.command_inputs import Bootstraps, Data, Within, named_models
 from radfm.presentation import BANDS, interval_cell, percent_interval
 
@@ -130,6 +130,69 @@ def augmentation(
             rows.add_row(arm, *map(_difference_cell, differences))
     show(rows)
     _show_tail(out / "augmentation.md")
+
+
+@needs("train")
+def selection(
+    data: Data,
+    model: Annotated[str, typer.Option(help=f"{A_CHECKPOINT}; it must not have been trained on the data.")],
+    out: Out,
+    strategies: Annotated[
+        str, typer.Option(help="Names with commas between them; random is always among them.")
+    ] = "random,typical,diverse,cover,uncertain,badge,rare",
+    labels: Annotated[
+        str, typer.Option(help="Numbers of labelled cases, with commas between them.")
+    ] = "25,50,100,200,400",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0. More can be added later.")] = 5,
+    split: Annotated[str, typer.Option(help="Split of the test cases: test or validation.")] = "test",
+    within: Within = None,
+    strength: Annotated[float, typer.Option(min=0, help="Of the penalty of the linear probe.")] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Measure how many labels each strategy of radfm select needs.
+
+    Annotation is simulated: the training split is the pool, whose labels are uncovered as they are chosen.
+
+    Example: radfm evaluate selection datasets/mine --model radfm-open-mini --out selection
+    """
+    from radfm.train.selection_study import selection_study
+
+    quiet_transformers()
+    counts = _counts(labels)
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    with step("Simulating annotation") as progress:
+        result = selection_study(data, model, out, names, counts, seeds, split, within, strength, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    show(
+        f"Macro AUC on {result['test']:,} cases over the number of labels, {seeds} seeds, 95% intervals over seeds; "
+        f"{result['without_labels']:.3f} without labels.{marked}",
+        highlight=False,
+    )
+    rows = table("strategy", *(f">{count:,}" for count in result["labels"]))
+    for name, one in result["strategies"].items():
+        rows.add_row(name, *map(_cell, one["auc"]))
+    show(rows)
+    show("Difference to random with twice as many labels", highlight=False)
+    compared = [i for i, figure in enumerate(result["strategies"]["random"]["less_random_doubled"]) if figure]
+    rows = table("strategy", *(f">{result['labels'][i]:,}" for i in compared))
+    for name, one in result["strategies"].items():
+        if compared:
+            rows.add_row(name, *(_difference_cell(one["less_random_doubled"][i]) for i in compared))
+    show(rows)
+    _show_tail(out / "selection.html")
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise ValueError(f"--labels takes numbers such as 25,50,100, not {text!r}")
+    return counts
 
 
 def _cell(figure: dict | None) -> str:

@@ -171,6 +171,19 @@ COMMANDS = (
         "radfm.eval.latents_command:sharing",
         "train",
     ),
+    Command(
+        "evaluate selection",
+        "Measure how many labels each strategy of radfm select needs.",
+        "radfm.train.study_commands:selection",
+        "train",
+    ),
+    Command(
+        "select",
+        "Choose the cases to label next, and write a page to label them.",
+        "radfm.eval.selection_command:select",
+        "train",
+        computes=True,
+    ),
     Command("federate", "Train one model at several hospitals, which keep their cases.", computes=True),
     Command(
         "federate simulate",
