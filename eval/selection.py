@@ -23,6 +23,7 @@ Decisions:
 """
 
 import csv
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from sklearn.decomposition import PCA
 
 MOST_CANDIDATES = 5000
 _COMPONENTS, _CLASSES = 32, 32  # of BADGE
+_RADII = np.geomspace(0.02, 1.5, 16)  # of ProbCover's balls, between embeddings of unit length
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,13 @@ def _by_embeddings(make: Callable[[Candidates, int], object]):
     return order
 
 
-def _classes(candidates: Candidates) -> int:
-    """The number of clusters from which ProbCover chooses its radius."""
-    return max(2, min(candidates.log_odds.shape[1], len(candidates.labelled) // 2))
+def _cover(candidates: Candidates, count: int, seed: int) -> Sequence[int]:
+    """The radius is the largest whose balls hold one cluster each, of as many clusters as there are disorders."""
+    clusters = max(2, min(candidates.log_odds.shape[1], len(candidates.labelled) // 2))
+    strategy = ProbCover(n_classes=clusters, deltas=_RADII, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The maximum purity", UserWarning)  # then it takes the smallest
+        return strategy.query(X=candidates.embeddings, y=_labels(candidates), batch_size=count)
 
 
 def _uncertain(candidates: Candidates, count: int, seed: int) -> Sequence[int]:
@@ -243,10 +249,7 @@ STRATEGIES = {
         "the patient who is farthest from all labelled ones (CoreSet)",
         _by_embeddings(lambda _, seed: CoreSet(random_state=seed)),
     ),
-    "cover": Strategy(
-        "the patient who covers most that are not covered (ProbCover)",
-        _by_embeddings(lambda one, seed: ProbCover(n_classes=_classes(one), random_state=seed)),
-    ),
+    "cover": Strategy("the patient who covers most that are not covered (ProbCover)", _cover),
     "uncertain": Strategy("the patients about whom the model is least certain", _uncertain, reads_scores=True),
     "badge": Strategy(
         "patients whose labels would change the model most, and differently (BADGE)", _badge, reads_scores=True
