@@ -53,12 +53,12 @@ class Pictures:
     def __init__(self, folder: Path):
         self._scans = StoredScans(folder)
 
-    def picture(self, row: int, side: int = SIDE, *, plain: bool = False) -> Picture:
+    def picture(self, row: int, side: int = SIDE, *, plain: bool = False, outlined: bool = True) -> Picture:
         """The picture of the representative slice; a plain picture has neither a strip nor outlines."""
         scan = self._scans[row]
         index = representative_slice(scan)
         window = ct_window(scan)
-        masks = {} if plain else self._masks(row, index)
+        masks = self._masks(row, index) if outlined and not plain else {}
         image = _fit(slice_image(scan, index, window), side, enlarge=bool(masks))
         for mask in masks.values():
             image = _outlined(image, mask)

@@ -14,8 +14,8 @@ from radfm.presentation import plural
 Strategy = Annotated[
     str | None,
     typer.Option(
-        help="random, typical, diverse, cover, uncertain, badge or rare; by default typical where no case has a label, "
-        "else rare."
+        help="random, typical, diverse, cover, uncertain, badge or rare; by default rare with --names, else cover "
+        "where no case has a label, and badge where some have."
     ),
 ]
 

@@ -6,6 +6,7 @@ Decisions:
 - The page is one file that loads nothing. What is filled in is kept by the browser, and exported as a table that
   `radfm prepare labelled` reads.
 - What the model suggests is closed until it is opened, because a reader who sees it first tends to agree with it.
+- Known masks are not drawn: they would give the answer away.
 - Of a case with many scans the page shows the first; the table has their number.
 """
 
@@ -72,7 +73,7 @@ def _page(selection: Selection, cases: list[dict]) -> str:
             facts=selection.facts,
             cases=[
                 case
-                | {"pictures": [pictures.picture(row, LARGE, plain=False) for row in case["scan_rows"][:MOST_SCANS]]}
+                | {"pictures": [pictures.picture(row, LARGE, outlined=False) for row in case["scan_rows"][:MOST_SCANS]]}
                 for case in cases
             ],
             names=sorted(selection.names, key=str.casefold),

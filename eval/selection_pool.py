@@ -28,8 +28,8 @@ from radfm.eval.selection import STRATEGIES, candidates_of, choose, duplicate_pa
 from radfm.progress import Progress, no_progress
 
 SUGGESTIONS = 3  # of a case
-COLD_START = "typical"  # the default without labels; with labels, WITH_LABELS
-WITH_LABELS = "rare"
+COLD_START = "cover"  # the default without labels; with labels, WITH_LABELS
+WITH_LABELS = "badge"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def select(
         data: folder that `radfm prepare` made; some of its cases, or all, have no label.
         model: folder of a checkpoint, or name of one that comes with radfm.
         budget: number of cases to label.
-        strategy: a key of `radfm.eval.selection.STRATEGIES`; None: the default with or without labels.
+        strategy: a key of `radfm.eval.selection.STRATEGIES`; None: "rare" if names are given, else the
+            default with or without labels.
         split: of the pool: "train", "validation", "test" or "all".
         labelled: tables that were filled in, see `radfm.data_prep.sources.labelled`.
         names: disorders that `rare` asks for, also such as the data set does not have; None: those of the data set, or
@@ -85,7 +86,7 @@ def select(
     known = np.array([row["labelled"] or row["case_id"] in filled for row in cases.rows], bool)
     if known.all():
         raise ValueError(f"all {len(known):,} cases of {data} ({split}) have labels: there is none to choose")
-    strategy = strategy or (WITH_LABELS if known.any() else COLD_START)
+    strategy = strategy or ("rare" if names else WITH_LABELS if known.any() else COLD_START)
     if strategy not in STRATEGIES:
         raise ValueError(f"there is no strategy {strategy!r}: there are {', '.join(STRATEGIES)}")
     network, processor = load_checkpoint(model, device)

@@ -56,7 +56,8 @@ def curves(result: Mapping[str, Any]) -> Figure:
             if name == RANDOM:
                 ends = ([one[end] for one in of_labels] for end in ("low", "high"))
                 axes.fill_between(labels, *ends, color=colour, alpha=0.2, linewidth=0)
-            axes.plot(labels, values, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
+            style = "-" if position < len(MODEL_COLOURS) else "--"  # the colours repeat
+            axes.plot(labels, values, style, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
         axes.axhline(result["without_labels"], color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate("no label", (1, result["without_labels"]), (0, 3), ("axes fraction", "data"), "offset points",
                       ha="right", color=FAINT, fontsize=8)  # fmt: skip

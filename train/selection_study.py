@@ -80,6 +80,7 @@ def selection_study(
     split: str = "test",
     within: str | None = None,
     strength: float = STRENGTH,
+    limit: int | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Simulates all strategies, or continues a study that was killed; writes selection.json and .html.
@@ -88,17 +89,17 @@ def selection_study(
         data: folder that `radfm prepare` made; its training split is the pool.
         model: folder of a checkpoint, or name of one that comes with radfm, that was not trained on the data.
         labels: numbers of labelled cases after which the test cases are scored, rising.
-        seeds: number of seeds, from 0.
+        seeds: number of seeds, from 0; at least 2.
         split: of the test cases.
         within: a disorder is compared only with cases of the same group, such as "body part"; None: with all.
         strength: of the penalty of the linear probe.
+        limit: at most so many cases of the pool, evenly spaced; None: all.
         progress: called with the number of finished runs, and of all.
     Returns:
         JSON-able: `data` (fingerprint), `dataset`, `synthetic`, `model`, `pool`, `test` (cases), `disorders`
-        (measured), `split`, `seeds`, `within`, `strength`, `labels`, `without_labels` (macro AUC), `best` (by number of
-        labels), and `strategies`: name ->
-        `meaning`, and lists by number of labels of figures: `auc`, `less_random` (at as many labels), and
-        `less_random_doubled` (at twice as many; None where these were not measured).
+        (measured), `split`, `seeds`, `within`, `strength`, `limit`, `labels`, `without_labels` (macro AUC), `best` (by
+        number of labels), and `strategies`: name -> `meaning`, and lists by number of labels of figures: `auc`,
+        `less_random` (at as many labels), and `less_random_doubled` (at twice as many; None where not measured).
     Raises:
         ValueError: the pool is smaller than the largest number of labels, an unknown strategy, the model was trained on
             the data, a patient is in several splits, or the folder holds another study.
@@ -109,6 +110,8 @@ def selection_study(
     about = about_checkpoint(model)
     if about.get("trained_on") == everything.record["fingerprint"]:
         raise ValueError(f"{model} was trained on {data}, and has seen its labels: give a model that was not")
+    if seeds < 2:
+        raise ValueError(f"there is no interval over {seeds} seed: give at least 2")
     for name in strategies:
         if name not in STRATEGIES:
             raise ValueError(f"there is no strategy {name!r}: there are {', '.join(STRATEGIES)}")
@@ -124,14 +127,15 @@ def selection_study(
         "split": split,
         "within": within,
         "strength": strength,
+        "limit": limit,
         "labels": labels,
     }
     out = Path(out)
     _begin(out, record)
-    pool, test = (
-        _with_features(out, name, CaseDataset(cases, processor), start)
-        for name, cases in (("train", pool_cases), (split, test_cases))
-    )
+    count = min(limit or len(pool_cases), len(pool_cases))
+    rows = [position * len(pool_cases) // count for position in range(count)]
+    pool = _with_features(out, "train", CaseDataset(pool_cases, processor, rows=rows), start)
+    test = _with_features(out, split, CaseDataset(test_cases, processor), start)
     table = table_of(CaseDataset(test_cases, processor), everything, test.labels.astype(np.float32))
     counted = None if within is None else table.within(within)
     simulation = _Simulation(start, pool, test, counted, duplicate_patients(everything.folder), labels, strength)
@@ -257,7 +261,7 @@ def _figures(name: str, runs: dict[str, list[list[float]]], labels: list[int]) -
 
 
 def _figure(of_seeds: np.ndarray) -> dict[str, float]:
-    """The mean over seeds with its 95% interval by Student's t; of one seed it has no width."""
+    """The mean over seeds with its 95% interval by Student's t."""
     mean, count = float(of_seeds.mean()), len(of_seeds)
-    half = float(t.ppf(0.975, count - 1) * of_seeds.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    half = float(t.ppf(0.975, count - 1) * of_seeds.std(ddof=1) / count**0.5)
     return {"value": mean, "low": mean - half, "high": mean + half}

@@ -143,10 +143,11 @@ def selection(
     labels: Annotated[
         str, typer.Option(help="Numbers of labelled cases, with commas between them.")
     ] = "25,50,100,200,400",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0. More can be added later.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of seeds, from 0. More can be added later.")] = 5,
     split: Annotated[str, typer.Option(help="Split of the test cases: test or validation.")] = "test",
     within: Within = None,
     strength: Annotated[float, typer.Option(min=0, help="Of the penalty of the linear probe.")] = 10.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many cases of the pool, evenly spaced.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how many labels each strategy of radfm select needs.
@@ -161,7 +162,7 @@ def selection(
     counts = _counts(labels)
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     with step("Simulating annotation") as progress:
-        result = selection_study(data, model, out, names, counts, seeds, split, within, strength, progress)
+        result = selection_study(data, model, out, names, counts, seeds, split, within, strength, limit, progress)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return

@@ -168,7 +168,7 @@ def test_the_page_is_filled_in_offline_and_its_table_becomes_labels(radfm, brows
     again = select(tmp_path / "labelled", DEFAULT, 5, labelled=[saved_with(tmp_path, rows[2]["case_id"])])
     ids = {again.cases.rows[row]["case_id"] for row in again.rows}
     assert not ids & {row["case_id"] for row in rows}
-    assert again.facts["strategy"] == "rare"
+    assert again.facts["strategy"] == "badge"
     assert again.facts["known"] == CASES - UNLABELLED + 4
 
 

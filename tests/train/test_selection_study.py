@@ -61,7 +61,7 @@ def test_a_study_continues_and_takes_more_seeds(study, data):
     assert more["seeds"] == 3
     assert more["without_labels"] == result["without_labels"]
     with pytest.raises(ValueError, match="holds a study with another labels"):
-        selection_study(data, MODEL, out, ["rare"], [4, 8], seeds=1)
+        selection_study(data, MODEL, out, ["rare"], [4, 8], seeds=2)
 
 
 def test_a_model_that_was_trained_on_the_cases_is_refused(data, tmp_path):
@@ -77,4 +77,4 @@ def test_a_model_that_was_trained_on_the_cases_is_refused(data, tmp_path):
 
 def test_more_labels_than_the_pool_has_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="the budget is"):
-        selection_study(data, MODEL, tmp_path / "out", ["random"], [10_000], seeds=1)
+        selection_study(data, MODEL, tmp_path / "out", ["random"], [10_000], seeds=2)
