@@ -19,6 +19,8 @@ Decisions:
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +114,7 @@ def selection_study(
         raise ValueError(f"{model} was trained on {data}, and has seen its labels: give a model that was not")
     if seeds < 2:
         raise ValueError(f"there is no interval over {seeds} seed: give at least 2")
-    for name in strategies:
-        if name not in STRATEGIES:
-            raise ValueError(f"there is no strategy {name!r}: there are {', '.join(STRATEGIES)}")
-    labels = sorted(set(labels))
-    names = list(dict.fromkeys([RANDOM, *strategies]))
+    labels, names = sorted(set(labels)), _with_random(strategies)
     _, start, processor = zero_shot_model(StartSection(checkpoint=str(model)), pool_cases.vocabulary)
     record = {
         "data": everything.record["fingerprint"],
@@ -139,15 +137,7 @@ def selection_study(
     table = table_of(CaseDataset(test_cases, processor), everything, test.labels.astype(np.float32))
     counted = None if within is None else table.within(within)
     simulation = _Simulation(start, pool, test, counted, duplicate_patients(everything.folder), labels, strength)
-    runs: dict[str, list[list[float]]] = {name: [] for name in names}
-    for seed in range(seeds):
-        for name in names:
-            run = prepare_once(
-                out / "runs" / f"{name}-{seed}.json",
-                lambda file, name=name, seed=seed: simulation.kept(file, name, seed),
-            )
-            runs[name].append(run["auc"])
-            progress(seed * len(names) + len(runs), seeds * len(names))
+    runs = simulation.finish(out / "runs", names, seeds, progress)
     per_disorder = simulation.per_disorder(probe.LinearMap(*start.head.linear()))
     result = record | {
         "pool": len(pool.patients),
@@ -155,11 +145,10 @@ def selection_study(
         "disorders": int((~np.isnan(per_disorder)).sum()),
         "seeds": seeds,
         "without_labels": float(np.nanmean(per_disorder)),
+        "best": {
+            str(count): max(names, key=lambda name, i=i: np.mean(runs[name], 0)[i]) for i, count in enumerate(labels)
+        },
         "strategies": {name: _figures(name, runs, labels) for name in names},
-    }
-    result["best"] = {
-        str(count): max(names, key=lambda name, i=i: result["strategies"][name]["auc"][i]["value"])
-        for i, count in enumerate(labels)
     }
     write_text(out / RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_page(out, result)
@@ -175,6 +164,15 @@ class _Simulation:
     duplicates: list[set[str]]
     labels: list[int]
     strength: float
+
+    def finish(self, folder: Path, names: list[str], seeds: int, progress: Progress) -> dict[str, list[list[float]]]:
+        """Strategy -> (seeds, numbers of labels) macro AUCs. What another process simulates is waited for."""
+        runs: dict[str, list[list[float]]] = {name: [] for name in names}
+        for done, (seed, name) in enumerate(product(range(seeds), names), 1):
+            keep = partial(self.kept, strategy=name, seed=seed)
+            runs[name].append(prepare_once(folder / f"{name}-{seed}.json", keep)["auc"])
+            progress(done, seeds * len(names))
+        return runs
 
     def kept(self, file: Path, strategy: str, seed: int) -> dict[str, Any]:
         """The run from its file, or simulated and written into it."""
@@ -220,6 +218,14 @@ class _Simulation:
         loss = loss_function({"name": self.start.head.default_loss})
         labels = torch.from_numpy(cases.labels).float()
         return probe.fit(cases.features, labels, initial, loss, lambda _: 0.0, self.start.pool, (self.strength,))[0]
+
+
+def _with_random(strategies: Sequence[str]) -> list[str]:
+    """Raises: ValueError: there is no such strategy."""
+    for name in strategies:
+        if name not in STRATEGIES:
+            raise ValueError(f"there is no strategy {name!r}: there are {', '.join(STRATEGIES)}")
+    return list(dict.fromkeys([RANDOM, *strategies]))
 
 
 def _begin(out: Path, record: dict[str, Any]) -> None:
