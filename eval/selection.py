@@ -95,7 +95,9 @@ def choose(candidates: Candidates, strategy: str, budget: int, seed: int = 0) ->
     if len(free) > MOST_CANDIDATES:
         some = np.sort(np.random.default_rng(seed).choice(free, max(MOST_CANDIDATES, budget), replace=False))
     rows = np.concatenate([np.flatnonzero(candidates.labelled), some])
-    order = STRATEGIES[strategy].order(candidates[rows], min(budget, len(some)), seed)
+    order: Sequence[int] = ()
+    if len(some) > 1:  # else there is nothing to choose, and a cluster needs two patients
+        order = STRATEGIES[strategy].order(candidates[rows], min(budget, len(some)), seed)
     chosen, left = [], budget
     for row in dict.fromkeys([*rows[list(order)].tolist(), *some.tolist()]):  # as there may be less than the budget
         if candidates.costs[row] <= left:

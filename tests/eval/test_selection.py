@@ -66,6 +66,11 @@ def test_a_budget_as_large_as_the_pool_takes_all_of_it(candidates, strategy):
     assert sorted(choose(candidates, strategy, int(candidates.costs[free].sum()))) == free.tolist()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_pool_of_one_patient_gives_that_patient(candidates, strategy):
+    assert choose(candidates[np.array([1])], strategy, 2) == [0]
+
+
 def test_a_budget_that_is_larger_than_the_pool_is_refused(candidates):
     with pytest.raises(ValueError, match="the budget is 1,000 and 90 cases can be chosen"):
         choose(candidates, "random", 1000)
