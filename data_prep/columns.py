@@ -70,4 +70,10 @@ TRUTH = {
     "mask": Column("bytes", "`numpy.packbits` of the mask, true where the disorder is visible"),
     "shape": Column("list of int32", "(slices, height, width)"),
 }
-TABLES = {"cases": CASES, "scans": SCANS, "truth": TRUTH}
+SIZES = {
+    "case_id": Column("string", "case that the disorder belongs to"),
+    "disorder": Column("string", "name of the disorder"),
+    "days": Column("float32", "days before the newest scan of the case, as in the table of scans"),
+    "volume_ml": Column("float32", "volume of the disorder on that date, in millilitres; 0 where it was absent"),
+}
+TABLES = {"cases": CASES, "scans": SCANS, "truth": TRUTH, "sizes": SIZES}

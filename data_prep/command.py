@@ -154,6 +154,9 @@ def phantoms(
     anatomy: Annotated[
         str | None, typer.Option(help="Only the patients with scans of this part of the body, such as knee.")
     ] = None,
+    follow_up: Annotated[
+        bool, typer.Option("--follow-up", help="Scans of several dates; lesions grow, shrink, stay, appear, resolve.")
+    ] = False,
 ) -> "Source":
     """Synthetic patients with known masks.
 
@@ -163,7 +166,7 @@ def phantoms(
     """
     from radfm.data_prep.sources.phantoms import Phantoms
 
-    return Phantoms(cases, seed, size, anatomy)
+    return Phantoms(cases, seed, size, anatomy, follow_up)
 
 
 @source_command("synthetic")

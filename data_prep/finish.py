@@ -27,7 +27,7 @@ from radfm.data_prep.tables import (
     StoredScans,
     count_rows,
     describe,
-    has_masks,
+    has_table,
     remove_abandoned_drafts,
     write_rows,
     write_text,
@@ -58,7 +58,7 @@ def finish(out: Path, shards: int, source: Source, settings: dict, listing: List
     _write_csv(out / "duplicates.csv", ["group", "across_splits", "case_id", "patient_id", "split", "scan"], duplicates)
     _write_warnings(out / "warnings.csv", rows, scans)
     vocabulary.save(out)
-    tables = ["cases", "scans"] + (["truth"] if has_masks(out) else [])
+    tables = ["cases", "scans", *(table for table in ("truth", "sizes") if has_table(out, table))]
     for table in tables:
         describe(out, table, fingerprint)
     write_text(out / "dataset_dict.json", json.dumps({"splits": tables}) + "\n")

@@ -138,6 +138,7 @@ class ReadCase:
         unread: number of files without a usable scan.
         origins: one for each scan.
         masks: for each scan, disorder -> (slices, H, W) bool mask; None where the source provides none.
+        sizes: rows of the table of sizes without the case; empty where the source knows none.
         unit: what `case.skipped` lists, see `Rejected.what`.
     """
 
@@ -146,6 +147,7 @@ class ReadCase:
     unread: int
     origins: list["ScanOrigin"]
     masks: list[dict] | None = None
+    sizes: list[dict] = field(default_factory=list)
     unit: str = "file"
 
 

@@ -59,9 +59,9 @@ class Pictures:
         index = representative_slice(scan)
         window = ct_window(scan)
         masks = self._masks(row, index) if outlined and not plain else {}
-        image = _fit(slice_image(scan, index, window), side, enlarge=bool(masks))
+        image = fit(slice_image(scan, index, window), side, enlarge=bool(masks))
         for mask in masks.values():
-            image = _outlined(image, mask)
+            image = outline(image, mask)
         count = len(scan.pixels)
         key = scan.key_slice is not None
         position = f"key slice {index + 1} of {count}" if key else f"slice {index + 1} of {count}, the middle one"
@@ -81,7 +81,7 @@ class Pictures:
         return {disorder: mask for disorder, mask in masks.items() if mask.any()}
 
 
-def _fit(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
+def fit(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
     """The image with its longer side scaled down to `side` pixels; smaller images are scaled up on request only."""
     scale = side / max(image.size)
     if scale > 1 and not enlarge:
@@ -90,7 +90,8 @@ def _fit(image: Image.Image, side: int, enlarge: bool = False) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _outlined(image: Image.Image, mask: np.ndarray) -> Image.Image:
+def outline(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The image in colour with the edge of a mask, (h, w) bool, which is scaled to its size."""
     large = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
     edge = binary_dilation(large, iterations=2) & ~binary_dilation(large)
     pixels = np.array(image.convert("RGB"))
@@ -106,7 +107,7 @@ def _strip(scan: Scan, marked: int, window: Window | None) -> Image.Image:
         indices[min(range(len(indices)), key=lambda i: (abs(indices[i] - marked), i))] = marked
     strip = Image.new("RGB", (_STRIP * (_STRIP_SIDE + 2) - 2, _STRIP_SIDE + 5), "white")
     for column, index in enumerate(indices):
-        image, left = _fit(slice_image(scan, index, window), _STRIP_SIDE), column * (_STRIP_SIDE + 2)
+        image, left = fit(slice_image(scan, index, window), _STRIP_SIDE), column * (_STRIP_SIDE + 2)
         strip.paste("black", (left, 0, left + _STRIP_SIDE, _STRIP_SIDE))
         strip.paste(image, (left + (_STRIP_SIDE - image.width) // 2, (_STRIP_SIDE - image.height) // 2))
         if index == marked:

@@ -52,17 +52,21 @@ def make_shard(folder: Path, shard: int, plans: list[CasePlan], source: Source, 
     """Writes the files of a shard. settings: size, precision and max_slices, see `stored_scan`."""
     record = ShardRecord(counts={kind: {"in": 0, "out": 0, "rejected": 0} for kind in ("cases", "files", "scans")})
     masks: list[dict] = []
+    sizes: list[dict] = []
 
     def scan_rows() -> Iterator[dict]:
         for plan, read in zip(plans, source.read(plans), strict=True):
             for row, mask_rows in _case_rows(plan, read, settings, record):
                 yield row
                 masks.extend(mask_rows)
+            sizes.extend({"case_id": plan.case_id} | size for size in read.sizes)
 
     with quiet_libraries():
         write_scans(folder, shard, scan_rows())
     if masks:
         write_rows(folder, "truth", masks, shard, rows_per_batch=1)
+    if sizes:
+        write_rows(folder, "sizes", sizes, shard)
     write_text(record_file(folder, shard), json.dumps(vars(record), ensure_ascii=False, sort_keys=True))
 
 

@@ -3,6 +3,7 @@
     OUT/scans/data-00000.arrow ...   one record batch per scan
     OUT/cases/data-00000.arrow       the cases with their labels
     OUT/truth/data-00000.arrow ...   masks, only where the source provides them
+    OUT/sizes/data-00000.arrow ...   volumes of disorders by date, only where the source knows them
     OUT/disorders.json               the vocabulary: `labels` are its rows
     OUT/dataset.json                 settings and counts; written last
 
@@ -175,9 +176,9 @@ def count_rows(folder: Path, table: str, shard: int) -> int:
     return sum(batch.num_rows for batch in _read_batches(_shard_file(folder, table, shard)))
 
 
-def has_masks(folder: Path) -> bool:
-    """Whether the data set has a table of truth."""
-    return bool(_files(folder, "truth"))
+def has_table(folder: Path, table: str) -> bool:
+    """Whether the data set has a table; "truth" and "sizes" are only where a source knows what they hold."""
+    return bool(_files(folder, table))
 
 
 def bytes_on_disk(folder: Path, tables: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ Decisions:
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -70,6 +70,21 @@ class Disorder:
     @property
     def band(self) -> str:
         return band_of(self.expected)
+
+    def scaled(self, size: float) -> "Disorder":
+        """The disorder with other diameters, and with another change of the anatomy.
+
+        Args:
+            size: factor; 0 leaves the anatomy unchanged, and the diameters, which cannot be 0, as they are.
+        """
+        if size == 1:
+            return self
+
+        def times(span: tuple[float, float]) -> tuple[float, float]:
+            return (span[0] * size, span[1] * size) if size else span
+
+        changes = {name: (1 + (low - 1) * size, 1 + (high - 1) * size) for name, (low, high) in self.changes.items()}
+        return replace(self, size_mm=times(self.size_mm), thick_mm=times(self.thick_mm), changes=changes)
 
 
 @cache

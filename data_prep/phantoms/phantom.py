@@ -11,11 +11,13 @@ Decisions:
 - A mask holds what a scan shows: voxels of the lesion where the noise-free signal differs from that of the same anatomy
   without the lesion. A disorder that a modality cannot show has no mask there. Where a disorder changes the shape of an
   organ, the mask is the organ, in scans of the modalities and planes that `shows` names.
+- A disorder that is smaller, larger or absent on another date (`follow_up`) uses the same random numbers, so that its
+  position and the rest of the anatomy stay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import numpy as np
@@ -50,6 +52,19 @@ MIRRORED = ("knee", "breast")  # painted as left ones; in half of the patients, 
 MIN_VOXELS = 3  # smaller masks are left out
 
 
+@dataclass(frozen=True)
+class SizeOnDate:
+    """The volume of a disorder on a date, 0 where it is absent.
+
+    Attributes:
+        days: days before the newest scan of the case.
+    """
+
+    disorder: str
+    days: float
+    volume_ml: float
+
+
 @dataclass
 class Phantom:
     """A synthetic case with its masks.
@@ -62,6 +77,7 @@ class Phantom:
         masks: for each scan, disorder -> (slices, H, W) bool, for the disorders that the scan shows.
         anatomy: examined body part, a key of `ANATOMIES`.
         protocols: names of the protocols of the scans, see protocols.csv.
+        sizes: of each disorder, on each date; an organ that a disorder changes counts as a whole.
     """
 
     case: Case
@@ -71,6 +87,7 @@ class Phantom:
     masks: list[dict[str, np.ndarray]]
     anatomy: str
     protocols: list[str] = field(default_factory=list)
+    sizes: list[SizeOnDate] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,23 +148,34 @@ def anatomy_of(seed: int, index: int, cases: int) -> str:
     return draw_disorders(Generators([seed, index]).plan, seed, index, cases)[0]
 
 
-def make_phantom(plan: PhantomPlan, generators: Generators) -> Phantom:
-    """The phantom of a plan."""
-    rng, disorders, anatomy = generators.plan, plan.disorders, plan.anatomy
+def make_phantom(plan: PhantomPlan, generators: Generators, sizes: Mapping[str, float] | None = None) -> Phantom:
+    """The phantom of a plan.
+
+    Args:
+        sizes: disorder -> its size as a share of the size that is drawn, 0 where it is absent; None: all are whole.
+    """
+    rng, anatomy, sizes = generators.plan, plan.anatomy, sizes or {}
+    disorders = [disorder.scaled(sizes.get(disorder.name, 1.0)) for disorder in plan.disorders]
     side = ("right", "left")[rng.integers(2)]
-    person = _person(plan, generators, side)
+    person = _person(replace(plan, disorders=disorders), generators, side)
     volume = Volume(plan.size, ANATOMIES[anatomy].FIELD_OF_VIEW_MM, generators.anatomy)
     ANATOMIES[anatomy].build(volume, person)
     healthy = volume.labels.copy()
     in_order = sorted(disorders, key=lambda disorder: disorder.shape != "organ")
-    lesions = {disorder.name: grow(volume, disorder, generators.anatomy, side) for disorder in in_order}
+    lesions, absent = {}, {}
+    for disorder in in_order:
+        before = volume.labels.copy()
+        lesions[disorder.name] = grow(volume, disorder, generators.anatomy, side)
+        if sizes.get(disorder.name, 1.0) == 0:
+            volume.labels, absent[disorder.name] = before, np.zeros_like(lesions[disorder.name])
     if anatomy in MIRRORED and side == "right":
         volume.mirrored, flipped = True, np.s_[:, :, ::-1]
         volume.labels, healthy = volume.labels[flipped], healthy[flipped]
         lesions = {name: voxels[flipped] for name, voxels in lesions.items()}
+    targets, lesions = lesions, lesions | absent  # a probe points to where a lesion was or will be, too
     scans, masks = [], []
     for protocol, scan_rng in zip(plan.protocols, generators.scans, strict=False):
-        scan, masks_of_scan = _scan(volume, healthy, protocol, scan_rng, disorders, lesions)
+        scan, masks_of_scan = _scan(volume, healthy, protocol, scan_rng, disorders, lesions, targets)
         scans.append(scan)
         masks.append(masks_of_scan)
     for scan, day in zip(scans, _days(rng, len(scans)), strict=True):
@@ -162,7 +190,9 @@ def make_phantom(plan: PhantomPlan, generators: Generators) -> Phantom:
     )
     codes = [disorder.icd10cm for disorder in disorders]
     names = [protocol.name for protocol in plan.protocols]
-    return Phantom(case, plan.patient_id, codes, history, masks, anatomy, names)
+    voxel_ml = volume.spacing_mm**3 / 1000
+    volumes = [SizeOnDate(name, 0.0, float(voxels.sum() * voxel_ml)) for name, voxels in lesions.items()]
+    return Phantom(case, plan.patient_id, codes, history, masks, anatomy, names, volumes)
 
 
 def _person(plan: PhantomPlan, generators: Generators, side: str) -> Person:
@@ -183,8 +213,8 @@ def _sexes(anatomy: str, disorders: list[Disorder]) -> str:
     return sexes
 
 
-def _scan(volume, healthy, protocol, rng, disorders, lesions) -> tuple[Scan, dict[str, np.ndarray]]:
-    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, disorders, lesions))
+def _scan(volume, healthy, protocol, rng, disorders, lesions, targets) -> tuple[Scan, dict[str, np.ndarray]]:
+    view = RENDERERS[protocol.renderer](volume, protocol, rng, _aim(protocol, disorders, targets))
     properties = volume.properties
     signal = view.signal(volume.labels, properties)
     masks = {}
@@ -217,11 +247,11 @@ def _shows_change(disorder: Disorder, protocol: Protocol) -> bool:
     return any((protocol.modality, protocol.plane) == (shown.modality, shown.plane) for shown in shows)
 
 
-def _aim(protocol: Protocol, disorders: list[Disorder], lesions: dict[str, np.ndarray]) -> np.ndarray | None:
+def _aim(protocol: Protocol, disorders: list[Disorder], targets: dict[str, np.ndarray]) -> np.ndarray | None:
     """The (z, y, x) voxel that an ultrasound probe points at: the lesion that the protocol is made for, or None."""
     for disorder in disorders:
-        if protocol.name in disorder.shows and lesions[disorder.name].any():
-            voxels = np.argwhere(lesions[disorder.name])
+        if protocol.name in disorder.shows and targets[disorder.name].any():
+            voxels = np.argwhere(targets[disorder.name])
             return voxels[np.argmin(((voxels - voxels.mean(0)) ** 2).sum(1))]
     return None
 

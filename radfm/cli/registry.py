@@ -172,6 +172,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "evaluate course",
+        "Measure whether changes of scores between dates agree with true changes.",
+        "radfm.train.course_command:course",
+        "train",
+    ),
+    Command(
         "evaluate selection",
         "Measure how many labels each strategy of radfm select needs.",
         "radfm.train.study_commands:selection",
