@@ -28,6 +28,7 @@ from radfm.cli.console import DISCLAIMER
 from radfm.data_prep.pages import environment
 from radfm.data_prep.pictures import ct_window, data_uri
 from radfm.data_prep.tables import write_text
+from radfm.eval.course_figure import score_line
 from radfm.eval.saliency import Explanation, explain, to_nifti
 from radfm.eval.scan_views import View, views
 from radfm.eval.volume_facts import volume_facts
@@ -43,7 +44,13 @@ _BARS = 64  # of the curve over the slices
 
 
 def write_case(
-    pipe, case: Case, answer: dict, model: str, report: Path | None = None, maps: Path | None = None
+    pipe,
+    case: Case,
+    answer: dict,
+    model: str,
+    report: Path | None = None,
+    maps: Path | None = None,
+    course: dict | None = None,
 ) -> None:
     """Writes the report of one case, a folder with its maps, or both.
 
@@ -57,10 +64,11 @@ def write_case(
         model: the checkpoint's folder, of which the report shows the last part, or its name on the Hub.
         report: file of the page, HTML.
         maps: the folder.
+        course: of `radfm.course.diagnose_course`, which the report draws.
     """
     explanations = explain(pipe.model, pipe.processor, case, explained(answer))
     if report is not None:
-        write_text(report, page(content(pipe.model.config, case, answer, explanations, model)))
+        write_text(report, page(content(pipe.model.config, case, answer, explanations, model, course=course)))
     if maps is not None:
         maps.mkdir(parents=True, exist_ok=True)
         for explanation in explanations:
@@ -84,14 +92,20 @@ def page(content: dict) -> str:
 
 
 def content(
-    config, case: Case, answer: dict, explanations: Sequence[Explanation], model: str, credit: str | None = None
+    config,
+    case: Case,
+    answer: dict,
+    explanations: Sequence[Explanation],
+    model: str,
+    credit: str | None = None,
+    course: dict | None = None,
 ) -> dict:
     """The values of the template: text and pictures; the pixels of the case are not among them.
 
     Args:
         config: the model's.
         explanations: of the disorders that `explained` names.
-        answer, model: as in `write_case`.
+        answer, model, course: as in `write_case`.
         credit: whom to credit for the pictures.
     """
     weights = [scan["weight"] for scan in answer["scans"]]
@@ -120,9 +134,16 @@ def content(
         "judged": judged,
         "ood_reason": ood_reason(judged) if is_ood else None,
         "credit": credit,
+        "course": course and _with_lines(course),
         "alerts": answer["alerts"],
         "training_data": answer["training_data"]["summary"],
     }
+
+
+def _with_lines(course: dict) -> dict:
+    """The course with a `line` for each disorder."""
+    days = [date["days"] for date in course["dates"]]
+    return course | {"disorders": [one | {"line": score_line(days, one["scores"])} for one in course["disorders"]]}
 
 
 def diagnosis_details(diagnosis: dict, config, is_ood: bool) -> dict:

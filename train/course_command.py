@@ -15,9 +15,7 @@ from radfm.presentation import interval_cell
 def course(
     data: Data,
     model: Annotated[Path, typer.Option(metavar="MODEL", help=f"{A_CHECKPOINT}.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for course.html, course.json and the scores; a killed run goes on.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder of results and scores; a killed run goes on there.")],
     seeds: Annotated[int, typer.Option(min=1, help="Of the recurrent model.")] = 3,
     bootstraps: Bootstraps = 1000,
     device: Device = None,
@@ -39,8 +37,8 @@ def course(
         return
     marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
     show(
-        f"{result['steps']:,} steps from a date to the next, of {result['patients']:,} test patients; 95% intervals from "
-        f"{result['bootstraps']:,} bootstrap resamples of the patients.{marked}",
+        f"{result['steps']:,} steps from a date to the next, of {result['patients']:,} test patients; 95% intervals "
+        f"from {result['bootstraps']:,} bootstrap resamples of the patients.{marked}",
         highlight=False,
     )
     rows = table("AUC", *(f">{name}" for name in result["pairs"]), f">direction, less\n{result['reference']}")

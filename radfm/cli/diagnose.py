@@ -25,7 +25,9 @@ from radfm.cli.console import (
     table,
     table_without_lines,
 )
+from radfm.cli.course_table import show_course
 from radfm.cli.name_files import read_names
+from radfm.course import diagnose_course, split_by_date
 from radfm.modalities import DEFAULT_MODALITIES
 from radfm.presentation import plural, scan_warnings, shown
 
@@ -49,6 +51,9 @@ def diagnose(
         str | None, typer.Option(help="Modality of the scans whose header does not say it: CT, MRI, ...")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
+    course: Annotated[
+        bool, typer.Option("--course", help="Also score each date of the case on its own, and say what changed.")
+    ] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Compile the model first; worth it for many cases.")] = False,
     device: Device = None,
     refuse_ood: Annotated[
@@ -83,7 +88,11 @@ def diagnose(
     failed = 0
     for group in groups:
         try:
-            case, answer, seconds = _diagnose_case(ask, group, modality)
+            case, answer, seconds = _diagnose_case(ask, group, modality, course)
+            over_time = None
+            if course:
+                with step("Diagnosing each date"):
+                    over_time = diagnose_course(pipe, case, names, top)
         except (ValueError, OSError) as error:
             if not each:
                 raise
@@ -91,26 +100,35 @@ def diagnose(
             failed += 1
             continue
         if as_json:
-            print(json.dumps(_as_json(case, answer, pipe.model.config), indent=None if each else 2))
+            shown_course = {} if over_time is None else {"course": over_time}
+            print(json.dumps(_as_json(case, answer, pipe.model.config) | shown_course, indent=None if each else 2))
         else:
             _print_answer(_title(group), case, answer, seconds, pipe.model.config)
+            if over_time is not None:
+                show_course(over_time)
         if outputs:
             with step(f"Writing {' and '.join(map(str, outputs.values()))}"):
-                write_case(pipe, case, answer, model, report, maps)
+                write_case(pipe, case, answer, model, report, maps, over_time)
             print("\n".join(f"{kind}: {path}" for kind, path in outputs.items()), file=sys.stderr)
     if failed:
         raise ValueError(f"{failed} of {len(groups)} cases could not be diagnosed: see above")
 
 
 def _diagnose_case(
-    ask: Callable[["Case"], dict], paths: list[Path], modality: str | None
+    ask: Callable[["Case"], dict], paths: list[Path], modality: str | None, course: bool
 ) -> tuple["Case", dict, tuple[float, float]]:
-    """The case of these paths, the answer of the pipeline, and the seconds of reading and of diagnosing."""
+    """The case of these paths, the answer of the pipeline, and the seconds of reading and of diagnosing.
+
+    Args:
+        course: whether the case has to have several dates.
+    """
     from radfm.readers.read_case import read_case
 
     started = time.perf_counter()
     with step(f"Reading {_title(paths)}") as progress:
         case = read_case(paths[0] if len(paths) == 1 else paths, modality=modality, progress=progress)
+    if course:
+        split_by_date(case)  # a case without dates is refused before it is diagnosed
     read = time.perf_counter()
     with step(f"Diagnosing {sum(len(scan.pixels) for scan in case.scans):,} slices"):
         answer = ask(case)
