@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.dated_cases import DatedCases
@@ -121,6 +122,7 @@ def course_study(
     return result
 
 
+@torch.inference_mode()
 def _scores(
     file: Path,
     key: Mapping[str, Any],
@@ -153,6 +155,7 @@ def _scores(
     return log_odds, embeds
 
 
+@torch.inference_mode()
 def _addresses(network: RadFMForDiagnosis, processor: RadFMProcessor, cases: StoredCases) -> np.ndarray:
     """(disorders, d) float32: their text embeddings; one-hot vectors for a head that reads no text."""
     names: Sequence[str] = cases.vocabulary.names
@@ -160,5 +163,5 @@ def _addresses(network: RadFMForDiagnosis, processor: RadFMProcessor, cases: Sto
     if not network.head.reads_text:
         return np.eye(len(names), dtype=np.float32)
     known = network.head.disorder_embeds
-    embeds = known if texts is None else np.concatenate([known.cpu(), texts.cpu()])
-    return np.asarray(embeds[columns], np.float32)
+    embeds = known if texts is None else torch.cat([known, texts])
+    return embeds[columns].float().cpu().numpy()

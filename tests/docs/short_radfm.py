@@ -44,6 +44,7 @@ SHORTER = {
     ("prepare", "synthetic"): ["--per-disorder=1", "--steps=2", "--threshold=0", "--rank=133", "--processes=1"],
     ("evaluate", "learnability"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "augmentation"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
+    ("evaluate", "course"): ["--bootstraps=20", "--seeds=1"],
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
     ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
     ("evaluate", "denoising"): ["--limit=4", "--bootstraps=20", "--strength=0.1"],
