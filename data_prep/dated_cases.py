@@ -23,7 +23,7 @@ class DatedCases(StoredCases):
     """
 
     def __init__(self, cases: StoredCases):
-        vars(self).update({name: value for name, value in vars(cases).items() if not name.startswith("_")})
+        self.__dict__.update({name: value for name, value in vars(cases).items() if not name.startswith("_")})
         self.vocabulary, self._cases = cases.vocabulary, cases
         self.rows = [row for of_case in cases.rows for row in self._dates(of_case)]
         if not self.rows:

@@ -79,9 +79,10 @@ def steps_of(dates: DatedCases) -> Steps:
             pair = [volumes.get((row["case_id"], name, row["days"])) for row in (one, other)]
             if None not in pair:
                 rows.append((before, after, label, change_of(*pair), patient_of(one), pair))  # type: ignore[arg-type]
-    before, after, labels, changes, patients, pairs = zip(*rows, strict=True) if rows else ((),) * 6
-    numbers = (np.array(column, np.int64) for column in (before, after, labels))
-    return Steps(*numbers, np.array(changes, object), np.array(patients, object), np.array(pairs).reshape(-1, 2))
+    columns: list[tuple] = list(zip(*rows, strict=True)) if rows else [()] * 6
+    before_rows, after_rows, labels = (np.array(column, np.int64) for column in columns[:3])
+    changes, patients = (np.array(column, object) for column in columns[3:5])
+    return Steps(before_rows, after_rows, labels, changes, patients, np.array(columns[5]).reshape(-1, 2))
 
 
 def measure_steps(

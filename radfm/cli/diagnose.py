@@ -51,9 +51,7 @@ def diagnose(
         str | None, typer.Option(help="Modality of the scans whose header does not say it: CT, MRI, ...")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Every path is a case of its own.")] = False,
-    course: Annotated[
-        bool, typer.Option("--course", help="Also score each date of the case on its own, and say what changed.")
-    ] = False,
+    course: Annotated[bool, typer.Option("--course", help="Also score each date on its own: what changed?")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Compile the model first; worth it for many cases.")] = False,
     device: Device = None,
     refuse_ood: Annotated[
@@ -89,23 +87,15 @@ def diagnose(
     for group in groups:
         try:
             case, answer, seconds = _diagnose_case(ask, group, modality, course)
-            over_time = None
-            if course:
-                with step("Diagnosing each date"):
-                    over_time = diagnose_course(pipe, case, names, top)
+            over_time = _diagnose_dates(pipe, case, names, top) if course else None
         except (ValueError, OSError) as error:
             if not each:
                 raise
             print(f"radfm: {group[0]}: {one_line(error)}", file=sys.stderr)
             failed += 1
             continue
-        if as_json:
-            shown_course = {} if over_time is None else {"course": over_time}
-            print(json.dumps(_as_json(case, answer, pipe.model.config) | shown_course, indent=None if each else 2))
-        else:
-            _print_answer(_title(group), case, answer, seconds, pipe.model.config)
-            if over_time is not None:
-                show_course(over_time)
+        facts = case, answer, over_time
+        _show(group, facts, seconds, pipe.model.config, as_json, None if each else 2)
         if outputs:
             with step(f"Writing {' and '.join(map(str, outputs.values()))}"):
                 write_case(pipe, case, answer, model, report, maps, over_time)
@@ -133,6 +123,19 @@ def _diagnose_case(
     with step(f"Diagnosing {sum(len(scan.pixels) for scan in case.scans):,} slices"):
         answer = ask(case)
     return case, answer, (read - started, time.perf_counter() - read)
+
+
+def _show(paths: list[Path], facts: tuple, seconds: tuple[float, float], config, as_json: bool, indent) -> None:
+    """Args: facts: the case, the answer of the pipeline, and the course or None."""
+    if as_json:
+        print(json.dumps(_as_json(*facts, config), indent=indent))
+    else:
+        _print_answer(_title(paths), *facts, seconds, config)
+
+
+def _diagnose_dates(pipe, case: "Case", names: list[str] | None, top: int) -> dict:
+    with step("Diagnosing each date"):
+        return diagnose_course(pipe, case, names, top)
 
 
 def _read_labels(labels: str | None, file: Path | None) -> list[str] | None:
@@ -185,7 +188,7 @@ def _check_modalities_are_known(pipe, model: str) -> None:
     print(f"{reason}: only modalities that it was not made for are refused. radfm calibrate makes one", file=sys.stderr)
 
 
-def _as_json(case: "Case", answer: dict, config) -> dict:
+def _as_json(case: "Case", answer: dict, course: dict | None, config) -> dict:
     kept = ("alerts", "diagnoses", "scans", "out_of_distribution", "training_data")
     return {
         "case_id": case.case_id,
@@ -194,10 +197,13 @@ def _as_json(case: "Case", answer: dict, config) -> dict:
         "skipped": [{"file": file, "reason": reason} for file, reason in case.skipped],
         "prediction_sets": config.prediction_sets,
         "notice": DISCLAIMER,
+        **({} if course is None else {"course": course}),
     }
 
 
-def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, float], config) -> None:
+def _print_answer(
+    title: str, case: "Case", answer: dict, course: dict | None, seconds: tuple[float, float], config
+) -> None:
     from rich.markup import escape
 
     for alert in answer["alerts"]:
@@ -209,6 +215,8 @@ def _print_answer(title: str, case: "Case", answer: dict, seconds: tuple[float, 
     )
     _print_scans(case, answer["scans"])
     _print_diagnoses(answer, config)
+    if course is not None:
+        show_course(course)
     number = _by_weight(answer["scans"])[0]
     scan = answer["scans"][number]
     known = scan["slices"] > 1 and scan["key_slice"] is not None
