@@ -127,10 +127,11 @@ def _diagnose_case(
 
 def _show(paths: list[Path], facts: tuple, seconds: tuple[float, float], config, as_json: bool, indent) -> None:
     """Args: facts: the case, the answer of the pipeline, and the course or None."""
+    case, answer, course = facts
     if as_json:
-        print(json.dumps(_as_json(*facts, config), indent=indent))
+        print(json.dumps(_as_json(case, answer, course, config), indent=indent))
     else:
-        _print_answer(_title(paths), *facts, seconds, config)
+        _print_answer(_title(paths), case, answer, course, seconds, config)
 
 
 def _diagnose_dates(pipe, case: "Case", names: list[str] | None, top: int) -> dict:
