@@ -31,7 +31,7 @@ from radfm.data_prep.tables import replacing
 from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.course import Steps, measure_steps, steps_of, words_of
 from radfm.eval.course_page import write_course
-from radfm.eval.predict import score_columns, labelled_cases, outputs, require_unshared_patients
+from radfm.eval.predict import labelled_cases, outputs, require_unshared_patients, score_columns
 from radfm.eval.score_tables import about_checkpoint
 from radfm.modeling_radfm import RadFMForDiagnosis
 from radfm.processing_radfm import RadFMProcessor
