@@ -43,12 +43,14 @@ class DisorderCounts:
 
     Attributes:
         codes: certain ICD-10-CM codes, each with its description.
+        orpha: ORPHA codes; [] unless it is a rare disease.
         split_cases: split -> cases.
         band: head, body or tail, by the cases of the training split.
     """
 
     name: str
     codes: list[tuple[str, str]]
+    orpha: list[str]
     split_cases: dict[str, int]
     band: str
 
@@ -67,6 +69,7 @@ class Counts:
         sex, ages: of the patients; ages only where known.
         unnamed: number of labelled cases without a disorder that are not known to be normal.
         several_modalities: number of cases with scans of more than one modality.
+        with_rare: number of cases with a rare disease.
     """
 
     cases: int = 0
@@ -78,6 +81,7 @@ class Counts:
     unnamed: int = 0
     with_history: int = 0
     several_modalities: int = 0
+    with_rare: int = 0
     key_slices: int = 0
     text_in_pixels: int = 0
     splits: dict[str, SplitCounts] = field(default_factory=dict)
@@ -94,6 +98,11 @@ class Counts:
     @property
     def labelled(self) -> int:
         return self.cases - self.unlabelled
+
+    @property
+    def rare(self) -> list[DisorderCounts]:
+        """The rare diseases: disorders that have an ORPHA code and a case."""
+        return [disorder for disorder in self.disorders if disorder.orpha and disorder.cases]
 
     def band(self, name: str) -> list[DisorderCounts]:
         return [disorder for disorder in self.disorders if disorder.band == name]
@@ -112,6 +121,7 @@ def count(rows: Sequence[dict], scans: Mapping[int, dict] | Sequence[dict], voca
     patients: dict[str, dict] = {}
     modalities: dict[str, ModalityCounts] = {}
     body_parts: Counter = Counter()
+    rare = {row for row, disorder in enumerate(vocabulary) if disorder.orpha}
     for row in rows:
         split = counts.splits[row["split"]]
         if row["patient_id"] not in patients:
@@ -127,6 +137,7 @@ def count(rows: Sequence[dict], scans: Mapping[int, dict] | Sequence[dict], voca
             counts.normal += row["normal"] is not False
             counts.unnamed += row["normal"] is False
         counts.with_history += bool(row["history"])
+        counts.with_rare += not rare.isdisjoint(row["labels"])
         counts.scans_per_case[len(row["scan_rows"])] += 1
         modalities_of_case = set()
         for scan in (scans[i] for i in row["scan_rows"]):
@@ -167,4 +178,4 @@ def code_description(code: str) -> str:
 def _disorder(disorder: Disorder, row: int, split_cases: dict[str, Counter]) -> DisorderCounts:
     cases = {split: split_cases[split][row] for split in SPLITS}
     codes = [(code, code_description(code)) for code in disorder.icd10cm]
-    return DisorderCounts(disorder.name, codes, cases, band_of(cases["train"]))
+    return DisorderCounts(disorder.name, codes, disorder.orpha, cases, band_of(cases["train"]))

@@ -32,7 +32,7 @@ from radfm.eval.course_figure import score_line
 from radfm.eval.saliency import Explanation, explain, to_nifti
 from radfm.eval.scan_views import View, views
 from radfm.eval.volume_facts import volume_facts
-from radfm.knowledge import definitions, icd10cm, wording
+from radfm.knowledge import definitions, icd10cm, orphanet, wording
 from radfm.presentation import scan_warnings, shown
 from radfm.reference_radfm import weights_sha256
 from radfm.training_data_radfm import ood_reason
@@ -158,6 +158,7 @@ def diagnosis_details(diagnosis: dict, config, is_ood: bool) -> dict:
         "label": diagnosis["label"],
         "score": diagnosis["score"],
         "codes": [_code(code) for code in diagnosis["icd10cm"]],
+        "orpha": orphanet.codes(diagnosis["label"]),
         "definition": _definition(diagnosis["label"], diagnosis["icd10cm"]),
         "calibrated": row is not None and config.calibration is not None and not is_ood,
         "known": row is not None,

@@ -15,6 +15,7 @@ from radfm.eval.curves import FEW, RATES, Curves
 from radfm.eval.distributions import GROUPS, QUANTILES
 from radfm.eval.figures import MODEL_COLOURS
 from radfm.eval.metrics import METRICS
+from radfm.knowledge import orphanet
 
 
 def page_rows(result: dict, curves: Mapping[str, Curves], scores: Mapping[str, Sequence[dict]]) -> str:
@@ -43,7 +44,8 @@ def _rows(result: dict, curves: Mapping[str, Curves], scores: Mapping[str, Seque
         "least": result["least"],
         "rates": RATES[FEW].tolist(),
         "rows": [
-            [row["disorder"], "; ".join(row["icd10cm"]), row["training_cases"], row["cases"],
+            [row["disorder"], "; ".join([*row["icd10cm"], *orphanet.codes(row["disorder"])]),
+             row["training_cases"], row["cases"],
              of_models[count * number : count * (number + 1)]]
             for number, row in enumerate(rows)
         ],

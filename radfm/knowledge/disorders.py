@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, overload
 
-from radfm.knowledge import icd10cm
+from radfm.knowledge import icd10cm, orphanet
 from radfm.knowledge.linking import CONFIDENT, LONGEST_NAME, Candidate, Link, Linker, default_linker
 
 __all__ = ["Candidate", "Coding", "Disorder", "Link", "Linker", "Vocabulary", "codes", "link"]
@@ -78,6 +78,11 @@ class Disorder:
     def icd10cm(self) -> list[str]:
         """The codes whose confidence is at least 0.9, which need no review."""
         return [coding.code for coding in self.codings if coding.confidence >= CONFIDENT]
+
+    @property
+    def orpha(self) -> list[str]:
+        """The ORPHA codes of a rare disease by its name, such as ["ORPHA:30391"], else []: see `orphanet`."""
+        return orphanet.codes(self.name)
 
     def prompts(self, style: Style) -> list[str]:
         """Texts to embed for the disorder; the embeddings of several texts are averaged.

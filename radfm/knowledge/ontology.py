@@ -1,4 +1,4 @@
-"""Reads disease ontologies in OBO format: names, definitions, synonyms, is_a, cross references to ICD-10-CM.
+"""Reads disease ontologies in OBO format: names, definitions, synonyms, is_a, codes of ICD-10-CM and Orphanet.
 
     >>> doid = read("disease_ontology.obo")
     >>> term = doid["DOID:1686"]
@@ -12,6 +12,8 @@ Decisions:
   out and listed in `skipped`. A file that is not UTF-8 or not OBO is a ValueError.
 - An is_a that closes a cycle is left out, so that every path upwards ends.
 - Codes of the WHO's ICD-10 are used where ICD-10-CM has the same code. Obsolete terms are left out.
+- Orphanet's codes are written ORPHA:540, whatever the prefix (ORDO, Orphanet, ORPHA) is in the file. A prevalence is
+  read wherever a clause of a term has one in Orphanet's classes, such as "1-9 / 100 000".
 - Terms are held out of training by the SHA-256 of their id, so that the split is reproducible: see `fold`.
 """
 
@@ -35,6 +37,8 @@ _NOTICE = {  # clauses of the header
     "remark": r"^remark:(.+)$",
 }
 _ICD10 = re.compile(r"ICD-?10-?(?:CM|WHO)?(?:_[\w.-]+)?:\s*(.+)", re.IGNORECASE)
+_ORPHA = re.compile(r"(?:ORPHA|Orphanet|ORDO)(?:CODE)?[:_](?:Orphanet_)?(\d+)", re.IGNORECASE)
+_PREVALENCE = re.compile(r"^(?:property_value|relationship):.*?([<>]?\s?\d+(?:-\d+)? ?/ ?1[ 0]*000)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Term:
         synonyms: by scope, then by text.
         parent_ids: ids of the terms that it is_a subtype of.
         icd10cm: codes of its cross references as ICD-10-CM writes them; also blocks such as "I20-I25".
+        orpha: Orphanet's codes, of its cross references or its own, such as "ORPHA:540".
+        prevalence: such as "1-9 / 100 000"; "" where the file does not give it.
     """
 
     id: str
@@ -64,6 +70,8 @@ class Term:
     synonyms: tuple[Synonym, ...]
     parent_ids: tuple[str, ...]
     icd10cm: tuple[str, ...]
+    orpha: tuple[str, ...] = ()
+    prevalence: str = ""
 
 
 FOLDS = 5
@@ -136,7 +144,8 @@ def read(path: str | Path) -> Ontology:
     path = Path(path)
     skipped: list[tuple[str, str]] = []
     whole = _text(path)
-    text = _usable(whole, path, skipped)
+    prevalences: dict[str, str] = {}
+    text = _usable(whole, path, skipped, prevalences)
     try:
         parsed = pronto.Ontology(io.BytesIO(text.encode()), import_depth=0)
     except SyntaxError as error:
@@ -151,6 +160,7 @@ def read(path: str | Path) -> Ontology:
         if not term.name:
             skipped.append((term.id, "has no name"))
             continue
+        xrefs = sorted(xref.id for xref in term.xrefs)
         synonyms = sorted(term.synonyms, key=lambda synonym: (synonym.scope, synonym.description))
         terms.append(
             Term(
@@ -159,7 +169,9 @@ def read(path: str | Path) -> Ontology:
                 definition=str(term.definition or ""),
                 synonyms=tuple(Synonym(synonym.description, synonym.scope) for synonym in synonyms),
                 parent_ids=tuple(sorted(p.id for p in term.superclasses(distance=1, with_self=False))),
-                icd10cm=_codes(term.id, sorted(xref.id for xref in term.xrefs), skipped),
+                icd10cm=_codes(term.id, xrefs, skipped),
+                orpha=_orpha([term.id, *xrefs]),
+                prevalence=prevalences.get(term.id, ""),
             )
         )
     if not terms:
@@ -184,8 +196,11 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}, line {line}: not UTF-8, which OBO is written in; convert the file first") from error
 
 
-def _usable(text: str, path: Path, skipped: list[tuple[str, str]]) -> str:
-    """The header and the terms with only the clauses used here, without repeated ids and is_a to missing terms."""
+def _usable(text: str, path: Path, skipped: list[tuple[str, str]], prevalences: dict[str, str]) -> str:
+    """The header and the terms with only the clauses used here, without repeated ids and is_a to missing terms.
+
+    The prevalences of terms that have one are added to `prevalences`.
+    """
     head, *frames = re.split(r"^\[(?=\w+\]\s*$)", text, flags=re.MULTILINE)
     terms: dict[str, list[str]] = {}
     for frame in frames:
@@ -199,6 +214,8 @@ def _usable(text: str, path: Path, skipped: list[tuple[str, str]]) -> str:
             skipped.append((ids[0], "a second term of this id; the first counts"))
         else:
             terms[ids[0]] = [line for line in lines if line.partition(":")[0] in _CLAUSES]
+            if match := next(filter(None, map(_PREVALENCE.match, lines)), None):
+                prevalences[ids[0]] = match.group(1).strip()
     if not terms:
         raise ValueError(f"{path} holds no [Term]: is it OBO?")
     kept = [line for line in head.splitlines() if line.partition(":")[0] in _HEADER]
@@ -227,6 +244,12 @@ def _codes(term_id: str, xrefs: list[str], skipped: list[tuple[str, str]]) -> tu
             except ValueError as error:
                 skipped.append((term_id, f"cross reference {xref}: {error}"))
     return tuple(codes)
+
+
+def _orpha(identifiers: list[str]) -> tuple[str, ...]:
+    """The codes of Orphanet among identifiers of any ontology."""
+    matches = [match for identifier in identifiers if (match := _ORPHA.fullmatch(identifier))]
+    return tuple(dict.fromkeys(f"ORPHA:{int(match.group(1))}" for match in matches))
 
 
 def _acyclic(terms: list[Term], skipped: list[tuple[str, str]]) -> list[Term]:

@@ -259,6 +259,7 @@ function row(diagnosis, rank, remove = null) {
     return make("details", rank === 1 || !diagnosis.definition ? { open: "" } : {}, name, path, includes);
   });
   if (!codes.length) codes.push(make("p", { class: "soft" }, "no ICD-10-CM code known"));
+  if (diagnosis.orpha.length) codes.push(make("p", {}, ...diagnosis.orpha.flatMap((code) => [make("code", {}, code), " "]), "rare disease, by Orphanet"));
   const removal = remove && make("button", { type: "button", "aria-label": `Remove ${diagnosis.label}`, onclick: remove }, "×");
   const number = rank ? make("span", { class: "rank" }, rank) : null;
   const head = make("div", { class: "head" }, number, make("span", { class: "label" }, diagnosis.label), make("span", { class: "score" }, score(diagnosis)), removal);

@@ -303,6 +303,23 @@ def test_one_disorder_in_two_spellings_is_one_and_a_wrong_code_does_not_keep_it_
     assert page_of(tmp_path / "set").get_element_by_id("n-disorders").text == "1"
 
 
+def test_rare_diseases_are_counted_and_have_their_orpha_code(tmp_path):
+    names = [["Biliary atresia"], ["Biliary atresia", "Hodgkin lymphoma"], ["Pneumothorax"], []]
+    plans = [
+        CasePlan(f"c{i}", f"p{i}", disorders=of_case, icd10cm=[[]] * len(of_case)) for i, of_case in enumerate(names)
+    ]
+    prepare(Made([(plan, [random_scan(i)]) for i, plan in enumerate(plans)]), tmp_path / "set")
+    page = page_of(tmp_path / "set")
+    sentence = "2 are rare diseases with an ORPHA code of Orphanet, in 2 cases."
+    assert page.get_element_by_id("rare").text_content() == sentence
+    codes = {row[0].text: row[1].text_content() for row in page.get_element_by_id("table").xpath("tbody/tr")}
+    assert "ORPHA:30391 rare disease" in codes["Biliary atresia"]
+    assert "ORPHA" not in codes["Pneumothorax"]
+    _, card = card_of(tmp_path / "set")
+    assert sentence in card
+    assert "| Biliary atresia | Q44.2, ORPHA:30391 | 2 |" in card
+
+
 def card_of(out: Path) -> tuple[dict, str]:
     _, head, text = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     return yaml.safe_load(head), text

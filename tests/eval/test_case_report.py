@@ -386,3 +386,10 @@ def test_the_disorders_of_the_prediction_set_are_marked_and_counted(page, thresh
     assert text in html
     assert html.count("in the set</span>") == marked
     assert "with 90% prediction sets" in html
+
+
+def test_a_rare_disease_has_its_orpha_code_on_the_page(page):
+    assert "rare disease, by Orphanet" not in page()
+    html = page(disorders=["Pneumothorax", "Biliary atresia", "Gout"])
+    text = " ".join(re.sub("<[^>]+>", " ", html).split())
+    assert "ORPHA:30391 rare disease, by Orphanet" in text

@@ -20,6 +20,7 @@ from radfm.eval.diagnosis import compare
 from radfm.eval.errors import confused, false_alarms
 from radfm.eval.metrics import METRICS
 from radfm.eval.report import write_report
+from radfm.eval.report_rows import page_rows
 from radfm.eval.results_folder import reproducible_command
 from radfm.eval.scores import Scores
 
@@ -297,3 +298,12 @@ def test_a_reproducible_command_has_no_local_paths(tmp_path, monkeypatch):
     given = ["evaluate", f"{tmp_path}/data", "--model", "KE=/home/doe/runs/ke", "--only", "a, b", "--out=/home/doe/out"]
     command = reproducible_command(given)
     assert command == "radfm evaluate data --model 'KE=…/ke' --only 'a, b' '--out=…/out'"
+
+
+def test_a_rare_disease_has_its_orpha_code_beside_icd_10_cm():
+    names = ["Biliary atresia", "Pneumothorax"]
+    rows = [
+        {"disorder": name, "icd10cm": ["X"], "training_cases": 0, "cases": 0} | dict.fromkeys(METRICS) for name in names
+    ]
+    content = page_rows({"models": {"m": {"disorders": rows}}, "least": 1, "differences": {}}, {}, {})
+    assert [row[1] for row in json.loads(content)["rows"]] == ["X; ORPHA:30391", "X"]
