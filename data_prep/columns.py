@@ -42,6 +42,9 @@ CASES = {
     "attribution": Column("string", "whom to credit for the case's files; null where the source states none"),
     "url": Column("string", "where the case's files, or their licence, are found; null where the source states none"),
     "publish": Column("bool", "false where a model that is published must not learn from the case; null: not stated"),
+    "site": Column("string", "pseudonym of the hospital or department; null where the source states none"),
+    "scanner": Column("string", "scanner or its manufacturer; null where the source states none"),
+    "year": Column("int32", "year of the newest scan; null where the source states none"),
 }
 SCANS = {
     "case_id": Column("string", "case that the scan belongs to"),

@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radfm.data_prep.case_groups import AGES, age_group
 from radfm.data_prep.counts import UNKNOWN, count
 from radfm.data_prep.stored_cases import StoredCases
-
-AGES = {18: "0 to 17", 40: "18 to 39", 65: "40 to 64", 200: "65 and more"}  # upper limit in years -> group
 
 
 def data_summary(cases: StoredCases, rows: Sequence[int] | None = None) -> dict[str, Any]:
@@ -87,11 +86,6 @@ def attributions(rows: Sequence[dict]) -> list[dict[str, Any]]:
     columns = ("licence", "attribution", "url")
     counts = Counter(tuple(row[column] for column in columns) for row in rows if row["licence"] or row["attribution"])
     return [dict(zip(columns, origin, strict=True)) | {"cases": cases} for origin, cases in counts.most_common()]
-
-
-def age_group(years: float) -> str:
-    """The group of an age, such as "40 to 64"."""
-    return next(name for below, name in AGES.items() if years < below)
 
 
 def _synthetic_sets(parts: Sequence[StoredCases], first: int, learned: Sequence[int]) -> list[dict[str, Any]]:

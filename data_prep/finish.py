@@ -194,6 +194,9 @@ def _case_rows(cases: list[dict], vocabulary: Vocabulary, split_of: dict, notice
                 "attribution": case["attribution"] or notice.get("citation"),
                 "url": case["url"],
                 "publish": case["publish"],
+                "site": case["site"],
+                "scanner": case["scanner"],
+                "year": case["year"],
             }
         )
         first += case["scans"]

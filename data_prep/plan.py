@@ -84,7 +84,8 @@ class CasePlan:
         age, sex: of the patient, in years and "F", "M" or "other"; None where unknown. Ages above 89 are 90.
         source_data: what the source needs to read the case, such as a row number.
         normal: False where a case without disorders may have some that the source does not name.
-        collection, licence, attribution, url, publish: as in `columns.CASES`; None where not stated.
+        collection, licence, attribution, url, publish, site, scanner, year: as in `columns.CASES`; None where not
+            stated.
     """
 
     case_id: str
@@ -104,6 +105,9 @@ class CasePlan:
     attribution: str | None = None
     url: str | None = None
     publish: bool | None = None
+    site: str | None = None
+    scanner: str | None = None
+    year: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)  # in ASCII, as paths may be no UTF-8

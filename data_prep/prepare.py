@@ -23,7 +23,7 @@ from radfm.data_prep.tables import FORMAT, RECORD, write_text
 from radfm.presentation import shown
 from radfm.progress import Progress, no_progress
 
-_LATER_FACTS = ("normal", "collection", "licence", "attribution", "url", "publish")
+_LATER_FACTS = ("normal", "collection", "licence", "attribution", "url", "publish", "site", "scanner", "year")
 
 
 @dataclass(frozen=True)

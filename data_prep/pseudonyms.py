@@ -22,7 +22,7 @@ from pathlib import Path
 from radfm.presentation import shown
 
 _LEAST_KEY = 16  # bytes
-_MARKS = {"case": "c-", "file": "f-", "folder": "d-"}
+_MARKS = {"case": "c-", "file": "f-", "folder": "d-", "site": "s-"}
 
 
 def read_key(path: Path) -> bytes:
@@ -71,7 +71,11 @@ class Pseudonyms:
         return self.key is not None
 
     def of(self, kind: str, name: str) -> str:
-        """The pseudonym of a name. kind: "patient", "case", "accession", "folder" or "file" (a path with slashes)."""
+        """The pseudonym of a name.
+
+        Args:
+            kind: "patient", "case", "accession", "site", "folder" or "file" (a path with slashes).
+        """
         if self.key is None:
             digest = sha256(_encoded(name)).hexdigest()[:6]
             return name if shown(name) == name else f"{shown(name)} ({digest})"

@@ -25,6 +25,7 @@ import numpy as np
 
 from radfm.cases import Case, Scan
 from radfm.data_prep.answers import without_answer
+from radfm.data_prep.case_groups import case_groups, meets
 from radfm.data_prep.plan import SPLITS
 from radfm.data_prep.splits import assign_folds, parse_fold
 from radfm.data_prep.tables import FORMAT, RECORD, StoredScans, read_masks, read_rows, unpack_mask
@@ -38,6 +39,7 @@ def load(
     without: Sequence[str] = (),
     publishable: bool = False,
     fold: str | None = None,
+    where: Sequence[str] = (),
 ) -> "StoredCases":
     """The cases of a prepared data set.
 
@@ -47,19 +49,21 @@ def load(
         without: names of disorders to leave out of the vocabulary, together with every case that has one of them.
         publishable: leave out cases that a published model must not learn from, where the source states it.
         fold: "0/5": the first of five folds of patients is the validation split, and the others are the training split.
+        where: conditions that the cases meet, such as "collection!=medpix", see `radfm.data_prep.case_groups`.
 
     Raises:
         FileNotFoundError: the folder holds no data set, or an unfinished one.
-        ValueError: the split, the fold or a disorder does not exist, or the data set has another version of the format.
+        ValueError: the split, the fold, a disorder or a group does not exist, or the data set has another version of
+            the format.
     """
-    return StoredCases(folder, split, labelled, without, publishable, fold)
+    return StoredCases(folder, split, labelled, without, publishable, fold, where)
 
 
 class StoredCases(Sequence[Case]):
     """A sequence of cases; `stored[i]` is a `radfm.Case`.
 
     Attributes:
-        folder, split, labelled, without, publishable, fold: the arguments of `load`.
+        folder, split, labelled, without, publishable, fold, where: the arguments of `load`.
         record: the content of dataset.json.
         rows: the rows of the table of cases, dictionaries with the keys of `columns.CASES`.
         is_synthetic: whether no case is a patient.
@@ -73,9 +77,10 @@ class StoredCases(Sequence[Case]):
         without: Sequence[str] = (),
         publishable: bool = False,
         fold: str | None = None,
+        where: Sequence[str] = (),
     ):
         self.folder, self.split, self.labelled, self.without = Path(folder), split, labelled, tuple(without)
-        self.publishable, self.fold = publishable, fold
+        self.publishable, self.fold, self.where = publishable, fold, tuple(where)
         if split is not None and split not in SPLITS:
             raise ValueError(f"unknown split {split!r}: use {', '.join(SPLITS)}")
         try:
@@ -91,6 +96,8 @@ class StoredCases(Sequence[Case]):
         every_row = read_rows(self.folder, "cases")
         if fold is not None:
             _set_splits_of_fold(every_row, fold)
+        if where:
+            every_row = self._meeting(every_row)
         rows = (row for row in every_row if split is None or row["split"] == split)
         rows = (row for row in rows if row["labelled"] or not labelled)
         self.rows = [row for row in rows if row["publish"] is not False or not publishable]
@@ -160,6 +167,11 @@ class StoredCases(Sequence[Case]):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.load(self.folder)
 
+    def _meeting(self, rows: list[dict]) -> list[dict]:
+        groups = case_groups(rows, self.scan_header)
+        kept = np.all([meets(groups, condition) for condition in self.where], axis=0)
+        return [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
+
     def _remove_answers(self) -> None:
         for row in self.rows:
             if row["history"]:
@@ -195,7 +207,7 @@ class StoredCases(Sequence[Case]):
         return read_masks(self.folder)
 
     def __getstate__(self) -> dict:
-        names = ("folder", "split", "labelled", "without", "publishable", "fold")
+        names = ("folder", "split", "labelled", "without", "publishable", "fold", "where")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:

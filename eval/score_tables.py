@@ -9,16 +9,13 @@ import numpy as np
 
 from radfm.checkpoints import CONFIDENCE, find
 from radfm.data_prep.batches.case_dataset import CaseDataset
-from radfm.data_prep.data_summary import age_group
+from radfm.data_prep.case_groups import case_groups
 from radfm.data_prep.stored_cases import StoredCases, patient_of
 from radfm.eval.scores import Scores
 from radfm.recipes_radfm import MODEL_RECIPES
 from radfm.reference_radfm import weights_sha256
 
 ALL = "all"  # the split of tables of all cases
-
-_MOST_FOLDERS = 30
-_SCAN_GROUPS = {2: "1", 3: "2", 5: "3 or 4", 10**9: "5 and more"}  # fewer scans than -> name
 
 
 def table_of(
@@ -53,7 +50,7 @@ def table_of(
         patients=[patient_of(row) for row in rows],
         disorders=[[vocabulary[label].name for label in row["labels"]] for row in rows],
         training=training_columns(everything, names, about.get("publishable", False)),
-        attributes=_attributes(cases, rows),
+        attributes=case_groups(rows, cases.scan_header),
         about={
             **about,
             "data": everything.record["fingerprint"],
@@ -112,23 +109,3 @@ def recipe_of(folder: Path) -> dict:
                 "frozen_tower": frozen,
             }
     return {}
-
-
-def _attributes(cases: StoredCases, rows: list[dict]) -> dict[str, list[list[str]]]:
-    headers = [[cases.scan_header(scan) for scan in row["scan_rows"]] for row in rows]
-    return {
-        "modality": [sorted({scan["modality"] for scan in scans if scan["modality"]}) for scans in headers],
-        "body part": [sorted({scan["body_part"] for scan in scans if scan["body_part"]}) for scans in headers],
-        "scans": [[next(name for below, name in _SCAN_GROUPS.items() if len(scans) < below)] for scans in headers],
-        "folder": _folders(headers),
-        "collection": [[row["collection"]] if row["collection"] else [] for row in rows],
-        "age": [[] if row["age"] is None else [age_group(row["age"])] for row in rows],
-        "sex": [[row["sex"]] if row["sex"] else [] for row in rows],
-    }
-
-
-def _folders(headers: list[list[dict]]) -> list[list[str]]:
-    """The first folder of a case's files, if there are few: the sources that a data set was put together from."""
-    folders = [sorted({scan["source"].split("/")[0] for scan in scans if "/" in scan["source"]}) for scans in headers]
-    few = len({folder for of_case in folders for folder in of_case}) <= _MOST_FOLDERS
-    return folders if few else [[] for _ in headers]

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radfm.data_prep.case_groups import groups_of, meets
 from radfm.data_prep.tables import replacing
 from radfm.eval.metrics import same_groups
 from radfm.knowledge import icd10cm
@@ -96,7 +97,7 @@ class Scores:
 
     def within(self, attribute: str) -> np.ndarray:
         """(cases, disorders) bool: the case is in a group in which the disorder occurs. Raises: ValueError."""
-        if not any(self._groups(attribute)):
+        if not any(groups_of(self.attributes, attribute)):
             raise ValueError(f"the {attribute} of no case is known: leave out --within, or prepare the data set again")
         return same_groups(self.attributes[attribute], self.labels)
 
@@ -108,9 +109,14 @@ class Scores:
         """
         if not conditions:
             return self
-        kept = np.flatnonzero(np.all([self._meets(condition) for condition in conditions], axis=0)).tolist()
+        met = [meets(self.attributes, condition) for condition in conditions]
+        kept = np.flatnonzero(np.all(met, axis=0)).tolist()
         if not kept:
             raise ValueError(f"no case meets {' and '.join(conditions)}")
+        return self.of_cases(kept)
+
+    def of_cases(self, kept: Sequence[int]) -> "Scores":
+        """The table of the cases with these indices, in their order."""
 
         def of_kept(values: list) -> list:
             return [values[case] for case in kept]
@@ -133,22 +139,6 @@ class Scores:
         chosen = np.zeros(len(self.names), bool)
         chosen[[row_of[name.casefold()] for name in names]] = True
         return chosen
-
-    def _groups(self, attribute: str) -> list[list[str]]:
-        if attribute not in self.attributes:
-            raise ValueError(f"there is no attribute {attribute!r}: there are {', '.join(self.attributes) or 'none'}")
-        return self.attributes[attribute]
-
-    def _meets(self, condition: str) -> np.ndarray:
-        """(cases,) bool."""
-        attribute, equals, group = condition.partition("=")
-        if not equals:
-            raise ValueError(f'{condition!r} is no condition: write "collection=NAME" or "scans!=1"')
-        groups = self._groups(attribute.removesuffix("!").strip())
-        known, group = sorted({name for of_case in groups for name in of_case}), group.strip()
-        if group not in known:
-            raise ValueError(f"{condition!r}: there is no {group!r}, there are {_listed(known) or 'no groups'}")
-        return np.array([group in of_case for of_case in groups]) != attribute.endswith("!")
 
     def at_level(self, level: str) -> "Scores":
         """The same table by ICD-10-CM code; disorders without a code are left out.

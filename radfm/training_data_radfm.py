@@ -71,7 +71,7 @@ class TrainingData:
     def of_recipe(cls, recipe: Mapping[str, Any]) -> "TrainingData":
         largest: dict[str, Mapping[str, Any]] = {}  # fingerprint -> summary: trainings leave out different cases
         added: dict[str, int] = {}  # fingerprint of a synthetic data set -> cases
-        for number, data in enumerate(_data_sets(recipe)):
+        for number, data in enumerate(data_sets(recipe)):
             for one in data.get("added_synthetic") or ():
                 added[one["fingerprint"]] = max(one["cases"], added.get(one["fingerprint"], 0))
             key = data.get("fingerprint") or str(number)
@@ -145,12 +145,12 @@ def ood_reason(judgement: Mapping[str, Any]) -> str:
     return f"at most {judgement['p_value']:.1%} of the validation cases are as far from the training scans"
 
 
-def _data_sets(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def data_sets(recipe: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data summaries of a recipe and of all checkpoints that it started from."""
     if data := recipe.get("data"):
         yield data
     for start in (recipe.get("started_from") or {}).values():
-        yield from _data_sets(start)
+        yield from data_sets(start)
 
 
 def _names(data_sets: Iterable[Mapping[str, Any]], key: str) -> list[str]:

@@ -63,6 +63,8 @@ class DataSection:
             the splits of the data set.
         folds: Number of folds of the patients of training and validation split, if `fold` is given.
         shots: Number of training cases of each class, see `radfm.train.shots`; None: all.
+        where: Conditions that the cases of training and validation meet, such as "collection!=medpix", see
+            `radfm.data_prep.case_groups`.
         reconstructions: Folder of a data set with the same cases, of which `model.teacher` sees the training cases.
         synthetic: Folders of synthetic data sets, whose training cases are added to the training split, never to
             another one. Their disorders have to be disorders of the data.
@@ -74,6 +76,7 @@ class DataSection:
     fold: NonNegativeInt | None = None
     folds: PositiveInt = 5
     shots: PositiveInt | None = None
+    where: list[str] = field(default_factory=list)
     reconstructions: str | None = None
     synthetic: list[str] = field(default_factory=list)
 
@@ -95,7 +98,15 @@ class DataSection:
         Raises: as `radfm.data_prep.stored_cases.load` and `radfm.data_prep.joined_cases.JoinedCases`.
         """
         fold = None if self.fold is None else f"{self.fold}/{self.folds}"
-        cases = load(self.path, split, labelled=True, without=self.withheld, publishable=self.publishable, fold=fold)
+        cases = load(
+            self.path,
+            split,
+            labelled=True,
+            without=self.withheld,
+            publishable=self.publishable,
+            fold=fold,
+            where=self.where,
+        )
         if split != "train" or not self.synthetic:
             return cases
         parts = [self._load_synthetic(folder) for folder in self.synthetic]

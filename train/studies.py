@@ -1,4 +1,4 @@
-"""Studies: several trainings that are compared on the same test cases.
+"""Studies: several trainings or fine-tunings that are compared on the same test cases.
 
 Decisions:
 - A training has a folder of its own, `OUT/runs/NAME`, and is finished when the table of its scores on the test split,
@@ -27,8 +27,12 @@ from radfm.progress import Progress, no_progress
 from radfm.train.config import without_folders
 from radfm.train.diagnosis import train
 from radfm.train.diagnosis_config import DiagnosisTraining
+from radfm.train.finetune import WORK, finetune
+from radfm.train.finetune_config import FineTuning
 
 _STUDY = "study.json"
+Config = DiagnosisTraining | FineTuning
+
 _OF_A_RUN = ("output", "seed")  # keys of a configuration that differ between the trainings of a study
 
 
@@ -44,12 +48,12 @@ class Run:
     """
 
     name: str
-    config: DiagnosisTraining
+    config: Config
     data: Path
     needs: "Run | None" = None
 
 
-def begin_study(out: Path, config: DiagnosisTraining, **facts: Any) -> None:
+def begin_study(out: Path, config: Config, **facts: Any) -> None:
     """Writes what determines the results of a study, or compares it with a study that is continued.
 
     Args:
@@ -110,10 +114,14 @@ def _finish(out: Path, run: Run, wait: bool) -> bool:
                 if run.needs is not None:
                     _finish(out, run.needs, wait=True)
                 with redirect_stdout(sys.stderr):  # the trainer prints its losses
-                    train(run.config)
+                    if isinstance(run.config, FineTuning):
+                        finetune(run.config)
+                    else:
+                        train(run.config)
                 score(folder, Evaluation(run.data, "test")).save(table)
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
+            shutil.rmtree(folder / WORK, ignore_errors=True)
     except Timeout:
         return False
     return True

@@ -1,4 +1,4 @@
-"""The commands `radfm evaluate learnability`, `augmentation` and `selection`, which train what they compare.
+"""The commands `radfm evaluate learnability`, `augmentation`, `selection` and `transfer`, which train what they compare.
 
 Decisions:
 - They stand in the group `evaluate`, because their result is a comparison; the trained models are a means.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
-from radfm.eval.command_inputs import Bootstraps, Data, Within, named_models
+from radfm.eval.command_inputs import Bootstraps, Data, Level, Within, named_models
 from radfm.presentation import BANDS, interval_cell, percent_interval
 
 _BANDS = {"all": "overall"} | {band: band for band in BANDS}
@@ -184,6 +184,50 @@ def selection(
             rows.add_row(name, *(_difference_cell(one["less_random_doubled"][i]) for i in compared))
     show(rows)
     _show_tail(out / "selection.html")
+
+
+@needs("train")
+def transfer(
+    data: Data,
+    by: Annotated[str, typer.Option(help="What is left out in turn: source, site, scanner, or date.")],
+    model: Annotated[str, typer.Option(help=f"{A_CHECKPOINT} that all trainings start from.")],
+    out: Out,
+    changes: Changes = None,
+    method: Annotated[str, typer.Option(help="auto (by the number of cases), linear, lora or full.")] = "auto",
+    level: Level = "disorder",
+    least: Annotated[int, typer.Option(min=2, help="Least test cases of a part, and of a subgroup.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of each model, from 0.")] = 1,
+    bootstraps: Bootstraps = 1000,
+    as_json: Json = False,
+) -> None:
+    """Measure what a model loses on a site that it was not trained on.
+
+    Each source, site or scanner, or the newest years, is left out of a fine-tuning once, and measured. Several
+    processes can share a study: each takes the next training that no other has.
+
+    Example: radfm evaluate transfer datasets/mine --by site --model radfm-phantom-mini --out transfer
+    """
+    from radfm.eval.transfer import PAGE
+    from radfm.train.finetune_config import finetune_config
+    from radfm.train.transfer_study import transfer_study
+
+    quiet_transformers()
+    recipe = finetune_config({"method": method}, changes or ())
+    with step("Training models") as progress:
+        result = transfer_study(data, by, model, out, recipe, seeds, least, level, bootstraps, progress)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    show(f"Macro AUC on the test cases of each part, with 95% intervals.{marked}", highlight=False)
+    rows = table(f"left out, by {by}", ">cases", ">before", ">without it", ">with it, too", ">drop")
+    for part in result["parts"]:
+        aucs = [_cell(part["auc"][one]) for one in ("start", "without", "with")]
+        rows.add_row(part["name"], f"{part['cases']:,}", *aucs, _difference_cell(part["drop"]))
+    show(rows)
+    for name, reason in result["skipped"].items():
+        show(f"Not left out: {name}: {reason}", highlight=False, markup=False)
+    _show_tail(out / PAGE)
 
 
 def _counts(text: str) -> list[int]:

@@ -8,6 +8,7 @@ Decisions:
   de-identified before anything is read from them, and so are the numbers in the table of labels, so that both are
   compared as pseudonyms. Later, `radfm.readers` reads only elements that the profile keeps, and dates, of which it
   keeps the differences.
+- The scanner is that of the header, which the profile keeps. Site and year are not: the table of labels may state them.
 - Studies without a label are kept and marked as unlabelled. Labels without a study are listed as rejected.
 - Files that are not DICOM are listed as rejected. Names of files and folders may contain names of patients, so they are
   replaced by pseudonyms.
@@ -25,7 +26,7 @@ from radfm.data_prep.deidentify import deidentify, keyed_uid
 from radfm.data_prep.plan import CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import read_files, walk_files
-from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
+from radfm.data_prep.sources.rows import parse_year, read_rows, split_list, with_lists
 from radfm.readers.dicom_files import text
 from radfm.readers.dicom_headers import read_header
 from radfm.readers.dicomdir import named_files
@@ -33,7 +34,7 @@ from radfm.readers.errors import Unreadable, quiet_libraries, reason_for
 from radfm.readers.formats import format_of
 
 _TAGS = ["StudyInstanceUID", "AccessionNumber", "PatientID", "PatientAge", "PatientSex", "StudyDate"]
-_TAGS += ["DirectoryRecordSequence"]
+_TAGS += ["Manufacturer", "ManufacturerModelName", "DirectoryRecordSequence"]
 _NUMBERS = [tag_for_keyword(keyword) for keyword in _TAGS]
 _LAST = max(_NUMBERS)
 _BY = {"study": "study", "studyinstanceuid": "study", "study_id": "study", "study_uid": "study"}
@@ -49,7 +50,7 @@ class Dicom:
         path: a folder, or a DICOMDIR.
         pseudonyms: names of patients, studies and files in the data set.
         labels: CSV or JSON Lines with a column "study" or "accession", and "disorders", "icd10cm", "history", "split",
-            "normal" (0: a row without disorders is not known to be normal).
+            "site", "year", "normal" (0: a row without disorders is not known to be normal).
         case: what a case is, "study" or "patient".
     """
 
@@ -132,6 +133,7 @@ class Dicom:
                 continue
             row["line"] = line
             try:
+                row["year"] = parse_year(row.get("year"))
                 row["split"] = known_split(row["split"]) if row.get("split") else None
             except ValueError as error:
                 rejected.append(Rejected("row", f"line {line}", str(error)))
@@ -151,6 +153,7 @@ class Dicom:
             labelled=False,
             age=known_age(next((age for age in map(_age, headers) if age is not None), None)),
             sex=known_sex(str(next((h.PatientSex for h in headers if h.get("PatientSex")), ""))),
+            scanner=next((name for name in map(_scanner, headers) if name), None),
         )
         disorders: dict[str, list[str]] = {}
         for study, files in of_case.items():
@@ -169,6 +172,8 @@ class Dicom:
                 plan.history = plan.history or row.get("history") or None
                 plan.split = plan.split or row["split"]
                 plan.normal = False if row.get("normal") == "0" else plan.normal
+                plan.site = plan.site or (self.pseudonyms.of("site", row["site"]) if row.get("site") else None)
+                plan.year = max(filter(None, (plan.year, row["year"])), default=None)
             paths, names, _ = (list(column) for column in zip(*files, strict=True))
             plan.items.append(Item(paths, names))
         plan.disorders, plan.icd10cm = list(disorders), list(disorders.values())
@@ -208,6 +213,11 @@ def _rejection_reason(file: Path) -> str:
     except OSError as error:
         return reason_for(error, "a DICOM image")
     return "is not DICOM, or its header is damaged: export it again"
+
+
+def _scanner(header) -> str:
+    """Manufacturer and model, such as "SIEMENS Aera"; "" where the header has neither."""
+    return " ".join(str(header.get(keyword) or "") for keyword in ("Manufacturer", "ManufacturerModelName")).strip()
 
 
 def _age(header) -> float | None:

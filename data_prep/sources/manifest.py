@@ -23,7 +23,7 @@ from radfm.data_prep.guess import guess_plane
 from radfm.data_prep.plan import NORMAL, CasePlan, Item, Listing, ReadCase, Rejected, known_age, known_sex, known_split
 from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.read_files import list_files, read_files
-from radfm.data_prep.sources.rows import read_rows, split_list, with_lists
+from radfm.data_prep.sources.rows import parse_year, read_rows, split_list, with_lists
 from radfm.modalities import modality_name
 
 COLUMNS = {
@@ -45,6 +45,9 @@ COLUMNS = {
     "normal": "1: known to show no disorder; 0: no disorder is named, and there may be others; by default 1",
     "regions": 'boxes "name x y width height" separated by ";", from the top left, as parts of the picture (0 to 1)',
     "collection": "collection that the file comes from, stored as given: radfm evaluate --within collection",
+    "site": "hospital or department, stored as a pseudonym: radfm evaluate transfer --by site",
+    "scanner": "scanner or its manufacturer, stored as given: radfm evaluate transfer --by scanner",
+    "year": "year of the scan, stored as given: radfm evaluate transfer --by date",
     "licence": "of the file, stored as given",
     "attribution": "whom to credit for the file, stored as given",
     "url": "where the file or its licence is found, stored as given",
@@ -52,8 +55,9 @@ COLUMNS = {
 }
 _CALLED = {"case_id": "case", "patient_id": "patient", "file": "path", "anatomy": "body_part", "icd10": "icd10cm"}
 _CALLED |= {"source": "collection", "license": "licence", "citation": "attribution"}
+_CALLED |= {"hospital": "site", "institution": "site"}
 _CALLED |= {"disorder": "disorders", "label": "disorders", "labels": "disorders", "gender": "sex", "icd": "icd10cm"}
-_ORIGIN = ("collection", "licence", "attribution", "url")
+_ORIGIN = ("collection", "licence", "attribution", "url", "scanner")
 _REGION = "Lung mass 0.55 0.22 0.25 0.5"
 _ROUNDING = 0.01  # of a box that ends at the edge of its picture
 _LISTS = ("disorders", "icd10cm", "regions")
@@ -147,6 +151,7 @@ class Manifest:
         if checked["normal"] and any(name.casefold() not in NORMAL for name in checked["disorders"]):
             raise ValueError("has disorders and 1 for normal: correct one of them")
         checked["regions"] = _regions(row.get("regions"), checked["disorders"])
+        checked["year"] = parse_year(row.get("year"))
         key = _number(row.get("key_slice"), "key_slice")
         checked["key_slice"] = None if key is None else int(key)
         if row.get("date"):
@@ -179,6 +184,9 @@ class Manifest:
             normal=_all_of(row["normal"] for _, row in rows),
             publish=_all_of(row["publish"] for _, row in rows),
         )
+        if sites := [row["site"] for _, row in rows if row.get("site")]:
+            plan.site = self.pseudonyms.of("site", sites[0])
+        plan.year = max((row["year"] for _, row in rows if row["year"] is not None), default=None)
         for column in _ORIGIN:
             setattr(plan, column, _joined(row.get(column) for _, row in rows))
         for _, row in rows:

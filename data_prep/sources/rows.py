@@ -49,6 +49,15 @@ def with_lists(row: dict[str, str | list], columns: Collection[str]) -> dict[str
     return {name: value if name in columns else str(value) for name, value in row.items()}
 
 
+def parse_year(text: str | None) -> int | None:
+    """ "2024" -> 2024; None where there is no text. Raises: ValueError for anything that is no year."""
+    if not text:
+        return None
+    if not (text.isdigit() and 1895 <= int(text) <= 2200):
+        raise ValueError(f"has the year {text!r}: write it as 2024, without day and month")
+    return int(text)
+
+
 def _csv_rows(path: Path, text: str):
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)

@@ -154,6 +154,12 @@ COMMANDS = (
         "train",
     ),
     Command(
+        "evaluate transfer",
+        "Measure what a model loses on a site that it was not trained on.",
+        "radfm.train.study_commands:transfer",
+        "train",
+    ),
+    Command(
         "evaluate anomaly",
         "Measure anomaly scores: normal against abnormal cases, and maps.",
         "radfm.eval.latents_command:anomaly",
