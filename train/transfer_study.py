@@ -30,7 +30,7 @@ from radfm.eval.score_tables import training_columns
 from radfm.eval.scores import Scores
 from radfm.eval.transfer import RESULTS, START, WITH, WITHOUT, Part, measurable, measure_part, write_transfer
 from radfm.progress import Progress, no_progress
-from radfm.recipes_radfm import FINETUNE_RECIPE, load_recipe
+from radfm.recipes_radfm import load_recipe
 from radfm.reference_radfm import weights_sha256
 from radfm.train.finetune_config import FineTuning
 from radfm.train.studies import Run, begin_study, finish_runs
@@ -84,20 +84,20 @@ def transfer_study(
         model=replace(config.model, checkpoint=str(folder)),
     )
     parts, skipped = _parts(cases, tested, config, by, least)
-    if not parts:
-        raise ValueError(f"no part can be left out by {by}: {_listed(skipped)}")
+    _require_one(parts, skipped, by)
     begin_study(out, config, data=cases.fingerprint, by=by, weights=weights_sha256(folder))
     start = _start(out, folder, data)
-    for name, part in list(parts.items()):
-        if not measurable(part, start, ATTRIBUTES[by], level)[1].any():
-            skipped[name] = "none of its disorders is in training cases of the others and in some of its test cases"
-            del parts[name]
-    if not parts:
-        raise ValueError(f"nothing can be measured by {by}: {_listed(skipped)}")
+    for name in [name for name, part in parts.items() if not measurable(part, start, ATTRIBUTES[by], level)[1].any()]:
+        skipped[name] = "none of its disorders is in training cases of the others and in some of its test cases"
+        del parts[name]
+    _require_one(parts, skipped, by)
     runs = {None: [_run(out, config, None, by, seed) for seed in range(seeds)]}
     runs |= {name: [_run(out, config, part, by, seed) for seed in range(seeds)] for name, part in parts.items()}
     tables = finish_runs(out, [run for of_part in runs.values() for run in of_part], progress)
     together = [tables[run.name] for run in runs[None]]
+    models = {
+        name: {START: [start], WITHOUT: [tables[run.name] for run in runs[name]], WITH: together} for name in parts
+    }
     result = {
         "data": cases.fingerprint,
         "dataset": cases.folder.name,
@@ -108,30 +108,28 @@ def transfer_study(
         "least": least,
         "seeds": seeds,
         "bootstraps": bootstraps,
-        "method": json.loads((Path(runs[None][0].config.output) / FINETUNE_RECIPE).read_text())["method"],
-        "model": {
-            "name": Path(model).name,
-            "weights": weights_sha256(folder),
-            "training_data": TrainingData.of_model(str(folder)).summary,
-        },
+        "method": load_recipe(runs[None][0].config.output)["method"],
+        "model": _about(folder, model),
         "skipped": skipped,
         "parts": [
-            measure_part(
-                part,
-                {START: [start], WITHOUT: [tables[run.name] for run in runs[name]], WITH: together},
-                ATTRIBUTES[by],
-                least,
-                level,
-                bootstraps,
-            )
-            for name, part in parts.items()
+            measure_part(part, models[name], ATTRIBUTES[by], least, level, bootstraps) for name, part in parts.items()
         ],
     }
     write_transfer(out, result)
-    for run in runs[None]:
-        weights = weights_sha256(Path(run.config.output))
-        write_text(Path(run.config.output) / RESULTS, json.dumps({"weights": weights} | result, indent=1) + "\n")
+    _write_beside_weights(result, [Path(run.config.output) for run in runs[None]])
     return result
+
+
+def _write_beside_weights(result: dict[str, Any], folders: Sequence[Path]) -> None:
+    """Writes the study into the folders of the models of all parts, which one may publish: their card shows it."""
+    for folder in folders:
+        record = {"weights": weights_sha256(folder)} | result
+        write_text(folder / RESULTS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _about(folder: Path, model: str) -> dict[str, str]:
+    training_data = TrainingData.of_model(str(folder)).summary
+    return {"name": Path(model).name, "weights": weights_sha256(folder), "training_data": training_data}
 
 
 def _parts(
@@ -211,5 +209,7 @@ def _refuse_seen(model: str, cases: StoredCases) -> None:
         )
 
 
-def _listed(skipped: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+def _require_one(parts: dict[str, Part], skipped: dict[str, str], by: str) -> None:
+    if not parts:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise ValueError(f"no part can be left out by {by}: {reasons}")

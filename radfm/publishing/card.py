@@ -52,6 +52,7 @@ class Facts:
         training_data: see `radfm.data_prep.data_summary`; None where it is not recorded.
         confidence: the record of `radfm calibrate`; {} without one.
         evaluations: of these weights, see `radfm.publishing.evaluations`.
+        transfer: of `radfm evaluate transfer`, of these weights; {} without it.
         licence: its name on the Hub.
         notes: text of the author, Markdown.
         radfm: the version of radfm that publishes.
@@ -64,6 +65,7 @@ class Facts:
     training_data: dict[str, Any] | None = None
     confidence: dict[str, Any] = field(default_factory=dict)
     evaluations: Sequence[dict[str, Any]] = ()
+    transfer: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     notes: str = ""
     radfm: str = ""

@@ -16,6 +16,7 @@ from radfm.publishing.evaluation_section import (
     evaluation_contexts,
     hub_metrics,
     model_index_results,
+    transfer_rows,
 )
 from radfm.publishing.training_section import (
     missing_from_training,
@@ -66,6 +67,8 @@ def diagnosis_card(facts: Facts) -> ModelCard:
         starting_points=list(starting_points(facts.recipe, run, config)),
         training=[f"{line}." for line in training_details(facts.recipe, run, config)],
         evaluations=list(evaluation_contexts(facts.evaluations)),
+        transfer=facts.transfer or None,
+        transfer_rows=list(transfer_rows(facts.transfer)),
         not_in_training=list(missing_from_training(facts, modalities, synthetic, run)),
         auc_within_body_parts=auc_within_body_parts(facts.evaluations),
         calibrated=config.get("calibration") is not None,

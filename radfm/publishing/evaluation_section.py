@@ -33,6 +33,18 @@ def evaluation_contexts(evaluations: Sequence[dict]) -> Iterator[dict[str, Any]]
         yield context
 
 
+def transfer_rows(transfer: Mapping) -> Iterator[dict[str, Any]]:
+    """The parts of a transfer study, as cells of the template's table."""
+    for part in transfer.get("parts", ()):
+        calibration = part["calibration"]
+        errors = (
+            [with_interval(calibration[when]["ece"]) for when in ("before", "after")] if calibration else ["–", "–"]
+        )
+        aucs = [with_interval(part["auc"][model]) for model in ("without", "with")]
+        cells = [f"{part['cases']:,}", *aucs, with_interval(part["drop"], signed=True), *errors]
+        yield {"part": part["name"], "cells": cells}
+
+
 def model_index_results(evaluation: dict, training_data: Mapping) -> list[EvalResult]:
     """The results of all bands, for each metric that the Hub knows."""
     about = evaluation["about"]

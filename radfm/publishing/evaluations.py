@@ -12,7 +12,7 @@ from typing import Any
 from radfm.configuration_radfm import VocabularyIndex
 from radfm.publishing.checks import read_json
 
-EVALUATION = "evaluation.json"
+EVALUATION, TRANSFER = "evaluation.json", "transfer.json"
 _OF_SHARING = ("samples", "training", "held_out", "held_out_split", "quantile", "autoencoder", "spaces", "membership")
 _OF_EVALUATION = ("data", "split", "level", "only", "within", "least", "cases", "patients", "bootstraps", "bands")
 _OF_MODEL = ("macro", "ranking", "ranking_unseen", "subgroups", "disorders")
@@ -81,13 +81,30 @@ def published_evaluations(folder: Path, sha256: str) -> list[dict[str, Any]]:
         return []
     evaluations = read_json(file)
     for evaluation in evaluations:
-        if evaluation.get("weights") != sha256:
-            made_with = str(evaluation.get("weights"))[:12]
-            raise ValueError(
-                f"{file} was made with other weights ({made_with}, not {sha256[:12]}): evaluate this checkpoint, or "
-                "delete the file"
-            )
+        _require_weights(file, evaluation, sha256)
     return evaluations
+
+
+def published_transfer(folder: Path, sha256: str) -> dict[str, Any]:
+    """What `radfm evaluate transfer` wrote beside the weights that it trained on all parts; {} without it.
+
+    Raises:
+        ValueError: it is of other weights.
+    """
+    if not (file := folder / TRANSFER).is_file():
+        return {}
+    transfer = read_json(file)
+    _require_weights(file, transfer, sha256)
+    return transfer
+
+
+def _require_weights(file: Path, record: dict[str, Any], sha256: str) -> None:
+    if record.get("weights") != sha256:
+        made_with = str(record.get("weights"))[:12]
+        raise ValueError(
+            f"{file} was made with other weights ({made_with}, not {sha256[:12]}): evaluate this checkpoint, or "
+            "delete the file"
+        )
 
 
 class _OtherWeights(Exception):

@@ -34,8 +34,10 @@ from radfm.publishing.card import Facts
 from radfm.publishing.checks import read_json, refuse_identifying, refuse_unsafe, write_json
 from radfm.publishing.evaluations import (
     EVALUATION,
+    TRANSFER,
     count_left_out,
     published_evaluations,
+    published_transfer,
     read_evaluation,
     read_sharing,
     refuse_other_calibration,
@@ -174,6 +176,7 @@ def _write_checkpoint(request: Request, out: Path) -> None:
     sha256 = weights_sha256(folder)
     evaluations = [read_evaluation(path, sha256, is_text) for path in request.evaluations]
     evaluations = evaluations or published_evaluations(folder, sha256)
+    transfer = {} if is_text else published_transfer(folder, sha256)
     licence, notes = _write_stated(request, out)
     parameters = (write_text_encoder if is_text else write_model)(folder, out, request.max_shard_size)
     recipe = _write_recipe(folder, out, (TEXT_RECIPE,) if is_text else MODEL_RECIPES)
@@ -188,6 +191,9 @@ def _write_checkpoint(request: Request, out: Path) -> None:
         for evaluation in evaluations:
             evaluation["weights"] = published
         write_json(out / EVALUATION, evaluations)
+    if transfer:
+        transfer["weights"] = published
+        write_json(out / TRANSFER, transfer)
     config = read_json(out / "config.json")
     if not is_text:
         refuse_other_calibration(config, evaluations, request.evaluations or [folder / EVALUATION] * len(evaluations))
@@ -201,6 +207,7 @@ def _write_checkpoint(request: Request, out: Path) -> None:
         training_data=training_data,
         confidence=confidence,
         evaluations=evaluations,
+        transfer=transfer,
         licence=licence,
         notes=notes,
         radfm=version("radfm"),

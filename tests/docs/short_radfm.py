@@ -45,6 +45,7 @@ SHORTER = {
     ("evaluate", "learnability"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "augmentation"): [*_STUDY, "training.report_to=[]", "--seeds=1"],
     ("evaluate", "course"): ["--bootstraps=20", "--seeds=1"],
+    ("evaluate", "transfer"): ["--method=linear", "--least=5", "--bootstraps=20", "training.report_to=[]"],
     ("evaluate", "sharing"): ["--limit=20", "--bootstraps=20"],
     ("evaluate", "anomaly"): ["--limit=8", "--bootstraps=20", "--training-cases=8", "--slices=2"],
     ("evaluate", "denoising"): ["--limit=4", "--bootstraps=20", "--strength=0.1"],

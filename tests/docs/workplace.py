@@ -212,6 +212,8 @@ def _small_files(folder: Path) -> None:
             picture.save(folder / path)
             name = "" if disorder == "normal" else disorder
             rows.append([f"{kind}-{i}", "", path, "MRI", name, "", "", "axial", "head", *[""] * 6])
+    hospitals = (f"{case},{path},MRI,{name},hospital {i % 2}\n" for i, (case, _, path, _, name, *_) in enumerate(rows))
+    (folder / "hospitals.csv").write_text("case,path,modality,disorders,site\n" + "".join(hospitals))
     for name, write in _published().items():
         write(folder / name)
     _open_clip(folder / "clip")

@@ -16,6 +16,7 @@ from radfm.data_prep.pseudonyms import Pseudonyms
 from radfm.data_prep.sources.manifest import Manifest
 from radfm.eval.calibration import before_and_after
 from radfm.eval.scores import Scores
+from radfm.presentation import with_interval
 from radfm.starting_points import embed_texts
 from radfm.train.finetune_config import finetune_config
 from radfm.train.transfer_study import transfer_study
@@ -73,7 +74,7 @@ def study(data: Path, model: Path, out: Path, by: str = "site", **options) -> di
     return transfer_study(data, by, model, out, finetune_config(QUICK), least=10, bootstraps=30, **options)
 
 
-def test_each_site_is_left_out_once_and_compared_on_its_own_cases(sites, model, tmp_path):
+def test_each_site_is_left_out_once_and_compared_on_its_own_cases(sites, model, tmp_path, radfm):
     out = tmp_path / "study"
     result = study(sites, model, out)
     counts = [part["cases"] for part in result["parts"]]
@@ -108,6 +109,14 @@ def test_each_site_is_left_out_once_and_compared_on_its_own_cases(sites, model, 
     assert "Research use only, not a medical device." in page
     assert "Gallstones" in page
     assert "The drop is clear of zero" in page
+
+    status, _, error = radfm("publish", out / "runs" / "all-0", "me/all", "--dry-run", "--out", tmp_path / "card")
+    assert status == 0, error
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "## External validation" in card
+    drop = with_interval(west["drop"], signed=True)
+    assert next(line for line in card.splitlines() if line.startswith("| West |")).split(" | ")[4] == drop
+    assert json.loads((tmp_path / "card" / "transfer.json").read_text())["parts"] == result["parts"]
 
 
 def test_a_finished_study_trains_nothing_and_another_start_is_refused(sites, model, tmp_path, radfm):
