@@ -43,7 +43,9 @@ CASES = {
     "url": Column("string", "where the case's files, or their licence, are found; null where the source states none"),
     "publish": Column("bool", "false where a model that is published must not learn from the case; null: not stated"),
     "site": Column("string", "pseudonym of the hospital or department; null where the source states none"),
-    "scanner": Column("string", "scanner or its manufacturer; null where the source states none"),
+    "scanner": Column(
+        "string", "scanner or its manufacturer, a pseudonym of DICOM headers; null where the source states none"
+    ),
     "year": Column("int32", "year of the newest scan; null where the source states none"),
 }
 SCANS = {

@@ -22,7 +22,7 @@ from pathlib import Path
 from radfm.presentation import shown
 
 _LEAST_KEY = 16  # bytes
-_MARKS = {"case": "c-", "file": "f-", "folder": "d-", "site": "s-"}
+_MARKS = {"case": "c-", "file": "f-", "folder": "d-", "site": "s-", "scanner": "m-"}
 
 
 def read_key(path: Path) -> bytes:
@@ -74,7 +74,7 @@ class Pseudonyms:
         """The pseudonym of a name.
 
         Args:
-            kind: "patient", "case", "accession", "site", "folder" or "file" (a path with slashes).
+            kind: "patient", "case", "accession", "site", "scanner", "folder" or "file" (a path with slashes).
         """
         if self.key is None:
             digest = sha256(_encoded(name)).hexdigest()[:6]

@@ -8,7 +8,8 @@ Decisions:
   de-identified before anything is read from them, and so are the numbers in the table of labels, so that both are
   compared as pseudonyms. Later, `radfm.readers` reads only elements that the profile keeps, and dates, of which it
   keeps the differences.
-- The scanner is that of the header, which the profile keeps. Site and year are not: the table of labels may state them.
+- The scanner is a pseudonym of manufacturer and model, because these are texts, which may hold anything. The profile
+  removes site and year: the table of labels may state them.
 - Studies without a label are kept and marked as unlabelled. Labels without a study are listed as rejected.
 - Files that are not DICOM are listed as rejected. Names of files and folders may contain names of patients, so they are
   replaced by pseudonyms.
@@ -153,7 +154,7 @@ class Dicom:
             labelled=False,
             age=known_age(next((age for age in map(_age, headers) if age is not None), None)),
             sex=known_sex(str(next((h.PatientSex for h in headers if h.get("PatientSex")), ""))),
-            scanner=next((name for name in map(_scanner, headers) if name), None),
+            scanner=next((self.pseudonyms.of("scanner", name) for name in map(_scanner, headers) if name), None),
         )
         disorders: dict[str, list[str]] = {}
         for study, files in of_case.items():

@@ -220,6 +220,25 @@ def test_studies_meet_their_labels_by_accession_or_study(archive, tmp_path):
     assert not any(name in shown for name in ("1.2.3", "P1", "A1"))
 
 
+def test_site_and_year_are_those_of_the_labels_and_the_scanner_is_a_pseudonym_of_the_header(tmp_path):
+    for study, model in (("1.2.3.1", "Aera"), ("1.2.3.2", "Aera"), ("1.2.3.3", "Ingenia")):
+        series(tmp_path / "a" / study, StudyInstanceUID=study, Manufacturer="Maker", ManufacturerModelName=model)
+    labels = [
+        {"study": "1.2.3.1", "disorders": "Gout", "site": "North", "year": "2019"},
+        {"study": "1.2.3.2", "disorders": "Asthma", "site": "North", "year": "2021"},
+        {"study": "1.2.3.3", "disorders": "Glioma", "site": "", "year": "last year"},
+    ]
+    listing = Dicom(tmp_path / "a", HIDDEN, table(tmp_path / "labels.csv", labels)).listing()
+    first, second, third = (
+        next(plan for plan in listing.plans if plan.disorders == names) for names in (["Gout"], ["Asthma"], [])
+    )
+    assert (first.year, second.year, third.year) == (2019, 2021, None)
+    assert first.site == second.site != third.site is None
+    assert first.scanner == second.scanner != third.scanner
+    assert not any(text in first.to_json() for text in ("Maker", "Aera", "North"))
+    assert "write it as 2024" in next(one.reason for one in listing.rejected if one.what == "row")
+
+
 def test_files_that_are_not_dicom_are_listed_and_the_others_are_read(archive):
     listing = listed(Dicom(archive, OPEN))
     assert [r.name for r in listing.rejected] == ["notes.txt", "c/broken.dcm"]

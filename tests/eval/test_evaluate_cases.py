@@ -95,7 +95,8 @@ def test_a_data_set_is_scored_case_by_case_by_the_names_of_its_disorders(table, 
     assert table.about["checkpoint"] == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
     assert table.about["data"] == cases.record["fingerprint"]
     assert table.attributes["modality"][3] == sorted({scan.modality for scan in cases[3].scans})
-    assert set(table.attributes) == {"modality", "body part", "scans", "folder", "collection", "age", "sex"}
+    known = {"modality", "body part", "scans", "folder", "collection", "age", "sex", "site", "scanner", "year"}
+    assert set(table.attributes) == known
 
 
 def test_names_that_the_data_does_not_have_can_be_scored_beside(checkpoint, phantoms):
