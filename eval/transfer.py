@@ -5,7 +5,7 @@ Decisions:
   the same test cases of the part. What differs is the training alone, and not how difficult the cases are.
 - Disorders count that the other parts have training cases of. Those that only this part has are listed: a model cannot
   have learned them elsewhere.
-- All cases that are compared are of one part, so that no figure is gained by discriminating the parts.
+- Cases are compared with cases of the same part only, so that no figure is gained by discriminating the parts.
 - Calibration is that of the model as it arrives (fitted to the validation cases of the other parts), and after it is
   fitted to this part's cases, each by a fit to the other patients.
 - The subgroup that lost most is the largest of several differences, so it is larger than it will be in new cases.
@@ -163,12 +163,14 @@ def _disorders(table: Scores, chosen: np.ndarray) -> Scores:
 def _auc_elsewhere(
     part: Part, tables: Sequence[Scores], attribute: str, level: str, known: np.ndarray, bootstraps: int
 ) -> dict | None:
-    """Of the same disorders in cases of the other parts; None where they cannot be measured there."""
+    """Of the same disorders in cases of the other parts, within each; None where none can be measured there."""
     others = [_disorders(_of_part(table, part, attribute, False).at_level(level), known) for table in tables]
-    positives = others[0].labels.sum(0)
-    if not ((positives > 0) & (positives < len(others[0].case_ids))).any():
+    if not others[0].case_ids:
         return None
-    return PairedMacros({WITHOUT: others}, bootstraps).auc(WITHOUT)["all"]
+    labels, counted = others[0].labels, others[0].within(attribute)
+    if not ((counted & labels).any(0) & (counted & ~labels).any(0)).any():
+        return None
+    return PairedMacros({WITHOUT: others}, bootstraps, within=attribute).auc(WITHOUT)["all"]
 
 
 def _calibration(table: Scores, bootstraps: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The commands `radfm evaluate learnability`, `augmentation`, `selection` and `transfer`, which train what they compare.
+"""The commands `radfm evaluate learnability`, `augmentation`, `selection` and `transfer`: they train what they measure.
 
 Decisions:
 - They stand in the group `evaluate`, because their result is a comparison; the trained models are a means.
