@@ -83,7 +83,7 @@ def choose(candidates: Candidates, strategy: str, budget: int, seed: int = 0) ->
     """The rows of the patients to label, the first first; all together they cost at most `budget` cases.
 
     Raises:
-        ValueError: there is no such strategy, no patient without a label, or the budget is larger than the pool.
+        ValueError: there is no such strategy, the budget is larger than the pool, or no patient fits into it.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"there is no strategy {strategy!r}: there are {', '.join(STRATEGIES)}")
@@ -103,6 +103,9 @@ def choose(candidates: Candidates, strategy: str, budget: int, seed: int = 0) ->
         if candidates.costs[row] <= left:
             chosen.append(row)
             left -= int(candidates.costs[row])
+    if not chosen:
+        least = int(candidates.costs[some].min())
+        raise ValueError(f"the budget is {budget:,} and each patient has at least {least:,} cases: give more")
     return chosen
 
 

@@ -53,7 +53,7 @@ SHORTER = {
     ("federate", "kits"): [f"--port={20000 + os.getpid() % 20000}"],
     ("federate", "server"): _FEDERATION,
     ("evaluate", "selection"): ["--labels=4,8", "--seeds=2", "--limit=30"],
-    ("select",): ["--budget=1", "--split=all"],
+    ("select",): ["--budget=3", "--split=all"],
     ("finetune",): ["training.max_steps=2"],
     ("evaluate", "saliency"): ["--limit=2"],
 }

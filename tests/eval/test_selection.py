@@ -76,6 +76,11 @@ def test_a_budget_that_is_larger_than_the_pool_is_refused(candidates):
         choose(candidates, "random", 1000)
 
 
+def test_a_budget_that_is_too_small_for_any_patient_is_refused(candidates):
+    with pytest.raises(ValueError, match="the budget is 1 and each patient has at least 4 cases"):
+        choose(replace(candidates, costs=np.full(60, 4)), "cover", 1)
+
+
 def test_rare_takes_the_most_probable_patient_of_the_disorders_with_the_fewest_labels(candidates):
     candidates = replace(candidates, costs=np.ones(60, int))
     free = np.where(candidates.labelled[:, None], -np.inf, candidates.log_odds)
