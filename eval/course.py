@@ -98,7 +98,7 @@ def measure_steps(
     Raises:
         ValueError: there is no pair of a step up and a step down.
     """
-    weights = patient_weights(steps.patients, bootstraps) if len(steps) else np.zeros((0, bootstraps))
+    weights = patient_weights(list(steps.patients), bootstraps) if len(steps) else np.zeros((0, bootstraps))
     pairs, values, resamples = {}, {}, {}
     for measure, (up, down) in MEASURES.items():
         rows = np.isin(steps.changes, up), np.isin(steps.changes, down)

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from skactiveml.base import SkactivemlClassifier
+from skactiveml.base import SingleAnnotatorPoolQueryStrategy, SkactivemlClassifier
 from skactiveml.pool import Badge, CoreSet, ProbCover, RandomSampling, TypiClust, UncertaintySampling
 from sklearn.decomposition import PCA
 
@@ -134,7 +134,7 @@ def candidates_of(
     names, first, of_case = np.unique(patients, return_index=True, return_inverse=True)
     order = np.argsort(first)  # as in the data set
     cases_of = [np.flatnonzero(of_case == one) for one in order]
-    known = {patients[case] for case in np.flatnonzero(labelled)}
+    known = {patients[case] for case, is_labelled in enumerate(labelled) if is_labelled}
     left_out: set[str] = set()
     for group in duplicates:
         present = [str(names[one]) for one in order if names[one] in group]
@@ -151,7 +151,7 @@ def candidates_of(
         positives=of_patients.sum(0),
         wanted=np.ones(labels.shape[1], bool) if wanted is None else wanted,
     )
-    return candidates, [patients[cases[0]] for cases in kept_cases]
+    return candidates, [patients[int(cases[0])] for cases in kept_cases]
 
 
 def duplicate_patients(folder: Path) -> list[set[str]]:
@@ -185,7 +185,7 @@ class _Scored(SkactivemlClassifier):
         return (self.scores[rows], self.features[rows]) if with_features else self.scores[rows]
 
 
-def _by_embeddings(make: Callable[[Candidates, int], object]):
+def _by_embeddings(make: Callable[[Candidates, int], SingleAnnotatorPoolQueryStrategy]):
     """The order of a strategy of scikit-activeml that reads embeddings."""
 
     def order(candidates: Candidates, count: int, seed: int) -> Sequence[int]:

@@ -54,8 +54,8 @@ def curves(result: Mapping[str, Any]) -> Figure:
             colour = _GREY if name == RANDOM else MODEL_COLOURS[(position - 1) % (len(MODEL_COLOURS) - 1)][0]
             marker = "x" if name == RANDOM else _MARKERS[(position - 1) % len(_MARKERS)]
             if name == RANDOM:
-                ends = ([one[end] for one in of_labels] for end in ("low", "high"))
-                axes.fill_between(labels, *ends, color=colour, alpha=0.2, linewidth=0)
+                low, high = ([one[end] for one in of_labels] for end in ("low", "high"))
+                axes.fill_between(labels, low, high, color=colour, alpha=0.2, linewidth=0)
             style = "-" if position < len(MODEL_COLOURS) else "--"  # the colours repeat
             axes.plot(labels, values, style, color=colour, marker=marker, markersize=4, linewidth=1.4, label=name)
         axes.axhline(result["without_labels"], color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))

@@ -184,7 +184,7 @@ def _calibration(table: Scores, bootstraps: int) -> dict[str, Any] | None:
 def _subgroups(here: Mapping[str, Sequence[Scores]], attribute: str, least: int, bootstraps: int) -> dict[str, Any]:
     """The subgroup with the largest drop, of all that have enough cases and a disorder that can be measured."""
     first = here[WITHOUT][0]
-    drops = []
+    drops: list[dict[str, Any]] = []
     for name, groups in first.attributes.items():
         known = sorted({group for of_case in groups for group in of_case})
         if name in (attribute, "folder") or len(known) < 2:

@@ -104,8 +104,8 @@ def course_study(
     test, training = scored["test"], scored["train"]
     before, after = test.of_steps(test.steps.before), test.of_steps(test.steps.after)
     scores = {CHANGE: after - before, LATER: after, EARLIER: -before}
-    pair = [(one.embeds, one.cases.rows, one.steps) for one in (training, test)]
-    scores[RECURRENT] = recurrent_scores(*pair, _addresses(network, processor, everything), seeds)
+    learn, unseen = ((one.embeds, one.cases.rows, one.steps) for one in (training, test))
+    scores[RECURRENT] = recurrent_scores(learn, unseen, _addresses(network, processor, everything), seeds)
     result = {
         "data": everything.fingerprint,
         "dataset": everything.folder.name,

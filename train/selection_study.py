@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def selection_study(
     simulation = _Simulation(start, pool, test, counted, duplicate_patients(everything.folder), labels, strength)
     runs = simulation.finish(out / "runs", names, seeds, progress)
     per_disorder = simulation.per_disorder(probe.LinearMap(*start.head.linear()))
+    means = np.array([np.mean(runs[name], 0) for name in names])  # (strategies, numbers of labels)
     result = record | {
         "pool": len(pool.patients),
         "test": len(test.patients),
@@ -146,7 +148,8 @@ def selection_study(
         "seeds": seeds,
         "without_labels": float(np.nanmean(per_disorder)),
         "best": {
-            str(count): max(names, key=lambda name, i=i: np.mean(runs[name], 0)[i]) for i, count in enumerate(labels)
+            str(count): max(zip(names, means[:, i], strict=True), key=itemgetter(1))[0]
+            for i, count in enumerate(labels)
         },
         "strategies": {name: _figures(name, runs, labels) for name in names},
     }

@@ -91,7 +91,7 @@ def transfer_study(
         skipped[name] = "none of its disorders is in training cases of the others and in some of its test cases"
         del parts[name]
     _require_one(parts, skipped, by)
-    runs = {None: [_run(out, config, None, by, seed) for seed in range(seeds)]}
+    runs: dict[str | None, list[Run]] = {None: [_run(out, config, None, by, seed) for seed in range(seeds)]}
     runs |= {name: [_run(out, config, part, by, seed) for seed in range(seeds)] for name, part in parts.items()}
     tables = finish_runs(out, [run for of_part in runs.values() for run in of_part], progress)
     together = [tables[run.name] for run in runs[None]]

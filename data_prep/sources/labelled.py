@@ -61,14 +61,14 @@ def read_labels(table: Path) -> tuple[dict[str, Label], list[Rejected]]:
         row = with_lists({_CALLED.get(name, name): value for name, value in row.items()}, ("disorders", "icd10cm"))
         columns |= row.keys()
         try:
-            label = _label(row, line)
-            if label is not None and row.get("case_id") in labels:
-                raise ValueError(f"labels the same case as line {labels[row['case_id']].line}: delete one of them")
+            label, case_id = _label(row, line), str(row.get("case_id"))
+            if label is not None and case_id in labels:
+                raise ValueError(f"labels the same case as line {labels[case_id].line}: delete one of them")
         except ValueError as error:
             rejected.append(Rejected("row", f"line {line}", str(error)))
             continue
         if label is not None:
-            labels[row["case_id"]] = label
+            labels[case_id] = label
     if columns and not {"case_id", "disorders"} <= columns:
         missing = min({"case_id", "disorders"} - columns)
         raise ValueError(f"{table} has no column {missing!r}: give a table that the page of radfm select exported")
