@@ -170,6 +170,8 @@ def measure_denoising(
         ValueError: the data set holds latents, it has no scan in the split or none to tune on, a patient is in several
             splits, or the autoencoder is of volumes or not that of the generator.
     """
+    if evaluation.split in ("train", ALL):
+        raise ValueError(f"the methods are tuned on the training split: measure another split than {evaluation.split}")
     everything = load(evaluation.data)
     refuse_latents(everything)
     require_unshared_patients(everything, evaluation.split)

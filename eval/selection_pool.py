@@ -10,7 +10,7 @@ Decisions:
 - Embeddings and scores are computed on the spot, one case at a time. Histories are left out, as in `radfm embed`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from radfm.data_prep.sources.labelled import read_labels
+from radfm.data_prep.sources.labelled import Label, read_labels
 from radfm.data_prep.stored_cases import StoredCases, load, patient_of
 from radfm.eval.checkpoints import load_checkpoint
 from radfm.eval.predict import score_columns
@@ -82,7 +82,7 @@ def select(
         ValueError: every case has a label, the budget is larger than the pool, or an unknown strategy or name.
     """
     cases = load(data, None if split == ALL else split)
-    filled = {case_id for table in labelled for case_id in read_labels(table)[0]}
+    filled = _filled(labelled)
     known = np.array([row["labelled"] or row["case_id"] in filled for row in cases.rows], bool)
     if known.all():
         raise ValueError(f"all {len(known):,} cases of {data} ({split}) have labels: there is none to choose")
@@ -93,7 +93,9 @@ def select(
     scored = list(names or cases.vocabulary.names or network.config.disorders)
     embeddings, log_odds = _scored(network, processor, cases, scored, progress)
     patients = [patient_of(row) for row in cases.rows]
-    labels = np.array([[name in row["disorders"] for name in scored] for row in cases.rows], bool)
+    of_case = [filled[row["case_id"]].disorders if row["case_id"] in filled else row["disorders"] for row in cases.rows]
+    present = [{name.casefold() for name in names} for names in of_case]
+    labels = np.array([[name.casefold() in case for name in scored] for case in present], bool)
     candidates, of_patient = candidates_of(
         patients, embeddings, log_odds, known, labels, duplicate_patients(cases.folder)
     )
@@ -118,6 +120,17 @@ def select(
         "seed": seed,
     }
     return Selection(cases, rows, [_suggestions(log_odds[row], scored) for row in rows], scored, strategy, facts)
+
+
+def _filled(tables: Iterable[Path]) -> dict[str, Label]:
+    """case_id -> its label in tables that were filled in. Raises: ValueError: a row cannot be used."""
+    labels: dict[str, Label] = {}
+    for table in tables:
+        of_table, rejected = read_labels(table)
+        if rejected:
+            raise ValueError(f"{table}, {rejected[0].name} {rejected[0].reason}")
+        labels |= of_table
+    return labels
 
 
 @torch.inference_mode()

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from radfm.checkpoints import resolve
-from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, TEXT_RECIPE
+from radfm.checkpoints import find, resolve
+from radfm.recipes_radfm import DIAGNOSIS_RECIPE, FINETUNE_RECIPE, TEXT_RECIPE, load_recipe
+from radfm.training_data_radfm import data_sets
 
 # File of a recipe, the newest first -> the keys that are kept.
 _KEPT = {
@@ -34,6 +35,12 @@ def lineage(**folders: str | None) -> dict[str, dict[str, Any]]:
     """
     given = {role: folder for role, folder in folders.items() if folder}
     return {role: {"name": Path(folder).name, **_origin(Path(resolve(folder)))} for role, folder in given.items()}
+
+
+def seen_fingerprints(model: str | Path) -> set[str]:
+    """Fingerprints of all data sets that a checkpoint, and those that it started from, were trained on."""
+    stated = (one.get("fingerprint") or "" for one in data_sets(load_recipe(find(str(model), local=True))))
+    return {fingerprint for one in stated for fingerprint in one.split("; ") if fingerprint}  # of all sites
 
 
 def effort(began: float, resumed: bool, processes: int = 1) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from scipy.stats import t
 
 from radfm.data_prep.batches.case_dataset import CaseDataset
 from radfm.data_prep.stored_cases import is_synthetic, load, patient_of
-from radfm.data_prep.tables import write_text
+from radfm.data_prep.tables import replacing, write_text
 from radfm.eval.metrics import measure
 from radfm.eval.predict import labelled_cases, require_unshared_patients
 from radfm.eval.score_tables import about_checkpoint, table_of
@@ -46,6 +46,7 @@ from radfm.train import probe
 from radfm.train.checkpoint_vocabulary import zero_shot_model
 from radfm.train.feature_extraction import extract_features
 from radfm.train.finetune_config import StartSection
+from radfm.train.lineage import seen_fingerprints
 from radfm.train.studies import prepare_once
 
 RESULTS = "selection.json"
@@ -111,8 +112,10 @@ def selection_study(
     everything, pool_cases, test_cases = load(data), labelled_cases(data, "train"), labelled_cases(data, split)
     require_unshared_patients(everything, split)
     about = about_checkpoint(model)
-    if about.get("trained_on") == everything.record["fingerprint"]:
+    if everything.fingerprint in seen_fingerprints(model):
         raise ValueError(f"{model} was trained on {data}, and has seen its labels: give a model that was not")
+    if split not in ("test", "validation"):
+        raise ValueError(f"the pool is the training split, and is not measured: give --split test, not {split}")
     if seeds < 2:
         raise ValueError(f"there is no interval over {seeds} seed: give at least 2")
     labels, names = sorted(set(labels)), _with_random(strategies)
@@ -248,7 +251,8 @@ def _with_features(out: Path, split: str, cases: CaseDataset, model: RadFMForDia
     def features(file: Path) -> dict[str, torch.Tensor]:
         if not file.exists():
             computed = extract_features(model, cases, _SLICES_PER_STEP)._asdict()
-            save_file({name: tensor.contiguous() for name, tensor in computed.items()}, file)
+            with replacing(file) as draft:
+                save_file({name: tensor.contiguous() for name, tensor in computed.items()}, draft)
         return load_file(file)
 
     of_split = probe.TokenFeatures(**prepare_once(out / "features" / f"{split}.safetensors", features))

@@ -33,8 +33,9 @@ from radfm.progress import Progress, no_progress
 from radfm.recipes_radfm import load_recipe
 from radfm.reference_radfm import weights_sha256
 from radfm.train.finetune_config import FineTuning
+from radfm.train.lineage import seen_fingerprints
 from radfm.train.studies import Run, begin_study, finish_runs
-from radfm.training_data_radfm import TrainingData, data_sets
+from radfm.training_data_radfm import TrainingData
 
 ATTRIBUTES = {"source": "collection", "site": "site", "scanner": "scanner", "date": "year"}
 NEWEST = 0.2  # share of the cases that are of the part, by date
@@ -201,8 +202,7 @@ def _start(out: Path, folder: Path, data: str | Path) -> Scores:
 
 
 def _refuse_seen(model: str, cases: StoredCases) -> None:
-    seen = {one.get("fingerprint") for one in data_sets(load_recipe(find(model, local=True)))}
-    if cases.fingerprint in seen:
+    if cases.fingerprint in seen_fingerprints(model):
         raise ValueError(
             f"{model} was trained on {cases.folder}, whose parts would be called unseen: start from another "
             "checkpoint, such as radfm-phantom-mini"

@@ -50,7 +50,7 @@ def reports(
         reader = ReportReader(disorders, rules)
     with step(f"Reading {len(read):,} reports") as progress:
         labelled = tables.label(reader, read, progress)
-    corrections = 0 if corrected is None else tables.correct(labelled, corrected)
+    corrections = 0 if corrected is None else tables.correct(labelled, corrected, disorders.names)
     beside = {kind: out.with_name(f"{out.stem}_{kind}.csv") for kind in ("evidence", "rejected")}
     tables.write_labels(out, labelled)
     tables.write_evidence(beside["evidence"], labelled)

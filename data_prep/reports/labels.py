@@ -15,7 +15,7 @@ Decisions:
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +31,14 @@ from radfm.progress import Progress
 EVIDENCE = ("report", "disorder", "status", "sentence", "section", "icd10cm", "confidence", "check")
 NONE = "none"  # status of a finding that a person removes
 _LEAST = 0.85  # confidence of a finding that needs no check
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _IDENTIFIERS = re.compile(
-    r"\b(?:Dr|Mr|Mrs|Ms|Prof|Professor|Doctor)\b\.?\s+[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)?"
+    r"\b(?:(?i:dr)\b\.?\s+[A-Za-z]|(?i:mr|mrs|ms|prof|professor|doctor)\b\.?\s+[A-Z])[\w'’-]+(?:\s+[A-Z][\w'’-]+)?"
+    r"|\b(?i:mrn|accession|patient id)\b\W*\w+"
+    r"|\b\d{3}[-. ]\d{3}[-. ]\d{4}\b"
+    rf"|\b(?i:{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}})\b"
     r"|\b\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b|\b\d{1,2}:\d{2}(?::\d{2})?\b|\b[A-Z]{0,3}\d{6,}\b"
-    r"|\b\d{1,2}\s+(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?\s+\d{4}\b"
+    rf"|\b(?i:\d{{1,2}}\s+{_MONTH}\s+\d{{4}})\b"
 )
 
 
@@ -66,12 +70,15 @@ def label(reader: ReportReader, reports: Sequence[Report], progress: Progress = 
     return labelled
 
 
-def correct(labels: Sequence[Labels], file: Path) -> int:
+def correct(labels: Sequence[Labels], file: Path, disorders: Collection[str]) -> int:
     """Replaces findings by those of a corrected table, which has the columns report, disorder and status.
+
+    A column `was`, as the page writes it, names the status of the one finding that a row replaces; without it the rows
+    of a report and disorder replace all its findings.
 
     Returns the number of its rows.
     Raises:
-        ValueError: a row names an unknown report or status.
+        ValueError: a row names an unknown report, disorder or status.
     """
     by_number = {one.report.number: one for one in labels}
     corrected: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -87,12 +94,18 @@ def correct(labels: Sequence[Labels], file: Path) -> int:
             raise ValueError(
                 f"{file}, line {line}: no such status: {cells['status']!r}; there are {', '.join((*STATUSES, NONE))}"
             )
+        if cells["disorder"] not in disorders:
+            raise ValueError(
+                f"{file}, line {line}: {cells['disorder']!r} is not in the vocabulary: write the name as it is there"
+            )
         corrected.setdefault((cells["report"], cells["disorder"]), []).append(cells)
     for (number, disorder), rows in corrected.items():
         one = by_number[number]
         before = next((f for f in one.findings if f.disorder == disorder), Finding(disorder, NONE, "", "", "", 1.0))
         given = [replace(before, status=row["status"], confidence=1.0, contradicted=False) for row in rows]
-        one.findings = [f for f in one.findings if f.disorder != disorder] + [f for f in given if f.status != NONE]
+        replaced = {row.get("was") for row in rows}
+        kept = [f for f in one.findings if f.disorder != disorder or not ({f.status, None, ""} & replaced)]
+        one.findings = kept + [f for f in given if f.status != NONE]
         one.normal = one.normal and not (one.names("present") or one.names("uncertain"))
     return sum(map(len, corrected.values()))
 

@@ -23,6 +23,7 @@ from radfm.knowledge.disorders import Vocabulary
 BACKGROUND = ("historical", "family")
 _CURRENT = ("present", "uncertain", "absent")  # the first wins
 _WORD = re.compile(r"[a-z]+")
+_SENTENCE_END = re.compile(r"[.;!?](?:\s|$)")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class ReportReader:
         table = read_rules(rules)
         self._sections, self._context = Sections(table), Context(table)
         self._finder = MentionFinder(self.vocabulary, table)
-        self._normal = [" ".join(rule.phrase.casefold().split()) for rule in table if rule.rule == "normal"]
+        phrases = "|".join(re.escape(" ".join(r.phrase.casefold().split())) for r in table if r.rule == "normal")
+        self._normal = re.compile(rf"(?<!not )(?<!not a )(?<!not an )\b(?:{phrases})\b")
 
     def read(self, report: str) -> list[Finding]:
         """The findings of a report, in the order in which it names the disorders."""
@@ -86,13 +88,17 @@ class ReportReader:
         return " ".join(" ".join(s.text.split()) for s in sections if s.kind in ("history", "indication"))
 
     def is_normal(self, report: str, findings: Iterable[Finding]) -> bool:
-        """Whether the report calls the study normal, and names no disorder that may be there."""
+        """Whether every sentence of the impression calls the study normal, and no disorder may be there.
+
+        Where there is no impression, the sentences of the findings count.
+        """
         if any(finding.status in _CURRENT[:2] for finding in findings):
             return False
         sections = self._sections.split(report)
         texts = [s.text for s in sections if s.kind == "impression"] or [s.text for s in sections if s.kind in SHOWN]
-        words = " ".join(" ".join(texts).casefold().split())
-        return any(phrase in words for phrase in self._normal)
+        sentences = [" ".join(part.split()) for part in _SENTENCE_END.split(" ".join(texts).casefold())]
+        sentences = [sentence for sentence in sentences if _WORD.search(sentence)]
+        return bool(sentences) and all(self._normal.search(sentence) for sentence in sentences)
 
     def _finding(self, mention: Mention, status: str, sentence: str, section: str) -> Finding:
         disorder = self.vocabulary[mention.disorder]

@@ -22,6 +22,7 @@ from radfm.data_prep.sources.rows import read_rows
 
 TEXT_COLUMNS = ("report", "text", "report_text", "report text")
 LONGEST_REPORT = 50_000  # characters
+_LONGEST_COLUMN = 30  # characters of its name
 
 
 @dataclass
@@ -29,13 +30,17 @@ class Report:
     """
     Attributes:
         number: by which the report is named.
-        text: of all its rows.
+        texts: of its rows.
         kept: columns that the labels repeat: numbers of the study, and the split.
     """
 
     number: str
-    text: str
+    texts: list[str]
     kept: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(self.texts)
 
 
 def read_reports(
@@ -49,11 +54,13 @@ def read_reports(
     """
     reports: dict[str, Report] = {}
     rejected, languages = [], []
-    for line, row in read_rows(table):
+    rows = list(read_rows(table))
+    columns = dict.fromkeys((name for _, row in rows if not isinstance(row, Rejected) for name in row), "")
+    for line, row in rows:
         if isinstance(row, Rejected):
             rejected.append(row)
             continue
-        cells = {name: str(value) for name, value in row.items()}
+        cells = columns | {name: str(value) for name, value in row.items()}
         number_column = _column(table, cells, id_column, NUMBER_COLUMNS, "--id-column")
         number, text = cells[number_column], _text(table, cells, text_column)
         language = other_language(text)
@@ -61,10 +68,10 @@ def read_reports(
             rejected.append(Rejected("row", f"line {line}", reason))
             languages += [language] * bool(language)
         elif number in reports:
-            reports[number].text += f"\n\n{text}"
+            reports[number].texts.append(text)
         else:
             kept = {name: value for name, value in cells.items() if name in (*NUMBER_COLUMNS, "split", number_column)}
-            reports[number] = Report(number, text, kept)
+            reports[number] = Report(number, [text], kept)
     if len(languages) > len(reports):
         most = max(languages, key=languages.count)
         raise ValueError(f"{table}: {len(languages):,} reports are not in English ({most}): translate them first")
@@ -79,6 +86,8 @@ def _column(table: Path, row: dict[str, str], wanted: str | None, possible: Iter
     column = next((name for name in names if name in row), None)
     if column is None:
         what = repr(wanted) if wanted else " or ".join(map(repr, list(possible)[:2]))
+        if max(map(len, row), default=0) > _LONGEST_COLUMN:  # a report, which may name a patient
+            raise ValueError(f"{table} has no header: write the names of its columns into the first line")
         raise ValueError(f"{table} has no column {what}, only {', '.join(row)}: name one with {option}")
     return column
 
@@ -101,4 +110,4 @@ def _problem(number: str, text: str, language: str | None) -> str | None:
 
 
 def _repeats(known: Report | None, text: str) -> str | None:
-    return "repeats a report that came before: leave it out" if known and text in known.text.split("\n\n") else None
+    return "repeats a report that came before: leave it out" if known and text in known.texts else None

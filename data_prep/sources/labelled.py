@@ -141,6 +141,7 @@ class Labelled:
             given = [own or list(codes.get(name, [])) for name, own in zip(disorders, label.icd10cm, strict=True)]
         facts = {name: row[name] for name in ("history", "split", "age", "sex", "publish")}
         facts |= {name: row[name] for name in ("collection", "licence", "attribution", "url")}
+        facts |= {name: row.get(name) for name in ("site", "scanner", "year")}
         return CasePlan(
             case_id=row["case_id"],
             patient_id=patient_of(row),

@@ -61,6 +61,7 @@ def parse_year(text: str | None) -> int | None:
 def _csv_rows(path: Path, text: str):
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell that is too long would be split into rows
     reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
     columns: list[str] | None = None
     while True:

@@ -39,6 +39,14 @@ from radfm.train.federation.site import Site, refuse_one_class
 _REPLY_S = 5.0  # until the last answer has left
 
 
+class _Sent(ValueError):
+    """An error whose text the server may learn. Others may name cases or folders."""
+
+
+def _sent_reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _Sent) else f"it failed ({type(error).__name__}): its own output says why"
+
+
 class RemoteSite:
     """
     Args:
@@ -75,11 +83,11 @@ class RemoteSite:
                 try:
                     with redirect_stdout(sys.stderr):
                         answer.set_result(self._answer(topic, message))
-                except ValueError as error:
-                    answer.set_result(packed({ERROR: str(error)}))
-                    print(f"{topic}: {error}", file=sys.stderr)
-                    if topic == JOIN:
+                except Exception as error:
+                    answer.set_result(packed({ERROR: _sent_reason(error)}))
+                    if topic != TRAIN or not isinstance(error, ValueError):
                         raise
+                    print(f"{topic}: {error}", file=sys.stderr)
                 if topic == FINISH:
                     return self._out
         finally:
@@ -112,7 +120,7 @@ class RemoteSite:
         if topic == JOIN:
             return self._join(facts, message["files"])
         if self._site is None or self._config is None:
-            raise ValueError("it has not joined")
+            raise _Sent("it has not joined")
         if topic == FINISH:
             self._save(message, facts)
             return packed({})
@@ -122,7 +130,7 @@ class RemoteSite:
 
     def _join(self, facts: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
         if facts["version"] != version("radfm"):
-            raise ValueError(
+            raise _Sent(
                 f"the server has radfm {facts['version']}, and {self._kit.name} has {version('radfm')}: install the "
                 "same version"
             )

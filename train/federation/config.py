@@ -80,6 +80,10 @@ class FederatedTraining(DiagnosisTraining):
             (model.text_layers != 0, "the text encoder is not trained by sites: leave out model.text_layers"),
             (model.text_whitening is not None, "the names of all sites are not known: leave out model.text_whitening"),
             (model.history, "histories stay at the sites: leave out model.history"),
+            (
+                self.data.withheld or self.data.where or self.data.fold or self.data.shots,
+                "sites train on all their training cases: leave out data.withheld, where, fold and shots",
+            ),
             (model.teacher or self.data.synthetic, "sites have no teacher and no synthetic cases: leave them out"),
             (
                 not (model.frozen_tower or model.freeze_batch_norm),

@@ -71,7 +71,7 @@ def train_privately(trainer: Any, data: CaseDataset, budget: PrivacyBudget, lear
         noise_multiplier=settings.noise_multiplier,
         max_grad_norm=settings.max_norm,
         expected_batch_size=settings.patients_per_step,
-        generator=torch.Generator().manual_seed(secrets.randbits(63)),
+        generator=torch.Generator(weights[0].device).manual_seed(secrets.randbits(63)),
     )
     rng, share = np.random.default_rng(secrets.randbits(128)), settings.patients_per_step / len(patients)
     model.train()

@@ -46,7 +46,7 @@ from radfm.train.federation.updates import Update
 
 SITES, SETTINGS = "sites.json", "federation.json"
 _FILES = (".json", ".safetensors", ".txt", ".model")  # of the start
-_JOIN_S, _WAIT_S = 600.0, 0.5
+_JOIN_S, _COME_BACK_S, _WAIT_S = 600.0, 120.0, 0.5
 
 
 def serve(kit: Kit, config: FederatedTraining, progress: Progress = no_progress) -> Path:
@@ -66,14 +66,14 @@ def serve(kit: Kit, config: FederatedTraining, progress: Progress = no_progress)
     sites = RemoteSites(kit, config, start)
     try:
         state = federate(to_arrays(trained_weights(model)), sites, config, out, progress)
+        names = {name: codes for facts in sites.known.values() for name, codes in facts["disorders"].items()}
+        trained, processor = result(config, start, state.weights, names)
+        took_part = {name for one in state.rounds for name in one["sites"]}
+        known = {name: facts for name, facts in sites.known.items() if name in took_part}
+        save_result(trained, processor, out, recipe_of(config, known, state.rounds))
         sites.finish(Order(len(state.rounds), 0.0, state.weights))
     finally:
         sites.stop()
-    names = {name: codes for facts in sites.known.values() for name, codes in facts["disorders"].items()}
-    trained, processor = result(config, start, state.weights, names)
-    took_part = {name for one in state.rounds for name in one["sites"]}
-    known = {name: facts for name, facts in sites.known.items() if name in took_part}
-    save_result(trained, processor, out, recipe_of(config, known, state.rounds))
     return out
 
 
@@ -97,8 +97,9 @@ class RemoteSites:
         self._cell.core_cell.set_cell_disconnected_cb(self._on_disconnected)
         self._cell.start()
 
-    def wait(self, least: int) -> None:
-        end, told = time.monotonic() + self._config.federation.timeout_s, -1
+    def wait(self, least: int, timeout_s: float | None = None) -> None:
+        timeout_s = timeout_s or self._config.federation.timeout_s
+        end, told = time.monotonic() + timeout_s, -1
         while True:
             self._let_join()
             here = len(self._connected)
@@ -109,7 +110,7 @@ class RemoteSites:
                 told = here
             if time.monotonic() > end:
                 raise ValueError(
-                    f"{here} of {least} sites came within {self._config.federation.timeout_s:,.0f} s: start radfm "
+                    f"{here} of {least} sites came within {timeout_s:,.0f} s: start radfm "
                     "federate site at the others, and this command again"
                 )
             time.sleep(_WAIT_S)
@@ -117,16 +118,20 @@ class RemoteSites:
     def train(self, order: Order) -> Mapping[str, Update | str]:
         message = packed({"round": order.round, "learning_rate": order.learning_rate}, order.weights)
         replies = ask(self._cell, TRAIN, sorted(self._connected), message, self._config.federation.timeout_s)
-        return {name: _update(reply) for name, reply in replies.items()}
+        return {name: _update(reply, self.known[name]["data"]["cases"]) for name, reply in replies.items()}
 
     def finish(self, order: Order) -> None:
-        """Sends the result to all sites that are there."""
-        self._let_join()
+        """Sends the result to all sites that are there; those of a server that was killed come back first."""
+        try:
+            self.wait(self._config.federation.least_sites, min(_COME_BACK_S, self._config.federation.timeout_s))
+        except ValueError as error:
+            print(f"The result is saved, and not all sites have it: {error}", file=sys.stderr)
         if self._connected:
             message = packed({"round": order.round}, order.weights)
             for name, reply in ask(self._cell, FINISH, sorted(self._connected), message, _JOIN_S).items():
-                if isinstance(reply, str):
-                    print(f"{name} did not get the result: {reply}", file=sys.stderr)
+                reason = reply if isinstance(reply, str) else facts_of(reply).get(ERROR)
+                if reason:
+                    print(f"{name} did not get the result: {reason}", file=sys.stderr)
 
     def stop(self) -> None:
         self._cell.stop()
@@ -136,9 +141,7 @@ class RemoteSites:
         self._new -= set(new)
         replies = ask(self._cell, JOIN, new, self._welcome, _JOIN_S) if new else {}
         for name, reply in replies.items():
-            facts: dict[str, Any] = {ERROR: reply} if isinstance(reply, str) else facts_of(reply)
-            if ERROR not in facts and facts["version"] != version("radfm"):
-                facts[ERROR] = f"it has radfm {facts['version']}, and the server {version('radfm')}"
+            facts = _joined(reply)
             if ERROR in facts:
                 print(f"{name} is refused: {facts[ERROR]}", file=sys.stderr)
                 continue
@@ -155,16 +158,38 @@ class RemoteSites:
         self._connected.discard(agent.get_fqcn())
 
 
-def _update(reply: dict[str, Any] | str) -> Update | str:
+def _joined(reply: dict[str, Any] | str) -> dict[str, Any]:
+    """The facts of a site, with a key `ERROR` where it cannot take part."""
+    if isinstance(reply, str):
+        return {ERROR: reply}
+    try:
+        facts = facts_of(reply)
+        if ERROR in facts:
+            return {ERROR: str(facts[ERROR])}
+        if facts["version"] != version("radfm"):
+            return {ERROR: f"it has radfm {facts['version']}, and the server {version('radfm')}"}
+        return facts | {
+            "disorders": dict(facts["disorders"]),
+            "data": facts["data"] | {"cases": int(facts["data"]["cases"])},
+        }
+    except Exception as error:  # whatever a site may send
+        return {ERROR: f"its answer cannot be read ({type(error).__name__})"}
+
+
+def _update(reply: dict[str, Any] | str, most_cases: int) -> Update | str:
+    """The update of a site that has stated its number of cases, or why there is none."""
     if isinstance(reply, str):
         return reply
     try:
         facts = facts_of(reply)
         if ERROR in facts:
             return str(facts[ERROR])
-        return Update(weights_of(reply), int(facts.pop("cases")), facts)
-    except (ValueError, KeyError, TypeError) as error:
-        return f"its answer cannot be read ({error})"
+        cases = int(facts.pop("cases"))
+        if cases > most_cases:
+            return f"it states {cases:,} cases, and had {most_cases:,} when it joined"
+        return Update(weights_of(reply), cases, facts)
+    except Exception as error:  # whatever a site may send
+        return f"its answer cannot be read ({type(error).__name__})"
 
 
 def _begin(out: Path, config: FederatedTraining, checksum: str) -> None:
