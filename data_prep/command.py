@@ -247,7 +247,10 @@ def labelled(
     data: Data,
     out: Out,
     labels: Annotated[
-        list[Path], typer.Option(help="CSV that the page of radfm select exported: case_id, disorders; several times.")
+        list[Path],
+        typer.Option(
+            metavar="FILE", help="CSV that the page of radfm select exported: case_id, disorders; several times."
+        ),
     ],
     processes: Annotated[int, typer.Option(min=1, help="Processes that write.")] = 1,
 ) -> None:

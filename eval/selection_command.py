@@ -36,7 +36,9 @@ def select(
             help="Disorders that rare asks for: a file, or names separated by commas; by default those of the data.",
         ),
     ] = None,
-    labelled: Annotated[list[Path] | None, typer.Option(help="Table that was filled in before; several times.")] = None,
+    labelled: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Table that was filled in before; several times.")
+    ] = None,
     split: Annotated[str, typer.Option(help="The pool: train, validation, test or all.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of what is random.")] = 0,
     device: Device = None,

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import t
 
 from radfm.data_prep.batches.case_dataset import CaseDataset
-from radfm.data_prep.stored_cases import is_synthetic, load, patient_of
+from radfm.data_prep.stored_cases import StoredCases, is_synthetic, load, patient_of
 from radfm.data_prep.tables import replacing, write_text
 from radfm.eval.metrics import measure
 from radfm.eval.predict import labelled_cases, require_unshared_patients
@@ -112,12 +112,7 @@ def selection_study(
     everything, pool_cases, test_cases = load(data), labelled_cases(data, "train"), labelled_cases(data, split)
     require_unshared_patients(everything, split)
     about = about_checkpoint(model)
-    if everything.fingerprint in seen_fingerprints(model):
-        raise ValueError(f"{model} was trained on {data}, and has seen its labels: give a model that was not")
-    if split not in ("test", "validation"):
-        raise ValueError(f"the pool is the training split, and is not measured: give --split test, not {split}")
-    if seeds < 2:
-        raise ValueError(f"there is no interval over {seeds} seed: give at least 2")
+    _check(model, everything, split, seeds)
     labels, names = sorted(set(labels)), _with_random(strategies)
     _, start, processor = zero_shot_model(StartSection(checkpoint=str(model)), pool_cases.vocabulary)
     record = {
@@ -159,6 +154,16 @@ def selection_study(
     write_text(out / RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     write_page(out, result)
     return result
+
+
+def _check(model: str | Path, data: StoredCases, split: str, seeds: int) -> None:
+    """Raises: ValueError: the model has seen the labels, the pool would be measured, or there is no interval."""
+    if data.fingerprint in seen_fingerprints(model):
+        raise ValueError(f"{model} was trained on {data.folder}, and has seen its labels: give a model that was not")
+    if split not in ("test", "validation"):
+        raise ValueError(f"the pool is the training split, and is not measured: give --split test, not {split}")
+    if seeds < 2:
+        raise ValueError(f"there is no interval over {seeds} seed: give at least 2")
 
 
 @dataclass

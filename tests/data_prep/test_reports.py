@@ -203,7 +203,7 @@ def test_the_page_takes_corrections_and_the_command_takes_them_back(radfm, brows
     browser.find_element("id", "download").click()
     corrected = browser.downloads / "labels_corrected.csv"
     wait_until(corrected.exists)
-    assert rows_of(corrected) == [{"report": "A1", "disorder": "Pneumonia", "status": "present"}]
+    assert rows_of(corrected) == [{"report": "A1", "disorder": "Pneumonia", "status": "present", "was": "uncertain"}]
     assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
 
     assert radfm("prepare", "reports", *arguments, "--corrected", corrected)[0] == 0
@@ -224,3 +224,50 @@ def test_the_vocabulary_of_a_checkpoint_is_used(radfm, tmp_path):
 def test_a_long_report_is_read_as_a_short_one(reader):
     report = "FINDINGS: " + "Small left pleural effusion. No pneumothorax. " * 1000
     assert statuses(reader, report) == {"Pleural effusion": "present", "Pneumothorax": "absent"}
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("IMPRESSION: 1. No acute cardiopulmonary abnormality.", True),
+        ("IMPRESSION: Normal chest radiograph.", True),
+        ("IMPRESSION: Abnormal chest radiograph. 8 cm renal mass.", False),
+        ("Abnormal examination.", False),
+        ("This is not a normal study.", False),
+        ("No acute cardiopulmonary abnormality. 8 cm renal mass suspicious for malignancy.", False),
+    ],
+)
+def test_a_report_is_normal_only_if_every_sentence_says_so(text, normal):
+    reader = ReportReader(["Pneumothorax"])
+    assert reader.is_normal(text, reader.read(text)) == normal
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["January 5, 2024", "Jan 5 2024", "DR. JOHN SMITH", "dr. smith", "MR SMITH", "555-123-4567", "MRN 12345"],
+)
+def test_identifiers_are_removed_however_they_are_written(identifier):
+    assert without_identifiers(f"Compared to {identifier}: MS lesions, MR angiography.") == (
+        "Compared to …: MS lesions, MR angiography."
+    )
+
+
+def test_a_row_without_a_number_or_a_text_is_left_out_alone(tmp_path):
+    file = tmp_path / "reports.csv"
+    twice = 'A1,"FINDINGS: a.\n\nIMPRESSION: b."\n'
+    file.write_text(f"accession,report\n{twice},No effusion.\nA2\n{twice}")
+    reports, rejected = read_reports(file)
+    assert [report.number for report in reports] == ["A1"]
+    assert [reason.split(":")[0] for reason in (one.reason for one in rejected)] == [
+        "has no number of a study or report",
+        "has no text",
+        "repeats a report that came before",
+    ]
+
+
+def test_a_table_without_a_header_is_refused_without_its_text(tmp_path):
+    file = tmp_path / "reports.csv"
+    file.write_text('A1,"Mrs Smith has a small effusion on the left."\nA2,"Mrs Jones has none."\n')
+    with pytest.raises(ValueError, match="has no header") as raised:
+        read_reports(file)
+    assert "smith" not in str(raised.value).lower()

@@ -168,7 +168,7 @@ def names_below(group, *names: str) -> Iterator[tuple[str, ...]]:
 
 
 NAMES = [" ".join(names) for names in names_below(typer.main.get_command(cli.app))]
-GROUPS = ["", "convert", "evaluate", "prepare", "train"]
+GROUPS = ["", "convert", "evaluate", "federate", "prepare", "train"]
 
 
 @pytest.mark.parametrize("command", NAMES)

@@ -14,7 +14,7 @@ pytest.importorskip("nvflare")
 from radfm.data_prep import load
 from radfm.data_prep.prepare import Settings, prepare
 from radfm.data_prep.sources.phantoms import Phantoms
-from radfm.train.federation import client
+from radfm.train.federation import client, server
 from radfm.train.federation.certificates import Kit, write_kits
 from radfm.train.federation.client import RemoteSite
 from radfm.train.federation.config import read_federated_config
@@ -156,3 +156,22 @@ def test_kits_of_the_other_side_and_names_that_cannot_be_used_are_refused(tmp_pa
         with pytest.raises(ValueError, match="cannot be the name of a site"):
             write_kits(tmp_path / "more", "localhost", 8002, names)
     assert (kits[1] / "key.pem").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"facts": "no JSON", "weights": b"", "files": {}},
+        {"facts": '"text"', "weights": b"", "files": {}},
+        {"facts": '{"cases": Infinity}', "weights": b"", "files": {}},
+        {"facts": '{"cases": 1000000}', "weights": b"", "files": {}},
+        {"facts": '{"version": "0"}', "weights": b"", "files": {}},
+    ],
+)
+def test_nonsense_of_a_site_is_an_error_of_that_site_alone(message):
+    assert isinstance(server._update(message, most_cases=100), str)
+    assert server._joined(message)[server.ERROR]
+
+
+def test_what_fails_at_a_site_is_told_to_the_server_without_names_of_cases_and_folders():
+    assert "c-7" not in client._sent_reason(ValueError("the loss is not a number, of cases c-7"))

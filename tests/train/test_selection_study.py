@@ -68,8 +68,7 @@ def test_a_model_that_was_trained_on_the_cases_is_refused(data, tmp_path):
     model = shutil.copytree(find(MODEL, local=True), tmp_path / "model")
     recipe = model / DIAGNOSIS_RECIPE
     content = json.loads(recipe.read_text())
-    run = content.get("key", content)
-    run["data"] = load(data).record["fingerprint"]
+    content["data"]["fingerprint"] = f"of another site; {load(data).fingerprint}"
     recipe.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="was trained on"):
         selection_study(data, model, tmp_path / "out")

@@ -29,7 +29,8 @@ def simulate(
     by: Annotated[str, typer.Option(help="What makes the sites: collection, body part or modality.")] = "collection",
     config: Config = Path("federated.yaml"),
     method: Annotated[
-        list[str] | None, typer.Option(help="FedAvg (default) or FedProx; several times to compare them.")
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="FedAvg (default) or FedProx; several times to compare them."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split that all models are measured on.")] = "test",
     least_cases: Annotated[int, typer.Option(min=2, help="Training cases that a site has to have.")] = 50,
@@ -75,7 +76,7 @@ def simulate(
 @needs("federate")
 def kits(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, with a kit for the server and each site.")],
-    site: Annotated[list[str], typer.Option(help="Name of a site, such as clinic-a; several times.")],
+    site: Annotated[list[str], typer.Option(metavar="NAME", help="Name of a site, such as clinic-a; several times.")],
     host: Annotated[str, typer.Option(help="Name of the server's machine, as the sites reach it.")] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8002,
 ) -> None:
