@@ -254,7 +254,7 @@ def test_slices_are_encoded_alike_in_chunks_optimised_in_bfloat16_and_with_gradi
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
         model.zero_grad()
-        model(**batch).case_embeds.sum().backward()
+        model(**batch).case_embeds[0, 0].backward()  # their sum is constant after a layer norm
         network = model.radfm.slice_encoder.tower.network
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.requires_grad]))
     assert gradients[0].abs().max() > 0
@@ -277,7 +277,7 @@ def test_lora_changes_the_layers_of_the_network(name, tmp_path):
     assert len(learning) > 4
     assert all("lora_" in n for n in learning)
     torch.testing.assert_close(model(**batch).scan_features.detach(), before, atol=1e-5, rtol=1e-4)
-    model(**batch).case_embeds.sum().backward()
+    model(**batch).case_embeds[0, 0].backward()  # their sum is constant after a layer norm
     assert any(p.grad is not None and p.grad.abs().max() > 0 for n, p in adapters.named_parameters() if n in learning)
 
 
