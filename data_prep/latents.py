@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from radfm.cli.console import NO_PATIENTS
 from radfm.data_prep.data_summary import source_of
 from radfm.data_prep.stored_cases import StoredCases, load
 from radfm.data_prep.tables import (
@@ -207,7 +208,7 @@ def _readme(cases: StoredCases, record: dict[str, Any]) -> str:
     facts = record["latents" if "latents" in record else "reconstructions"]
     title = cases.record["notice"].get("title") or f"Data set from {cases.record['source']}"
     what = "Latents" if record["source"] == "latents" else "Reconstructions"
-    synthetic = "\n\n**SYNTHETIC: no case of this data set is a patient.**" if "synthetic" in record else ""
+    synthetic = f"\n\n**{NO_PATIENTS}**" if "synthetic" in record else ""
     return (
         f"# {what} of: {title}{synthetic}\n\n{what} of every slice by the autoencoder `{facts['autoencoder']}`, of the "
         f"data set with the fingerprint `{record['derived_from']}`. Cases, splits and licences are those of that data "

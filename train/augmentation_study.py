@@ -22,6 +22,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from radfm.cli.console import NO_PATIENTS
 from radfm.data_prep.batches.augmentation import Augmentation
 from radfm.data_prep.joined_cases import is_synthetic
 from radfm.data_prep.stored_cases import load
@@ -128,7 +129,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     best = result["best_without"]
     lines = [f"# Do synthetic cases help? {result['dataset']}", ""]
     if result["synthetic"]:
-        lines += ["**SYNTHETIC: no case of this data set is a patient.**", ""]
+        lines += [f"**{NO_PATIENTS}**", ""]
     lines += [
         f"Macro AUC on {plural(result['cases'], 'test case')}, {plural(result['seeds'], 'seed')}, with 95% intervals "
         f"from {result['bootstraps']:,} bootstrap resamples of the patients and seeds."

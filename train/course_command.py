@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, NO_PATIENTS, Json, needs, quiet_transformers, show, step, table
 from radfm.eval.command_inputs import Bootstraps, Data, Device
 from radfm.presentation import interval_cell
 
@@ -35,7 +35,7 @@ def course(
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    marked = f" {NO_PATIENTS}" if result["synthetic"] else ""
     show(
         f"{result['steps']:,} steps from a date to the next, of {result['patients']:,} test patients; 95% intervals "
         f"from {result['bootstraps']:,} bootstrap resamples of the patients.{marked}",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.console import A_CHECKPOINT, DISCLAIMER, NO_PATIENTS, Json, needs, quiet_transformers, show, step, table
 from radfm.eval.command_inputs import Bootstraps, Data, Level, Within, named_models
 from radfm.presentation import BANDS, interval_cell, percent_interval
 
@@ -166,7 +166,7 @@ def selection(
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    marked = f" {NO_PATIENTS}" if result["synthetic"] else ""
     show(
         f"Macro AUC on {result['test']:,} cases over the number of labels, {seeds} seeds, 95% intervals over seeds; "
         f"{result['without_labels']:.3f} without labels.{marked}",
@@ -218,7 +218,7 @@ def transfer(
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
-    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    marked = f" {NO_PATIENTS}" if result["synthetic"] else ""
     show(f"Macro AUC on the test cases of each part, with 95% intervals.{marked}", highlight=False)
     rows = table(f"left out, by {by}", ">cases", ">before", ">without it", ">with it, too", ">drop")
     for part in result["parts"]:
@@ -250,7 +250,7 @@ def _difference_cell(figure: dict | None) -> str:
 
 
 def _show_head(result: dict) -> None:
-    marked = " SYNTHETIC: no case of this data set is a patient." if result["synthetic"] else ""
+    marked = f" {NO_PATIENTS}" if result["synthetic"] else ""
     show(
         f"Macro AUC on {result['cases']:,} test cases of {result['patients']:,} patients, {result['seeds']} seeds; 95% "
         f"intervals from {result['bootstraps']:,} bootstrap resamples of patients and seeds.{marked}",

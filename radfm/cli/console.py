@@ -15,6 +15,7 @@ from radfm.checkpoints import DEFAULT
 from radfm.progress import Progress
 
 DISCLAIMER = "Research use only, not a medical device."
+NO_PATIENTS = "SYNTHETIC: no case of this data set is a patient."
 
 A_CHECKPOINT = f"Folder of a checkpoint, the name of one that comes with radfm ({DEFAULT})"
 MODEL_HELP = f"{A_CHECKPOINT}, or its name on the Hugging Face Hub."

@@ -21,14 +21,9 @@ from radfm.train.federation.simulation import LocalSites, simulate
 from radfm.train.federation.site import Site
 from radfm.train.federation.site_cases import SiteCases, sites_of
 from radfm.train.federation.updates import Update, average, sort_out
+from tests.tiny_federation import SIZE, write_config
 
-SIZE, BY = 32, "body part"
-ARCHITECTURE = {
-    "vision_config": {"family": "resnet", "tower": "test_resnet", "image_size": SIZE},
-    "scan_config": {"num_hidden_layers": 0},
-    "case_config": {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "hidden_size": 32,
-}
+BY = "body part"
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +35,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, text_encoder) -> FederatedTraining:
-    file = tmp_path_factory.mktemp("config") / "federated.yaml"
-    content = {
-        "model": {"text_encoder": str(text_encoder), "frozen": "tower", "architecture": ARCHITECTURE},
-        "objectives": {"weights": {"key_slice": 0}, "label_smoothing": 0},
-        "sampling": {"slices_per_step": 16, "slices_per_scan": 1},
-        "augmentation": {"drop_scans": 0},
-        "training": {"bf16": False},
-        "federation": {"rounds": 2, "steps": 2},
-    }
-    file.write_text(json.dumps(content))
-    return read_federated_config(file)
+    return read_federated_config(write_config(tmp_path_factory.mktemp("config"), text_encoder, rounds=2, steps=2))
 
 
 @pytest.fixture(scope="module")

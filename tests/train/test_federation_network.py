@@ -19,15 +19,8 @@ from radfm.train.federation.certificates import Kit, write_kits
 from radfm.train.federation.client import RemoteSite
 from radfm.train.federation.config import read_federated_config
 from radfm.train.federation.server import serve
+from tests.tiny_federation import SIZE, write_config
 from tests.waiting import TIMEOUT, free_port, wait_until
-
-SIZE = 32
-ARCHITECTURE = {
-    "vision_config": {"family": "resnet", "tower": "test_resnet", "image_size": SIZE},
-    "scan_config": {"num_hidden_layers": 0},
-    "case_config": {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
-    "hidden_size": 32,
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +35,7 @@ def hospitals(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory, text_encoder) -> Path:
-    file = tmp_path_factory.mktemp("config") / "federated.yaml"
-    content = {
-        "model": {"text_encoder": str(text_encoder), "frozen": "tower", "architecture": ARCHITECTURE},
-        "objectives": {"weights": {"key_slice": 0}, "label_smoothing": 0},
-        "sampling": {"slices_per_step": 16, "slices_per_scan": 1},
-        "augmentation": {"drop_scans": 0},
-        "training": {"bf16": False},
-        "federation": {"rounds": 4, "steps": 1},
-    }
-    file.write_text(json.dumps(content))
-    return file
+    return write_config(tmp_path_factory.mktemp("config"), text_encoder, rounds=4, steps=1)
 
 
 def start(python: str, *arguments) -> subprocess.Popen:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from radfm.cli.console import DISCLAIMER, Json, needs, quiet_transformers, show, step, table
+from radfm.cli.console import DISCLAIMER, NO_PATIENTS, Json, needs, quiet_transformers, show, step, table
 from radfm.presentation import interval_cell
 
 Config = Annotated[Path, typer.Option(help="A YAML file, or the name of one that is part of radfm.")]
@@ -54,7 +54,7 @@ def simulate(
         return
     for name, reason in found["left_out"].items():
         show(f"{name} is left out: {reason}", highlight=False, markup=False)
-    marked = " SYNTHETIC: no case of this data set is a patient." if found["synthetic"] else ""
+    marked = f" {NO_PATIENTS}" if found["synthetic"] else ""
     show(
         f"Macro AUC within sites, {found['cases']['all']:,} {split} cases, with 95% intervals.{marked}", highlight=False
     )
