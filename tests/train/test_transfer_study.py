@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from radfm.eval.scores import Scores
 from radfm.presentation import with_interval
 from radfm.starting_points import embed_texts
 from radfm.train.finetune_config import finetune_config
-from radfm.train.transfer_study import transfer_study
+from radfm.train.transfer_study import _newest, transfer_study
 
 SITES = {"North": 2019, "South": 2020, "West": 2023}
 DISORDERS = ("Glioma", "Meningioma", "")
@@ -174,3 +175,8 @@ def test_calibration_is_that_of_the_model_as_it_arrives_and_fitted_to_the_site(s
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
     pairs = scores[labels][:, None] - scores[~labels][None]
     return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+
+
+def test_test_cases_without_a_year_are_refused_by_date():
+    with pytest.raises(ValueError, match="no labelled test case has a year"):
+        _newest(["2020", "2021"], Counter())
