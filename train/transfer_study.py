@@ -164,7 +164,7 @@ def _parts(
 
 
 def _newest(years: Sequence[str], count: Counter) -> dict[str, list[str]]:
-    """The newest years that have `NEWEST` of the test cases, as one part. Raises: ValueError: no test case has a year."""
+    """The newest years that have `NEWEST` of the test cases, as one part. Raises: ValueError: none has a year."""
     if not count.total():
         raise ValueError("no labelled test case has a year: state it in the manifest, or take another --by")
     newest = [year for year in years if sum(count[later] for later in years if later > year) < NEWEST * count.total()]
